@@ -1,0 +1,138 @@
+//! Every reason a connection ends for, in one place: the close code and text on the wire, and the label in
+//! logs and metrics.
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// The client sent a close frame.
+    ByClient,
+    /// The connection broke without a close frame.
+    Lost,
+    /// This server is shutting down.
+    GoingAway,
+    /// The client broke the WebSocket protocol.
+    Protocol,
+    /// A text message was not UTF-8.
+    NotUtf8,
+    /// A message was larger than the route allows.
+    TooBig,
+    /// No valid token came in time.
+    AuthDeadline,
+    /// Too many wrong tokens.
+    AuthFailures,
+    /// The token expired and was not renewed.
+    TokenExpired,
+    /// Too many control frames or pongs.
+    ControlFlood,
+    /// The client did not read fast enough.
+    SlowReader,
+    /// Nothing was heard from the client for too long.
+    Silent,
+    /// Another connection took its slot.
+    Replaced,
+    /// Upstream events may have been missed, and the route asks for a close.
+    Gap,
+    /// Refused after the upgrade, as the route asks for.
+    Refused,
+    /// A defect here.
+    Internal,
+}
+
+impl CloseReason {
+    /// Every reason, for metrics that exist from the start.
+    pub const ALL: [Self; 16] = [
+        Self::ByClient,
+        Self::Lost,
+        Self::GoingAway,
+        Self::Protocol,
+        Self::NotUtf8,
+        Self::TooBig,
+        Self::AuthDeadline,
+        Self::AuthFailures,
+        Self::TokenExpired,
+        Self::ControlFlood,
+        Self::SlowReader,
+        Self::Silent,
+        Self::Replaced,
+        Self::Gap,
+        Self::Refused,
+        Self::Internal,
+    ];
+
+    /// The close code (RFC 6455 §7.4.1) this server sends; `None` where it sends none of its own.
+    #[must_use]
+    pub const fn code(self) -> Option<u16> {
+        match self {
+            Self::ByClient | Self::Lost => None,
+            Self::GoingAway | Self::Gap | Self::Silent => Some(1001),
+            Self::Protocol => Some(1002),
+            Self::NotUtf8 => Some(1007),
+            Self::AuthDeadline
+            | Self::AuthFailures
+            | Self::TokenExpired
+            | Self::ControlFlood
+            | Self::SlowReader
+            | Self::Replaced
+            | Self::Refused => Some(1008),
+            Self::TooBig => Some(1009),
+            Self::Internal => Some(1011),
+        }
+    }
+
+    /// The reason text in the close frame; at most 123 bytes (RFC 6455 §5.5).
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::ByClient | Self::Lost => "",
+            Self::GoingAway => "server going away, reconnect",
+            Self::Protocol => "WebSocket protocol error",
+            Self::NotUtf8 => "text message is not UTF-8",
+            Self::TooBig => "message too big",
+            Self::AuthDeadline => "no valid token in time",
+            Self::AuthFailures => "too many wrong tokens",
+            Self::TokenExpired => "token expired",
+            Self::ControlFlood => "too many control frames",
+            Self::SlowReader => "reading too slowly",
+            Self::Silent => "nothing heard for too long",
+            Self::Replaced => "replaced by a newer connection",
+            Self::Gap => "events may be missing, reconnect",
+            Self::Refused => "refused",
+            Self::Internal => "internal error",
+        }
+    }
+
+    /// The label in logs and metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::ByClient => "by_client",
+            Self::Lost => "lost",
+            Self::GoingAway => "going_away",
+            Self::Protocol => "protocol_error",
+            Self::NotUtf8 => "not_utf8",
+            Self::TooBig => "too_big",
+            Self::AuthDeadline => "auth_deadline",
+            Self::AuthFailures => "auth_failures",
+            Self::TokenExpired => "token_expired",
+            Self::ControlFlood => "control_flood",
+            Self::SlowReader => "slow_reader",
+            Self::Silent => "silent",
+            Self::Replaced => "replaced",
+            Self::Gap => "gap",
+            Self::Refused => "refused",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_distinct_and_texts_fit() {
+        let labels: std::collections::HashSet<_> = CloseReason::ALL.iter().map(|r| r.label()).collect();
+        assert_eq!(labels.len(), CloseReason::ALL.len());
+        assert!(CloseReason::ALL.iter().all(|r| r.text().len() <= 123));
+    }
+}

@@ -1,0 +1,185 @@
+//! Looking into JSON without re-typing it: values stay the text they came as, every digit and escape.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// The members of a JSON object, in order, their values raw.
+#[derive(Debug)]
+pub struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Object<'a> {
+    /// Parses `text` when it is one JSON object.
+    ///
+    /// # Errors
+    /// Not JSON, or JSON of another kind.
+    pub fn parse(text: &'a str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    /// The value of `name`, as JSON text. Of equal names the last one counts, as in every JavaScript client.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.get())
+    }
+
+    /// The value of `name` when it is a string.
+    #[must_use]
+    pub fn string(&self, name: &str) -> Option<Cow<'a, str>> {
+        self.get(name).and_then(string)
+    }
+
+    /// The members' names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_ref())
+    }
+}
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some((Name(name), value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
+                    members.push((name, value));
+                }
+                Ok(Object(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The text of a JSON string; `None` for any other JSON.
+#[must_use]
+pub fn string(json: &str) -> Option<Cow<'_, str>> {
+    if !json.starts_with('"') {
+        return None;
+    }
+    serde_json::from_str::<Name<'_>>(json).ok().map(|name| name.0)
+}
+
+/// What a filter or an ownership compares: a string's text, or a number's digits as they stand.
+#[must_use]
+pub fn scalar(json: &str) -> Option<Cow<'_, str>> {
+    match json.as_bytes().first()? {
+        b'"' => string(json),
+        b'-' | b'0'..=b'9' => Some(Cow::Borrowed(json)),
+        _ => None,
+    }
+}
+
+/// The value at `path` below the object `json`, as JSON text.
+#[must_use]
+pub fn at_path<'a>(json: &'a str, path: &[String]) -> Option<&'a str> {
+    path.iter().try_fold(json, |json, name| Object::parse(json).ok()?.get(name))
+}
+
+/// Whether `text` is one JSON value and nothing else.
+#[must_use]
+pub fn is_json(text: &str) -> bool {
+    serde_json::from_str::<&RawValue>(text).is_ok()
+}
+
+/// The deepest nesting of arrays and objects in `text`: 0 for a scalar. Counts brackets outside of strings,
+/// so it may run before anything parses.
+#[must_use]
+pub fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn values_keep_their_text() {
+        let object =
+            Object::parse(r#"{"a": 1.50e+3 ,"b":"\u00e9\ud83d\ude00","a":[ 1 ],"\u0063":null}"#).unwrap();
+        assert_eq!(object.get("a"), Some("[ 1 ]"), "the last of equal names counts");
+        assert_eq!(object.get("b"), Some(r#""\u00e9\ud83d\ude00""#));
+        assert_eq!(object.string("b").as_deref(), Some("é😀"));
+        assert_eq!(object.get("c"), Some("null"));
+        assert_eq!(object.string("c"), None);
+        assert_eq!(object.get("d"), None);
+        assert!(Object::parse("[1]").is_err());
+        assert!(Object::parse("{} x").is_err());
+    }
+
+    #[test]
+    fn scalars_compare_as_text() {
+        for (json, expected) in [
+            (r#""agent_7""#, Some("agent_7")),
+            ("7", Some("7")),
+            ("-0.10", Some("-0.10")),
+            ("12345678901234567890", Some("12345678901234567890")),
+            ("true", None),
+            ("null", None),
+            ("{}", None),
+            (r#""\ud800""#, None),
+            ("", None),
+        ] {
+            assert_eq!(scalar(json).as_deref(), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn paths_lead_into_objects() {
+        let path = |s: &str| s.split('.').map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(at_path(r#"{"a":{"b":"x"}}"#, &path("a.b")), Some("\"x\""));
+        assert_eq!(at_path(r#"{"a":{"b":"x"}}"#, &path("a.c")), None);
+        assert_eq!(at_path(r#"{"a":1}"#, &path("a.b")), None);
+    }
+
+    #[test]
+    fn depth_counts_brackets_outside_of_strings() {
+        for (text, expected) in [
+            ("1", 0),
+            ("{}", 1),
+            (r#"{"a":[{"b":1}]}"#, 3),
+            (r#""[[[""#, 0),
+            (r#"["\"[[",[]]"#, 2),
+            ("[[[[", 4),
+            ("]]", 0),
+        ] {
+            assert_eq!(depth(text), expected, "{text}");
+        }
+        assert_eq!(depth(&"[".repeat(100_000)), 100_000);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(text in ".*") {
+            let _ = Object::parse(&text);
+            let _ = (scalar(&text), depth(&text), is_json(&text));
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The old clients' side: their dialects and frames.
+
+pub mod close;
+pub mod error;
+pub mod id;
+pub mod json;

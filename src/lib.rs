@@ -1,0 +1,10 @@
+//! pusher-bridge keeps old raw-WebSocket clients working after their server moved to Pusher Channels.
+//! ARCHITECTURE.md is the map; design invariants stand at its top.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+
+pub mod clock;
+pub mod deprecation;
+pub mod legacy;
+pub mod routes;
+pub mod template;

@@ -1,0 +1,384 @@
+//! Paths in, channels out: path templates, the router over them, and what a channel name may be.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+/// Longest channel name, in bytes, with its prefix (Pusher docs, "Channel naming conventions").
+pub const CHANNEL_BYTES_MAX: usize = 164;
+/// Longest event name, in bytes (Pusher's HTTP libraries refuse longer ones).
+pub const EVENT_BYTES_MAX: usize = 200;
+/// Most bytes of data in one event (Pusher docs, "HTTP API": 413 above 10 kB).
+pub const DATA_BYTES_MAX: usize = 10_240;
+
+/// Prefixes by which Pusher tells channel kinds apart.
+pub(crate) const KIND_PREFIXES: [&str; 7] = [
+    "private-encrypted-cache-",
+    "private-encrypted-",
+    "private-cache-",
+    "private-",
+    "presence-cache-",
+    "presence-",
+    "cache-",
+];
+
+/// What kind of channel a name selects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelKind {
+    /// Anyone may subscribe.
+    Public,
+    /// A subscription is signed.
+    Private,
+    /// A subscription is signed and names its member.
+    Presence,
+    /// Private, and its events are encrypted.
+    Encrypted,
+}
+
+impl ChannelKind {
+    /// The kind of `channel`.
+    #[must_use]
+    pub fn of(channel: &str) -> Self {
+        if channel.starts_with("private-encrypted-") {
+            Self::Encrypted
+        } else if channel.starts_with("private-") {
+            Self::Private
+        } else if channel.starts_with("presence-") {
+            Self::Presence
+        } else {
+            Self::Public
+        }
+    }
+}
+
+/// Whether `byte` may stand in a channel name (Pusher docs, "Channel naming conventions").
+#[must_use]
+pub const fn is_channel_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'=' | b'@' | b',' | b'.' | b';')
+}
+
+/// Why `name` is no channel name, if it is none.
+///
+/// # Errors
+/// Empty, longer than [`CHANNEL_BYTES_MAX`], or a character Pusher does not allow.
+pub fn check_channel(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("the channel's name is empty".to_owned());
+    }
+    if name.len() > CHANNEL_BYTES_MAX {
+        return Err(format!("the channel's name has {} bytes of at most {CHANNEL_BYTES_MAX}", name.len()));
+    }
+    match name.chars().find(|c| !(c.is_ascii() && is_channel_byte(*c as u8))) {
+        Some(c) => Err(format!("{c:?} may not stand in a channel's name (letters, digits, `_-=@,.;` may)")),
+        None => Ok(()),
+    }
+}
+
+/// Whether a value put behind `literal_prefix` could make the name one of another kind: the kind prefix it
+/// could complete.
+#[must_use]
+pub fn kind_a_value_could_select(literal_prefix: &str) -> Option<&'static str> {
+    KIND_PREFIXES
+        .into_iter()
+        .rev()
+        .find(|kind| kind.len() > literal_prefix.len() && kind.starts_with(literal_prefix))
+}
+
+/// One segment of a path template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Segment {
+    Literal(String),
+    Value(String),
+}
+
+/// A path template such as `/ws/content/{session_id}`: a placeholder is a whole segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathTemplate {
+    source: String,
+    segments: Vec<Segment>,
+    names: Vec<String>,
+}
+
+/// What is wrong with a path template: a byte offset and a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathError {
+    /// Byte offset in the template.
+    pub at: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl PathTemplate {
+    /// Parses `source`.
+    ///
+    /// # Errors
+    /// No leading `/`, an empty segment, a character that a path cannot hold plainly, a placeholder that is
+    /// only a part of its segment, or one name twice.
+    pub fn parse(source: &str) -> Result<Self, PathError> {
+        let fail = |at: usize, message: String| Err(PathError { at, message });
+        let Some(rest) = source.strip_prefix('/') else {
+            return fail(0, "a path starts with `/`".to_owned());
+        };
+        let mut segments = Vec::new();
+        let mut names: Vec<String> = Vec::new();
+        let mut at = 1;
+        for text in rest.split('/') {
+            let inner = text.strip_prefix('{').and_then(|t| t.strip_suffix('}'));
+            if text.is_empty() {
+                return fail(at, "an empty segment: two `/` in a row, or one at the end".to_owned());
+            } else if let Some(name) = inner {
+                let legal = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                    && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+                if !legal {
+                    return fail(
+                        at,
+                        format!("`{{{name}}}` is no placeholder: a letter or `_`, then letters, digits, `_`"),
+                    );
+                }
+                if names.iter().any(|n| n == name) {
+                    return fail(at, format!("`{{{name}}}` stands twice in this path"));
+                }
+                names.push(name.to_owned());
+                segments.push(Segment::Value(name.to_owned()));
+            } else if let Some(offset) = text.find(['{', '}']) {
+                return fail(at + offset, "a placeholder must be a whole segment of the path".to_owned());
+            } else if let Some(offset) =
+                text.find(|c: char| !c.is_ascii_alphanumeric() && !"-._~!$&'()*+,;=:@".contains(c))
+            {
+                return fail(at + offset, "this character cannot stand in a path (RFC 3986 §3.3)".to_owned());
+            } else if matches!(text, "." | "..") {
+                return fail(at, "`.` and `..` are resolved away before a server sees them".to_owned());
+            } else {
+                segments.push(Segment::Literal(text.to_owned()));
+            }
+            at += text.len() + 1;
+        }
+        Ok(Self { source: source.to_owned(), segments, names })
+    }
+
+    /// The template as it was written; also the `url.path` of logs.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The placeholders' names, in order.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Whether one path could match both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.segments.len() == other.segments.len()
+            && self.segments.iter().zip(&other.segments).all(|pair| match pair {
+                (Segment::Literal(a), Segment::Literal(b)) => a == b,
+                _ => true,
+            })
+    }
+
+    /// The values of `path` (as it came, percent-encoded) under this template; `None` when it does not match.
+    fn match_path(&self, path: &str) -> Option<Result<PathValues, String>> {
+        let rest = path.strip_prefix('/')?;
+        let mut values = Vec::with_capacity(self.names.len());
+        let mut bad = None;
+        let mut parts = rest.split('/');
+        for segment in &self.segments {
+            let part = parts.next()?;
+            match segment {
+                Segment::Literal(literal) if literal == part => {}
+                Segment::Literal(_) => return None,
+                Segment::Value(name) => match decode_value(part) {
+                    Ok(value) => values.push((name.clone(), value)),
+                    Err(error) => {
+                        bad.get_or_insert(format!("`{name}` in the path: {error}"));
+                    }
+                },
+            }
+        }
+        if parts.next().is_some() {
+            return None;
+        }
+        Some(bad.map_or(Ok(PathValues(values)), Err))
+    }
+}
+
+/// A path value, percent-decoded, must be legal within a channel name.
+fn decode_value(part: &str) -> Result<String, String> {
+    let value: Cow<'_, str> = percent_decode_str(part)
+        .decode_utf8()
+        .map_err(|_| "it is not UTF-8 once percent-decoded".to_owned())?;
+    check_channel(&value).map_err(|error| error.replace("the channel's name", "the value"))?;
+    Ok(value.into_owned())
+}
+
+/// The values a path gave to its template's placeholders.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PathValues(Vec<(String, String)>);
+
+impl PathValues {
+    /// The value of `name`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+/// What the router says of a path.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Matched {
+    /// The template at this index, with these values.
+    Route(usize, PathValues),
+    /// The template at this index, but a value is not acceptable, for this reason.
+    BadValue(usize, String),
+    /// None.
+    Nothing,
+}
+
+/// Finds the template for a path. Templates never overlap (the configuration is refused otherwise), so the
+/// order does not matter.
+#[derive(Clone, Debug, Default)]
+pub struct Router(Vec<PathTemplate>);
+
+impl Router {
+    /// A router over `templates`; a match names the index in this list.
+    #[must_use]
+    pub fn new(templates: Vec<PathTemplate>) -> Self {
+        Self(templates)
+    }
+
+    /// Matches a request's path, as it came.
+    #[must_use]
+    pub fn find(&self, path: &str) -> Matched {
+        for (index, template) in self.0.iter().enumerate() {
+            match template.match_path(path) {
+                Some(Ok(values)) => return Matched::Route(index, values),
+                Some(Err(reason)) => return Matched::BadValue(index, reason),
+                None => {}
+            }
+        }
+        Matched::Nothing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn router(templates: &[&str]) -> Router {
+        Router::new(templates.iter().map(|t| PathTemplate::parse(t).unwrap()).collect())
+    }
+
+    #[test]
+    fn paths_find_their_route_and_values() {
+        let router = router(&["/ws", "/ws/roblox", "/ws/content/{id}", "/a/{x}/b/{y}"]);
+        let values = |pairs: &[(&str, &str)]| {
+            PathValues(pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect())
+        };
+        let cases = [
+            ("/ws", Matched::Route(0, values(&[]))),
+            ("/ws/roblox", Matched::Route(1, values(&[]))),
+            ("/ws/content/gen_1", Matched::Route(2, values(&[("id", "gen_1")]))),
+            ("/ws/content/a%2Db", Matched::Route(2, values(&[("id", "a-b")]))),
+            ("/a/1/b/2", Matched::Route(3, values(&[("x", "1"), ("y", "2")]))),
+            ("/", Matched::Nothing),
+            ("", Matched::Nothing),
+            ("ws", Matched::Nothing),
+            ("/ws/", Matched::Nothing),
+            ("/ws/content", Matched::Nothing),
+            ("/ws/content/a/b", Matched::Nothing),
+            ("/WS/roblox", Matched::Nothing),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(router.find(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn values_that_no_channel_can_hold_are_refused() {
+        let router = router(&["/ws/content/{id}"]);
+        for bad in ["", "a%2Fb", "a%00", "%FF", "a b", "%23x", "a:b", "%C3%A9", "a%", &"x".repeat(165)] {
+            let found = router.find(&format!("/ws/content/{bad}"));
+            assert!(matches!(found, Matched::BadValue(0, _)), "{bad}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn bad_templates_say_where() {
+        for (bad, at) in [
+            ("ws", 0),
+            ("", 0),
+            ("/", 1),
+            ("/ws//x", 4),
+            ("/ws/x/", 6),
+            ("/ws/a{b}", 5),
+            ("/ws/{}", 4),
+            ("/ws/{1a}", 4),
+            ("/{a}/{a}", 5),
+            ("/ws/a b", 5),
+            ("/a/..", 3),
+        ] {
+            assert_eq!(PathTemplate::parse(bad).unwrap_err().at, at, "{bad}");
+        }
+    }
+
+    #[test]
+    fn overlap_is_symmetric_and_exact() {
+        let t = |s: &str| PathTemplate::parse(s).unwrap();
+        for (a, b, overlap) in [
+            ("/ws/{a}", "/ws/native", true),
+            ("/ws/{a}", "/ws/{b}", true),
+            ("/{a}/x", "/ws/{b}", true),
+            ("/ws/a", "/ws/b", false),
+            ("/ws", "/ws/{b}", false),
+            ("/{a}/x", "/{b}/y", false),
+        ] {
+            assert_eq!(t(a).overlaps(&t(b)), overlap, "{a} {b}");
+            assert_eq!(t(b).overlaps(&t(a)), overlap, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn values_cannot_change_the_kind() {
+        for (prefix, selects) in [
+            ("", true),
+            ("p", true),
+            ("private", true),
+            ("private-", true),
+            ("private-c", true),
+            ("presence-", true),
+            ("cach", true),
+            ("private-plugin-", false),
+            ("content-generation-", false),
+            ("private-encrypted-cache-", false),
+            ("x", false),
+        ] {
+            assert_eq!(kind_a_value_could_select(prefix).is_some(), selects, "{prefix:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_value_behind_a_checked_prefix_keeps_the_kind(prefix in "[a-z-]{0,20}", value in "[a-z-]{0,30}") {
+            if kind_a_value_could_select(&prefix).is_none() {
+                let name = format!("{prefix}{value}");
+                prop_assert_eq!(ChannelKind::of(&name), ChannelKind::of(&prefix));
+            }
+        }
+
+        #[test]
+        fn any_path_is_matched_without_panic(path in ".*") {
+            let _ = router(&["/ws/{a}", "/{b}"]).find(&path);
+            let _ = PathTemplate::parse(&path);
+        }
+
+        #[test]
+        fn accepted_values_are_legal_in_channels(part in "[ -~]{0,40}") {
+            if let Matched::Route(_, values) = router(&["/ws/{a}"]).find(&format!("/ws/{part}")) {
+                prop_assert!(check_channel(values.get("a").unwrap()).is_ok());
+            }
+        }
+    }
+}
