@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 pub mod clock;
+pub mod config;
 pub mod deprecation;
 pub mod legacy;
 pub mod routes;

@@ -1,0 +1,252 @@
+//! What a configuration means, for people: the resolved route table. No secret is in it.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::diagnostics::printable;
+use super::{
+    Config, HeartbeatKind, KeySource, OnConflict, OnGap, PublishAction, PublishRule, Rate, Refusal, Route,
+    SlotLimit, TokenPlace, TypeSet,
+};
+use crate::deprecation::Policy;
+
+/// Widest line.
+const COLUMNS: usize = 110;
+/// Where a fact begins, behind its label.
+const INDENT: usize = 15;
+
+/// The configuration as text: listening, upstream, keys, and every route with its group's and the defaults'
+/// keys in it.
+#[must_use]
+pub fn describe(config: &Config) -> String {
+    let mut out = String::new();
+    let server = &config.server;
+    let proxies: Vec<String> = server.trusted_proxies.iter().map(ToString::to_string).collect();
+    fact(
+        &mut out,
+        "listen",
+        &format!("{} (admin {}), {} workers", server.listen, server.admin, server.workers),
+    );
+    fact(
+        &mut out,
+        "proxies",
+        if proxies.is_empty() { "none trusted".into() } else { proxies.join(", ") }.as_str(),
+    );
+    let app = &config.upstream.app;
+    let scheme = if app.tls { "wss" } else { "ws" };
+    let port = app.port.map_or_else(String::new, |port| format!(":{port}"));
+    fact(
+        &mut out,
+        "upstream",
+        &format!(
+            "{scheme}://{}{port}, app {}, {} connection(s)",
+            app.ws_host, app.id, config.upstream.connections
+        ),
+    );
+    for key in config.auth.iter().flat_map(|auth| &auth.keys) {
+        let algorithms: Vec<String> = key.algorithms.iter().map(|a| format!("{a:?}")).collect();
+        let source = match &key.source {
+            KeySource::Secret(_) => "a secret".to_owned(),
+            KeySource::Pem(_) => "a public key".to_owned(),
+            KeySource::JwksText(_) => "a JWKS document".to_owned(),
+            KeySource::JwksUrl { url, .. } => url.clone(),
+        };
+        fact(&mut out, "tokens", &format!("{} by {source}", algorithms.join(", ")));
+    }
+    for route in &config.routes {
+        out.push('\n');
+        describe_route(&mut out, route);
+    }
+    out
+}
+
+fn describe_route(out: &mut String, route: &Route) {
+    let _ = writeln!(out, "{}", route.name);
+    fact(out, "path", route.path.source());
+    fact(out, "channel", route.channel.source());
+    for (field, values) in &route.subscribe_values {
+        fact(out, "", &format!("{{subscribe.{field}}} is one of {}", values.join(", ")));
+    }
+    fact(out, "dialect", &route.dialect.name);
+    fact(out, "auth", &auth(route));
+    if let Some(filter) = &route.filter {
+        fact(
+            out,
+            "filter",
+            &format!("only events whose {} is {}", filter.field.join("."), filter.equals.source()),
+        );
+    }
+    if route.echo {
+        fact(out, "publish", "nothing: every frame is returned to its sender");
+    } else if route.publish.is_empty() {
+        fact(out, "publish", "nothing");
+    }
+    for (index, rule) in route.publish.iter().enumerate() {
+        fact(out, if index == 0 { "publish" } else { "" }, &publish(rule));
+    }
+    fact(out, "heartbeat", &heartbeat(route));
+    fact(out, "limits", &limits(route));
+    if let Some(policy) = &route.deprecation {
+        deprecation(out, policy);
+    }
+    if !route.origins.is_empty() {
+        fact(out, "origins", &route.origins.join(", "));
+    }
+    if let Refusal::Frame { hold } = route.refusal {
+        fact(out, "refusal", &format!("by an error frame, and a close after {}", duration(hold)));
+    }
+    match route.on_gap {
+        OnGap::Ignore => {}
+        OnGap::Notify => fact(out, "on a gap", "clients are told"),
+        OnGap::Close => fact(out, "on a gap", "clients are closed"),
+    }
+}
+
+fn auth(route: &Route) -> String {
+    let Some(auth) = &route.auth else { return "none".to_owned() };
+    let mut text = format!("a token within {}", duration(auth.deadline));
+    if !auth.permissions.is_empty() {
+        let _ = write!(text, "; permissions {}", auth.permissions.join(", "));
+    }
+    for own in &auth.owns {
+        let _ = write!(text, "; {} must contain {}", own.claim, own.contains.source());
+    }
+    for place in &auth.also_from {
+        match place {
+            TokenPlace::Header => text.push_str("; also from Authorization"),
+            TokenPlace::Query(name) => _ = write!(text, "; also from ?{name}="),
+            TokenPlace::Subprotocol(name) => _ = write!(text, "; also from the subprotocol {name}"),
+        }
+    }
+    text
+}
+
+fn publish(rule: &PublishRule) -> String {
+    let types = match &rule.types {
+        TypeSet::Any => "every type".to_owned(),
+        TypeSet::Listed(types) => types.join(", "),
+    };
+    match &rule.action {
+        PublishAction::Trigger { event, relay_as_sent, .. } => {
+            let relay = if *relay_as_sent { ", relayed as sent" } else { "" };
+            format!("{types} as the event {}{relay}", event.source())
+        }
+        PublishAction::Post { url, .. } => format!("{types} by POST {}", url.source()),
+    }
+}
+
+fn heartbeat(route: &Route) -> String {
+    let heartbeat = route.heartbeat;
+    let kind = match heartbeat.kind {
+        HeartbeatKind::Json => "json ping",
+        HeartbeatKind::WebSocket => "WebSocket ping",
+        HeartbeatKind::Both => "json and WebSocket ping",
+        HeartbeatKind::None => return "none".to_owned(),
+    };
+    format!(
+        "{kind} every {}, closed after {} of silence",
+        duration(heartbeat.every),
+        duration(heartbeat.timeout)
+    )
+}
+
+fn limits(route: &Route) -> String {
+    let limits = &route.limits;
+    let mut facts = Vec::new();
+    if let Some(slots) = limits.connections_per_user.filter(|_| route.auth.is_some()) {
+        facts.push(format!("{} per user", slot_limit(&slots)));
+    }
+    if let Some(max) = limits.connections_per_address {
+        facts.push(format!("{max} per address"));
+    }
+    if !facts.is_empty() {
+        facts.push(format!("counted over {}", limits.scope));
+    }
+    if let Some(exclusive) = &limits.exclusive {
+        facts.push(format!("{} per {}", slot_limit(&exclusive.slots), exclusive.key.source()));
+    }
+    facts.push(format!("messages {}", rate(limits.messages)));
+    if route.auth.is_some() {
+        facts.push(format!("auth {}", rate(limits.auth_attempts)));
+    }
+    facts.push(format!("{} bytes a message", limits.message_bytes_max));
+    facts.push(format!("outbox {} frames or {} bytes", limits.outbox_frames_max, limits.outbox_bytes_max));
+    facts.join("; ")
+}
+
+fn slot_limit(slots: &SlotLimit) -> String {
+    let conflict = match slots.on_conflict {
+        OnConflict::Probe => "probe",
+        OnConflict::Refuse => "refuse",
+        OnConflict::Replace => "replace",
+    };
+    format!("{} ({conflict})", slots.max)
+}
+
+fn rate(rate: Option<Rate>) -> String {
+    rate.map_or_else(
+        || "unlimited".to_owned(),
+        |rate| format!("{} per {}, {} at once", rate.count, duration(rate.per), rate.burst),
+    )
+}
+
+fn deprecation(out: &mut String, policy: &Policy) {
+    let mut dates = Vec::new();
+    if let Some(at) = policy.deprecated_at {
+        dates.push(format!("since {}", date(at)));
+    }
+    if let Some(at) = policy.sunset_at {
+        let then = if policy.refuse_after_sunset { "then refused" } else { "then still served" };
+        dates.push(format!("sunset {}, {then}", date(at)));
+    }
+    fact(out, "deprecated", if dates.is_empty() { "no dates".into() } else { dates.join("; ") }.as_str());
+    for (name, url) in
+        [("see", &policy.documentation), ("policy", &policy.sunset_policy), ("successor", &policy.successor)]
+    {
+        if let Some(url) = url {
+            fact(out, "", &format!("{name} {url}"));
+        }
+    }
+}
+
+fn date(unix_seconds: i64) -> String {
+    jiff::Timestamp::from_second(unix_seconds).map_or_else(|_| unix_seconds.to_string(), |at| at.to_string())
+}
+
+fn duration(value: Duration) -> String {
+    let ms = value.as_millis();
+    for (unit, each) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
+        if ms != 0 && ms.is_multiple_of(each) {
+            return format!("{}{unit}", ms / each);
+        }
+    }
+    format!("{ms}ms")
+}
+
+/// One labelled fact, wrapped at spaces; what has none is cut at the width.
+fn fact(out: &mut String, label: &str, text: &str) {
+    let width = COLUMNS - INDENT;
+    let text = printable(text);
+    let mut lines: Vec<String> = vec![String::new()];
+    for word in text.split(' ') {
+        let mut word: Vec<char> = word.chars().collect();
+        while !word.is_empty() {
+            let Some(line) = lines.last_mut() else { break };
+            let used = line.chars().count();
+            let gap = usize::from(used > 0);
+            if used + gap + word.len() <= width {
+                line.push_str(if gap == 1 { " " } else { "" });
+                line.extend(word.drain(..));
+            } else if used == 0 {
+                line.extend(word.drain(..width));
+                lines.push(String::new());
+            } else {
+                lines.push(String::new());
+            }
+        }
+    }
+    for (index, line) in lines.iter().filter(|line| !line.is_empty()).enumerate() {
+        let label = if index == 0 { label } else { "" };
+        let _ = writeln!(out, "  {label:<pad$}{line}", pad = INDENT - 2);
+    }
+}

@@ -1,0 +1,274 @@
+//! From a file's text to a [`Config`]: parse, fill in the environment, look for slips in the keys, lay
+//! defaults, groups and routes over one another, validate.
+
+use std::ops::Range;
+
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, Deserializer};
+
+use super::diagnostics::{Diagnostic, Source};
+use super::interpolate::{self, Missing};
+use super::problems::Problems;
+use super::validate::{self, RouteInput};
+use super::{Config, raw};
+
+/// Asks for a variable of the environment.
+pub type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
+
+/// A valid file.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it says. While something is missing, the values that need it are stand-ins, good to look at but
+    /// not to serve with.
+    /// To serve, take it by [`Loaded::complete`].
+    pub config: Config,
+    /// Variables that have neither a value nor a default, in the file's order.
+    pub missing: Vec<Missing>,
+}
+
+impl Loaded {
+    /// The configuration, if nothing is missing: what a server may start with.
+    ///
+    /// # Errors
+    /// The variables that are missing, all at once.
+    pub fn complete(self) -> Result<Config, Vec<Missing>> {
+        if self.missing.is_empty() { Ok(self.config) } else { Err(self.missing) }
+    }
+}
+
+/// Tables that are one value: a route's replaces its group's as a whole, or a rate's old burst would stay
+/// under its new count.
+const WHOLE: [&str; 6] =
+    ["filter", "messages", "auth_attempts", "control_frames", "exclusive", "connections_per_user"];
+
+/// Most slips looked for in one table.
+const SLIPS_MAX: usize = 50;
+
+/// Loads a configuration. Reads the files that `…_file` keys name, and nothing else.
+///
+/// # Errors
+/// Everything that is wrong with the file, in its order: first its syntax; where that is right, its keys;
+/// where those are right, what they mean.
+pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Vec<Diagnostic>> {
+    let (mut tree, errors) = DeTable::parse_recoverable(&source.text);
+    if !errors.is_empty() {
+        let at = |e: &toml::de::Error| e.span().unwrap_or(0..0);
+        return Err(errors
+            .iter()
+            .map(|e| Diagnostic::new(source, at(e), e.message().to_owned(), None))
+            .collect());
+    }
+    let outcome = interpolate::table(tree.get_mut(), env);
+    let stand_ins = outcome.missing.iter().map(|(.., span)| span.clone()).collect();
+    let mut problems = Problems::new(source, stand_ins);
+    for (span, message) in outcome.errors {
+        problems.at(span, message);
+    }
+    let parts = Parts::of(tree.into_inner(), &mut problems);
+    let inputs = parts.check(&mut problems);
+    let (Some((root, routes)), true) = (inputs, problems.is_empty()) else {
+        return Err(problems.into_diagnostics());
+    };
+    let config = validate::config(&mut problems, &root, &routes);
+    if !problems.is_empty() {
+        return Err(problems.into_diagnostics());
+    }
+    let missing = outcome.missing.into_iter();
+    let mut missing: Vec<Missing> =
+        missing.map(|(name, key, span)| Missing { name, key, line: problems.line(&span) }).collect();
+    missing.sort_by_key(|m| m.line);
+    Ok(Loaded { config, missing })
+}
+
+/// The file's tables, taken apart for merging.
+struct Parts<'i> {
+    root: DeTable<'i>,
+    defaults: DeTable<'i>,
+    groups: Vec<(String, DeTable<'i>)>,
+    routes: Vec<(Range<usize>, DeTable<'i>)>,
+}
+
+impl<'i> Parts<'i> {
+    fn of(mut root: DeTable<'i>, problems: &mut Problems<'_>) -> Self {
+        let mut parts =
+            Self { root: DeTable::new(), defaults: DeTable::new(), groups: Vec::new(), routes: Vec::new() };
+        if let Some(defaults) = root.remove("defaults") {
+            parts.defaults = table(defaults, "`defaults`", problems).unwrap_or_default();
+        }
+        if let Some(groups) = root.remove("groups") {
+            for (name, group) in table(groups, "`groups`", problems).unwrap_or_default() {
+                if !validate::is_name(name.get_ref()) {
+                    validate::bad_name(problems, name.span(), "group");
+                }
+                let group = table(group, "a group", problems).unwrap_or_default();
+                parts.groups.push((name.get_ref().to_string(), group));
+            }
+        }
+        match root.remove("routes") {
+            None => problems.with_help(0..0, "the file has no routes", "each begins with `[[routes]]`"),
+            Some(routes) => {
+                let span = routes.span();
+                match routes.into_inner() {
+                    DeValue::Array(list) if !list.is_empty() => {
+                        for route in list.iter() {
+                            let span = route.span();
+                            if let Some(route) = table(route.clone(), "a route", problems) {
+                                parts.routes.push((span, route));
+                            }
+                        }
+                    }
+                    DeValue::Array(_) => problems.at(span, "there must be at least one route"),
+                    _ => problems.with_help(
+                        span,
+                        "`routes` must be a list of tables",
+                        "each route begins with `[[routes]]`",
+                    ),
+                }
+            }
+        }
+        parts.root = root;
+        parts
+    }
+
+    /// Looks for slips in every table, and where there are none, lays the tables over one another.
+    fn check(self, problems: &mut Problems<'_>) -> Option<(raw::Root, Vec<RouteInput>)> {
+        let root = shape::<raw::Root>(self.root, &["defaults", "groups", "routes"], problems);
+        shape::<raw::Shared>(self.defaults.clone(), &[], problems);
+        for (_, group) in &self.groups {
+            shape::<raw::Shared>(group.clone(), &[], problems);
+        }
+        let mut inputs = Vec::new();
+        for (span, route) in self.routes {
+            let own = shape::<raw::Route>(route.clone(), &[], problems);
+            let group = own.and_then(|own| own.group);
+            let mut merged = self.defaults.clone();
+            if let Some(wanted) = &group {
+                match self.groups.iter().find(|(name, _)| name == wanted.get()) {
+                    Some((_, group)) => lay_over(&mut merged, group),
+                    None => {
+                        let names: Vec<&str> = self.groups.iter().map(|(n, _)| n.as_str()).collect();
+                        validate::unknown_name(problems, wanted, "group", &names);
+                    }
+                }
+            }
+            lay_over(&mut merged, &route);
+            // Each table alone was right, so together they are, unless a slip was reported already.
+            if problems.is_empty()
+                && let Some(route) = shape::<raw::Route>(merged, &[], problems)
+            {
+                inputs.push(RouteInput { span, route });
+            }
+        }
+        root.map(|root| (root, inputs))
+    }
+}
+
+fn table<'i>(value: Spanned<DeValue<'i>>, what: &str, problems: &mut Problems<'_>) -> Option<DeTable<'i>> {
+    let span = value.span();
+    match value.into_inner() {
+        DeValue::Table(table) => Some(table),
+        _ => {
+            problems.at(span, format!("{what} must be a table"));
+            None
+        }
+    }
+}
+
+/// Puts the keys of `over` onto `base`, table by table.
+fn lay_over<'i>(base: &mut DeTable<'i>, over: &DeTable<'i>) {
+    for (key, value) in over.iter() {
+        let name: &str = key.get_ref();
+        if let DeValue::Table(inner) = value.get_ref()
+            && !WHOLE.contains(&name)
+            && let Some(below) = base.get_mut(name)
+            && let DeValue::Table(below) = below.get_mut()
+        {
+            lay_over(below, inner);
+            continue;
+        }
+        // The key goes too: it remembers where it stood.
+        base.remove(name);
+        base.insert(key.clone(), value.clone());
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ slips
+
+/// Reads `table` as a `T`. What cannot be read is reported and taken out, until the rest can: so one run
+/// reports every slip.
+fn shape<T: DeserializeOwned>(
+    mut table: DeTable<'_>,
+    more_keys: &[&str],
+    problems: &mut Problems<'_>,
+) -> Option<T> {
+    let before = problems.len();
+    for _ in 0..SLIPS_MAX {
+        let attempt = T::deserialize(Deserializer::from(Spanned::new(0..0, table.clone())));
+        let error = match attempt {
+            Ok(value) => return (problems.len() == before).then_some(value),
+            Err(error) => error,
+        };
+        let span = error.span().unwrap_or(0..0);
+        report(problems, span.clone(), error.message(), more_keys);
+        if !take_out(&mut table, &span) {
+            return None;
+        }
+    }
+    None
+}
+
+/// Says in the user's words what serde found.
+fn report(problems: &mut Problems<'_>, span: Range<usize>, message: &str, more_keys: &[&str]) {
+    // Types have names in the code only.
+    let message = match message.split_once("expected struct ") {
+        Some((before, _)) => format!("{before}expected a table"),
+        None => message.to_owned(),
+    };
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let Some((name, known)) = quoted.split_first() else {
+        return problems.at(span, message);
+    };
+    let (what, known): (_, Vec<&str>) = if message.starts_with("unknown field") {
+        ("unknown key", known.iter().chain(more_keys).copied().collect())
+    } else if message.starts_with("unknown variant") {
+        ("unknown value", known.to_vec())
+    } else {
+        return problems.at(span, message);
+    };
+    validate::unknown(problems, span, format!("{what} `{name}`"), name, &known);
+}
+
+/// Removes the entry whose key or value stands at `span`, the innermost first.
+fn take_out(table: &mut DeTable<'_>, span: &Range<usize>) -> bool {
+    let mut found = None;
+    for (key, value) in table.iter_mut() {
+        if take_out_below(value, span) {
+            return true;
+        }
+        if key.span() == *span || value.span() == *span {
+            found = Some(key.get_ref().to_string());
+        }
+    }
+    found.is_some_and(|name| table.remove(name.as_str()).is_some())
+}
+
+fn take_out_below(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>) -> bool {
+    match value.get_mut() {
+        DeValue::Table(inner) => take_out(inner, span),
+        DeValue::Array(list) => {
+            if list.iter_mut().any(|item| take_out_below(item, span)) {
+                return true;
+            }
+            let kept: Vec<_> = list.iter().filter(|item| item.span() != *span).cloned().collect();
+            let taken = kept.len() < list.len();
+            if taken {
+                let mut shorter = toml::de::DeArray::new();
+                kept.into_iter().for_each(|item| shorter.push(item));
+                *list = shorter;
+            }
+            taken
+        }
+        _ => false,
+    }
+}

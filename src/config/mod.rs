@@ -1,0 +1,477 @@
+//! The configuration, validated: types that cannot be wrong. `raw` is what the file says, `load` reads it,
+//! `validate` turns the one into the other.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use secrecy::SecretString;
+
+use crate::deprecation::Policy;
+use crate::legacy::dialect::Dialect;
+use crate::routes::{PathTemplate, Router};
+use crate::template::{Frame, Text};
+
+mod describe;
+pub mod diagnostics;
+mod interpolate;
+mod load;
+mod problems;
+mod raw;
+mod scalars;
+mod schema;
+mod validate;
+
+pub use describe::describe;
+pub use diagnostics::{Diagnostic, Source};
+pub use interpolate::Missing;
+pub use load::{Environment, Loaded, load};
+pub use schema::json_schema;
+
+/// Everything that the file, the environment and the flags say.
+#[derive(Debug)]
+pub struct Config {
+    /// Listening and its limits.
+    pub server: Server,
+    /// The Pusher side.
+    pub upstream: Upstream,
+    /// Token verification; `None` when no route needs it.
+    pub auth: Option<Auth>,
+    /// The routes, in the file's order; a route's `index` is its place here.
+    pub routes: Vec<Arc<Route>>,
+    /// Finds a route's index for a path.
+    pub router: Router,
+}
+
+/// `[server]`
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Where old clients connect.
+    pub listen: SocketAddr,
+    /// Where probes and metrics are served.
+    pub admin: SocketAddr,
+    /// Threads that serve clients; at least 1. Default: the machine's cores.
+    pub workers: usize,
+    /// Peers whose forwarding header is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Which header names the client behind a trusted proxy.
+    pub forwarded: ForwardedHeader,
+    /// Connections at once, all together (default 18,000). More are answered 503 with `Retry-After`.
+    pub connections_max: usize,
+    /// From accept to the request's last header byte (default 10 s).
+    pub header_timeout: Duration,
+    /// Bytes of one request's head (default 16 KiB, least 8 KiB).
+    pub header_bytes_max: usize,
+    /// Header fields of one request (default 64).
+    pub headers_max: usize,
+    /// On shutdown, closes are spread over this window (default 10 s).
+    pub close_window: Duration,
+    /// After this long a shutdown is over, done or not (default 25 s).
+    pub grace: Duration,
+}
+
+/// Which header a trusted proxy writes the client's address into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239)
+    Forwarded,
+    /// None: the peer is the client.
+    None,
+}
+
+/// `[upstream]`
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The app's credentials and where it is.
+    pub app: App,
+    /// Shared connections; a hash of the channel picks one (default 1).
+    pub connections: usize,
+    /// Dialling, TLS and `pusher:connection_established` together (default 10 s).
+    pub connect_timeout: Duration,
+    /// From `pusher:subscribe` to its success (default 10 s).
+    pub subscribe_timeout: Duration,
+    /// How long a channel without subscribers stays subscribed (default 1 s).
+    pub linger: Duration,
+    /// Longest delay between reconnects (default 30 s).
+    pub reconnect_delay_max: Duration,
+    /// Largest frame accepted from upstream, bytes (default 256 KiB).
+    pub frame_bytes_max: usize,
+    /// Publishing by HTTP.
+    pub publish: Publish,
+}
+
+/// A Pusher app: its credentials and its addresses.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// The app's id, in HTTP paths.
+    pub id: String,
+    /// The app's key: public.
+    pub key: String,
+    /// The app's secret.
+    pub secret: SecretString,
+    /// Host of the WebSocket endpoint.
+    pub ws_host: String,
+    /// Host of the HTTP API.
+    pub api_host: String,
+    /// Port of both; `None` is the scheme's own.
+    pub port: Option<u16>,
+    /// `wss` and `https`, or `ws` and `http`.
+    pub tls: bool,
+    /// PEM file of certificate authorities to trust beside the built-in ones.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `[upstream.publish]`
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// Requests in flight at once; a hash of the channel picks the lane, so each channel keeps its order
+    /// (default 4).
+    pub lanes: usize,
+    /// Messages waiting in one lane (default 1,000).
+    pub queue_messages_max: usize,
+    /// Bytes waiting in one lane (default 4 MiB).
+    pub queue_bytes_max: usize,
+    /// Events in one request, at most Pusher's own 10 (default 10).
+    pub batch_max: usize,
+    /// One request (default 5 s).
+    pub timeout: Duration,
+    /// A message's whole life in its lane, retries included (default 30 s).
+    pub deadline: Duration,
+}
+
+/// `[auth]`
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// The keys, tried in order among those whose algorithms have the token's.
+    pub keys: Vec<AuthKey>,
+    /// Clock difference forgiven for `exp` and `nbf` (default 10 s).
+    pub leeway: Duration,
+    /// Accepted `iss`; empty: not checked. When set, the claim must be there.
+    pub issuers: Vec<String>,
+    /// Accepted `aud`; empty: not checked. When set, the claim must be there.
+    pub audiences: Vec<String>,
+    /// Claim names.
+    pub claims: ClaimNames,
+    /// Longest token in bytes (default 8 KiB).
+    pub token_bytes_max: usize,
+    /// Wrong tokens from one client address, over all its connections (default 20 a minute).
+    pub failures_per_address: Rate,
+}
+
+/// `[[auth.keys]]`: algorithms of one family, and where the key is.
+#[derive(Clone, Debug)]
+pub struct AuthKey {
+    /// The algorithms this key may verify. All of one family (HMAC, RSA, EC or Ed).
+    pub algorithms: Vec<jsonwebtoken::Algorithm>,
+    /// Where it comes from.
+    pub source: KeySource,
+}
+
+/// Where a verification key comes from.
+#[derive(Clone, Debug)]
+pub enum KeySource {
+    /// A shared secret (HS256, HS384, HS512).
+    Secret(SecretString),
+    /// A public key or certificate in PEM, already read.
+    Pem(String),
+    /// A JWKS document, already read.
+    JwksText(String),
+    /// A JWKS document to fetch and keep fresh.
+    JwksUrl {
+        /// `https:`, or `http:` to a loopback or cluster-internal host.
+        url: String,
+        /// How long a fetched document is fresh (default 1 h).
+        refresh: Duration,
+        /// The least time between two fetches, whatever asks for them (default 10 s).
+        refresh_min: Duration,
+    },
+}
+
+/// `auth.claims`
+#[derive(Clone, Debug)]
+pub struct ClaimNames {
+    /// The user's id (default `sub`).
+    pub user: String,
+    /// The user's role (default `role`).
+    pub role: String,
+    /// The permissions, an array or space-separated (default `permissions`).
+    pub permissions: String,
+}
+
+/// A token bucket: `burst` at once, refilled with `count` per `per`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Refilled per period; at least 1.
+    pub count: u32,
+    /// The period.
+    pub per: Duration,
+    /// The bucket's size; at least 1.
+    pub burst: u32,
+}
+
+/// `[[routes]]`: one old endpoint.
+#[derive(Debug)]
+pub struct Route {
+    /// Place in [`Config::routes`].
+    pub index: usize,
+    /// The route's name: the label of its metrics.
+    pub name: Arc<str>,
+    /// The path.
+    pub path: PathTemplate,
+    /// The Pusher channel. With `{subscribe.x}` in it, it is chosen in band.
+    pub channel: Text,
+    /// Values that each in-band field may take; a field not listed may take any that is legal in a channel.
+    pub subscribe_values: Vec<(String, Vec<String>)>,
+    /// How frames look.
+    pub dialect: Arc<Dialect>,
+    /// `None`: no authentication.
+    pub auth: Option<RouteAuth>,
+    /// Which events of the channel a client gets; `None`: all.
+    pub filter: Option<Filter>,
+    /// What clients may publish; the first rule that has the type is taken.
+    pub publish: Vec<PublishRule>,
+    /// Every client frame is returned to its sender, byte for byte, and nothing is published.
+    pub echo: bool,
+    /// Keep-alive.
+    pub heartbeat: Heartbeat,
+    /// Bounds.
+    pub limits: Limits,
+    /// The end of this endpoint; `None`: not deprecated.
+    pub deprecation: Option<Policy>,
+    /// How a refusal is told.
+    pub refusal: Refusal,
+    /// What a client is told when events may have been missed.
+    pub on_gap: OnGap,
+    /// Allowed `Origin`s; empty: any. A request without `Origin` is no browser's and passes.
+    pub origins: Vec<String>,
+}
+
+impl Route {
+    /// Whether the channel is chosen by in-band `subscribe` messages.
+    #[must_use]
+    pub fn channel_is_chosen(&self) -> bool {
+        self.channel.subscribe_field().is_some()
+    }
+
+    /// The name by which the route's clients know `channel`: what they chose, or the name itself.
+    #[must_use]
+    pub fn alias<'a>(&self, channel: &'a str) -> &'a str {
+        if self.channel_is_chosen() { self.channel.invert(channel).unwrap_or(channel) } else { channel }
+    }
+
+    /// Whether the filter's value is chosen by in-band `subscribe` messages.
+    #[must_use]
+    pub fn filter_is_chosen(&self) -> bool {
+        self.filter.as_ref().is_some_and(|f| f.equals.subscribe_field().is_some())
+    }
+}
+
+/// A route's `auth`.
+#[derive(Clone, Debug)]
+pub struct RouteAuth {
+    /// All of these are needed.
+    pub permissions: Vec<String>,
+    /// All of these must hold.
+    pub owns: Vec<Ownership>,
+    /// From the connection's opening to an accepted token (default 30 s).
+    pub deadline: Duration,
+    /// Where a token may stand beside the `auth` message, in order.
+    pub also_from: Vec<TokenPlace>,
+}
+
+/// Ties a claim to the path: the claim (a value or a list of values) must contain the filled text.
+#[derive(Clone, Debug)]
+pub struct Ownership {
+    /// The claim's name.
+    pub claim: String,
+    /// What it must contain.
+    pub contains: Text,
+}
+
+/// Where in the upgrade request a token may stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenPlace {
+    /// `Authorization: Bearer …`
+    Header,
+    /// A query parameter of this name.
+    Query(String),
+    /// `Sec-WebSocket-Protocol: <name>, <token>`; the answer selects `<name>`.
+    Subprotocol(String),
+}
+
+/// A route's `filter`: only events whose data has `field` equal to `equals`.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// Members from the data's root to the value.
+    pub field: Vec<String>,
+    /// The value: a string's text or a number's digits.
+    pub equals: Text,
+}
+
+/// One of a route's `publish` rules.
+#[derive(Clone, Debug)]
+pub struct PublishRule {
+    /// Client message types; `*` is any.
+    pub types: TypeSet,
+    /// What becomes of them.
+    pub action: PublishAction,
+}
+
+/// A set of message types.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TypeSet {
+    /// Every type but the dialect's own.
+    Any,
+    /// These.
+    Listed(Vec<String>),
+}
+
+/// What becomes of a client message.
+#[derive(Clone, Debug)]
+pub enum PublishAction {
+    /// An event on the client's channel.
+    Trigger {
+        /// The event's name (default `client-{type}`).
+        event: Text,
+        /// The event's data; `None`: the message's `data` where the frame has nothing else to say, else the
+        /// whole frame.
+        data: Option<Frame>,
+        /// Whether old clients on this bridge see the name as sent, not as published.
+        relay_as_sent: bool,
+    },
+    /// A POST to a backend.
+    Post {
+        /// The URL; values are percent-encoded into it.
+        url: Text,
+        /// The body.
+        body: Frame,
+        /// Further headers.
+        headers: Vec<(String, SecretString)>,
+    },
+}
+
+/// A route's `heartbeat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// In which form.
+    pub kind: HeartbeatKind,
+    /// The interval, jittered by ±10 % (default 30 s).
+    pub every: Duration,
+    /// Silence after which the connection is closed (default 75 s).
+    pub timeout: Duration,
+}
+
+/// The form of a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeartbeatKind {
+    /// The dialect's `ping` frame.
+    Json,
+    /// A WebSocket ping (RFC 6455 §5.5.2).
+    WebSocket,
+    /// Both.
+    Both,
+    /// None; silence closes nothing.
+    None,
+}
+
+impl HeartbeatKind {
+    /// Whether the dialect's `ping` is sent.
+    #[must_use]
+    pub const fn json(self) -> bool {
+        matches!(self, Self::Json | Self::Both)
+    }
+
+    /// Whether WebSocket pings are sent.
+    #[must_use]
+    pub const fn websocket(self) -> bool {
+        matches!(self, Self::WebSocket | Self::Both)
+    }
+}
+
+/// A route's `limits`. A rate of `None` is "unlimited".
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Per user, over all routes of the same group; taken at authentication (default none).
+    pub connections_per_user: Option<SlotLimit>,
+    /// Per client address, over all routes of the same group; taken at the upgrade (default none).
+    pub connections_per_address: Option<usize>,
+    /// Per filled key; taken at authentication.
+    pub exclusive: Option<Exclusive>,
+    /// Names what `connections_per_…` is counted over: the group's name, or the route's.
+    pub scope: Arc<str>,
+    /// Client messages per connection, pongs excepted.
+    pub messages: Option<Rate>,
+    /// `auth` messages per connection.
+    pub auth_attempts: Option<Rate>,
+    /// Pongs and control frames per connection; above, the connection is closed (default 600 a minute).
+    pub control_frames: Rate,
+    /// Largest client message in bytes; above 1009 (default 64 KiB).
+    pub message_bytes_max: usize,
+    /// Deepest nesting of a client message (default 64).
+    pub depth_max: usize,
+    /// In-band subscriptions of one connection (default 100).
+    pub subscriptions_max: usize,
+    /// Frames waiting for a slow reader (default 1,024).
+    pub outbox_frames_max: usize,
+    /// Bytes waiting for a slow reader (default 1 MiB).
+    pub outbox_bytes_max: usize,
+}
+
+/// How many may hold a slot, and what a conflict does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotLimit {
+    /// How many at once; at least 1.
+    pub max: usize,
+    /// What happens when all are taken.
+    pub on_conflict: OnConflict,
+    /// How long a probed holder has to answer (default 5 s).
+    pub probe_timeout: Duration,
+}
+
+/// `limits.exclusive`
+#[derive(Clone, Debug)]
+pub struct Exclusive {
+    /// What is counted.
+    pub key: Text,
+    /// How many.
+    pub slots: SlotLimit,
+}
+
+/// What happens when all slots are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnConflict {
+    /// The holders are pinged at once; one that does not answer is replaced, else the newcomer is refused.
+    Probe,
+    /// The newcomer is refused.
+    Refuse,
+    /// The oldest holder is closed.
+    Replace,
+}
+
+/// How a refusal is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// By HTTP status, before the upgrade.
+    Http,
+    /// By an error frame and, after `hold`, a close: a browser cannot read an HTTP refusal, and a client that
+    /// is closed at once comes back at once.
+    Frame {
+        /// How long the connection is kept before the close (default 30 s).
+        hold: Duration,
+    },
+}
+
+/// What a client is told when upstream events may have been missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnGap {
+    /// Nothing: counted and logged only.
+    Ignore,
+    /// An error frame with the code `EVENTS_MAY_BE_MISSING`.
+    Notify,
+    /// Closed with 1001, so that the client connects anew and fetches its state.
+    Close,
+}

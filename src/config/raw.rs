@@ -1,0 +1,436 @@
+//! What the file says, key by key. The comments become the schema's descriptions. Everything is optional
+//! here; what is needed, and what goes together, is said by `validate` with the place in the file.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+mod route;
+
+pub(super) use route::{Deprecation, Filter, Heartbeat, Limits, Publish, Route, Shared};
+
+use super::scalars::{At, Either, Flag, Number, Unlimited, choice};
+use super::schema as s;
+
+type Str = Option<At<String>>;
+type Num = Option<At<Number>>;
+type Bool = Option<At<Flag>>;
+type List = Option<Vec<At<String>>>;
+type OneOrMany = Option<At<Either<String, Vec<String>>>>;
+type RateOrNone = Option<At<Either<Unlimited, Rate>>>;
+type Slots = Option<At<Either<Number, SlotLimit>>>;
+
+choice! {
+    /// `server.forwarded_header`
+    ForwardedHeader { XForwardedFor = "x-forwarded-for", Forwarded = "forwarded", None = "none" }
+}
+choice! {
+    /// `heartbeat.kind`
+    HeartbeatKind { Json = "json", WebSocket = "websocket", Both = "both", None = "none" }
+}
+choice! {
+    /// `on_conflict`
+    OnConflict { Probe = "probe", Refuse = "refuse", Replace = "replace" }
+}
+choice! {
+    /// `refusal`
+    Refusal { Http = "http", Frame = "frame" }
+}
+choice! {
+    /// `on_gap`
+    OnGap { Ignore = "ignore", Notify = "notify", Close = "close" }
+}
+choice! {
+    /// `deprecation.after_sunset`
+    AfterSunset { Serve = "serve", Refuse = "refuse" }
+}
+choice! {
+    /// `publish.relay`
+    Relay { AsPublished = "as_published", AsSent = "as_sent" }
+}
+choice! {
+    /// An algorithm of RFC 7518 or RFC 8037; there is no `none`.
+    Algorithm {
+        HS256 = "HS256", HS384 = "HS384", HS512 = "HS512", ES256 = "ES256", ES384 = "ES384", RS256 = "RS256",
+        RS384 = "RS384", RS512 = "RS512", PS256 = "PS256", PS384 = "PS384", PS512 = "PS512", EdDSA = "EdDSA",
+    }
+}
+
+/// The file, apart from `defaults`, `groups` and `routes`, which are merged first.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Root {
+    pub(super) server: Option<Server>,
+    pub(super) upstream: Option<At<Upstream>>,
+    pub(super) auth: Option<At<Auth>>,
+    pub(super) dialects: Option<BTreeMap<At<String>, At<Dialect>>>,
+}
+
+/// routes.toml of pusher-bridge: which old WebSocket endpoint is carried to which Pusher channel, and how.
+/// In every string, ${NAME} is replaced from the environment, ${NAME:-x} falls back to x, $${ is a plain ${.
+#[derive(JsonSchema)]
+#[allow(dead_code)]
+#[schemars(deny_unknown_fields, rename = "routes.toml")]
+#[schemars(extend("required" = ["upstream", "routes"]))]
+pub(super) struct File {
+    /// Listening, and the limits of it.
+    server: Option<Server>,
+    /// The Pusher side.
+    upstream: Option<Upstream>,
+    /// How tokens are verified.
+    auth: Option<Auth>,
+    /// Families of old clients, by name.
+    #[schemars(extend("propertyNames" = s::name()))]
+    dialects: Option<BTreeMap<String, Dialect>>,
+    /// What all routes share.
+    defaults: Option<Shared>,
+    /// What the routes of a group share, by the group's name.
+    #[schemars(extend("propertyNames" = s::name()))]
+    groups: Option<BTreeMap<String, Shared>>,
+    /// The old endpoints.
+    #[schemars(extend("minItems" = 1))]
+    routes: Option<Vec<Route>>,
+}
+
+/// Listening, and the limits of it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Server {
+    /// Where old clients connect, ADDRESS:PORT (default 127.0.0.1:8009).
+    #[schemars(extend("pattern" = s::ADDRESS))]
+    pub(super) listen: Str,
+    /// Where probes and metrics are served, ADDRESS:PORT (default 127.0.0.1:9009).
+    #[schemars(extend("pattern" = s::ADDRESS))]
+    pub(super) admin: Str,
+    /// Threads that serve clients (default: the machine's cores).
+    #[schemars(extend("minimum" = 1, "maximum" = 1024))]
+    pub(super) workers: Num,
+    /// Peers whose forwarding header is believed: addresses or CIDR ranges.
+    #[schemars(extend("items" = s::pattern(s::CIDR)))]
+    pub(super) trusted_proxies: List,
+    /// Which header names the client behind a trusted proxy (default x-forwarded-for).
+    pub(super) forwarded_header: Option<At<ForwardedHeader>>,
+    /// Bounds on connections and request heads.
+    pub(super) limits: Option<ServerLimits>,
+    /// How the server goes down.
+    pub(super) shutdown: Option<Shutdown>,
+}
+
+/// `[server.limits]`
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServerLimits {
+    /// Connections at once, all together (default 18000).
+    #[schemars(extend("minimum" = 1, "maximum" = 10_000_000))]
+    pub(super) connections: Num,
+    /// From accept to the request's last header byte (default 10s).
+    #[schemars(extend("pattern" = s::DURATION))]
+    pub(super) header_timeout: Str,
+    /// Bytes of one request's head (default 16384).
+    #[schemars(extend("minimum" = 8192, "maximum" = 1_048_576))]
+    pub(super) header_bytes: Num,
+    /// Header fields of one request (default 64).
+    #[schemars(extend("minimum" = 1, "maximum" = 1000))]
+    pub(super) headers: Num,
+}
+
+/// `[server.shutdown]`
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Shutdown {
+    /// Closes are spread over this window (default 10s).
+    #[schemars(extend("pattern" = s::DURATION_OR_ZERO))]
+    pub(super) close_window: Str,
+    /// After this long a shutdown is over, done or not (default 25s).
+    #[schemars(extend("pattern" = s::DURATION))]
+    pub(super) grace: Str,
+}
+
+/// The Pusher side.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["app_id", "key"], "oneOf" = s::one_of(&["secret", "secret_file"])))]
+#[schemars(extend("anyOf" = [{"required": ["cluster"]}, {"required": ["host"]}]))]
+pub(super) struct Upstream {
+    /// The app's id.
+    #[schemars(extend("pattern" = s::ID))]
+    pub(super) app_id: Str,
+    /// The app's key.
+    #[schemars(extend("pattern" = s::ID))]
+    pub(super) key: Str,
+    /// The app's secret.
+    #[schemars(extend("minLength" = 1))]
+    pub(super) secret: Str,
+    /// A file with the app's secret.
+    #[schemars(extend("minLength" = 1))]
+    pub(super) secret_file: Str,
+    /// The cluster of the hosted service: mt1, eu, ap1 and so on.
+    #[schemars(extend("pattern" = s::CLUSTER))]
+    pub(super) cluster: Str,
+    /// The host of a self-hosted, Pusher-compatible server, in place of the cluster.
+    #[schemars(extend("pattern" = s::HOST))]
+    pub(super) host: Str,
+    /// Its port (default: the scheme's).
+    #[schemars(extend("minimum" = 1, "maximum" = 65535))]
+    pub(super) port: Num,
+    /// wss and https, or ws and http (default true).
+    pub(super) tls: Bool,
+    /// PEM file of certificate authorities to trust beside the built-in ones.
+    pub(super) ca_file: Str,
+    /// Shared connections (default 1).
+    #[schemars(extend("minimum" = 1, "maximum" = 64))]
+    pub(super) connections: Num,
+    /// Dialling, TLS and the first frame together (default 10s).
+    #[schemars(extend("pattern" = s::DURATION))]
+    pub(super) connect_timeout: Str,
+    /// From a subscription to its confirmation (default 10s).
+    #[schemars(extend("pattern" = s::DURATION))]
+    pub(super) subscribe_timeout: Str,
+    /// How long a channel without subscribers stays subscribed (default 1s).
+    #[schemars(extend("pattern" = s::DURATION_OR_ZERO))]
+    pub(super) linger: Str,
+    /// Longest delay between reconnects (default 30s).
+    #[schemars(extend("pattern" = s::DURATION))]
+    pub(super) reconnect_delay_max: Str,
+    /// Largest frame accepted from upstream, bytes (default 262144).
+    #[schemars(extend("minimum" = 16384, "maximum" = 67_108_864))]
+    pub(super) frame_bytes: Num,
+    /// Publishing by HTTP.
+    pub(super) publish: Option<UpstreamPublish>,
+}
+
+/// `[upstream.publish]`
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UpstreamPublish {
+    /// Requests in flight at once; each channel stays in one lane (default 4).
+    #[schemars(extend("minimum" = 1, "maximum" = 256))]
+    pub(super) lanes: Num,
+    /// Messages waiting in one lane (default 1000).
+    #[schemars(extend("minimum" = 1, "maximum" = 1_000_000))]
+    pub(super) queue_messages: Num,
+    /// Bytes waiting in one lane (default 4194304).
+    #[schemars(extend("minimum" = 16384, "maximum" = 1_073_741_824))]
+    pub(super) queue_bytes: Num,
+    /// Events in one request; Pusher takes at most 10 (default 10).
+    #[schemars(extend("minimum" = 1, "maximum" = 10))]
+    pub(super) batch: Num,
+    /// One request (default 5s).
+    #[schemars(extend("pattern" = s::DURATION))]
+    pub(super) timeout: Str,
+    /// A message's whole life, retries included (default 30s).
+    #[schemars(extend("pattern" = s::DURATION))]
+    pub(super) deadline: Str,
+}
+
+/// How tokens are verified.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Auth {
+    /// Clock difference forgiven for exp and nbf (default 10s).
+    #[schemars(extend("pattern" = s::DURATION_OR_ZERO))]
+    pub(super) leeway: Str,
+    /// Accepted `iss`, one or a list (default: not checked).
+    #[schemars(extend("minItems" = 1, "minLength" = 1))]
+    pub(super) issuer: OneOrMany,
+    /// Accepted `aud`, one or a list (default: not checked).
+    #[schemars(extend("minItems" = 1, "minLength" = 1))]
+    pub(super) audience: OneOrMany,
+    /// Claim names.
+    pub(super) claims: Option<Claims>,
+    /// Longest token in bytes (default 8192).
+    #[schemars(extend("minimum" = 64, "maximum" = 65536))]
+    pub(super) token_bytes: Num,
+    /// Wrong tokens from one client address, over all its connections (default 20 a minute).
+    pub(super) failures_per_address: Option<At<Rate>>,
+    /// The keys, tried in order among those whose algorithms have the token's.
+    pub(super) keys: Option<Vec<At<AuthKey>>>,
+}
+
+/// Claim names.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Claims {
+    /// The user's id (default sub).
+    #[schemars(extend("minLength" = 1))]
+    pub(super) user: Str,
+    /// The user's role (default role).
+    #[schemars(extend("minLength" = 1))]
+    pub(super) role: Str,
+    /// The permissions, an array or space-separated (default permissions).
+    #[schemars(extend("minLength" = 1))]
+    pub(super) permissions: Str,
+}
+
+/// A key, and the algorithms that it may verify.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["algorithms"], "oneOf" = s::one_of(s::KEY_SOURCES), "allOf" = s::key_rules()))]
+pub(super) struct AuthKey {
+    /// Algorithms of one family: HS*, RS* and PS*, ES*, or EdDSA.
+    #[schemars(extend("minItems" = 1, "anyOf" = s::algorithm_families()))]
+    #[schemars(with = "Option<Vec<Algorithm>>")]
+    pub(super) algorithms: List,
+    /// A shared secret, for HS*.
+    #[schemars(extend("minLength" = 1))]
+    pub(super) secret: Str,
+    /// A file with a shared secret.
+    pub(super) secret_file: Str,
+    /// A public key or certificate in PEM.
+    #[schemars(extend("pattern" = s::PEM, "not" = s::plain("PRIVATE KEY-----")))]
+    pub(super) pem: Str,
+    /// A file with a public key or certificate in PEM.
+    pub(super) pem_file: Str,
+    /// A JWKS document (RFC 7517).
+    #[schemars(extend("minLength" = 1))]
+    pub(super) jwks: Str,
+    /// A file with a JWKS document.
+    pub(super) jwks_file: Str,
+    /// Where a JWKS document is fetched; https, or http to a loopback or cluster-internal host.
+    #[schemars(extend("pattern" = s::JWKS_URL))]
+    pub(super) jwks_url: Str,
+    /// How long a fetched document is fresh (default 1h).
+    #[schemars(extend("pattern" = s::DURATION))]
+    pub(super) refresh: Str,
+    /// The least time between two fetches (default 10s).
+    #[schemars(extend("pattern" = s::DURATION))]
+    pub(super) refresh_min: Str,
+}
+
+/// One family of old clients: what its control messages are called and what its frames look like.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["out"]))]
+pub(super) struct Dialect {
+    /// What clients send.
+    #[serde(rename = "in")]
+    pub(super) incoming: Option<DialectIn>,
+    /// What clients are sent.
+    pub(super) out: Option<At<DialectOut>>,
+    /// Error codes that go by other names here.
+    #[schemars(with = "Option<s::ErrorCodes>")]
+    pub(super) error_codes: Option<BTreeMap<At<String>, At<String>>>,
+}
+
+/// The control messages of a dialect.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DialectIn {
+    /// The field that tells messages apart (default type).
+    #[schemars(extend("minLength" = 1))]
+    pub(super) type_field: Str,
+    /// The message that carries a token.
+    pub(super) auth: Option<At<AuthMessage>>,
+    /// The message that chooses a channel or a filter's value.
+    pub(super) subscribe: Option<At<Message>>,
+    /// Its opposite.
+    pub(super) unsubscribe: Option<At<Message>>,
+    /// An answer to our ping.
+    pub(super) pong: Option<At<Message>>,
+    /// A ping of the client's own.
+    pub(super) ping: Option<At<Message>>,
+}
+
+/// A control message.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["type"]))]
+pub(super) struct Message {
+    /// Its type.
+    #[serde(rename = "type")]
+    #[schemars(extend("minLength" = 1))]
+    pub(super) message_type: Str,
+}
+
+/// The message that carries a token.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["type"]))]
+pub(super) struct AuthMessage {
+    /// Its type.
+    #[serde(rename = "type")]
+    #[schemars(extend("minLength" = 1))]
+    pub(super) message_type: Str,
+    /// The field with the token (default token).
+    #[schemars(extend("minLength" = 1))]
+    pub(super) token: Str,
+}
+
+/// The frames of a dialect: JSON with {placeholders}.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["event", "error"]))]
+pub(super) struct DialectOut {
+    /// An event of a channel: {event}, {channel}, {data}, {now}.
+    #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::EVENT)))]
+    pub(super) event: Str,
+    /// A token was accepted: {user}, {role}, {permissions}, {now}.
+    #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::AUTH_OK)))]
+    pub(super) auth_ok: Str,
+    /// A token was refused: {code}, {message}, {now}.
+    #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::AUTH_ERROR)))]
+    pub(super) auth_error: Str,
+    /// Any other refusal: {code}, {message}, {details}, {now}.
+    #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::ERROR)))]
+    pub(super) error: Str,
+    /// Heartbeat: {now}.
+    #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::PING)))]
+    pub(super) ping: Str,
+    /// Answer to a client's own ping: {now}.
+    #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::PING)))]
+    pub(super) pong: Str,
+    /// An in-band subscription stands: {channel}, {now}.
+    #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::SUBSCRIBED)))]
+    pub(super) subscribed: Str,
+}
+
+/// A token bucket: `burst` at once, refilled with `count` per `per`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["count", "per"]))]
+pub(super) struct Rate {
+    /// Refilled per period.
+    #[schemars(extend("minimum" = 1, "maximum" = 1_000_000_000))]
+    pub(super) count: Num,
+    /// The period.
+    #[schemars(extend("pattern" = s::DURATION))]
+    pub(super) per: Str,
+    /// How many may come at once (default: count).
+    #[schemars(extend("minimum" = 1, "maximum" = 1_000_000_000))]
+    pub(super) burst: Num,
+}
+
+/// How many may hold a slot, and what a conflict does.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["max"]))]
+pub(super) struct SlotLimit {
+    /// How many at once.
+    #[schemars(extend("minimum" = 1, "maximum" = 1_000_000))]
+    pub(super) max: Num,
+    /// probe: the holders are pinged, one that does not answer is replaced. refuse: the newcomer is refused.
+    /// replace: the oldest holder is closed. (default probe)
+    pub(super) on_conflict: Option<At<OnConflict>>,
+    /// How long a probed holder has to answer (default 5s).
+    #[schemars(extend("pattern" = s::DURATION))]
+    pub(super) probe_timeout: Str,
+}
+
+/// A slot per filled key.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["key"]))]
+pub(super) struct Exclusive {
+    /// What is counted, with {placeholders} of the path or {auth.user}.
+    #[schemars(extend("pattern" = s::TEXT))]
+    pub(super) key: Str,
+    /// How many at once (default 1).
+    #[schemars(extend("minimum" = 1, "maximum" = 1_000_000))]
+    pub(super) max: Num,
+    /// probe, refuse or replace (default probe).
+    pub(super) on_conflict: Option<At<OnConflict>>,
+    /// How long a probed holder has to answer (default 5s).
+    #[schemars(extend("pattern" = s::DURATION))]
+    pub(super) probe_timeout: Str,
+}

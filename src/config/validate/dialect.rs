@@ -1,0 +1,132 @@
+//! `[dialects.NAME]`
+
+use super::{required, text_or};
+use crate::config::problems::Problems;
+use crate::config::raw;
+use crate::config::scalars::At;
+use crate::legacy::dialect::{AuthMessage, Dialect, EventFrame, Frames};
+use crate::legacy::error::ErrorCode;
+use crate::template::{Frame, Slot, closest};
+
+pub(super) fn dialect(
+    problems: &mut Problems<'_>,
+    name: &At<String>,
+    at: &At<raw::Dialect>,
+) -> Option<Dialect> {
+    let raw = at.get();
+    let nothing = raw::DialectIn::default();
+    let incoming = raw.incoming.as_ref().unwrap_or(&nothing);
+    let auth = incoming.auth.as_ref().and_then(|auth| {
+        let message_type = required(problems, auth.get().message_type.as_ref(), auth.span(), "type")?;
+        let token = text_or(problems, auth.get().token.as_ref(), "token");
+        Some((message_type, AuthMessage { message_type: message_type.get().clone(), token }))
+    });
+    let mut message = |raw: &'_ Option<At<raw::Message>>| {
+        let raw = raw.as_ref()?;
+        required(problems, raw.get().message_type.as_ref(), raw.span(), "type").cloned()
+    };
+    let subscribe = message(&incoming.subscribe);
+    let unsubscribe = message(&incoming.unsubscribe);
+    let pong = message(&incoming.pong);
+    let ping = message(&incoming.ping);
+    distinct(
+        problems,
+        &[
+            auth.as_ref().map(|(t, _)| *t),
+            subscribe.as_ref(),
+            unsubscribe.as_ref(),
+            pong.as_ref(),
+            ping.as_ref(),
+        ],
+    );
+    let out = match &raw.out {
+        Some(out) => frames(problems, out),
+        None => {
+            problems.at(name.span(), "a dialect needs `out.event` and `out.error`");
+            None
+        }
+    };
+    let error_codes = error_codes(problems, raw);
+    let text = |at: Option<At<String>>| at.map(|at| at.get().clone());
+    Some(Dialect {
+        name: name.get().as_str().into(),
+        type_field: text_or(problems, incoming.type_field.as_ref(), "type"),
+        auth: auth.map(|(_, auth)| auth),
+        subscribe: text(subscribe),
+        unsubscribe: text(unsubscribe),
+        pong: text(pong),
+        ping: text(ping),
+        out: out?,
+        error_codes,
+    })
+}
+
+/// One type cannot mean two things.
+fn distinct(problems: &mut Problems<'_>, types: &[Option<&At<String>>]) {
+    let mut seen: Vec<&str> = Vec::new();
+    for message_type in types.iter().flatten() {
+        if seen.contains(&message_type.get().as_str()) {
+            problems.at(
+                message_type.span(),
+                format!("two messages of this dialect have the type `{}`", message_type.get()),
+            );
+        }
+        seen.push(message_type.get());
+    }
+}
+
+fn frames(problems: &mut Problems<'_>, at: &At<raw::DialectOut>) -> Option<Frames> {
+    let raw = at.get();
+    let mut needed = |raw: &Option<At<String>>, key: &str, slots: &[Slot]| {
+        if raw.is_none() {
+            problems.at(at.span(), format!("a dialect needs `out.{key}`"));
+        }
+        frame(problems, raw.as_ref(), slots)
+    };
+    let event = needed(&raw.event, "event", Frames::EVENT);
+    let error = needed(&raw.error, "error", Frames::ERROR);
+    let auth_ok = frame(problems, raw.auth_ok.as_ref(), Frames::AUTH_OK);
+    let auth_error = frame(problems, raw.auth_error.as_ref(), Frames::AUTH_ERROR);
+    let ping = frame(problems, raw.ping.as_ref(), Frames::PING);
+    let pong = frame(problems, raw.pong.as_ref(), Frames::PING);
+    let subscribed = frame(problems, raw.subscribed.as_ref(), Frames::SUBSCRIBED);
+    Some(Frames {
+        event: EventFrame::new(event?),
+        auth_ok,
+        auth_error,
+        error: error?,
+        ping,
+        pong,
+        subscribed,
+    })
+}
+
+/// Parses a JSON template.
+pub(super) fn frame(problems: &mut Problems<'_>, raw: Option<&At<String>>, slots: &[Slot]) -> Option<Frame> {
+    let raw = problems.text(raw)?;
+    match Frame::parse(raw.get(), slots) {
+        Ok(frame) => Some(frame),
+        Err(error) => {
+            problems.template(raw, error);
+            None
+        }
+    }
+}
+
+fn error_codes(problems: &mut Problems<'_>, raw: &raw::Dialect) -> Vec<(ErrorCode, String)> {
+    let mut codes = Vec::new();
+    for (code, name) in raw.error_codes.iter().flatten() {
+        let Some(known) = ErrorCode::ALL.into_iter().find(|known| known.as_str() == code.get()) else {
+            let message = format!("there is no error code `{}`", code.get());
+            match closest(code.get(), ErrorCode::ALL.iter().map(|code| code.as_str())) {
+                Some(near) => problems.with_help(code.span(), message, format!("did you mean `{near}`?")),
+                None => problems.at(code.span(), message),
+            }
+            continue;
+        };
+        if let Some(name) = problems.text(Some(name)) {
+            codes.push((known, name.get().clone()));
+        }
+    }
+    codes
+}

@@ -1,0 +1,180 @@
+//! Raw values to validated ones. Every function reports what is wrong and goes on with a stand-in, so that
+//! one run reports everything; a configuration with any report is never used.
+
+mod auth;
+mod dialect;
+mod publish;
+mod route;
+mod server;
+mod upstream;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::problems::Problems;
+use super::raw;
+use super::scalars::{At, Either};
+use super::{Config, Rate};
+use crate::legacy::dialect::Dialect;
+use crate::routes::Router;
+use crate::template::{Allow, Text, Var, closest};
+
+/// The least duration where none is senseless.
+const POSITIVE: Duration = Duration::from_millis(1);
+/// Longest name of a route, group or dialect.
+const NAME_BYTES_MAX: usize = 64;
+/// Most per period, and most in a bucket.
+const RATE_MAX: i64 = 1_000_000_000;
+
+/// A route with its group and the defaults under it.
+pub(super) struct RouteInput {
+    pub(super) span: Range<usize>,
+    pub(super) route: raw::Route,
+}
+
+/// What all routes have in common.
+struct Shared {
+    dialects: BTreeMap<String, Option<Arc<Dialect>>>,
+    has_keys: bool,
+}
+
+pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[RouteInput]) -> Config {
+    let server = server::server(problems, root.server.as_ref());
+    let upstream = upstream::upstream(problems, root.upstream.as_ref());
+    let auth = root.auth.as_ref().map(|auth| auth::auth(problems, auth.get()));
+    let mut shared = Shared {
+        dialects: BTreeMap::new(),
+        has_keys: root
+            .auth
+            .as_ref()
+            .is_some_and(|auth| auth.get().keys.as_ref().is_some_and(|k| !k.is_empty())),
+    };
+    for (name, dialect) in root.dialects.iter().flatten() {
+        if !is_name(name.get()) {
+            bad_name(problems, name.span(), "dialect");
+        }
+        let dialect = dialect::dialect(problems, name, dialect);
+        shared.dialects.insert(name.get().clone(), dialect.map(Arc::new));
+    }
+    let mut routes = Vec::new();
+    for input in inputs {
+        if let Some(mut route) = route::route(problems, input, &shared) {
+            route.index = routes.len();
+            routes.push((input, Arc::new(route)));
+        }
+    }
+    route::distinct(problems, &routes);
+    let routes: Vec<_> = routes.into_iter().map(|(_, route)| route).collect();
+    let router = Router::new(routes.iter().map(|route| route.path.clone()).collect());
+    Config { server, upstream, auth, routes, router }
+}
+
+/// `[a-z0-9_-]+`: what a metric label, a file and a URL can all hold.
+pub(super) fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= NAME_BYTES_MAX
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
+}
+
+pub(super) fn bad_name(problems: &mut Problems<'_>, span: Range<usize>, what: &str) {
+    problems.at(
+        span,
+        format!("a {what}'s name is 1 to {NAME_BYTES_MAX} of lower-case letters, digits, `_` and `-`"),
+    );
+}
+
+pub(super) fn unknown_name(problems: &mut Problems<'_>, name: &At<String>, what: &str, known: &[&str]) {
+    unknown(problems, name.span(), format!("there is no {what} `{}`", name.get()), name.get(), known);
+}
+
+/// `name` is none of `known`: the nearest of them, or all.
+pub(super) fn unknown(
+    problems: &mut Problems<'_>,
+    span: Range<usize>,
+    message: String,
+    name: &str,
+    known: &[&str],
+) {
+    match (closest(name, known.iter().copied()), known) {
+        (Some(near), _) => problems.with_help(span, message, format!("did you mean `{near}`?")),
+        (None, []) => problems.at(span, message),
+        (None, _) => problems.with_help(
+            span,
+            message,
+            format!("there are {}", known.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")),
+        ),
+    }
+}
+
+/// The text of a key that must be there.
+fn required<'r>(
+    problems: &mut Problems<'_>,
+    raw: Option<&'r At<String>>,
+    table: Range<usize>,
+    key: &str,
+) -> Option<&'r At<String>> {
+    if raw.is_none() {
+        problems.at(table, format!("`{key}` is missing"));
+    }
+    problems.text(raw)
+}
+
+fn text_or(problems: &mut Problems<'_>, raw: Option<&At<String>>, default: &str) -> String {
+    problems.text(raw).map_or_else(|| default.to_owned(), |text| text.get().clone())
+}
+
+fn rate(problems: &mut Problems<'_>, raw: &At<raw::Rate>, default: Rate) -> Rate {
+    let (span, raw) = (raw.span(), raw.get());
+    if raw.count.is_none() {
+        problems.at(span.clone(), "`count` is missing");
+    }
+    if raw.per.is_none() {
+        problems.at(span, "`per` is missing");
+    }
+    let count = problems.number(raw.count.as_ref(), 1..=RATE_MAX, default.count);
+    Rate {
+        count,
+        per: problems.duration(raw.per.as_ref(), POSITIVE, default.per),
+        burst: problems.number(raw.burst.as_ref(), 1..=RATE_MAX, count),
+    }
+}
+
+fn rate_or_none(
+    problems: &mut Problems<'_>,
+    raw: Option<&At<Either<super::scalars::Unlimited, raw::Rate>>>,
+    default: Rate,
+) -> Option<Rate> {
+    let Some(raw) = raw else { return Some(default) };
+    match raw.get() {
+        Either::Short(_) => None,
+        Either::Long(table) => Some(rate(problems, &raw.with(table.clone()), default)),
+    }
+}
+
+/// Parses a text template; `{auth.user}` is known everywhere, but only where there is a user it means one.
+fn template(
+    problems: &mut Problems<'_>,
+    raw: &At<String>,
+    path_names: &[String],
+    allow: Allow,
+    authenticated: bool,
+) -> Option<Text> {
+    match Text::parse(raw.get(), path_names, Allow { user: true, ..allow }) {
+        Err(error) => {
+            problems.template(raw, error);
+            None
+        }
+        Ok(text) => {
+            let asks = text.vars().any(|var| *var == Var::User);
+            if asks && !(authenticated && allow.user) {
+                let at = raw.get().find("{auth.user}").unwrap_or(0);
+                let span = problems.inside(raw, at);
+                problems.at(span, "`{auth.user}` stands only in a route with `auth.required = true`");
+                return None;
+            }
+            Some(text)
+        }
+    }
+}

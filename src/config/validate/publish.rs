@@ -1,0 +1,250 @@
+//! `[[routes.publish]]`
+
+use secrecy::SecretString;
+
+use super::dialect::frame;
+use super::route::Context;
+use super::template;
+use crate::config::problems::Problems;
+use crate::config::raw;
+use crate::config::scalars::At;
+use crate::config::{PublishAction, PublishRule, TypeSet};
+use crate::legacy::dialect::Frames;
+use crate::routes::EVENT_BYTES_MAX;
+use crate::template::{Allow, Slot, Text, Var};
+
+/// Names that only Pusher's own server may use.
+const RESERVED: [&str; 2] = ["pusher:", "pusher_internal:"];
+/// What an event is called unless the rule says otherwise: nobody can take it for the server's.
+const EVENT: &str = "client-{type}";
+
+pub(super) fn rules(
+    problems: &mut Problems<'_>,
+    raw: &raw::Route,
+    context: &Context<'_>,
+) -> Vec<PublishRule> {
+    let rules: &[At<raw::Publish>] = raw.publish.as_deref().unwrap_or_default();
+    if let Some(first) = rules.first().filter(|_| problems.flag(raw.echo.as_ref(), false)) {
+        problems.at(first.span(), "a route with `echo = true` publishes nothing");
+    }
+    let mut taken: Vec<String> = Vec::new();
+    let mut out = Vec::new();
+    for rule in rules {
+        let types = types(problems, rule, context, &mut taken);
+        let raw = rule.get();
+        let action = match &raw.post {
+            Some(url) => post(problems, url, rule, context),
+            None => trigger(problems, rule, types.as_ref(), context),
+        };
+        if let (Some(types), Some(action)) = (types, action) {
+            out.push(PublishRule { types, action });
+        }
+    }
+    out
+}
+
+fn types(
+    problems: &mut Problems<'_>,
+    rule: &At<raw::Publish>,
+    context: &Context<'_>,
+    taken: &mut Vec<String>,
+) -> Option<TypeSet> {
+    let types: &[At<String>] = rule.get().types.as_deref().unwrap_or_default();
+    if types.is_empty() {
+        problems.with_help(
+            rule.span(),
+            "a publish rule needs `types`",
+            "the client's message types, or [\"*\"]",
+        );
+        return None;
+    }
+    let dialect = context.dialect;
+    let auth = dialect.auth.as_ref().map(|auth| &auth.message_type);
+    let control = [
+        auth,
+        dialect.subscribe.as_ref(),
+        dialect.unsubscribe.as_ref(),
+        dialect.pong.as_ref(),
+        dialect.ping.as_ref(),
+    ];
+    for named in types {
+        if control.iter().flatten().any(|control| *control == named.get()) {
+            problems.at(
+                named.span(),
+                format!(
+                    "`{}` is a control message of the dialect `{}`, never published",
+                    named.get(),
+                    dialect.name
+                ),
+            );
+        }
+        if taken.iter().any(|t| t == "*" || t == named.get()) {
+            problems
+                .at(named.span(), format!("an earlier rule, or this one, takes `{}` already", named.get()));
+        }
+        if named.get() == "*" && types.len() > 1 {
+            problems.at(named.span(), "`*` stands alone");
+        }
+        problems.text(Some(named));
+        taken.push(named.get().clone());
+    }
+    if types.iter().any(|t| t.get() == "*") {
+        return Some(TypeSet::Any);
+    }
+    Some(TypeSet::Listed(types.iter().map(|t| t.get().clone()).collect()))
+}
+
+// ---------------------------------------------------------------------------------------------- events
+
+fn trigger(
+    problems: &mut Problems<'_>,
+    rule: &At<raw::Publish>,
+    types: Option<&TypeSet>,
+    context: &Context<'_>,
+) -> Option<PublishAction> {
+    let raw = rule.get();
+    if let Some(body) = &raw.body {
+        problems.at(body.span(), "`body` goes with `post`; an event has `data`");
+    }
+    if let Some(header) = raw.headers.iter().flat_map(|headers| headers.keys()).next() {
+        problems.at(header.span(), "`headers` go with `post`");
+    }
+    let default = rule.with(EVENT.to_owned());
+    let named = problems.text(raw.event.as_ref());
+    let event = named.unwrap_or(&default);
+    let allow = Allow { message_type: true, user: true, subscribe: false };
+    let text = template(problems, event, context.path_names, allow, context.authenticated);
+    if let (Some(text), Some(types)) = (&text, types) {
+        check_event(problems, event, text, types);
+    }
+    let data = raw.data.as_ref().map(|raw| body(problems, raw, context));
+    Some(PublishAction::Trigger {
+        event: text?,
+        data: match data {
+            Some(data) => Some(data?),
+            None => None,
+        },
+        relay_as_sent: raw.relay.as_ref().is_some_and(|relay| *relay.get() == raw::Relay::AsSent),
+    })
+}
+
+fn check_event(problems: &mut Problems<'_>, raw: &At<String>, text: &Text, types: &TypeSet) {
+    let has_type = text.vars().any(|var| *var == Var::Type);
+    let several = match types {
+        TypeSet::Any => true,
+        TypeSet::Listed(list) => list.len() > 1,
+    };
+    if several && !has_type {
+        problems.at(raw.span(), "several types would all become this one event: put `{type}` into it");
+    }
+    let literal: usize = text.literals().map(str::len).sum();
+    let longest = match types {
+        TypeSet::Listed(list) if has_type => list.iter().map(String::len).max().unwrap_or(0),
+        _ => 0,
+    };
+    if literal + longest > EVENT_BYTES_MAX {
+        problems.at(
+            raw.span(),
+            format!("the event's name would have {} bytes of at most {EVENT_BYTES_MAX}", literal + longest),
+        );
+    }
+    let prefix = text.literal_prefix();
+    let begins: Vec<(String, bool)> = match (text.vars().next(), types) {
+        (None, _) => vec![(prefix.to_owned(), false)],
+        (Some(Var::Type), TypeSet::Listed(list)) => {
+            let more = text.vars().count() > 1;
+            list.iter().map(|t| (text.source().replacen("{type}", t, 1), more)).collect()
+        }
+        (Some(_), _) => vec![(prefix.to_owned(), true)],
+    };
+    let reserved = begins.iter().find_map(|(begin, open)| {
+        let fixed = begin.split('{').next().unwrap_or(begin);
+        RESERVED.into_iter().find(|r| fixed.starts_with(r) || (*open && r.starts_with(fixed)))
+    });
+    if let Some(reserved) = reserved {
+        problems.with_help(
+            raw.span(),
+            format!("this event could come out as `{reserved}…`, which only Pusher may send"),
+            "begin it with literal text such as `client-`",
+        );
+    }
+}
+
+/// `{user}` needs a user.
+fn body(
+    problems: &mut Problems<'_>,
+    raw: &At<String>,
+    context: &Context<'_>,
+) -> Option<crate::template::Frame> {
+    let frame = frame(problems, Some(raw), Frames::BODY)?;
+    if frame.uses(Slot::User) && !context.authenticated {
+        let span = problems.inside(raw, raw.get().find("{user}").unwrap_or(0));
+        problems.at(span, "`{user}` stands only in a route with `auth.required = true`");
+        return None;
+    }
+    Some(frame)
+}
+
+// ---------------------------------------------------------------------------------------------- posts
+
+fn post(
+    problems: &mut Problems<'_>,
+    url: &At<String>,
+    rule: &At<raw::Publish>,
+    context: &Context<'_>,
+) -> Option<PublishAction> {
+    let raw = rule.get();
+    for (name, at) in [
+        ("event", raw.event.as_ref().map(At::span)),
+        ("data", raw.data.as_ref().map(At::span)),
+        ("relay", raw.relay.as_ref().map(At::span)),
+    ] {
+        if let Some(span) = at {
+            problems.at(span, format!("`{name}` and `post` are both set: a rule triggers an event or posts"));
+        }
+    }
+    let allow = Allow { message_type: true, user: true, subscribe: false };
+    let text = template(problems, url, context.path_names, allow, context.authenticated);
+    if let Some(text) = &text {
+        check_url(problems, url, text);
+    }
+    if raw.body.is_none() {
+        problems.with_help(rule.span(), "`post` needs a `body`", "for example body = '{frame}'");
+    }
+    let body = raw.body.as_ref().and_then(|raw| self::body(problems, raw, context));
+    let mut headers = Vec::new();
+    for (name, value) in raw.headers.iter().flatten() {
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+.^_`|~-".contains(&b);
+        if name.get().is_empty() || !name.get().bytes().all(token) {
+            problems.at(name.span(), "this is no header's name (RFC 9110 §5.1)");
+        }
+        if value.get().chars().any(|c| c.is_control() && c != '\t') {
+            problems.at(value.span(), "a header's value has no control characters (RFC 9110 §5.5)");
+        }
+        headers.push((name.get().clone(), SecretString::from(value.get().clone())));
+    }
+    Some(PublishAction::Post { url: text?, body: body?, headers })
+}
+
+/// The host must be literal: a client's value must never say where the bridge connects to.
+fn check_url(problems: &mut Problems<'_>, raw: &At<String>, text: &Text) {
+    let prefix = text.literal_prefix();
+    let rest = ["http://", "https://"].iter().find_map(|scheme| prefix.strip_prefix(scheme));
+    let Some(rest) = rest else {
+        problems.at(raw.span(), "a URL starts with `http://` or `https://` and a host");
+        return;
+    };
+    let end = rest.find(['/', '?', '#']);
+    let authority = rest.get(..end.unwrap_or(rest.len())).unwrap_or("");
+    if end.is_none() && text.vars().next().is_some() {
+        let span = problems.inside(raw, prefix.len());
+        problems
+            .at(span, "a value may not reach the host: only the path and the query may have placeholders");
+    } else if authority.is_empty()
+        || !authority.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b))
+    {
+        problems.at(raw.span(), format!("`{authority}` is no host (and no place for credentials)"));
+    } else if raw.get().contains(|c: char| c.is_whitespace() || c.is_control()) {
+        problems.at(raw.span(), "a URL has no spaces");
+    }
+}

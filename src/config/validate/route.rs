@@ -1,0 +1,532 @@
+//! `[[routes]]`, with what their group and the defaults put under them
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{POSITIVE, RouteInput, Shared, publish, rate, rate_or_none, required, template, unknown_name};
+use crate::config::problems::Problems;
+use crate::config::raw;
+use crate::config::scalars::{At, Either, Number};
+use crate::config::{
+    Exclusive, Filter, Heartbeat, HeartbeatKind, Limits, OnConflict, OnGap, Ownership, Rate, Refusal, Route,
+    RouteAuth, SlotLimit, TokenPlace,
+};
+use crate::deprecation::Policy;
+use crate::legacy::dialect::Dialect;
+use crate::routes::{CHANNEL_BYTES_MAX, ChannelKind, PathTemplate, check_channel, kind_a_value_could_select};
+use crate::template::{Allow, Text, Var, closest};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const AUTH_DEADLINE: Duration = Duration::from_secs(30);
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(75);
+const REFUSAL_HOLD: Duration = Duration::from_secs(30);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The old server's limits.
+const MESSAGES: Rate = Rate { count: 100, per: MINUTE, burst: 100 };
+/// The old server's limits.
+const AUTH_ATTEMPTS: Rate = Rate { count: 5, per: MINUTE, burst: 5 };
+const CONTROL_FRAMES: Rate = Rate { count: 600, per: MINUTE, burst: 600 };
+const MESSAGE_BYTES: usize = 64 * 1024;
+const DEPTH: usize = 64;
+const SUBSCRIPTIONS: usize = 100;
+const OUTBOX_FRAMES: usize = 1024;
+const OUTBOX_BYTES: usize = 1 << 20;
+const SLOTS_MAX: i64 = 1_000_000;
+
+/// What the parts of a route need to know of it.
+pub(super) struct Context<'r> {
+    pub(super) path_names: &'r [String],
+    pub(super) authenticated: bool,
+    pub(super) dialect: &'r Dialect,
+}
+
+pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Shared) -> Option<Route> {
+    let raw = &input.route;
+    let name = required(problems, raw.name.as_ref(), input.span.clone(), "name");
+    if let Some(name) = name.filter(|name| !super::is_name(name.get())) {
+        super::bad_name(problems, name.span(), "route");
+    }
+    let path = required(problems, raw.path.as_ref(), input.span.clone(), "path").and_then(|at| {
+        PathTemplate::parse(at.get())
+            .map_err(|error| {
+                let span = problems.inside(at, error.at);
+                problems.at(span, error.message);
+            })
+            .ok()
+    });
+    let channel = required(problems, raw.channel.as_ref(), input.span.clone(), "channel");
+    let dialect = dialect(problems, input, shared);
+    let (name, path, channel, dialect) = (name?, path?, channel?, dialect?);
+    let auth = auth(problems, raw, shared, path.names(), &dialect);
+    let context = Context { path_names: path.names(), authenticated: auth.is_some(), dialect: &dialect };
+    let subscribe_values = subscribe_values(problems, raw);
+    let channel = self::channel(problems, channel, &context, &subscribe_values);
+    let filter = filter(problems, raw.filter.as_ref(), &context);
+    subscribe_is_used(problems, raw, channel.as_ref(), filter.as_ref());
+    let publish = publish::rules(problems, raw, &context);
+    let scope: Arc<str> = raw.group.as_ref().unwrap_or(name).get().as_str().into();
+    let limits = limits(problems, raw.limits.as_ref(), &context, scope);
+    let heartbeat = heartbeat(problems, raw, &context);
+    let deprecation = deprecation(problems, raw.deprecation.as_ref());
+    let refusal = match raw.refusal.as_ref().map(At::get) {
+        Some(raw::Refusal::Frame) => Refusal::Frame {
+            hold: problems.duration(raw.refusal_hold.as_ref(), Duration::ZERO, REFUSAL_HOLD),
+        },
+        _ => Refusal::Http,
+    };
+    let origins = origins(problems, raw);
+    Some(Route {
+        index: 0,
+        name: name.get().as_str().into(),
+        channel: channel?,
+        subscribe_values,
+        auth,
+        filter,
+        publish,
+        echo: problems.flag(raw.echo.as_ref(), false),
+        heartbeat,
+        limits,
+        deprecation,
+        refusal,
+        on_gap: match raw.on_gap.as_ref().map(At::get) {
+            None | Some(raw::OnGap::Ignore) => OnGap::Ignore,
+            Some(raw::OnGap::Notify) => OnGap::Notify,
+            Some(raw::OnGap::Close) => OnGap::Close,
+        },
+        origins,
+        path,
+        dialect,
+    })
+}
+
+/// Names and paths must tell routes apart.
+pub(super) fn distinct(problems: &mut Problems<'_>, routes: &[(&RouteInput, Arc<Route>)]) {
+    for (index, (input, route)) in routes.iter().enumerate() {
+        for (earlier_input, earlier) in routes.iter().take(index) {
+            let line = |problems: &Problems<'_>, at: Option<&At<String>>| {
+                problems.line(&at.map_or_else(|| earlier_input.span.clone(), At::span))
+            };
+            if let Some(name) = input.route.name.as_ref().filter(|_| earlier.name == route.name) {
+                let line = line(problems, earlier_input.route.name.as_ref());
+                problems
+                    .at(name.span(), format!("the route on line {line} has the name `{}` too", route.name));
+            }
+            if let Some(path) = input.route.path.as_ref().filter(|_| earlier.path.overlaps(&route.path)) {
+                let line = line(problems, earlier_input.route.path.as_ref());
+                problems.at(
+                    path.span(),
+                    format!(
+                        "one path can match both this and `{}` of the route `{}` (line {line})",
+                        earlier.path.source(),
+                        earlier.name
+                    ),
+                );
+            }
+        }
+    }
+}
+
+fn dialect(problems: &mut Problems<'_>, input: &RouteInput, shared: &Shared) -> Option<Arc<Dialect>> {
+    let name = required(problems, input.route.dialect.as_ref(), input.span.clone(), "dialect")?;
+    match shared.dialects.get(name.get()) {
+        Some(dialect) => dialect.clone(),
+        None => {
+            let names: Vec<&str> = shared.dialects.keys().map(String::as_str).collect();
+            unknown_name(problems, name, "dialect", &names);
+            None
+        }
+    }
+}
+
+fn auth(
+    problems: &mut Problems<'_>,
+    route: &raw::Route,
+    shared: &Shared,
+    path_names: &[String],
+    dialect: &Dialect,
+) -> Option<RouteAuth> {
+    let raw = route.auth.as_ref()?;
+    if !problems.flag(raw.required.as_ref(), false) {
+        let asked = raw.permissions.iter().flatten().map(At::span).next();
+        if let Some(span) = asked.or_else(|| raw.owns.iter().flatten().map(At::span).next()) {
+            problems.at(span, "`permissions` and `owns` have no meaning without `auth.required = true`");
+        }
+        return None;
+    }
+    let places: Vec<TokenPlace> =
+        raw.also_from.iter().flatten().filter_map(|place| token_place(problems, place)).collect();
+    if let Some(flag) = &raw.required {
+        if !shared.has_keys {
+            problems.at(flag.span(), "authentication needs a key, but there is no [[auth.keys]]");
+        }
+        if dialect.auth.is_none() {
+            problems.at(
+                flag.span(),
+                format!(
+                    "authentication needs an `auth` message, but the dialect `{}` has none",
+                    dialect.name
+                ),
+            );
+        }
+    }
+    let mut owns = Vec::new();
+    for own in raw.owns.iter().flatten() {
+        let claim = required(problems, own.get().claim.as_ref(), own.span(), "claim");
+        let contains = required(problems, own.get().contains.as_ref(), own.span(), "contains");
+        let contains = contains.and_then(|raw| template(problems, raw, path_names, Allow::default(), false));
+        if let (Some(claim), Some(contains)) = (claim, contains) {
+            owns.push(Ownership { claim: claim.get().clone(), contains });
+        }
+    }
+    let permissions = raw.permissions.iter().flatten();
+    Some(RouteAuth {
+        permissions: permissions.filter_map(|p| problems.text(Some(p)).map(|p| p.get().clone())).collect(),
+        owns,
+        deadline: problems.duration(raw.deadline.as_ref(), POSITIVE, AUTH_DEADLINE),
+        also_from: places,
+    })
+}
+
+fn token_place(problems: &mut Problems<'_>, raw: &At<String>) -> Option<TokenPlace> {
+    let token = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+.^_`|~-".contains(&b))
+    };
+    let parameter = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.~-".contains(&b))
+    };
+    match raw.get().split_once(':') {
+        None if raw.get() == "header" => Some(TokenPlace::Header),
+        Some(("query", name)) if parameter(name) => Some(TokenPlace::Query(name.to_owned())),
+        Some(("subprotocol", name)) if token(name) => Some(TokenPlace::Subprotocol(name.to_owned())),
+        _ => {
+            let word = raw.get().split(':').next().unwrap_or("");
+            let near = closest(word, ["header", "query", "subprotocol"].into_iter());
+            let help = near.map_or_else(
+                || "\"header\", \"query:NAME\" or \"subprotocol:NAME\"".to_owned(),
+                |near| format!("did you mean `{near}`?"),
+            );
+            problems.with_help(raw.span(), format!("`{}` is no place for a token", raw.get()), help);
+            None
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------- channel and filter
+
+fn subscribe_values(problems: &mut Problems<'_>, raw: &raw::Route) -> Vec<(String, Vec<String>)> {
+    let mut out = Vec::new();
+    for (field, values) in raw.subscribe.iter().flatten() {
+        if values.get().is_empty() {
+            problems.at(values.span(), "an empty list would let nothing be subscribed; leave it out for any");
+        }
+        for value in values.get() {
+            if let Err(error) = check_channel(value.get()) {
+                problems.at(value.span(), error.replace("the channel's name", "the value"));
+            }
+        }
+        out.push((field.get().clone(), values.get().iter().map(|v| v.get().clone()).collect()));
+    }
+    out
+}
+
+/// A list of values for a field that nothing asks for is a slip.
+fn subscribe_is_used(
+    problems: &mut Problems<'_>,
+    raw: &raw::Route,
+    channel: Option<&Text>,
+    filter: Option<&Filter>,
+) {
+    let (Some(channel), true) = (channel, filter.is_some() || raw.filter.is_none()) else { return };
+    let texts = [Some(channel), filter.map(|f| &f.equals)];
+    let used: Vec<&str> = texts
+        .into_iter()
+        .flatten()
+        .flat_map(Text::vars)
+        .filter_map(|var| match var {
+            Var::Subscribe(field) => Some(field.as_str()),
+            _ => None,
+        })
+        .collect();
+    for field in raw.subscribe.iter().flat_map(|fields| fields.keys()) {
+        if used.contains(&field.get().as_str()) {
+            continue;
+        }
+        let message = format!("neither `channel` nor `filter` has `{{subscribe.{}}}`", field.get());
+        match closest(field.get(), used.iter().copied()) {
+            Some(near) => problems.with_help(field.span(), message, format!("did you mean `{near}`?")),
+            None => problems.at(field.span(), message),
+        }
+    }
+}
+
+/// In-band choice needs the dialect's word for it, and one field per template.
+fn check_subscribe(problems: &mut Problems<'_>, raw: &At<String>, text: &Text, context: &Context<'_>) {
+    let mut fields = text.vars().filter_map(|var| match var {
+        Var::Subscribe(field) => Some(field),
+        _ => None,
+    });
+    let Some(field) = fields.next() else { return };
+    let at = |field: &str| raw.get().find(&format!("{{subscribe.{field}}}")).unwrap_or(0);
+    if context.dialect.subscribe.is_none() {
+        let span = problems.inside(raw, at(field));
+        problems.at(
+            span,
+            format!(
+                "`{{subscribe.…}}` needs a `subscribe` message, but the dialect `{}` has none",
+                context.dialect.name
+            ),
+        );
+    }
+    if let Some(other) = fields.find(|other| *other != field) {
+        let span = problems.inside(raw, at(other));
+        problems.at(span, "one template can ask for one field of a `subscribe` message only");
+    }
+}
+
+fn channel(
+    problems: &mut Problems<'_>,
+    raw: &At<String>,
+    context: &Context<'_>,
+    closed: &[(String, Vec<String>)],
+) -> Option<Text> {
+    let allow = Allow { subscribe: true, user: true, message_type: false };
+    let text = template(problems, raw, context.path_names, allow, context.authenticated)?;
+    check_subscribe(problems, raw, &text, context);
+    let mut length = 0;
+    let mut from = 0;
+    for literal in text.literals() {
+        length += literal.len();
+        let start = raw.get().get(from..).and_then(|rest| rest.find(literal)).unwrap_or(0) + from;
+        from = start + literal.len();
+        if let Err(error) = check_channel(literal)
+            && literal.len() <= CHANNEL_BYTES_MAX
+        {
+            let legal = |c: char| c.is_ascii() && crate::routes::is_channel_byte(c as u8);
+            let bad = literal.find(|c| !legal(c)).unwrap_or(0);
+            let span = problems.inside(raw, start + bad);
+            problems.at(span, error);
+        }
+    }
+    if length > CHANNEL_BYTES_MAX {
+        problems
+            .at(raw.span(), format!("the channel's name has {length} bytes of at most {CHANNEL_BYTES_MAX}"));
+    }
+    check_kind(problems, raw, &text, closed);
+    Some(text)
+}
+
+/// The kind must be one that is carried, and must not depend on what a client writes.
+fn check_kind(problems: &mut Problems<'_>, raw: &At<String>, text: &Text, closed: &[(String, Vec<String>)]) {
+    let prefix = text.literal_prefix();
+    let first = text.vars().next();
+    let values = match first {
+        Some(Var::Subscribe(field)) => {
+            closed.iter().find(|(name, _)| name == field).map(|(_, v)| v.as_slice())
+        }
+        None => Some(&[][..]),
+        _ => None,
+    };
+    let mut begins: Vec<String> = vec![prefix.to_owned()];
+    match values {
+        Some(values) => begins.extend(values.iter().map(|value| format!("{prefix}{value}"))),
+        None => {
+            if let Some(kind) = kind_a_value_could_select(prefix) {
+                let span = problems.inside(raw, prefix.len());
+                problems.with_help(
+                    span,
+                    format!("a value here could make this a `{kind}` channel"),
+                    "put literal text before it, or list the values in [routes.subscribe]",
+                );
+            }
+        }
+    }
+    for begin in begins {
+        let kind = match ChannelKind::of(&begin) {
+            ChannelKind::Presence => "presence-",
+            ChannelKind::Encrypted => "private-encrypted-",
+            ChannelKind::Public | ChannelKind::Private => continue,
+        };
+        problems.at(raw.span(), format!("`{kind}` channels are not carried yet"));
+        return;
+    }
+}
+
+fn filter(problems: &mut Problems<'_>, raw: Option<&raw::Filter>, context: &Context<'_>) -> Option<Filter> {
+    let raw = raw?;
+    let place = raw.field.as_ref().or(raw.equals.as_ref()).map_or(0..0, At::span);
+    let field = required(problems, raw.field.as_ref(), place.clone(), "field");
+    let equals = required(problems, raw.equals.as_ref(), place, "equals");
+    let (field, equals) = (field?, equals?);
+    let names: Vec<String> = field.get().split('.').map(str::to_owned).collect();
+    if names.iter().any(String::is_empty) {
+        problems.at(field.span(), "a field is a name, or names with a `.` between: `agent_id`, `agent.id`");
+    }
+    let allow = Allow { subscribe: true, user: true, message_type: false };
+    let text = template(problems, equals, context.path_names, allow, context.authenticated)?;
+    check_subscribe(problems, equals, &text, context);
+    Some(Filter { field: names, equals: text })
+}
+
+// ------------------------------------------------------------------------------------------- the rest
+
+fn heartbeat(problems: &mut Problems<'_>, raw: &raw::Route, context: &Context<'_>) -> Heartbeat {
+    let nothing = raw::Heartbeat::default();
+    let raw = raw.heartbeat.as_ref().unwrap_or(&nothing);
+    let kind = match raw.kind.as_ref().map(At::get) {
+        None | Some(raw::HeartbeatKind::WebSocket) => HeartbeatKind::WebSocket,
+        Some(raw::HeartbeatKind::Json) => HeartbeatKind::Json,
+        Some(raw::HeartbeatKind::Both) => HeartbeatKind::Both,
+        Some(raw::HeartbeatKind::None) => HeartbeatKind::None,
+    };
+    if let Some(at) = raw.kind.as_ref().filter(|_| kind.json() && context.dialect.out.ping.is_none()) {
+        problems.at(
+            at.span(),
+            format!("this heartbeat needs `out.ping`, but the dialect `{}` has none", context.dialect.name),
+        );
+    }
+    let every = problems.duration(raw.every.as_ref(), POSITIVE, HEARTBEAT_EVERY);
+    let timeout = problems.duration(raw.timeout.as_ref(), POSITIVE, HEARTBEAT_TIMEOUT);
+    if timeout <= every
+        && let Some(place) = raw.timeout.as_ref().or(raw.every.as_ref())
+    {
+        problems.at(place.span(), "`timeout` must be longer than `every`, or no answer could come in time");
+    }
+    Heartbeat { kind, every, timeout }
+}
+
+fn limits(
+    problems: &mut Problems<'_>,
+    raw: Option<&raw::Limits>,
+    context: &Context<'_>,
+    scope: Arc<str>,
+) -> Limits {
+    let nothing = raw::Limits::default();
+    let raw = raw.unwrap_or(&nothing);
+    let per_address = raw.connections_per_address.as_ref();
+    let control = raw.control_frames.as_ref();
+    Limits {
+        connections_per_user: raw.connections_per_user.as_ref().map(|at| match at.get() {
+            Either::Short(number) => {
+                let max = problems.number(Some(&at.with(number.clone())), 1..=SLOTS_MAX, 1);
+                SlotLimit { max, on_conflict: OnConflict::Probe, probe_timeout: PROBE_TIMEOUT }
+            }
+            Either::Long(table) => {
+                if table.max.is_none() {
+                    problems.at(at.span(), "`max` is missing");
+                }
+                slots(problems, table.max.as_ref(), table.on_conflict.as_ref(), table.probe_timeout.as_ref())
+            }
+        }),
+        connections_per_address: per_address.map(|n| problems.number(Some(n), 1..=SLOTS_MAX, 1)),
+        exclusive: raw.exclusive.as_ref().and_then(|table| exclusive(problems, table, context)),
+        scope,
+        messages: rate_or_none(problems, raw.messages.as_ref(), MESSAGES),
+        auth_attempts: rate_or_none(problems, raw.auth_attempts.as_ref(), AUTH_ATTEMPTS),
+        control_frames: control.map_or(CONTROL_FRAMES, |raw| rate(problems, raw, CONTROL_FRAMES)),
+        message_bytes_max: problems.number(raw.message_bytes.as_ref(), 1..=64 << 20, MESSAGE_BYTES),
+        depth_max: problems.number(raw.depth.as_ref(), 1..=127, DEPTH),
+        subscriptions_max: problems.number(raw.subscriptions.as_ref(), 1..=10_000, SUBSCRIPTIONS),
+        outbox_frames_max: problems.number(raw.outbox_frames.as_ref(), 1..=1_000_000, OUTBOX_FRAMES),
+        outbox_bytes_max: problems.number(raw.outbox_bytes.as_ref(), 16_384..=1 << 30, OUTBOX_BYTES),
+    }
+}
+
+fn slots(
+    problems: &mut Problems<'_>,
+    max: Option<&At<Number>>,
+    on_conflict: Option<&At<raw::OnConflict>>,
+    probe_timeout: Option<&At<String>>,
+) -> SlotLimit {
+    SlotLimit {
+        max: problems.number(max, 1..=SLOTS_MAX, 1),
+        on_conflict: match on_conflict.map(At::get) {
+            None | Some(raw::OnConflict::Probe) => OnConflict::Probe,
+            Some(raw::OnConflict::Refuse) => OnConflict::Refuse,
+            Some(raw::OnConflict::Replace) => OnConflict::Replace,
+        },
+        probe_timeout: problems.duration(probe_timeout, POSITIVE, PROBE_TIMEOUT),
+    }
+}
+
+fn exclusive(problems: &mut Problems<'_>, raw: &raw::Exclusive, context: &Context<'_>) -> Option<Exclusive> {
+    let place = raw.max.as_ref().map(At::span).or(raw.on_conflict.as_ref().map(At::span));
+    let key = required(problems, raw.key.as_ref(), place.unwrap_or(0..0), "key")?;
+    let allow = Allow { user: true, ..Allow::default() };
+    Some(Exclusive {
+        key: template(problems, key, context.path_names, allow, context.authenticated)?,
+        slots: slots(problems, raw.max.as_ref(), raw.on_conflict.as_ref(), raw.probe_timeout.as_ref()),
+    })
+}
+
+fn deprecation(problems: &mut Problems<'_>, raw: Option<&raw::Deprecation>) -> Option<Policy> {
+    let raw = raw?;
+    let deprecated_at = date(problems, raw.deprecated_at.as_ref());
+    let sunset_at = date(problems, raw.sunset_at.as_ref());
+    if let (Some(deprecated), Some(sunset), Some(place)) = (deprecated_at, sunset_at, &raw.sunset_at)
+        && sunset < deprecated
+    {
+        problems.at(place.span(), "the sunset comes before the deprecation (RFC 9745 §4)");
+    }
+    let refuse = raw.after_sunset.as_ref().filter(|after| *after.get() == raw::AfterSunset::Refuse);
+    if let Some(place) = refuse.filter(|_| raw.sunset_at.is_none()) {
+        problems.at(place.span(), "`after_sunset = \"refuse\"` needs `sunset_at`");
+    }
+    let policy = Policy {
+        deprecated_at,
+        sunset_at,
+        refuse_after_sunset: refuse.is_some(),
+        documentation: link(problems, raw.documentation.as_ref()),
+        sunset_policy: link(problems, raw.sunset_policy.as_ref()),
+        successor: link(problems, raw.successor.as_ref()),
+    };
+    (policy != Policy::default()).then_some(policy)
+}
+
+fn date(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<i64> {
+    let raw = raw?;
+    match raw.get().parse::<jiff::Timestamp>() {
+        Ok(date) => Some(date.as_second()),
+        Err(_) => {
+            problems.with_help(
+                raw.span(),
+                format!("`{}` is no date with a time and an offset", raw.get()),
+                "as in RFC 3339: 2025-06-30T23:59:59Z",
+            );
+            None
+        }
+    }
+}
+
+/// A link goes into a header between `<` and `>`.
+fn link(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<String> {
+    let raw = raw?;
+    let (scheme, rest) = raw.get().split_once("://").unwrap_or(("", ""));
+    let scheme_legal = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+        && scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+.-".contains(&b));
+    let rest_legal =
+        !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic() && !b"<>\"{}".contains(&b));
+    if scheme_legal && rest_legal {
+        return Some(raw.get().clone());
+    }
+    problems.at(raw.span(), format!("`{}` is no URL", raw.get()));
+    None
+}
+
+fn origins(problems: &mut Problems<'_>, raw: &raw::Route) -> Vec<String> {
+    let mut out = Vec::new();
+    for origin in raw.origins.iter().flatten() {
+        let host = origin.get().split_once("://").map_or("", |(_, host)| host);
+        let bare = !host.is_empty() && !host.contains('/') && !host.contains(char::is_whitespace);
+        if bare || origin.get() == "null" {
+            out.push(origin.get().to_ascii_lowercase());
+        } else {
+            problems.with_help(
+                origin.span(),
+                format!("`{}` is no origin", origin.get()),
+                "a scheme and a host, no path: \"https://app.example.com\"",
+            );
+        }
+    }
+    out
+}

@@ -1,0 +1,87 @@
+//! `[server]`
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::POSITIVE;
+use crate::config::problems::Problems;
+use crate::config::raw;
+use crate::config::scalars::At;
+use crate::config::{ForwardedHeader, Server};
+
+const LISTEN: &str = "127.0.0.1:8009";
+const ADMIN: &str = "127.0.0.1:9009";
+const CONNECTIONS: usize = 18_000;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_BYTES: usize = 16 * 1024;
+/// The least that hyper takes as a read buffer.
+const HEADER_BYTES_LEAST: i64 = 8 * 1024;
+const HEADERS: usize = 64;
+const CLOSE_WINDOW: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(25);
+
+pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> Server {
+    let nothing = raw::Server::default();
+    let raw = raw.unwrap_or(&nothing);
+    let (no_limits, no_shutdown) = (raw::ServerLimits::default(), raw::Shutdown::default());
+    let limits = raw.limits.as_ref().unwrap_or(&no_limits);
+    let shutdown = raw.shutdown.as_ref().unwrap_or(&no_shutdown);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let close_window = problems.duration(shutdown.close_window.as_ref(), Duration::ZERO, CLOSE_WINDOW);
+    let grace = problems.duration(shutdown.grace.as_ref(), POSITIVE, GRACE);
+    if close_window >= grace
+        && let Some(place) = shutdown.close_window.as_ref().or(shutdown.grace.as_ref())
+    {
+        problems.at(place.span(), "`close_window` must be shorter than `grace`");
+    }
+    Server {
+        listen: address(problems, raw.listen.as_ref(), LISTEN),
+        admin: address(problems, raw.admin.as_ref(), ADMIN),
+        workers: problems.number(raw.workers.as_ref(), 1..=1024, cores),
+        trusted_proxies: raw.trusted_proxies.iter().flatten().filter_map(|p| network(problems, p)).collect(),
+        forwarded: match raw.forwarded_header.as_ref().map(At::get) {
+            None | Some(raw::ForwardedHeader::XForwardedFor) => ForwardedHeader::XForwardedFor,
+            Some(raw::ForwardedHeader::Forwarded) => ForwardedHeader::Forwarded,
+            Some(raw::ForwardedHeader::None) => ForwardedHeader::None,
+        },
+        connections_max: problems.number(limits.connections.as_ref(), 1..=10_000_000, CONNECTIONS),
+        header_timeout: problems.duration(limits.header_timeout.as_ref(), POSITIVE, HEADER_TIMEOUT),
+        header_bytes_max: problems.number(
+            limits.header_bytes.as_ref(),
+            HEADER_BYTES_LEAST..=1 << 20,
+            HEADER_BYTES,
+        ),
+        headers_max: problems.number(limits.headers.as_ref(), 1..=1000, HEADERS),
+        close_window,
+        grace,
+    }
+}
+
+fn address(problems: &mut Problems<'_>, raw: Option<&At<String>>, default: &str) -> SocketAddr {
+    let unspecified = || SocketAddr::from(([127, 0, 0, 1], 0));
+    let default = default.parse().unwrap_or_else(|_| unspecified());
+    let Some(raw) = raw else { return default };
+    raw.get().parse().unwrap_or_else(|_| {
+        problems.with_help(
+            raw.span(),
+            format!("`{}` is no address", raw.get()),
+            "an IP address and a port: \"127.0.0.1:8009\", \"0.0.0.0:8009\", \"[::]:8009\"",
+        );
+        default
+    })
+}
+
+fn network(problems: &mut Problems<'_>, raw: &At<String>) -> Option<IpNet> {
+    let text = raw.get();
+    let parsed = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    if parsed.is_none() {
+        problems.with_help(
+            raw.span(),
+            format!("`{text}` is no address or range of addresses"),
+            "in CIDR notation: \"10.0.0.0/8\", \"::1/128\"",
+        );
+    }
+    parsed
+}

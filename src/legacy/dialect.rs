@@ -1,0 +1,520 @@
+//! A dialect: what one family of old clients calls its control messages, and how its frames look. Decoding a
+//! client's frame and rendering a server's are here; both keep data raw.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::error::ErrorCode;
+use super::json::{self, Object};
+use crate::clock::Now;
+use crate::template::{Fill, Frame, Member, Slot};
+
+/// One dialect, validated.
+#[derive(Debug)]
+pub struct Dialect {
+    /// Its name in the file.
+    pub name: Arc<str>,
+    /// The field that tells messages apart (`type`).
+    pub type_field: String,
+    /// The message that carries a token.
+    pub auth: Option<AuthMessage>,
+    /// The type of the message that chooses a channel or a filter's value.
+    pub subscribe: Option<String>,
+    /// The type of its opposite.
+    pub unsubscribe: Option<String>,
+    /// The type of an answer to our ping.
+    pub pong: Option<String>,
+    /// The type of a ping of the client's own.
+    pub ping: Option<String>,
+    /// The frames.
+    pub out: Frames,
+    /// Codes that go by other names here.
+    pub error_codes: Vec<(ErrorCode, String)>,
+}
+
+/// The `auth` message.
+#[derive(Clone, Debug)]
+pub struct AuthMessage {
+    /// Its type.
+    pub message_type: String,
+    /// The field with the token.
+    pub token: String,
+}
+
+/// The frames a dialect sends.
+#[derive(Debug)]
+pub struct Frames {
+    /// An event of a channel.
+    pub event: EventFrame,
+    /// A token was accepted; without it nothing is said.
+    pub auth_ok: Option<Frame>,
+    /// A token was refused; without it the error frame serves.
+    pub auth_error: Option<Frame>,
+    /// Any other refusal.
+    pub error: Frame,
+    /// Heartbeat; needed for `heartbeat.kind = "json"`.
+    pub ping: Option<Frame>,
+    /// Answer to a client's own ping.
+    pub pong: Option<Frame>,
+    /// An in-band subscription stands; without it nothing is said.
+    pub subscribed: Option<Frame>,
+}
+
+impl Frames {
+    /// What the event frame may use.
+    pub const EVENT: &'static [Slot] = &[Slot::Event, Slot::Channel, Slot::Data, Slot::Now];
+    /// What the auth_ok frame may use.
+    pub const AUTH_OK: &'static [Slot] = &[Slot::User, Slot::Role, Slot::Permissions, Slot::Now];
+    /// What the auth_error frame may use.
+    pub const AUTH_ERROR: &'static [Slot] = &[Slot::Code, Slot::Message, Slot::Now];
+    /// What the error frame may use.
+    pub const ERROR: &'static [Slot] = &[Slot::Code, Slot::Message, Slot::Details, Slot::Now];
+    /// What the ping and pong frames may use.
+    pub const PING: &'static [Slot] = &[Slot::Now];
+    /// What the subscribed frame may use.
+    pub const SUBSCRIBED: &'static [Slot] = &[Slot::Channel, Slot::Now];
+    /// What a published body may use.
+    pub const BODY: &'static [Slot] = &[Slot::Data, Slot::Frame, Slot::Type, Slot::User, Slot::Now];
+}
+
+/// The event frame, and how to tell that a publisher already wrote one.
+#[derive(Debug)]
+pub struct EventFrame {
+    template: Frame,
+    envelope: Vec<(String, Expect)>,
+    members: Vec<String>,
+    data_member: Option<String>,
+}
+
+/// What a member of a whole old envelope must be.
+#[derive(Debug)]
+enum Expect {
+    Event,
+    Channel,
+    Literal(String),
+    Present,
+}
+
+/// An event's data as it came from Pusher.
+#[derive(Clone, Copy, Debug)]
+pub struct EventData<'a> {
+    /// The event's name, by which the client is to know it.
+    pub event: &'a str,
+    /// The channel, by the name the client knows.
+    pub channel: &'a str,
+    /// The data, as JSON text.
+    pub json: &'a str,
+}
+
+impl EventFrame {
+    /// Learns from the template what a whole envelope looks like: members with `{event}`, `{channel}` or a
+    /// fixed string must be equal, one with `{data}` must be there. Others (`{now}`) may be missing.
+    #[must_use]
+    pub fn new(template: Frame) -> Self {
+        let members = template.members();
+        let data_member = members
+            .iter()
+            .find(|(_, member)| *member == Member::Slot(Slot::Data))
+            .map(|(name, _)| name.clone());
+        let names = members.iter().map(|(name, _)| name.clone()).collect();
+        let envelope: Vec<_> = members
+            .into_iter()
+            .filter_map(|(name, member)| {
+                let expect = match member {
+                    Member::Slot(Slot::Event) => Expect::Event,
+                    Member::Slot(Slot::Channel) => Expect::Channel,
+                    Member::Slot(Slot::Data) => Expect::Present,
+                    Member::Literal(text) => Expect::Literal(text),
+                    _ => return None,
+                };
+                Some((name, expect))
+            })
+            .collect();
+        let recognisable = envelope.iter().any(|(_, expect)| matches!(expect, Expect::Present))
+            && envelope.iter().any(|(_, expect)| !matches!(expect, Expect::Present));
+        let envelope = if recognisable { envelope } else { Vec::new() };
+        Self { template, envelope, members: names, data_member }
+    }
+
+    /// The member that holds an event's data.
+    #[must_use]
+    pub fn data_member(&self) -> Option<&str> {
+        self.data_member.as_deref()
+    }
+
+    /// What of a client's frame is its data: the member where this dialect's events have theirs, when the
+    /// frame has no member that an event has not; else `None`, and only the whole frame loses nothing.
+    #[must_use]
+    pub fn data_of<'a>(&self, object: &Object<'a>) -> Option<&'a str> {
+        let known = object.names().all(|name| self.members.iter().any(|member| member == name));
+        object.get(self.data_member.as_deref()?).filter(|_| known)
+    }
+
+    /// The template.
+    #[must_use]
+    pub const fn template(&self) -> &Frame {
+        &self.template
+    }
+
+    /// Whether `data` is itself the whole frame: then its `{data}` part, else `None`.
+    fn envelope<'a>(&self, data: &EventData<'a>) -> Option<&'a str> {
+        if self.envelope.is_empty() || !data.json.starts_with('{') {
+            return None;
+        }
+        let object = Object::parse(data.json).ok()?;
+        let mut inner = None;
+        for (name, expect) in &self.envelope {
+            let matches = match expect {
+                Expect::Event => object.string(name)? == data.event,
+                Expect::Channel => object.string(name)? == data.channel,
+                Expect::Literal(text) => object.string(name)? == text.as_str(),
+                Expect::Present => {
+                    inner = object.get(name);
+                    inner.is_some()
+                }
+            };
+            if !matches {
+                return None;
+            }
+        }
+        inner
+    }
+
+    /// Renders the event as one envelope. Data that already is the whole envelope passes as it is.
+    #[must_use]
+    pub fn render(&self, data: &EventData<'_>, now: Now) -> String {
+        if self.envelope(data).is_some() {
+            return data.json.to_owned();
+        }
+        let timestamp = now.rfc3339();
+        let mut out =
+            String::with_capacity(data.json.len() + self.template.source().len() + data.event.len());
+        self.template.render(&mut out, |slot| match slot {
+            Slot::Event => Fill::Text(data.event),
+            Slot::Channel => Fill::Text(data.channel),
+            Slot::Data => Fill::Json(data.json),
+            _ => Fill::Text(&timestamp),
+        });
+        out
+    }
+
+    /// The payload that a filter looks into: the data, or the data inside of a whole envelope.
+    #[must_use]
+    pub fn payload<'a>(&self, data: &EventData<'a>) -> &'a str {
+        self.envelope(data).unwrap_or(data.json)
+    }
+}
+
+/// A client's frame, understood.
+#[derive(Debug)]
+pub enum ClientMessage<'a> {
+    /// A token, if the field has one.
+    Auth(Option<Cow<'a, str>>),
+    /// An in-band subscription.
+    Subscribe(Object<'a>),
+    /// Its end.
+    Unsubscribe(Object<'a>),
+    /// An answer to our ping.
+    Pong,
+    /// A ping of the client's own.
+    Ping,
+    /// Application traffic.
+    Application {
+        /// Its type.
+        message_type: Cow<'a, str>,
+        /// Its members.
+        object: Object<'a>,
+    },
+}
+
+impl Dialect {
+    /// Understands a client's text frame.
+    ///
+    /// # Errors
+    /// The code to answer with: too deep, not JSON, no object, no type.
+    pub fn decode<'a>(&self, text: &'a str, depth_max: usize) -> Result<ClientMessage<'a>, ErrorCode> {
+        if json::depth(text) > depth_max {
+            return Err(ErrorCode::TooDeep);
+        }
+        let object = match Object::parse(text) {
+            Ok(object) => object,
+            Err(error) if error.is_data() && json::is_json(text) => return Err(ErrorCode::NotAnObject),
+            Err(_) => return Err(ErrorCode::InvalidJson),
+        };
+        let message_type = object.string(&self.type_field).ok_or(ErrorCode::MissingType)?;
+        let is = |name: &Option<String>| name.as_deref() == Some(message_type.as_ref());
+        if let Some(auth) = self.auth.as_ref().filter(|auth| auth.message_type == message_type) {
+            return Ok(ClientMessage::Auth(object.string(&auth.token)));
+        }
+        Ok(if is(&self.pong) {
+            ClientMessage::Pong
+        } else if is(&self.ping) {
+            ClientMessage::Ping
+        } else if is(&self.subscribe) {
+            ClientMessage::Subscribe(object)
+        } else if is(&self.unsubscribe) {
+            ClientMessage::Unsubscribe(object)
+        } else {
+            ClientMessage::Application { message_type, object }
+        })
+    }
+
+    /// The name of `code` in this dialect.
+    #[must_use]
+    pub fn code(&self, code: ErrorCode) -> &str {
+        self.error_codes
+            .iter()
+            .find(|(c, _)| *c == code)
+            .map_or_else(|| code.as_str(), |(_, name)| name.as_str())
+    }
+
+    /// The error frame. `details` is a JSON object.
+    #[must_use]
+    pub fn render_error(&self, code: ErrorCode, message: &str, details: &str, now: Now) -> String {
+        self.render(&self.out.error, now, |slot| match slot {
+            Slot::Code => Some(Fill::Text(self.code(code))),
+            Slot::Message => Some(Fill::Text(message)),
+            Slot::Details => Some(Fill::Json(details)),
+            _ => None,
+        })
+    }
+
+    /// The auth_error frame, or the error frame where the dialect has none.
+    #[must_use]
+    pub fn render_auth_error(&self, code: ErrorCode, message: &str, details: &str, now: Now) -> String {
+        match &self.out.auth_error {
+            None => self.render_error(code, message, details, now),
+            Some(frame) => self.render(frame, now, |slot| match slot {
+                Slot::Code => Some(Fill::Text(self.code(code))),
+                Slot::Message => Some(Fill::Text(message)),
+                _ => None,
+            }),
+        }
+    }
+
+    /// The frame that says that a token was accepted; `permissions` is a JSON array.
+    #[must_use]
+    pub fn render_auth_ok(
+        &self,
+        user: &str,
+        role: Option<&str>,
+        permissions: &str,
+        now: Now,
+    ) -> Option<String> {
+        let frame = self.out.auth_ok.as_ref()?;
+        Some(self.render(frame, now, |slot| match slot {
+            Slot::User => Some(Fill::Text(user)),
+            Slot::Role => Some(role.map_or(Fill::Json("null"), Fill::Text)),
+            Slot::Permissions => Some(Fill::Json(permissions)),
+            _ => None,
+        }))
+    }
+
+    /// The heartbeat.
+    #[must_use]
+    pub fn render_ping(&self, now: Now) -> Option<String> {
+        self.out.ping.as_ref().map(|frame| self.render(frame, now, |_| None))
+    }
+
+    /// The answer to a client's own ping.
+    #[must_use]
+    pub fn render_pong(&self, now: Now) -> Option<String> {
+        self.out.pong.as_ref().map(|frame| self.render(frame, now, |_| None))
+    }
+
+    /// The answer to an in-band subscription.
+    #[must_use]
+    pub fn render_subscribed(&self, channel: &str, now: Now) -> Option<String> {
+        let frame = self.out.subscribed.as_ref()?;
+        Some(self.render(frame, now, |slot| (slot == Slot::Channel).then_some(Fill::Text(channel))))
+    }
+
+    #[allow(clippy::unused_self)]
+    fn render<'a>(&self, frame: &Frame, now: Now, fill: impl Fn(Slot) -> Option<Fill<'a>>) -> String {
+        let timestamp = now.rfc3339();
+        let mut out = String::with_capacity(frame.source().len() + 64);
+        // The template's slots were checked, so what `fill` does not know is the time.
+        frame.render(&mut out, |slot| match fill(slot) {
+            Some(Fill::Json(text)) => Fill::Json(text),
+            Some(Fill::Text(text)) => Fill::Text(text),
+            None => Fill::Text(&timestamp),
+        });
+        out
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The typed dialect, as the shipped routes.toml has it.
+    pub(crate) fn typed() -> Dialect {
+        let frame = |text: &str, slots| Some(Frame::parse(text, slots).unwrap());
+        Dialect {
+            name: "typed".into(),
+            type_field: "type".into(),
+            auth: Some(AuthMessage { message_type: "auth".into(), token: "token".into() }),
+            subscribe: Some("subscribe".into()),
+            unsubscribe: Some("unsubscribe".into()),
+            pong: Some("pong".into()),
+            ping: None,
+            out: Frames {
+                event: EventFrame::new(
+                    Frame::parse(r#"{"type":{event},"data":{data},"timestamp":{now}}"#, Frames::EVENT).unwrap(),
+                ),
+                auth_ok: frame(
+                    r#"{"type":"auth_response","data":{"authenticated":true,"user_id":{user},"role":{role},"permissions":{permissions}}}"#,
+                    Frames::AUTH_OK,
+                ),
+                auth_error: frame(
+                    r#"{"type":"auth_error","data":{"error":{code},"message":{message}}}"#,
+                    Frames::AUTH_ERROR,
+                ),
+                error: Frame::parse(
+                    r#"{"type":"error","data":{"error_code":{code},"message":{message},"details":{details}}}"#,
+                    Frames::ERROR,
+                )
+                .unwrap(),
+                ping: frame(r#"{"type":"ping","timestamp":{now}}"#, Frames::PING),
+                pong: None,
+                subscribed: None,
+            },
+            error_codes: Vec::new(),
+        }
+    }
+
+    fn channel_event() -> EventFrame {
+        EventFrame::new(
+            Frame::parse(
+                r#"{"type":"event","channel":{channel},"data":{data},"timestamp":{now}}"#,
+                Frames::EVENT,
+            )
+            .unwrap(),
+        )
+    }
+
+    pub(crate) fn now() -> Now {
+        Now { unix_ms: 1_737_453_660_000, ..Now::read() }
+    }
+
+    fn data<'a>(event: &'a str, json: &'a str) -> EventData<'a> {
+        EventData { event, channel: "files", json }
+    }
+
+    #[test]
+    fn bare_data_gets_one_envelope_and_keeps_its_text() {
+        let event = typed().out.event;
+        let json = r#"{ "n": 1.50, "s":"\u00e9\n", "big": 123456789012345678901234567890 }"#;
+        assert_eq!(
+            event.render(&data("progress_update", json), now()),
+            format!(r#"{{"type":"progress_update","data":{json},"timestamp":"2025-01-21T10:01:00Z"}}"#)
+        );
+    }
+
+    #[test]
+    fn a_whole_envelope_passes_as_it_is() {
+        let event = typed().out.event;
+        let whole = r#"{"timestamp":"t","type":"progress_update","data":{"a":1},"extra":true}"#;
+        assert_eq!(event.render(&data("progress_update", whole), now()), whole);
+        assert_eq!(event.payload(&data("progress_update", whole)), r#"{"a":1}"#);
+        let channel = channel_event();
+        let whole = r#"{"type":"event","channel":"files","data":1,"timestamp":"t"}"#;
+        assert_eq!(channel.render(&data("anything", whole), now()), whole);
+    }
+
+    #[test]
+    fn data_that_only_resembles_an_envelope_is_data() {
+        let event = typed().out.event;
+        for json in [
+            r#"{"type":"stdout","data":"x"}"#,
+            r#"{"type":"output"}"#,
+            r#"{"type":7,"data":1}"#,
+            r#"["output"]"#,
+            "\"output\"",
+            "null",
+        ] {
+            let rendered = event.render(&data("output", json), now());
+            assert!(rendered.starts_with(&format!(r#"{{"type":"output","data":{json},"#)), "{rendered}");
+        }
+        let other_channel = r#"{"type":"event","channel":"git","data":1}"#;
+        assert!(channel_event().render(&data("e", other_channel), now()).contains(r#""data":{"type""#));
+    }
+
+    #[test]
+    fn messages_are_told_apart() {
+        let dialect = typed();
+        let kind = |text: &str| match dialect.decode(text, 8) {
+            Ok(ClientMessage::Auth(token)) => format!("auth {token:?}"),
+            Ok(ClientMessage::Subscribe(o)) => format!("subscribe {:?}", o.get("environment_id")),
+            Ok(ClientMessage::Unsubscribe(_)) => "unsubscribe".into(),
+            Ok(ClientMessage::Pong) => "pong".into(),
+            Ok(ClientMessage::Ping) => "ping".into(),
+            Ok(ClientMessage::Application { message_type, .. }) => format!("application {message_type}"),
+            Err(code) => code.as_str().into(),
+        };
+        for (text, expected) in [
+            (r#"{"type":"auth","token":"Bearer x"}"#, "auth Some(\"Bearer x\")"),
+            (r#"{"type":"auth"}"#, "auth None"),
+            (r#"{"type":"auth","token":7}"#, "auth None"),
+            (r#"{"type":"subscribe","environment_id":"env_456"}"#, r#"subscribe Some("\"env_456\"")"#),
+            (r#"{"type":"unsubscribe"}"#, "unsubscribe"),
+            (r#"{"type":"pong","timestamp":"…"}"#, "pong"),
+            (r#"{"type":"ping"}"#, "application ping"),
+            (r#"{"type":"run","x":1}"#, "application run"),
+            (r#"{"type":"r\u0075n"}"#, "application run"),
+            ("hello", "INVALID_JSON"),
+            ("", "INVALID_JSON"),
+            ("{\"type\":\"a\"", "INVALID_JSON"),
+            ("[]", "NOT_AN_OBJECT"),
+            ("\"auth\"", "NOT_AN_OBJECT"),
+            ("{}", "MISSING_TYPE"),
+            (r#"{"type":1}"#, "MISSING_TYPE"),
+            (r#"{"type":"a","d":[[[[[[[[1]]]]]]]]}"#, "MESSAGE_TOO_DEEP"),
+        ] {
+            assert_eq!(kind(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn frames_are_the_contracts() {
+        let dialect = typed();
+        assert_eq!(
+            dialect
+                .render_auth_ok("123", Some("teacher"), r#"["content:generate","roblox:read"]"#, now())
+                .unwrap(),
+            r#"{"type":"auth_response","data":{"authenticated":true,"user_id":"123","role":"teacher","permissions":["content:generate","roblox:read"]}}"#
+        );
+        assert_eq!(
+            dialect.render_auth_error(
+                ErrorCode::InvalidToken,
+                "JWT token is invalid or expired",
+                "{}",
+                now()
+            ),
+            r#"{"type":"auth_error","data":{"error":"INVALID_TOKEN","message":"JWT token is invalid or expired"}}"#
+        );
+        assert_eq!(
+            dialect.render_ping(now()).unwrap(),
+            r#"{"type":"ping","timestamp":"2025-01-21T10:01:00Z"}"#
+        );
+        let renamed = Dialect { error_codes: vec![(ErrorCode::RateLimited, "SLOW_DOWN".into())], ..typed() };
+        assert!(renamed.render_error(ErrorCode::RateLimited, "m", "{}", now()).contains("\"SLOW_DOWN\""));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_data_one_envelope_comes_out(event in ".{1,20}", text in ".{0,60}") {
+            let json = serde_json::to_string(&text).unwrap();
+            let rendered = typed().out.event.render(&data(&event, &json), now());
+            let object = Object::parse(&rendered).unwrap();
+            prop_assert_eq!(object.string("type").unwrap(), event.as_str());
+            prop_assert_eq!(object.get("data").unwrap(), json.as_str());
+        }
+
+        #[test]
+        fn no_frame_panics_the_decoder(text in ".*") {
+            let _ = typed().decode(&text, 64);
+        }
+    }
+}
