@@ -6,6 +6,8 @@
 pub mod clock;
 pub mod config;
 pub mod deprecation;
+pub mod http;
 pub mod legacy;
 pub mod routes;
 pub mod template;
+pub mod tls;

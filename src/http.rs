@@ -1,0 +1,254 @@
+//! An HTTP/1 client that says whether a failed request may have been processed.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, RETRY_AFTER};
+use hyper::{Method, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use crate::clock::Now;
+
+/// Idle connections kept per host. The publisher has 4 lanes by default.
+pub const IDLE_PER_HOST_MAX: usize = 16;
+/// How long an idle connection is kept: below the 60 s after which usual load balancers drop one, so that
+/// a request is seldom sent into a connection that is being closed.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest response head, bytes.
+pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// A request, its body complete.
+#[derive(Clone)]
+pub struct Request {
+    /// Its method.
+    pub method: Method,
+    /// Absolute: scheme and host are needed.
+    pub uri: Uri,
+    /// Further headers; `Host` and `Content-Length` are added.
+    pub headers: HeaderMap,
+    /// The body; empty for none.
+    pub body: Bytes,
+}
+
+/// Headers and bodies carry secrets, queries carry signatures: only where it goes is shown.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({} bytes)", self.method, place(&self.uri), self.body.len())
+    }
+}
+
+/// A response, its body complete.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// Its status. Redirects are not followed.
+    pub status: StatusCode,
+    /// `Retry-After`, counted from the response's arrival.
+    pub retry_after: Option<Duration>,
+    /// The body, within the limit that was given.
+    pub body: Bytes,
+}
+
+/// Why there is no response. The kinds differ in whether the request may be sent again.
+#[derive(Debug)]
+pub enum HttpError {
+    /// The request was certainly not processed: no address, no connection, no TLS, or its first byte was
+    /// never written.
+    NotSent(Failure),
+    /// The request may have been processed: it broke or timed out after writing began.
+    Ambiguous(Failure),
+    /// The request was answered, by a body larger than the limit.
+    TooLarge {
+        /// The answer's status.
+        status: StatusCode,
+        /// What happened.
+        failure: Failure,
+    },
+}
+
+impl HttpError {
+    /// The kind as a metric's label.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::NotSent(_) => "not_sent",
+            Self::Ambiguous(_) => "ambiguous",
+            Self::TooLarge { .. } => "too_large",
+        }
+    }
+
+    const fn failure(&self) -> &Failure {
+        match self {
+            Self::NotSent(failure) | Self::Ambiguous(failure) | Self::TooLarge { failure, .. } => failure,
+        }
+    }
+}
+
+/// What happened, and why.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    source: Option<BoxError>,
+}
+
+/// The whole chain in one line, for a log.
+impl fmt::Display for HttpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.failure().message)?;
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl StdError for HttpError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.failure().source.as_ref().map(|source| &**source as _)
+    }
+}
+
+/// The client: a bounded pool of kept-alive connections. Cheap to share by `Arc`.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pool: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+impl Client {
+    /// A client for `http:` and, with `tls`, `https:`.
+    ///
+    /// hyper-util's `retry_canceled_requests` stays on: it sends again only a request that hyper hands back
+    /// whole because its connection was found dead before the first byte was written, so nothing ambiguous
+    /// hides behind it. A request that broke later is never repeated.
+    #[must_use]
+    pub fn new(tls: &Arc<rustls::ClientConfig>) -> Self {
+        let mut tls = rustls::ClientConfig::clone(tls);
+        tls.alpn_protocols.clear();
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let pool = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+            .http1_max_buf_size(RESPONSE_HEAD_BYTES_MAX)
+            .retry_canceled_requests(true)
+            .build(connector);
+        Self { pool }
+    }
+
+    /// Sends `request` and reads the whole answer, whatever its status, all within `timeout`.
+    ///
+    /// # Errors
+    /// See [`HttpError`]. A body of more than `response_bytes_max` bytes is [`HttpError::TooLarge`].
+    pub async fn send(
+        &self,
+        request: Request,
+        timeout: Duration,
+        response_bytes_max: usize,
+    ) -> Result<Response, HttpError> {
+        let place = place(&request.uri);
+        let mut outgoing = hyper::Request::new(Full::new(request.body));
+        *outgoing.method_mut() = request.method;
+        *outgoing.uri_mut() = request.uri;
+        *outgoing.headers_mut() = request.headers;
+        let connection = capture_connection(&mut outgoing);
+        let answer = async {
+            let response =
+                self.pool.request(outgoing).await.map_err(|error| failed_request(&place, error))?;
+            read(&place, response, response_bytes_max).await
+        };
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(result) => result,
+            Err(_) => Err(timed_out(&place, timeout, connection.connection_metadata().is_some())),
+        }
+    }
+}
+
+async fn read(
+    place: &str,
+    response: hyper::Response<Incoming>,
+    bytes_max: usize,
+) -> Result<Response, HttpError> {
+    let status = response.status();
+    let retry_after = retry_after(response.headers(), Now::read());
+    match Limited::new(response.into_body(), bytes_max).collect().await {
+        Ok(body) => Ok(Response { status, retry_after, body: body.to_bytes() }),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let message = format!("{place} answered {status} with more than {bytes_max} bytes");
+            Err(HttpError::TooLarge { status, failure: Failure { message, source: None } })
+        }
+        Err(error) => Err(HttpError::Ambiguous(Failure {
+            message: format!("{place} answered {status}, but its body broke off"),
+            source: Some(error),
+        })),
+    }
+}
+
+fn failed_request(place: &str, error: hyper_util::client::legacy::Error) -> HttpError {
+    // hyper's `canceled` is the error beside a request that was given back whole: it was never begun.
+    let given_back = error
+        .source()
+        .and_then(|source| source.downcast_ref::<hyper::Error>())
+        .is_some_and(hyper::Error::is_canceled);
+    // hyper-util names a connection exactly once it has one: without it nothing can have been sent.
+    let connected = error.connect_info().is_some();
+    if error.is_connect() || given_back || !connected {
+        let message = format!("could not connect to {place}");
+        HttpError::NotSent(Failure { message, source: Some(error.into()) })
+    } else {
+        let message = format!("the connection to {place} broke before the answer");
+        HttpError::Ambiguous(Failure { message, source: Some(error.into()) })
+    }
+}
+
+fn timed_out(place: &str, timeout: Duration, connected: bool) -> HttpError {
+    if connected {
+        let message = format!("{place} did not answer within {timeout:?}");
+        HttpError::Ambiguous(Failure { message, source: None })
+    } else {
+        let message = format!("no connection to {place} within {timeout:?}");
+        HttpError::NotSent(Failure { message, source: None })
+    }
+}
+
+/// Scheme, host and port: what may be logged of a URI.
+fn place(uri: &Uri) -> String {
+    let scheme = uri.scheme_str().unwrap_or("(no scheme)");
+    let host = uri.host().unwrap_or("(no host)");
+    match uri.port_u16() {
+        Some(port) => format!("{scheme}://{host}:{port}"),
+        None => format!("{scheme}://{host}"),
+    }
+}
+
+/// `Retry-After` (RFC 9110 §10.2.3): seconds, or a date, of which the time from `now` on is given, zero when
+/// it is past. Anything else is `None`.
+#[must_use]
+pub fn retry_after(headers: &HeaderMap, now: Now) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return value.parse().ok().map(Duration::from_secs);
+    }
+    let date = httpdate::parse_http_date(value).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    let now = Duration::from_millis(u64::try_from(now.unix_ms).unwrap_or(0));
+    Some(date.saturating_sub(now))
+}
+
+#[cfg(test)]
+mod tests;
