@@ -8,6 +8,7 @@ pub mod config;
 pub mod deprecation;
 pub mod http;
 pub mod legacy;
+pub mod limits;
 pub mod routes;
 pub mod template;
 pub mod tls;

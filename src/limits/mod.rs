@@ -1,0 +1,5 @@
+//! How much, how often, how many at once.
+
+pub mod address;
+pub mod rate;
+pub mod slots;
