@@ -1,0 +1,179 @@
+//! A JWKS at a URL: fetched when asked for, kept, and asked for again at a bounded rate.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use hyper::header::{ACCEPT, HeaderMap, HeaderValue};
+use hyper::{Method, StatusCode, Uri};
+use jsonwebtoken::Algorithm;
+use tokio::sync::watch;
+
+use super::keys::{Key, from_jwks};
+use crate::clock::Now;
+use crate::http::{Client, Request};
+
+/// Largest JWKS document, bytes.
+pub const JWKS_BYTES_MAX: usize = 256 * 1024;
+/// One fetch may take this long.
+pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The keys at a URL.
+pub(super) struct RemoteKeys {
+    uri: Uri,
+    pub(super) algorithms: Vec<Algorithm>,
+    refresh: Duration,
+    refresh_min: Duration,
+    http: Arc<Client>,
+    fetched: ArcSwapOption<Fetched>,
+    fetching: Mutex<Fetching>,
+}
+
+struct Fetched {
+    keys: Vec<Key>,
+    at: Instant,
+}
+
+#[derive(Default)]
+struct Fetching {
+    /// When the last fetch began, whatever became of it.
+    last: Option<Instant>,
+    /// Closes when the fetch in flight is over.
+    in_flight: Option<watch::Receiver<()>>,
+}
+
+impl RemoteKeys {
+    pub(super) fn new(
+        url: &str,
+        algorithms: &[Algorithm],
+        refresh: Duration,
+        refresh_min: Duration,
+        http: Arc<Client>,
+    ) -> Result<Self, String> {
+        let uri: Uri = url.parse().map_err(|error| format!("the JWKS URL is not one: {error}"))?;
+        if uri.host().is_none() || !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err("the JWKS URL needs `https://` or `http://` and a host".to_owned());
+        }
+        if algorithms.is_empty() {
+            return Err("no algorithms".to_owned());
+        }
+        Ok(Self {
+            uri,
+            algorithms: algorithms.to_vec(),
+            refresh,
+            refresh_min,
+            http,
+            fetched: ArcSwapOption::empty(),
+            fetching: Mutex::default(),
+        })
+    }
+
+    /// Calls `f` with the keys at hand; `None` when none were ever fetched.
+    pub(super) fn with_keys<T>(&self, f: impl FnOnce(&[Key]) -> T) -> Option<T> {
+        self.fetched.load().as_ref().map(|fetched| f(&fetched.keys))
+    }
+
+    /// Whether a fetch is in flight, or may be begun now.
+    pub(super) fn may_refresh(&self, now: Now) -> bool {
+        let fetching = self.fetching();
+        fetching.in_flight.is_some() || self.is_due(&fetching, now)
+    }
+
+    /// Begins a fetch if the keys are older than `refresh`, or not there. Nobody waits for it: old keys are
+    /// still good.
+    pub(super) fn refresh_if_old(self: &Arc<Self>, now: Now) {
+        let old = self
+            .fetched
+            .load()
+            .as_ref()
+            .is_none_or(|fetched| now.mono.saturating_duration_since(fetched.at) >= self.refresh);
+        if old {
+            drop(self.begin_refresh(now));
+        }
+    }
+
+    /// Begins a fetch, or joins the one in flight, and waits until it is over, well or not. Returns at once
+    /// when the last one began less than `refresh_min` ago. The fetch goes on when the caller is dropped.
+    pub(super) async fn refresh(self: &Arc<Self>, now: Now) {
+        if let Some(mut over) = self.begin_refresh(now) {
+            // Nothing is ever sent: the sender's drop is the signal.
+            let _ = over.changed().await;
+        }
+    }
+
+    fn begin_refresh(self: &Arc<Self>, now: Now) -> Option<watch::Receiver<()>> {
+        // Outside of a runtime nothing can be fetched; only pure tests come here.
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        let mut fetching = self.fetching();
+        if let Some(over) = &fetching.in_flight {
+            return Some(over.clone());
+        }
+        if !self.is_due(&fetching, now) {
+            return None;
+        }
+        let (sender, over) = watch::channel(());
+        fetching.last = Some(now.mono);
+        fetching.in_flight = Some(over.clone());
+        // A runtime that shuts down drops the task at once, and with it the flight, which takes this lock.
+        drop(fetching);
+        let flight = Flight { keys: Arc::clone(self), _over: sender };
+        runtime.spawn(async move { flight.keys.fetch_and_keep(now).await });
+        Some(over)
+    }
+
+    fn is_due(&self, fetching: &Fetching, now: Now) -> bool {
+        fetching.last.is_none_or(|last| now.mono.saturating_duration_since(last) >= self.refresh_min)
+    }
+
+    async fn fetch_and_keep(&self, now: Now) {
+        match self.fetch().await {
+            Ok(keys) => {
+                tracing::info!(jwks = %self, keys = keys.len(), "JWKS fetched");
+                self.fetched.store(Some(Arc::new(Fetched { keys, at: now.mono })));
+            }
+            Err(error) => {
+                let kept = self.with_keys(<[Key]>::len).unwrap_or(0);
+                tracing::warn!(jwks = %self, error, keys_kept = kept, "JWKS could not be fetched");
+            }
+        }
+    }
+
+    async fn fetch(&self) -> Result<Vec<Key>, String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/jwk-set+json, application/json"));
+        let request = Request { method: Method::GET, uri: self.uri.clone(), headers, body: Bytes::new() };
+        let response =
+            self.http.send(request, JWKS_TIMEOUT, JWKS_BYTES_MAX).await.map_err(|error| error.to_string())?;
+        if response.status != StatusCode::OK {
+            return Err(format!("answered {}", response.status));
+        }
+        let text = std::str::from_utf8(&response.body).map_err(|error| error.to_string())?;
+        from_jwks(text, &self.algorithms)
+    }
+
+    fn fetching(&self) -> MutexGuard<'_, Fetching> {
+        self.fetching.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A fetch in flight. Its drop, even by a panic or a runtime's end, lets the next one begin and wakes
+/// everybody who waits.
+struct Flight {
+    keys: Arc<RemoteKeys>,
+    _over: watch::Sender<()>,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.keys.fetching().in_flight = None;
+    }
+}
+
+/// Where the keys are, without what a URL may hide in its query or before its host.
+impl fmt::Display for RemoteKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.uri.host().unwrap_or_default(), self.uri.path())
+    }
+}

@@ -1,0 +1,168 @@
+//! Pure: whether claims suffice for a route.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde_json::value::RawValue;
+
+use super::Claims;
+use crate::config::{Ownership, RouteAuth};
+use crate::legacy::json::scalar;
+use crate::template::Var;
+
+/// Why an authenticated user may not use a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// This permission is missing.
+    Permission(String),
+    /// This claim does not contain what the path names.
+    Ownership(String),
+}
+
+impl Denied {
+    /// The label in metrics.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Permission(_) => "missing_permission",
+            Self::Ownership(_) => "not_owner",
+        }
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Permission(name) => write!(f, "the permission `{name}` is missing"),
+            Self::Ownership(claim) => write!(f, "the claim `{claim}` does not contain what the path names"),
+        }
+    }
+}
+
+impl std::error::Error for Denied {}
+
+/// Whether `claims` have all of the route's permissions and hold all of its ownerships, whose texts `fill`
+/// fills in. A text that cannot be filled is held by nobody.
+///
+/// # Errors
+/// The first that fails.
+pub fn permits<'a>(
+    route: &RouteAuth,
+    claims: &Claims,
+    fill: impl Fn(&Var) -> Option<Cow<'a, str>>,
+) -> Result<(), Denied> {
+    if let Some(missing) = route.permissions.iter().find(|needed| !claims.permissions.contains(needed)) {
+        return Err(Denied::Permission(missing.clone()));
+    }
+    match route.owns.iter().find(|ownership| !owns(ownership, claims, &fill)) {
+        Some(ownership) => Err(Denied::Ownership(ownership.claim.clone())),
+        None => Ok(()),
+    }
+}
+
+fn owns<'a>(ownership: &Ownership, claims: &Claims, fill: impl Fn(&Var) -> Option<Cow<'a, str>>) -> bool {
+    let Some(wanted) = ownership.contains.fill(fill) else { return false };
+    let Some(claim) = claims.get(&ownership.claim) else { return false };
+    match serde_json::from_str::<Vec<&RawValue>>(claim) {
+        Ok(list) => list.iter().any(|item| scalar(item.get()).as_deref() == Some(&wanted)),
+        Err(_) => scalar(claim).as_deref() == Some(&wanted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ClaimNames;
+    use crate::template::{Allow, Text};
+    use std::time::Duration;
+
+    fn claims(json: &str) -> Claims {
+        let names = ClaimNames {
+            user: "sub".to_owned(),
+            role: "role".to_owned(),
+            permissions: "permissions".to_owned(),
+        };
+        Claims::parse(json.to_owned(), &names).unwrap()
+    }
+
+    fn route(permissions: &[&str], owns: &[(&str, &str)]) -> RouteAuth {
+        let allow = Allow { user: true, ..Allow::default() };
+        RouteAuth {
+            permissions: permissions.iter().map(|&p| p.to_owned()).collect(),
+            owns: owns
+                .iter()
+                .map(|(claim, text)| Ownership {
+                    claim: (*claim).to_owned(),
+                    contains: Text::parse(text, &["id".to_owned()], allow).unwrap(),
+                })
+                .collect(),
+            deadline: Duration::from_secs(30),
+            also_from: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn all_permissions_are_needed() {
+        let claims = claims(r#"{"sub":"u","exp":1,"permissions":["a","b"]}"#);
+        let fill = |_: &Var| None;
+        assert_eq!(permits(&route(&[], &[]), &claims, fill), Ok(()));
+        assert_eq!(permits(&route(&["b", "a"], &[]), &claims, fill), Ok(()));
+        let denied = permits(&route(&["a", "c"], &[]), &claims, fill).unwrap_err();
+        assert_eq!(denied, Denied::Permission("c".to_owned()));
+        assert_eq!(denied.label(), "missing_permission");
+    }
+
+    #[test]
+    fn a_claim_owns_what_it_contains() {
+        for (claim, wanted, owned) in [
+            (r#""agent_7""#, "agent_7", true),
+            (r#""agent\u005f7""#, "agent_7", true),
+            (r#""agent_7""#, "agent_77", false),
+            (r#""agent_7 agent_8""#, "agent_8", false),
+            ("7", "7", true),
+            ("7.0", "7", false),
+            ("12345678901234567890", "12345678901234567890", true),
+            ("12345678901234567890", "12345678901234567891", false),
+            (r#"["agent_1", "agent_7", 8]"#, "agent_7", true),
+            (r#"["agent_1", "agent_7", 8]"#, "8", true),
+            (r#"["agent_1", ["agent_7"], {"a":"agent_7"}, null, true]"#, "agent_7", false),
+            (r#"[null, true]"#, "null", false),
+            (r#"["\ud800", "x"]"#, "x", true),
+            ("[]", "", false),
+            ("null", "null", false),
+            ("true", "true", false),
+            (r#"{"agent_7":1}"#, "agent_7", false),
+        ] {
+            let claims = claims(&format!(r#"{{"sub":"u","exp":1,"agents":{claim}}}"#));
+            let fill = |var: &Var| (*var == Var::Path("id".to_owned())).then_some(Cow::Borrowed(wanted));
+            let expected = if owned { Ok(()) } else { Err(Denied::Ownership("agents".to_owned())) };
+            assert_eq!(
+                permits(&route(&[], &[("agents", "{id}")]), &claims, fill),
+                expected,
+                "{claim} {wanted}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_ownership_must_hold() {
+        let claims = claims(r#"{"sub":"u","exp":1,"tenant":"t1"}"#);
+        let fill = |var: &Var| match var {
+            Var::Path(_) => Some(Cow::Borrowed("1")),
+            Var::User => Some(Cow::Borrowed("u")),
+            _ => None,
+        };
+        assert_eq!(
+            permits(&route(&[], &[("tenant", "t{id}"), ("sub", "{auth.user}")]), &claims, fill),
+            Ok(())
+        );
+        for (owns, failing) in
+            [(&[("tenant", "t{id}"), ("sub", "x{id}")][..], "sub"), (&[("absent", "{id}")], "absent")]
+        {
+            let denied = permits(&route(&[], owns), &claims, fill).unwrap_err();
+            assert_eq!(denied, Denied::Ownership(failing.to_owned()));
+        }
+        let unfilled = permits(&route(&[], &[("tenant", "t{id}")]), &claims, |_| None).unwrap_err();
+        assert_eq!(unfilled.label(), "not_owner");
+    }
+}

@@ -1,0 +1,250 @@
+//! Keys at a URL.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper::{Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
+use super::*;
+
+const REFRESH: Duration = Duration::from_secs(3600);
+const REFRESH_MIN: Duration = Duration::from_secs(10);
+
+/// A JWKS endpoint that counts.
+struct Server {
+    url: String,
+    fetches: AtomicUsize,
+    answer: Mutex<(StatusCode, String)>,
+}
+
+impl Server {
+    async fn start(document: String) -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Arc::new(Self {
+            url: format!("http://{}/jwks.json", listener.local_addr().unwrap()),
+            fetches: AtomicUsize::new(0),
+            answer: Mutex::new((StatusCode::OK, document)),
+        });
+        let this = Arc::clone(&server);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let this = Arc::clone(&this);
+                let answer = service_fn(move |_| {
+                    this.fetches.fetch_add(1, Ordering::SeqCst);
+                    let (status, document) = this.answer.lock().unwrap().clone();
+                    let mut response = Response::new(Full::new(Bytes::from(document)));
+                    *response.status_mut() = status;
+                    async { Ok::<_, std::convert::Infallible>(response) }
+                });
+                let http = hyper::server::conn::http1::Builder::new();
+                tokio::spawn(http.serve_connection(TokioIo::new(stream), answer));
+            }
+        });
+        server
+    }
+
+    fn answers(&self, status: StatusCode, document: String) {
+        *self.answer.lock().unwrap() = (status, document);
+    }
+
+    fn fetches(&self) -> usize {
+        self.fetches.load(Ordering::SeqCst)
+    }
+
+    fn verifier(&self, refresh: Duration, refresh_min: Duration) -> Verifier {
+        let source = KeySource::JwksUrl { url: self.url.clone(), refresh, refresh_min };
+        verifier(vec![AuthKey { algorithms: vec![Algorithm::EdDSA], source }])
+    }
+}
+
+/// A set of the one Ed25519 key there is, under each of these ids.
+fn set(kids: &[&str]) -> String {
+    let key = |kid: &&str| public_jwk(Algorithm::EdDSA, &pairs().ed, &format!(r#","kid":"{kid}""#));
+    jwks(&kids.iter().map(key).collect::<Vec<_>>())
+}
+
+fn token(kid: &str) -> String {
+    sign(Algorithm::EdDSA, Some(kid), CLAIMS)
+}
+
+/// What a session does: the fast way, and the slow one when it has to.
+async fn user(verifier: &Verifier, token: &str, now: Now) -> Result<String, &'static str> {
+    let result = match verifier.verify(token, now) {
+        Verify::Done(result) => result,
+        Verify::NeedsKeys => verifier.verify_after_refresh(token, now).await,
+    };
+    result.map(|claims| claims.user).map_err(|refused| refused.label())
+}
+
+fn ok() -> Result<String, &'static str> {
+    Ok("user_1".to_owned())
+}
+
+#[tokio::test]
+async fn the_first_token_fetches_and_the_next_does_not() {
+    let server = Server::start(set(&["k1"])).await;
+    let verifier = server.verifier(REFRESH, REFRESH_MIN);
+    assert_eq!(server.fetches(), 0);
+    assert_eq!(verifier.verify(&token("k1"), now()), Verify::NeedsKeys);
+    assert_eq!(user(&verifier, &token("k1"), now()).await, ok());
+    assert_eq!(verifier.user(&token("k1")), Ok("user_1".to_owned()), "now at once");
+    assert_eq!(server.fetches(), 1);
+}
+
+#[tokio::test]
+async fn an_unknown_kid_fetches_once_per_refresh_min() {
+    let server = Server::start(set(&["k1"])).await;
+    let verifier = server.verifier(REFRESH, REFRESH_MIN);
+    assert_eq!(user(&verifier, &token("k1"), now()).await, ok());
+    for _ in 0..5 {
+        assert_eq!(user(&verifier, &token("k2"), now()).await, Err("unknown_key"), "too soon to ask again");
+    }
+    assert_eq!(server.fetches(), 1);
+
+    let later = now().plus(REFRESH_MIN);
+    for _ in 0..5 {
+        assert_eq!(user(&verifier, &token("k2"), later).await, Err("unknown_key"));
+    }
+    assert_eq!(server.fetches(), 2);
+
+    server.answers(StatusCode::OK, set(&["k2", "k3"]));
+    let later = now().plus(REFRESH_MIN * 2);
+    assert_eq!(user(&verifier, &token("k2"), later).await, ok(), "rotated");
+    assert_eq!(user(&verifier, &token("k3"), later).await, ok());
+    assert_eq!(user(&verifier, &token("k1"), later).await, Err("unknown_key"), "withdrawn");
+    assert_eq!(server.fetches(), 3);
+}
+
+#[tokio::test]
+async fn a_wrong_signature_under_a_known_kid_fetches_nothing() {
+    let server = Server::start(set(&["k1"])).await;
+    let verifier = server.verifier(REFRESH, Duration::ZERO);
+    assert_eq!(user(&verifier, &token("k1"), now()).await, ok());
+    let other = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let forged = sign_with(&other, Algorithm::EdDSA, Some("k1"), CLAIMS);
+    assert_eq!(user(&verifier, &forged, now()).await, Err("bad_signature"));
+    let expired = sign(Algorithm::EdDSA, Some("k1"), &CLAIMS.replace("1737453660", "1"));
+    assert_eq!(user(&verifier, &expired, now()).await, Err("expired"));
+    let unsupported = mint_hs256(SECRET.as_bytes(), CLAIMS);
+    assert_eq!(user(&verifier, &unsupported, now()).await, Err("unsupported_algorithm"));
+    assert_eq!(server.fetches(), 1);
+}
+
+/// An issuer that names no keys can rotate, too.
+#[tokio::test]
+async fn a_token_without_kid_finds_a_new_key() {
+    let server = Server::start(set(&["k1"])).await;
+    let verifier = server.verifier(REFRESH, REFRESH_MIN);
+    let other = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let token = sign_with(&other, Algorithm::EdDSA, None, CLAIMS);
+    assert_eq!(user(&verifier, &token, now()).await, Err("bad_signature"));
+    server.answers(StatusCode::OK, jwks(&[public_jwk(Algorithm::EdDSA, &other, "")]));
+    assert_eq!(user(&verifier, &token, now()).await, Err("bad_signature"), "too soon");
+    assert_eq!(user(&verifier, &token, now().plus(REFRESH_MIN)).await, ok());
+    assert_eq!(server.fetches(), 2);
+}
+
+#[tokio::test]
+async fn a_failed_refresh_keeps_the_old_keys() {
+    let server = Server::start(set(&["k1"])).await;
+    let verifier = server.verifier(REFRESH, REFRESH_MIN);
+    assert_eq!(user(&verifier, &token("k1"), now()).await, ok());
+    let failures = [
+        (StatusCode::INTERNAL_SERVER_ERROR, set(&["k2"])),
+        (StatusCode::FOUND, set(&["k2"])),
+        (StatusCode::OK, "<html>".to_owned()),
+        (StatusCode::OK, r#"{"keys":[]}"#.to_owned()),
+        (StatusCode::OK, jwks(&vec![public_jwk(Algorithm::EdDSA, &pairs().ed, ""); JWKS_KEYS_MAX + 1])),
+        (StatusCode::OK, format!("{}{}", set(&["k2"]), " ".repeat(JWKS_BYTES_MAX))),
+    ];
+    for (n, (status, document)) in (1..).zip(failures) {
+        server.answers(status, document);
+        let later = now().plus(REFRESH_MIN * n);
+        assert_eq!(user(&verifier, &token("k2"), later).await, Err("unknown_key"), "{n}");
+        assert_eq!(server.fetches(), 1 + n as usize, "a failure is bounded by refresh_min, too");
+        assert_eq!(verifier.user(&token("k1")), Ok("user_1".to_owned()), "{n}");
+    }
+}
+
+#[tokio::test]
+async fn without_any_keys_the_token_is_not_to_blame() {
+    let server = Server::start(String::new()).await;
+    let verifier = server.verifier(REFRESH, REFRESH_MIN);
+    for _ in 0..3 {
+        assert_eq!(user(&verifier, &token("k1"), now()).await, Err("keys_unavailable"));
+    }
+    assert_eq!(server.fetches(), 1);
+    assert!(!Refused::KeysUnavailable.is_tokens_fault());
+    server.answers(StatusCode::OK, set(&["k1"]));
+    assert_eq!(user(&verifier, &token("k1"), now().plus(REFRESH_MIN)).await, ok());
+}
+
+#[tokio::test]
+async fn an_unreachable_set_does_not_hide_another_key() {
+    let server = Server::start(String::new()).await;
+    let source = KeySource::JwksUrl { url: server.url.clone(), refresh: REFRESH, refresh_min: REFRESH_MIN };
+    let remote = AuthKey { algorithms: vec![Algorithm::EdDSA], source };
+    let verifier = verifier(vec![remote, pem_key(&pairs().ed, &[Algorithm::EdDSA])]);
+    assert_eq!(verifier.user(&token("any")), Ok("user_1".to_owned()), "at once");
+}
+
+#[tokio::test]
+async fn old_keys_serve_while_they_are_renewed() {
+    let server = Server::start(set(&["k1"])).await;
+    let verifier = server.verifier(REFRESH, REFRESH_MIN);
+    assert_eq!(user(&verifier, &token("k1"), now()).await, ok());
+    server.answers(StatusCode::OK, set(&["k2"]));
+
+    let old = now().plus(REFRESH);
+    // The token's own times are not what is tested here.
+    let at = Now { unix_ms: now().unix_ms, ..old };
+    assert!(matches!(verifier.verify(&token("k1"), at), Verify::Done(Ok(_))), "nobody waits");
+    // Joins the fetch that the line above has begun.
+    let joined = verifier.verify_after_refresh(&token("k2"), at).await;
+    assert_eq!(joined.map(|claims| claims.user).as_deref(), Ok("user_1"));
+    assert_eq!(server.fetches(), 2);
+    assert_eq!(verifier.user(&token("k1")), Err("unknown_key"));
+}
+
+#[tokio::test]
+async fn upkeep_fetches_ahead_of_the_first_token() {
+    let server = Server::start(set(&["k1"])).await;
+    let verifier = server.verifier(REFRESH, REFRESH_MIN);
+    verifier.upkeep(now());
+    verifier.upkeep(now());
+    assert!(verifier.verify_after_refresh(&token("k1"), now()).await.is_ok());
+    verifier.upkeep(now());
+    assert_eq!(server.fetches(), 1);
+}
+
+#[tokio::test]
+async fn concurrent_refreshes_are_one() {
+    let server = Server::start(set(&["k1"])).await;
+    // Nothing but the coalescing bounds this one.
+    let verifier = server.verifier(REFRESH, Duration::ZERO);
+    let token = token("k1");
+    let all = (0..50).map(|_| verifier.verify_after_refresh(&token, now()));
+    let results = futures_util::future::join_all(all).await;
+    assert!(results.iter().all(Result::is_ok));
+    assert_eq!(server.fetches(), 1);
+}
+
+/// The one who began the fetch may go; those who joined get their keys.
+#[tokio::test]
+async fn a_fetch_outlives_who_began_it() {
+    let server = Server::start(set(&["k1"])).await;
+    let verifier = server.verifier(REFRESH, REFRESH_MIN);
+    let token = token("k1");
+    let mut beginner = Box::pin(verifier.verify_after_refresh(&token, now()));
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(beginner.as_mut().poll(&mut cx).is_pending());
+    drop(beginner);
+    assert!(verifier.verify_after_refresh(&token, now()).await.is_ok());
+    assert_eq!(server.fetches(), 1);
+}
