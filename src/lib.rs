@@ -10,6 +10,7 @@ pub mod deprecation;
 pub mod http;
 pub mod legacy;
 pub mod limits;
+pub mod pusher;
 pub mod routes;
 pub mod template;
 pub mod tls;
