@@ -12,5 +12,6 @@ pub mod legacy;
 pub mod limits;
 pub mod pusher;
 pub mod routes;
+pub mod sandbox;
 pub mod template;
 pub mod tls;

@@ -1,0 +1,268 @@
+//! The HTTP API: publishes and channel queries, signed; and the upgrade to a WebSocket.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE};
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, Response, StatusCode};
+use percent_encoding::percent_decode_str;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
+
+use super::faults::{Fate, Refusal};
+use super::hub::Hub;
+use super::rules::{self, HttpError, Publish, WsError};
+use crate::clock::Now;
+use crate::pusher::frame::string_into;
+use crate::pusher::sign;
+use crate::routes::check_channel;
+
+/// Largest body of a request: a batch of ten events with 10 kB of data, every byte escaped as `\u00xx`,
+/// with room to spare.
+pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// How long a request's body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Answer = Response<Full<Bytes>>;
+
+/// The connection is to be dropped without an answer.
+#[derive(Debug)]
+pub(super) struct Dropped;
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("dropped as asked for")
+    }
+}
+
+impl std::error::Error for Dropped {}
+
+/// An upgrade under way, and whether its URL is that of a WebSocket here.
+type Upgrade = (OnUpgrade, Result<(), WsError>);
+
+/// Where a connection leaves its upgrade for its own task.
+#[derive(Clone, Debug, Default)]
+pub(super) struct UpgradeSlot(Arc<Mutex<Option<Upgrade>>>);
+
+impl UpgradeSlot {
+    pub(super) fn take(&self) -> Option<Upgrade> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put(&self, upgrade: Upgrade) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
+    }
+}
+
+/// Answers one request.
+pub(super) async fn answer(
+    request: Request<Incoming>,
+    hub: Arc<Hub>,
+    slot: UpgradeSlot,
+) -> Result<Answer, Dropped> {
+    if request.headers().contains_key(UPGRADE) {
+        return upgrade(request, &hub, &slot);
+    }
+    match api(request, &hub).await {
+        Ok(answer) => Ok(answer),
+        Err(Failure::Http(error)) => Ok(text(error.status, error.message)),
+        Err(Failure::Dropped) => Err(Dropped),
+    }
+}
+
+fn upgrade(mut request: Request<Incoming>, hub: &Hub, slot: &UpgradeSlot) -> Result<Answer, Dropped> {
+    let refusal = hub.change(|inner| {
+        inner.log.attempts += 1;
+        inner.faults.refusal
+    });
+    match refusal {
+        Refusal::None => {}
+        Refusal::Drop => return Err(Dropped),
+        Refusal::Status(status) => return Ok(text(status, "Refused by the sandbox")),
+    }
+    let answer = match create_response_with_body(&request, Full::default) {
+        Ok(answer) => answer,
+        Err(error) => return Ok(text(400, error.to_string())),
+    };
+    let query = request.uri().query().unwrap_or_default();
+    let checked = rules::check_connect(request.uri().path(), query, &hub.options.key);
+    slot.put((hyper::upgrade::on(&mut request), checked));
+    Ok(answer)
+}
+
+enum Failure {
+    Http(HttpError),
+    Dropped,
+}
+
+impl From<HttpError> for Failure {
+    fn from(error: HttpError) -> Self {
+        Self::Http(error)
+    }
+}
+
+async fn api(request: Request<Incoming>, hub: &Hub) -> Result<Answer, Failure> {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path();
+    let rest = app_path(path, &hub.options.app_id)?;
+    let body = read_body(body).await?;
+    let params = sign::verify_query(
+        head.method.as_str(),
+        path,
+        head.uri.query().unwrap_or_default(),
+        &body,
+        &hub.options.key,
+        &hub.options.secret,
+        Now::read().unix_seconds(),
+    )
+    .map_err(|error| HttpError::new(401, error.to_string()))?;
+    let param = |name: &str| params.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
+
+    let segments: Vec<&str> = rest.split('/').collect();
+    match (&head.method, segments.as_slice()) {
+        (&Method::POST, ["events"]) => publish(hub, vec![rules::parse_event(&body)?], false).await,
+        (&Method::POST, ["batch_events"]) => publish(hub, rules::parse_batch(&body)?, true).await,
+        (&Method::GET, ["channels"]) => {
+            Ok(channels(hub, param("filter_by_prefix").unwrap_or_default(), param("info"))?)
+        }
+        (&Method::GET, ["channels", name]) => Ok(channel(hub, name, param("info"))?),
+        (_, ["events" | "batch_events" | "channels"] | ["channels", _]) => {
+            Err(HttpError::new(405, format!("{} is not for {path}", head.method)).into())
+        }
+        _ => Err(HttpError::new(404, format!("This sandbox has no {path}")).into()),
+    }
+}
+
+/// What follows `/apps/{id}/`.
+fn app_path<'a>(path: &'a str, app_id: &str) -> Result<&'a str, HttpError> {
+    if path.starts_with("/app/") {
+        return Err(HttpError::new(400, format!("{path} is for WebSockets")));
+    }
+    let (asked, rest) = path
+        .strip_prefix("/apps/")
+        .and_then(|rest| rest.split_once('/'))
+        .ok_or_else(|| HttpError::new(404, format!("This sandbox has no {path}")))?;
+    if asked != app_id {
+        return Err(HttpError::new(404, format!("App {asked} does not exist in this sandbox")));
+    }
+    Ok(rest)
+}
+
+async fn read_body(body: Incoming) -> Result<Bytes, HttpError> {
+    match timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(HttpError::new(413, format!("The body is larger than {BODY_BYTES_MAX} bytes")))
+        }
+        Ok(Err(error)) => Err(HttpError::new(400, format!("The body did not arrive: {error}"))),
+        Err(_) => Err(HttpError::new(408, "The body did not arrive in time")),
+    }
+}
+
+async fn publish(hub: &Hub, events: Vec<Publish>, is_batch: bool) -> Result<Answer, Failure> {
+    let wanted: Vec<Option<Vec<String>>> =
+        events.iter().map(|event| event.wants_count.then(|| event.channels.clone())).collect();
+    let cut = match hub.change(|inner| inner.receive_publish(events)) {
+        Fate::Process { cut } => cut,
+        Fate::Fail { status, retry_after_s } => return Ok(failed(status, retry_after_s)),
+        Fate::Held { released, cut } => {
+            let gone = |_| HttpError::new(503, "The sandbox is shutting down");
+            released.await.map_err(gone)?;
+            cut
+        }
+    };
+    if cut {
+        return Err(Failure::Dropped);
+    }
+    Ok(json(publish_answer(hub, &wanted, is_batch)))
+}
+
+/// `{}`, but with `info`, the counts: of the channels, or in a batch, of each event.
+fn publish_answer(hub: &Hub, wanted: &[Option<Vec<String>>], is_batch: bool) -> String {
+    if wanted.iter().all(Option::is_none) {
+        return "{}".to_owned();
+    }
+    let count = |channel: &str| hub.look(|inner| inner.state.count(channel));
+    let attributes = |channel: &String| format!(r#"{{"subscription_count":{}}}"#, count(channel));
+    if is_batch {
+        let of_event = |channels: &Option<Vec<String>>| {
+            channels.iter().flatten().next().map_or("{}".to_owned(), attributes)
+        };
+        let batch: Vec<String> = wanted.iter().map(of_event).collect();
+        return format!(r#"{{"batch":[{}]}}"#, batch.join(","));
+    }
+    let members = wanted.iter().flatten().flatten().map(|channel| (channel.as_str(), attributes(channel)));
+    format!(r#"{{"channels":{}}}"#, object(members))
+}
+
+fn channels(hub: &Hub, prefix: &str, info: Option<&str>) -> Result<Answer, HttpError> {
+    if let Some(info) = info.filter(|info| !info.is_empty()) {
+        let presence_only = info.split(',').all(|name| name == "user_count");
+        if !presence_only || !prefix.starts_with("presence-") {
+            return Err(HttpError::new(
+                400,
+                "info is user_count here, and needs a filter_by_prefix of presence-",
+            ));
+        }
+    }
+    let members = hub.look(|inner| {
+        let named = inner.state.channels().filter(|(name, _)| name.starts_with(prefix));
+        object(named.map(|(name, _)| (name, "{}".to_owned())))
+    });
+    Ok(json(format!(r#"{{"channels":{members}}}"#)))
+}
+
+fn channel(hub: &Hub, encoded: &str, info: Option<&str>) -> Result<Answer, HttpError> {
+    let name = percent_decode_str(encoded)
+        .decode_utf8()
+        .map_err(|_| HttpError::new(400, "The channel's name is not UTF-8"))?;
+    check_channel(&name).map_err(|why| HttpError::new(400, format!("Invalid channel name: {why}")))?;
+    let wants_count = rules::wants_count(info)?;
+    let count = hub.look(|inner| inner.state.count(&name));
+    let more = if wants_count { format!(r#","subscription_count":{count}"#) } else { String::new() };
+    Ok(json(format!(r#"{{"occupied":{}{more}}}"#, count > 0)))
+}
+
+fn object<'a>(members: impl Iterator<Item = (&'a str, String)>) -> String {
+    let mut out = String::from("{");
+    for (at, (name, value)) in members.enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        string_into(&mut out, name);
+        out.push(':');
+        out.push_str(&value);
+    }
+    out.push('}');
+    out
+}
+
+fn failed(status: u16, retry_after_s: Option<u32>) -> Answer {
+    let mut answer = text(status, "Failed as asked for");
+    if let Some(seconds) = retry_after_s {
+        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    answer
+}
+
+fn json(body: String) -> Answer {
+    answer_with(StatusCode::OK, "application/json", body)
+}
+
+/// Pusher's errors are plain text.
+fn text(status: u16, message: impl Into<String>) -> Answer {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    answer_with(status, "text/plain; charset=utf-8", message.into() + "\n")
+}
+
+fn answer_with(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}

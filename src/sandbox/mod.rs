@@ -1,0 +1,177 @@
+//! A Pusher-compatible server in this process: the upstream of a bridge without an account, and of the tests,
+//! which can break it on purpose. It has public, private and encrypted channels, client events, publishes and
+//! channel queries; no presence channels, user sign-in, cache channels' memory or webhooks.
+//!
+//! `state` and `rules` are pure and decide; `hub` is what connections share; `ws` and `api` are the two
+//! protocols; `faults` and `observe` are the test's side.
+
+mod api;
+mod faults;
+mod hub;
+mod observe;
+mod queue;
+mod rules;
+mod state;
+mod ws;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use secrecy::SecretString;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+use self::hub::Hub;
+
+pub use self::api::BODY_BYTES_MAX;
+pub use self::faults::{HELD_PUBLISHES_MAX, PublishHold, Refusal};
+pub use self::observe::{
+    ClientEvent, EVER_SUBSCRIBED_MAX, LOG_BYTES_MAX, LOG_ENTRIES_MAX, Published, Requests, View,
+};
+pub use self::queue::{QUEUE_BYTES_MAX, QUEUE_FRAMES_MAX};
+pub use self::rules::{CHANNELS_PER_EVENT_MAX, EVENTS_PER_BATCH_MAX};
+pub use self::state::SUBSCRIPTIONS_PER_CONNECTION_MAX;
+pub use self::ws::{CLIENT_EVENTS_PER_SECOND_MAX, MESSAGE_BYTES_MAX};
+
+/// Most TCP connections at a time; more wait in the listener's backlog.
+pub const CONNECTIONS_MAX: usize = 4096;
+/// How long a request's head may take, and how long an idle connection is kept.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// After an `accept` that failed, which is when file descriptors are used up.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The app a sandbox serves, and where.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to listen; port 0 for any.
+    pub listen: SocketAddr,
+    /// The app's id, as in `/apps/{id}`.
+    pub app_id: String,
+    /// The app's key, as in `/app/{key}`.
+    pub key: String,
+    /// The app's secret.
+    pub secret: SecretString,
+    /// Silence after which a WebSocket is pinged. Announced in whole seconds, at least one.
+    pub activity_timeout: Duration,
+    /// Silence after a ping until the WebSocket is closed with 4201.
+    pub pong_timeout: Duration,
+}
+
+impl Options {
+    /// An app with fixed credentials on any port of the loopback interface, with Pusher's own timeouts.
+    #[must_use]
+    pub fn local() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            app_id: "sandbox".to_owned(),
+            key: "sandbox-key".to_owned(),
+            secret: SecretString::from("sandbox-secret"),
+            activity_timeout: Duration::from_secs(120),
+            pong_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Starts sandboxes.
+#[derive(Debug)]
+pub struct Sandbox;
+
+impl Sandbox {
+    /// Listens, and serves until the handle is dropped.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub async fn start(options: Options) -> io::Result<SandboxHandle> {
+        let listener = TcpListener::bind(options.listen).await?;
+        let addr = listener.local_addr()?;
+        let hub = Arc::new(Hub::new(options));
+        let task = tokio::spawn(accept(listener, Arc::clone(&hub)));
+        Ok(SandboxHandle { hub, addr, task })
+    }
+}
+
+/// A running sandbox; dropping it ends it and all its connections.
+#[derive(Debug)]
+pub struct SandboxHandle {
+    hub: Arc<Hub>,
+    addr: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl SandboxHandle {
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// What it serves. `listen` is as it was asked for.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.hub.options
+    }
+
+    /// Ends it and all its connections, and waits until its port is free.
+    pub async fn shutdown(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+
+    fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+}
+
+impl Drop for SandboxHandle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, hub: Arc<Hub>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(serve(stream, Arc::clone(&hub)));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the sandbox cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Serves one TCP connection: requests, until one of them makes it a WebSocket.
+async fn serve(stream: TcpStream, hub: Arc<Hub>) {
+    let _ = stream.set_nodelay(true);
+    let slot = api::UpgradeSlot::default();
+    let service = service_fn(|request| api::answer(request, Arc::clone(&hub), slot.clone()));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection to the sandbox ended");
+        return;
+    }
+    if let Some((upgrade, checked)) = slot.take()
+        && let Ok(io) = upgrade.await
+    {
+        ws::run(io, hub, checked).await;
+    }
+}
