@@ -3,15 +3,21 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+pub mod admin;
+pub mod app;
 pub mod auth;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod deprecation;
+pub mod fanout;
 pub mod http;
 pub mod legacy;
 pub mod limits;
+pub mod metrics;
 pub mod pusher;
 pub mod routes;
 pub mod sandbox;
+pub mod server;
 pub mod template;
 pub mod tls;

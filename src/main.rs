@@ -1,3 +1,7 @@
-//! The commands.
+//! The binary: see `pusher-bridge --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pusher_bridge::cli::main()
+}

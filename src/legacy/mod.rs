@@ -1,7 +1,12 @@
-//! The old clients' side: their dialects and frames.
+//! The old clients' side: their dialects, the session each connection is, and the outbox its bytes leave by.
 
 pub mod close;
+pub mod conn;
 pub mod dialect;
 pub mod error;
 pub mod id;
 pub mod json;
+pub mod machine;
+pub mod outbox;
+pub mod publish;
+pub mod session;

@@ -1,5 +1,14 @@
-//! Pusher's side: its frames and signatures, for both roles.
+//! Pusher's side: its frames and signatures, for both roles, so that the bridge and the sandbox share them;
+//! the links that carry events down, and the publisher that carries messages up.
 
+pub mod api;
+pub mod backoff;
 pub mod close;
+pub mod dial;
+pub mod echo;
 pub mod frame;
+pub mod link;
+pub mod link_table;
+pub mod links;
+pub mod publisher;
 pub mod sign;

@@ -1,0 +1,220 @@
+//! The admin address: probes, metrics, and the order to drain. It has a thread and a runtime of its own, so
+//! that it answers when the data path is busy. It is not for the public.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use crate::clock::Now;
+use crate::metrics::Metrics;
+
+/// Connections at once.
+const CONNECTIONS_MAX: usize = 64;
+/// For a request's head, and for its whole connection.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// A worker that has not moved for so long is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
+/// How often a worker shows that it moves.
+pub const PULSE: Duration = Duration::from_secs(1);
+/// How often the metrics and limits are tidied.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// What the probes tell, written by the rest of the program.
+pub struct Status {
+    /// Whether each link is connected.
+    pub links: Vec<watch::Receiver<bool>>,
+    /// Set once every link has been connected: from then on Pusher's outages are no reason to be unready,
+    /// for clients stay connected through them.
+    started: watch::Sender<bool>,
+    /// When each worker moved last, Unix milliseconds.
+    pulses: Vec<AtomicI64>,
+    /// The order to drain, with the window to spread closes over.
+    pub drain: watch::Sender<Option<Duration>>,
+    close_window: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl Status {
+    /// Not ready yet, not draining.
+    #[must_use]
+    pub fn new(
+        links: Vec<watch::Receiver<bool>>,
+        workers: usize,
+        close_window: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        let now = Now::read().unix_ms;
+        Arc::new(Self {
+            links,
+            started: watch::Sender::new(false),
+            pulses: (0..workers).map(|_| AtomicI64::new(now)).collect(),
+            drain: watch::Sender::new(None),
+            close_window,
+            metrics,
+        })
+    }
+
+    /// A worker shows that it moves.
+    pub fn pulse(&self, worker: usize, now: Now) {
+        if let Some(pulse) = self.pulses.get(worker) {
+            pulse.store(now.unix_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// Starts draining, once.
+    pub fn start_draining(&self) {
+        self.drain.send_if_modified(|drain| drain.replace(self.close_window).is_none());
+        self.metrics.ready.set(0.0);
+    }
+
+    /// Becomes ready when every link has been connected once.
+    pub async fn watch_links(&self) {
+        for link in &self.links {
+            if link.clone().wait_for(|connected| *connected).await.is_err() {
+                return;
+            }
+        }
+        self.started.send_replace(true);
+        if !self.is_draining() {
+            self.metrics.ready.set(1.0);
+        }
+    }
+
+    /// Waits until new clients are welcome.
+    pub async fn wait_ready(&self) {
+        let _ = self.started.subscribe().wait_for(|started| *started).await;
+    }
+
+    fn is_draining(&self) -> bool {
+        self.drain.borrow().is_some()
+    }
+
+    /// Whether new clients are welcome, and why.
+    fn readiness(&self) -> (bool, String) {
+        let connected = self.links.iter().filter(|link| *link.borrow()).count();
+        let upstream = format!("links connected: {connected} of {}", self.links.len());
+        if self.is_draining() {
+            (false, format!("draining\n{upstream}\n"))
+        } else if *self.started.borrow() {
+            (true, format!("ready\n{upstream}\n"))
+        } else {
+            (false, format!("waiting for the first connection to Pusher\n{upstream}\n"))
+        }
+    }
+
+    fn liveness(&self) -> (bool, String) {
+        let limit = i64::try_from(STUCK_AFTER.as_millis()).unwrap_or(i64::MAX);
+        let oldest = Now::read().unix_ms.saturating_sub(limit);
+        let stuck = self.pulses.iter().filter(|pulse| pulse.load(Ordering::Relaxed) < oldest).count();
+        match stuck {
+            0 => (true, "ok\n".to_owned()),
+            stuck => (false, format!("{stuck} workers are stuck\n")),
+        }
+    }
+}
+
+/// Serves until `stop` is true.
+pub async fn run(
+    listener: TcpListener,
+    status: Arc<Status>,
+    mut stop: watch::Receiver<bool>,
+    upkeep: impl Fn(Now) + Send + Sync,
+) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut ticks = tokio::time::interval(UPKEEP);
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            _ = ticks.tick() => {
+                status.metrics.upkeep();
+                upkeep(Now::read());
+            }
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    if let Ok(place) = room.clone().try_acquire_owned() {
+                        let status = status.clone();
+                        tokio::spawn(async move {
+                            serve(stream, peer, status).await;
+                            drop(place);
+                        });
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "an admin connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Resolves when the order to stop is given, or nobody is left to give it.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn serve(stream: tokio::net::TcpStream, peer: SocketAddr, status: Arc<Status>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        std::future::ready(Ok::<_, Infallible>(answer(&request, &status)))
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
+        tracing::debug!(%peer, %error, "an admin request could not be answered");
+    }
+}
+
+fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    let drains = path == "/drain";
+    let allowed = matches!(*request.method(), Method::GET | Method::HEAD)
+        || (drains && request.method() == Method::POST);
+    if !allowed {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n".to_owned());
+        response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    let probe = |(good, body): (bool, String)| {
+        text(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
+    };
+    match path {
+        "/healthz" => probe(status.liveness()),
+        "/readyz" => probe(status.readiness()),
+        "/metrics" => {
+            let mut response = text(StatusCode::OK, status.metrics.render());
+            let kind = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
+        }
+        // A Kubernetes preStop hook can only GET.
+        "/drain" => {
+            tracing::info!("asked to drain");
+            status.start_draining();
+            text(StatusCode::ACCEPTED, "draining\n".to_owned())
+        }
+        _ => text(StatusCode::NOT_FOUND, "here are /healthz, /readyz, /metrics and /drain\n".to_owned()),
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let kind = hyper::header::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}

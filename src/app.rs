@@ -1,0 +1,266 @@
+//! Wiring: everything is bound before anything runs, and ends in the reverse order of the data's way.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, timeout_at};
+
+use crate::admin::{self, Status};
+use crate::auth::Verifier;
+use crate::clock::Now;
+use crate::config::{Config, Rate};
+use crate::fanout::hub::{Hub, INBOX_MAX};
+use crate::limits::address::AddressGate;
+use crate::limits::slots::Slots;
+use crate::metrics::Metrics;
+use crate::pusher::api::Api;
+use crate::pusher::link::Link;
+use crate::pusher::link_table::HUBS_MAX;
+use crate::pusher::links::Links;
+use crate::pusher::publisher::Publisher;
+use crate::server::Listener;
+use crate::server::worker::{Admission, Bridge, Worker};
+use crate::{http, tls};
+
+/// Connections dealt to a worker that it has not yet taken.
+const DEALT_MAX: usize = 1024;
+/// Of the grace period, so much is kept for publishing what was accepted.
+const FLUSH_SHARE: f64 = 0.3;
+
+/// Why the bridge did not start.
+#[derive(Debug)]
+pub struct StartError {
+    what: String,
+    why: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.why)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    what: impl Into<String>,
+) -> impl FnOnce(E) -> StartError {
+    let what = what.into();
+    move |why| StartError { what, why: why.into() }
+}
+
+/// A running bridge. It must be ended by [`Running::shutdown`].
+pub struct Running {
+    /// Where old clients connect.
+    pub address: SocketAddr,
+    /// Where probes and metrics are.
+    pub admin_address: SocketAddr,
+    /// What the probes tell.
+    pub status: Arc<Status>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    config: Arc<Config>,
+    stop_accepting: watch::Sender<bool>,
+    stop_admin: watch::Sender<bool>,
+    acceptor: JoinHandle<()>,
+    workers: Vec<oneshot::Receiver<()>>,
+    publishing: JoinSet<()>,
+    links: JoinSet<()>,
+    admin: oneshot::Receiver<()>,
+}
+
+/// Starts a bridge: links and publishing on the current runtime, workers and admin on threads of their own.
+///
+/// # Errors
+/// An address cannot be bound, a key or certificate cannot be used, or a thread cannot be made.
+pub async fn start(config: Config) -> Result<Running, StartError> {
+    let config = Arc::new(config);
+    let listener = Listener::bind(config.server.listen)
+        .map_err(failed(format!("cannot listen on {}", config.server.listen)))?;
+    let admin_listener = TcpListener::bind(config.server.admin)
+        .await
+        .map_err(failed(format!("cannot listen on {} (admin)", config.server.admin)))?;
+    let address = listener.address().map_err(failed("listening"))?;
+    let admin_address = admin_listener.local_addr().map_err(failed("listening (admin)"))?;
+
+    let tls = tls::client_config(config.upstream.app.ca_file.as_deref()).map_err(failed("certificates"))?;
+    let client = Arc::new(http::Client::new(&tls));
+    let names: Vec<Arc<str>> = config.routes.iter().map(|route| route.name.clone()).collect();
+    let metrics = Metrics::new(&names).map_err(failed("metrics"))?;
+    let verifier = match &config.auth {
+        None => None,
+        Some(auth) => Some(Arc::new(Verifier::new(auth, &client).map_err(failed("keys"))?)),
+    };
+
+    let (links, commands) = Links::new(config.upstream.connections);
+    let worker_count = config.server.workers.clamp(1, HUBS_MAX);
+    let (hub_senders, hub_inboxes): (Vec<_>, Vec<_>) =
+        (0..worker_count).map(|_| mpsc::channel(INBOX_MAX)).unzip();
+    let upstream = Arc::new(config.upstream.clone());
+    let mut link_tasks = JoinSet::new();
+    let mut connected = Vec::new();
+    for (index, commands) in commands.into_iter().enumerate() {
+        let (sender, receiver) = watch::channel(false);
+        connected.push(receiver);
+        let link = Link {
+            index,
+            upstream: upstream.clone(),
+            tls: tls.clone(),
+            commands,
+            hubs: hub_senders.clone(),
+            routes: config.routes.len(),
+            connected: sender,
+            metrics: metrics.clone(),
+        };
+        link_tasks.spawn(link.run());
+    }
+    drop(hub_senders);
+    let mut publishing = JoinSet::new();
+    let api = Api::new(config.upstream.app.clone(), client);
+    let publish = config.upstream.publish.clone();
+    let publisher = Publisher::start(api, publish, links.clone(), metrics.clone(), &mut publishing);
+    let status = Status::new(connected, worker_count, config.server.close_window, metrics.clone());
+    let wrong_tokens = config.auth.as_ref().map_or(ANY_RATE, |auth| auth.failures_per_address);
+    let bridge = Arc::new(Bridge {
+        config: config.clone(),
+        metrics: metrics.clone(),
+        verifier,
+        publisher,
+        user_slots: Slots::new(),
+        exclusive_slots: Slots::new(),
+        address_slots: Slots::new(),
+        wrong_tokens: AddressGate::new(wrong_tokens, Now::read().mono),
+        next_conn: AtomicU64::new(1),
+    });
+
+    let mut dealt = Vec::new();
+    let mut workers = Vec::new();
+    let routes: Arc<[_]> = config.routes.clone().into();
+    for (index, inbox) in hub_inboxes.into_iter().enumerate() {
+        let (sender, receiver) = mpsc::channel(DEALT_MAX);
+        dealt.push(sender);
+        let hub = Arc::new(Hub::new(index, routes.clone(), links.clone(), metrics.clone()));
+        let worker = Worker::new(bridge.clone(), hub);
+        let (status, drain) = (status.clone(), status.drain.subscribe());
+        workers.push(thread(&format!("worker-{index}"), async move {
+            let pulse = tokio::spawn(beat(status, index));
+            worker.run(receiver, inbox, drain).await;
+            pulse.abort();
+        })?);
+    }
+    let (stop_admin, admin_stopped) = watch::channel(false);
+    let (shared, weak) = (status.clone(), Arc::downgrade(&bridge));
+    let std_listener = admin_listener.into_std().map_err(failed("listening (admin)"))?;
+    let admin = thread("admin", async move {
+        match TcpListener::from_std(std_listener) {
+            Ok(listener) => {
+                let watching = shared.clone();
+                tokio::spawn(async move { watching.watch_links().await });
+                admin::run(listener, shared, admin_stopped, move |now| upkeep(&weak, now)).await;
+            }
+            Err(error) => tracing::error!(%error, "the admin address cannot be watched"),
+        }
+    })?;
+
+    let admission = Arc::new(Admission::new(config.server.connections_max, metrics.clone()));
+    let (stop_accepting, accepting) = watch::channel(false);
+    let acceptor = tokio::spawn(listener.run(dealt, admission, accepting));
+    Ok(Running {
+        address,
+        admin_address,
+        status,
+        metrics,
+        config,
+        stop_accepting,
+        stop_admin,
+        acceptor,
+        workers,
+        publishing,
+        links: link_tasks,
+        admin,
+    })
+}
+
+/// Nothing is judged where no route needs a token.
+const ANY_RATE: Rate = Rate { count: 1, per: Duration::from_secs(1), burst: 1 };
+
+fn upkeep(bridge: &Weak<Bridge>, now: Now) {
+    if let Some(bridge) = bridge.upgrade() {
+        bridge.wrong_tokens.upkeep(now.mono);
+        if let Some(verifier) = &bridge.verifier {
+            verifier.upkeep(now);
+        }
+    }
+}
+
+/// Shows the admin side that a worker's thread moves.
+async fn beat(status: Arc<Status>, worker: usize) {
+    let mut ticks = tokio::time::interval(admin::PULSE);
+    loop {
+        ticks.tick().await;
+        status.pulse(worker, Now::read());
+    }
+}
+
+/// Runs `work` on a thread with a runtime of its own; resolves when it is done.
+fn thread(
+    name: &str,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> Result<oneshot::Receiver<()>, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed(format!("the runtime of {name}")))?;
+    let (done, finished) = oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            runtime.block_on(work);
+            let _ = done.send(());
+        })
+        .map_err(failed(format!("the thread {name}")))?;
+    Ok(finished)
+}
+
+/// How a shutdown went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Every client was told, every accepted message published or reported.
+    Clean,
+    /// The grace period was over first.
+    Cut,
+}
+
+impl Running {
+    /// Unready, no new clients, closes spread over the window, accepted messages published, links closed; all
+    /// within the grace period.
+    pub async fn shutdown(self) -> Shutdown {
+        let started = Instant::now();
+        let grace = self.config.server.grace;
+        let end = started + grace;
+        self.status.start_draining();
+        self.stop_accepting.send_replace(true);
+        let _ = timeout_at(end, self.acceptor).await;
+        let sessions_end = started + grace.mul_f64(1.0 - FLUSH_SHARE);
+        let mut clean = true;
+        for worker in self.workers {
+            clean &= timeout_at(sessions_end, worker).await.is_ok();
+        }
+        // With the last worker the publisher's entrance is gone: its lanes finish, then the links.
+        clean &= all_done(self.publishing, end).await;
+        clean &= all_done(self.links, end).await;
+        self.stop_admin.send_replace(true);
+        let _ = timeout_at(end, self.admin).await;
+        if clean { Shutdown::Clean } else { Shutdown::Cut }
+    }
+}
+
+async fn all_done(mut tasks: JoinSet<()>, end: Instant) -> bool {
+    timeout_at(end, async { while tasks.join_next().await.is_some() {} }).await.is_ok()
+}

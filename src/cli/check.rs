@@ -1,0 +1,25 @@
+//! `check` and `schema`: what a routes file means, and what it may say.
+
+use std::fmt::Write as _;
+
+use super::{ConfigArgs, Failure, load, print, print_err, process_env};
+use crate::config;
+
+pub(super) fn run(args: &ConfigArgs) -> Result<(), Failure> {
+    let loaded = load(&args.config, &process_env)?;
+    let mut warnings = String::new();
+    for variable in &loaded.missing {
+        let _ = writeln!(
+            warnings,
+            "warning: {} is not set ({}, line {}): `serve` will need it",
+            variable.name, variable.key, variable.line
+        );
+    }
+    print_err(&warnings);
+    print(&config::describe(&loaded.config))
+}
+
+pub(super) fn schema() -> Result<(), Failure> {
+    let schema = serde_json::to_string_pretty(&config::json_schema()).map_err(Failure::runtime)?;
+    print(&format!("{schema}\n"))
+}

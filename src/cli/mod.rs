@@ -1,0 +1,226 @@
+//! The commands and their exit codes.
+
+mod check;
+mod connect;
+mod demo;
+mod logging;
+mod sandbox;
+mod serve;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::diagnostics::Source;
+use crate::config::{self, Config, Loaded};
+
+/// Something failed while running.
+const EXIT_FAILURE: u8 = 1;
+/// The configuration is wrong or incomplete (sysexits.h, EX_CONFIG). Wrong usage exits with 2, by clap.
+const EXIT_CONFIG: u8 = 78;
+
+/// Keeps old raw-WebSocket clients working after their server moved to Pusher Channels.
+///
+/// Old clients connect as ever; the bridge checks their tokens and limits and relays their traffic, both ways,
+/// to the Pusher channels that routes.toml maps them to.
+#[derive(Debug, Parser)]
+#[command(name = "pusher-bridge", version, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "Credentials come from the environment, by the names that routes.toml interpolates:
+PUSHER_APP_ID, PUSHER_KEY, PUSHER_SECRET, PUSHER_CLUSTER, JWT_SECRET; for a self-hosted
+server PUSHER_HOST, PUSHER_PORT, PUSHER_TLS.
+
+Flags override the environment, which overrides the file.
+
+Exit codes: 0 success, 1 failure, 2 wrong usage, 78 wrong or incomplete configuration.
+
+First steps:
+  pusher-bridge demo                    everything at once, nothing else installed
+  pusher-bridge check                   is routes.toml right, and what does it mean?";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the bridge. It needs real credentials, and ends on SIGTERM within its grace period.
+    Serve(ServeArgs),
+    /// Validate a routes file and print the route table it means. Credentials may be missing.
+    Check(ConfigArgs),
+    /// Print the JSON Schema of the routes file, for editors.
+    Schema,
+    /// Run the bridge with an in-process Pusher, a publisher of progress events and a fresh token.
+    Demo(DemoArgs),
+    /// Be an old client: print frames, send the lines typed, answer pings.
+    Connect(ConnectArgs),
+    /// Run the in-process Pusher-compatible server alone, for development and tests.
+    Sandbox(SandboxArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The routes file.
+    #[arg(long, value_name = "FILE", default_value = "routes.toml", env = "PUSHER_BRIDGE_CONFIG")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct LogArgs {
+    /// Log lines as text or as JSON, on standard error.
+    #[arg(long, value_enum, default_value = "text", env = "PUSHER_BRIDGE_LOG_FORMAT")]
+    log_format: logging::Format,
+    /// What to log: a level, or levels by module, such as "info,pusher_bridge::pusher=debug".
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "PUSHER_BRIDGE_LOG")]
+    log: String,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Where old clients connect, instead of the file's `server.listen`.
+    #[arg(long, value_name = "ADDR", env = "PUSHER_BRIDGE_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// Where probes and metrics are served, instead of the file's `server.admin`. Not for the public.
+    #[arg(long, value_name = "ADDR", env = "PUSHER_BRIDGE_ADMIN")]
+    admin: Option<SocketAddr>,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// A routes file instead of the shipped one.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where old clients connect.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8009")]
+    listen: SocketAddr,
+    /// Where probes and metrics are served.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9009")]
+    admin: SocketAddr,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+struct ConnectArgs {
+    /// Where to: ws:// or wss://.
+    url: String,
+    /// Authenticate with this token right after the connection opens.
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct SandboxArgs {
+    /// Where to listen, for WebSockets and the HTTP API alike.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6001")]
+    listen: SocketAddr,
+    /// The app's id.
+    #[arg(long, default_value = "sandbox-app")]
+    app_id: String,
+    /// The app's key.
+    #[arg(long, default_value = "sandbox-key")]
+    key: String,
+    /// The app's secret.
+    #[arg(long, default_value = "sandbox-secret", hide_default_value = true)]
+    secret: String,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Runs the command line.
+#[must_use]
+pub fn main() -> ExitCode {
+    let failure = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Schema => check::schema(),
+        Command::Demo(args) => demo::run(&args),
+        Command::Connect(args) => connect::run(&args),
+        Command::Sandbox(args) => sandbox::run(args),
+    };
+    match failure {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { message, code }) => {
+            print_err(&message);
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Why a command failed: what standard error is told, and the exit code.
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    fn runtime(message: impl ToString) -> Self {
+        Self { message: format!("error: {}\n", message.to_string()), code: EXIT_FAILURE }
+    }
+
+    fn config(message: String) -> Self {
+        Self { message, code: EXIT_CONFIG }
+    }
+}
+
+/// Loads a routes file; everything that is wrong with it becomes the failure's message.
+fn load(path: &Path, env: config::Environment<'_>) -> Result<Loaded, Failure> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::config(format!("error: cannot read {name}: {error}\n")))?;
+    load_text(&Source { name, text }, env)
+}
+
+fn load_text(source: &Source, env: config::Environment<'_>) -> Result<Loaded, Failure> {
+    config::load(source, env).map_err(|diagnostics| {
+        let mut message = String::new();
+        for diagnostic in &diagnostics {
+            let _ = writeln!(message, "{diagnostic}");
+        }
+        let count = diagnostics.len();
+        let _ = writeln!(message, "{count} error{} in {}", if count == 1 { "" } else { "s" }, source.name);
+        Failure::config(message)
+    })
+}
+
+/// The process's environment. Values that are not UTF-8 count as missing.
+fn process_env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The configuration, or what keeps it from being served.
+fn complete(loaded: Loaded, file: &str) -> Result<Config, Failure> {
+    loaded.complete().map_err(|missing| {
+        let mut message = format!("error: {file} needs what the environment does not have:\n");
+        for variable in missing {
+            let _ = writeln!(message, "  {} ({}, line {})", variable.name, variable.key, variable.line);
+        }
+        Failure::config(message)
+    })
+}
+
+fn print_err(text: &str) {
+    use std::io::Write as _;
+    // Nobody is left to be told when standard error is gone.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Prints to standard output; a reader that has gone, as `head` does, ends the program quietly.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::runtime(error)),
+        _ => Ok(()),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::runtime)
+}

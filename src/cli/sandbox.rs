@@ -1,0 +1,31 @@
+//! `sandbox`: the in-process Pusher-compatible server alone.
+
+use secrecy::SecretString;
+
+use super::{Failure, SandboxArgs, logging, print, runtime};
+use crate::sandbox::{Options, Sandbox};
+
+pub(super) fn run(args: SandboxArgs) -> Result<(), Failure> {
+    logging::init(&args.log)?;
+    runtime()?.block_on(async {
+        let options = Options {
+            listen: args.listen,
+            app_id: args.app_id,
+            key: args.key,
+            secret: SecretString::from(args.secret),
+            ..Options::local()
+        };
+        let sandbox = Sandbox::start(options).await.map_err(Failure::runtime)?;
+        let (addr, options) = (sandbox.addr(), sandbox.options());
+        print(&format!(
+            "PUSHER_HOST={}\nPUSHER_PORT={}\nPUSHER_TLS=false\nPUSHER_APP_ID={}\nPUSHER_KEY={}\n",
+            addr.ip(),
+            addr.port(),
+            options.app_id,
+            options.key
+        ))?;
+        let _ = tokio::signal::ctrl_c().await;
+        sandbox.shutdown().await;
+        Ok(())
+    })
+}

@@ -1,0 +1,219 @@
+//! The hub of one worker thread: it owns the worker's table, and writes each event's frame, encoded once, to
+//! every connection that wants it.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::table::{Table, Ticket};
+use crate::clock::Now;
+use crate::config::Route;
+use crate::legacy::conn::{Conn, Notice};
+use crate::legacy::dialect::EventData;
+use crate::legacy::id::ConnId;
+use crate::legacy::json;
+use crate::legacy::machine::Subscribe;
+use crate::legacy::outbox::{Opcode, Pushed, encode_frame};
+use crate::legacy::publish::relayed_name;
+use crate::metrics::Metrics;
+use crate::pusher::links::Links;
+
+/// Deliveries waiting for one hub; a link waits when it is full.
+pub const INBOX_MAX: usize = 1024;
+/// Deliveries taken in one turn: their frames go to each connection in one write.
+const BURST_MAX: usize = 32;
+
+/// An event from Pusher, decoded once and shared by all hubs.
+#[derive(Debug)]
+pub struct Event {
+    /// The channel.
+    pub channel: Arc<str>,
+    /// The event's name.
+    pub name: Box<str>,
+    /// Its data, JSON text as it came.
+    pub data: Box<str>,
+    /// When its frame had been read.
+    pub received: Instant,
+    /// The connection of this bridge that published it, and must not get it back.
+    pub origin: Option<ConnId>,
+    /// The frame of each route, rendered when first needed.
+    pub frames: Box<[OnceLock<Bytes>]>,
+}
+
+/// What a link tells a hub, in order.
+#[derive(Debug)]
+pub enum Delivery {
+    /// An event.
+    Event(Arc<Event>),
+    /// The channel's subscription stands; `gap`: it had stood before, and events may have been missed.
+    Live {
+        /// The channel.
+        channel: Arc<str>,
+        /// Whether events may have been missed.
+        gap: bool,
+    },
+    /// The link's connection is lost, and with it all its channels.
+    Down {
+        /// Which link.
+        link: usize,
+    },
+}
+
+/// Somebody to be told that a subscription stands.
+#[derive(Debug)]
+struct Waiting {
+    conn: Arc<Conn>,
+    route: usize,
+    id: u32,
+    confirm: Option<Bytes>,
+}
+
+/// One worker's hub.
+pub struct Hub {
+    index: usize,
+    routes: Arc<[Arc<Route>]>,
+    links: Links,
+    metrics: Arc<Metrics>,
+    /// Locked by this worker's thread alone, so it is never contended.
+    table: Mutex<Table<Arc<Conn>, Waiting>>,
+}
+
+impl Hub {
+    /// The hub number `index`.
+    #[must_use]
+    pub fn new(index: usize, routes: Arc<[Arc<Route>]>, links: Links, metrics: Arc<Metrics>) -> Self {
+        Self { index, routes, links, metrics, table: Mutex::default() }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table<Arc<Conn>, Waiting>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Subscribes a connection. When the channel stands already, the confirming frame is sent here and `true`
+    /// returned; else both happen when it comes to stand, by a notice.
+    pub fn attach(&self, route: usize, subscribe: Subscribe, conn: &Arc<Conn>) -> (Ticket, bool) {
+        let Subscribe { id, channel, interest, confirm } = subscribe;
+        let confirm = confirm.map(|text| encode_frame(Opcode::Text, text.as_bytes()));
+        let waiting = Waiting { conn: conn.clone(), route, id, confirm };
+        let mut table = self.table();
+        let (attached, stands) = table.attach(&channel, route, interest, conn.clone(), waiting);
+        if attached.first {
+            self.links.want(attached.ticket.channel(), self.index);
+        }
+        if let Some(waiting) = stands {
+            self.confirm(waiting.confirm, route, conn);
+        }
+        (attached.ticket, attached.live)
+    }
+
+    /// Ends a subscription.
+    pub fn detach(&self, ticket: &Ticket) {
+        if self.table().detach(ticket) {
+            self.links.unwant(ticket.channel(), self.index);
+        }
+    }
+
+    /// Carries deliveries until every link is gone.
+    pub async fn run(self: Arc<Self>, mut inbox: mpsc::Receiver<Delivery>) {
+        let mut burst = Vec::with_capacity(BURST_MAX);
+        while inbox.recv_many(&mut burst, BURST_MAX).await > 0 {
+            self.carry(&mut burst);
+            // A long burst must not keep this thread's sessions from their sockets.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn carry(&self, burst: &mut Vec<Delivery>) {
+        let alone = burst.len() == 1;
+        let mut corked = Vec::new();
+        let mut table = self.table();
+        for delivery in burst.drain(..) {
+            match delivery {
+                Delivery::Event(event) => {
+                    self.fan_out(&table, &event, (!alone).then_some(&mut corked));
+                    self.metrics.delivery_delay(event.received);
+                }
+                Delivery::Live { channel, gap } => self.live(&mut table, &channel, gap),
+                Delivery::Down { link } => table.down(|channel| self.links.index_of(channel) == link),
+            }
+        }
+        drop(table);
+        for conn in corked {
+            conn.flush();
+        }
+    }
+
+    fn live(&self, table: &mut Table<Arc<Conn>, Waiting>, channel: &str, gap: bool) {
+        let waiting = table.live(channel);
+        if gap {
+            let newcomers: std::collections::HashSet<ConnId> =
+                waiting.iter().map(|waiting| waiting.conn.id()).collect();
+            for conn in table.subscribers(channel).filter(|conn| !newcomers.contains(&conn.id())) {
+                conn.notify(Notice::Gap);
+            }
+        }
+        for Waiting { conn, route, id, confirm } in waiting {
+            self.confirm(confirm, route, &conn);
+            conn.notify(Notice::Subscribed(id));
+        }
+    }
+
+    fn confirm(&self, frame: Option<Bytes>, route: usize, conn: &Conn) {
+        if let Some(frame) = frame {
+            self.metrics.count_out(route, 1, frame.len());
+            conn.push(frame);
+        }
+    }
+
+    /// Hands the event to its receivers. With `corked`, frames are only queued, and each connection that then
+    /// needs a flush is noted once.
+    fn fan_out(
+        &self,
+        table: &Table<Arc<Conn>, Waiting>,
+        event: &Event,
+        mut corked: Option<&mut Vec<Arc<Conn>>>,
+    ) {
+        for index in table.routes(&event.channel) {
+            let Some(route) = self.routes.get(index) else { continue };
+            let data = EventData {
+                event: relayed_name(route, &event.name),
+                channel: route.alias(&event.channel),
+                json: &event.data,
+            };
+            let value = route.filter.as_ref().and_then(|filter| {
+                json::at_path(route.dialect.out.event.payload(&data), &filter.field).and_then(json::scalar)
+            });
+            let mut frames = 0;
+            let mut length = 0;
+            for conn in table.receivers(&event.channel, index, value.as_deref()) {
+                if event.origin == Some(conn.id()) {
+                    continue;
+                }
+                let Some(frame) =
+                    event.frames.get(index).map(|frame| frame.get_or_init(|| render(route, &data)))
+                else {
+                    continue;
+                };
+                length = frame.len();
+                let pushed = match corked.as_deref_mut() {
+                    None => conn.push(frame.clone()),
+                    Some(corked) => {
+                        let (pushed, needs_flush) = conn.queue(frame.clone());
+                        if needs_flush {
+                            corked.push(conn.clone());
+                        }
+                        pushed
+                    }
+                };
+                frames += usize::from(matches!(pushed, Pushed::Written | Pushed::Queued));
+            }
+            self.metrics.count_out(index, frames, length);
+        }
+    }
+}
+
+fn render(route: &Route, data: &EventData<'_>) -> Bytes {
+    encode_frame(Opcode::Text, route.dialect.out.event.render(data, Now::read()).as_bytes())
+}

@@ -1,0 +1,306 @@
+//! One connection, as everybody but its own task sees it: bytes can be pushed to it, notices left for it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::error::ErrorCode;
+use super::id::ConnId;
+use super::outbox::{Bounds, Flushed, Outbox, Pushed};
+
+/// Notices waiting for one session. More than its subscriptions and messages under way cannot come; beyond
+/// it the connection is closed as too slow.
+const NOTICES_MAX: usize = 4096;
+
+/// Bytes read from a client after its close frame was sent.
+const DISCARDED_MAX: usize = 1024 * 1024;
+
+/// Something that a session is told.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The subscription with this number stands.
+    Subscribed(u32),
+    /// A message could not be carried.
+    PublishFailed {
+        /// Why.
+        code: ErrorCode,
+        /// The message's type.
+        message_type: String,
+    },
+    /// Events may have been missed.
+    Gap,
+    /// Show a sign of life within this time.
+    Probe(Duration),
+    /// Another connection took the slot.
+    Replaced,
+    /// Close after this time: the server shuts down.
+    Drain(Duration),
+}
+
+/// What [`Conn::poll_attend`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// A notice.
+    Notice(Notice),
+    /// What made reading pause has been written.
+    Drained,
+    /// The reader is too slow.
+    Overflow,
+    /// The socket cannot be written to.
+    Broken,
+}
+
+/// A connection's shared part.
+#[derive(Debug)]
+pub struct Conn {
+    id: ConnId,
+    socket: TcpStream,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    outbox: Outbox,
+    notices: VecDeque<Notice>,
+    /// Only one gap is told at a time.
+    gap: bool,
+    /// Nothing is read from the client until it has read what it asked for.
+    paused: bool,
+    /// Bytes read and thrown away while closing.
+    discarded: usize,
+    waker: Option<Waker>,
+}
+
+impl Conn {
+    /// Wraps an upgraded socket.
+    #[must_use]
+    pub fn new(id: ConnId, socket: TcpStream, bounds: Bounds) -> Arc<Self> {
+        let state = State {
+            outbox: Outbox::new(bounds),
+            notices: VecDeque::new(),
+            gap: false,
+            paused: false,
+            discarded: 0,
+            waker: None,
+        };
+        Arc::new(Self { id, socket, state: Mutex::new(state) })
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn id(&self) -> ConnId {
+        self.id
+    }
+
+    /// A panic elsewhere must not take this connection along: its state is valid between any two calls.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a frame, at once when nothing waits; what the socket does not take waits in the outbox.
+    pub fn push(&self, frame: Bytes) -> Pushed {
+        let mut state = self.state();
+        let pushed = state.outbox.push(frame, |slices| self.socket.try_write_vectored(slices));
+        if pushed != Pushed::Written {
+            state.wake();
+        }
+        pushed
+    }
+
+    /// Puts a frame into the outbox without trying the socket. `true`: it is the first to wait, and a call of
+    /// [`Self::flush`] is due; else the session's task is already at it.
+    pub fn queue(&self, frame: Bytes) -> (Pushed, bool) {
+        let mut state = self.state();
+        let was_empty = state.outbox.is_empty();
+        let pushed = state.outbox.queue_only(frame);
+        if pushed != Pushed::Queued {
+            state.wake();
+        }
+        (pushed, was_empty && pushed == Pushed::Queued)
+    }
+
+    /// Writes what waits, as far as the socket takes it; the session's task does the rest.
+    pub fn flush(&self) {
+        let mut state = self.state();
+        if state.outbox.flush(|slices| self.socket.try_write_vectored(slices)) != Flushed::Empty {
+            state.wake();
+        }
+    }
+
+    /// Leaves a notice for the session.
+    pub fn notify(&self, notice: Notice) {
+        let mut state = self.state();
+        if notice == Notice::Gap && std::mem::replace(&mut state.gap, true) {
+            return;
+        }
+        if state.notices.len() < NOTICES_MAX {
+            state.notices.push_back(notice);
+        }
+        state.wake();
+    }
+
+    /// The last frame: nothing is accepted after it.
+    pub fn finish(&self, last: Bytes) {
+        let mut state = self.state();
+        state.outbox.finish(last);
+        state.wake();
+    }
+
+    /// Frames and bytes accepted for sending so far.
+    #[must_use]
+    pub fn sent(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.outbox.frames_out, state.outbox.bytes_out)
+    }
+
+    /// Flushes the outbox and gives what the session should know next. One task only may poll it.
+    pub fn poll_attend(&self, cx: &mut Context<'_>) -> Poll<Attention> {
+        let mut state = self.state();
+        if let Some(notice) = state.notices.pop_front() {
+            if notice == Notice::Gap {
+                state.gap = false;
+            }
+            if state.notices.is_empty() {
+                state.notices = VecDeque::new();
+            }
+            return Poll::Ready(Attention::Notice(notice));
+        }
+        if state.outbox.overflowed() {
+            return Poll::Ready(Attention::Overflow);
+        }
+        if let Poll::Ready(Flushed::Broken) = self.poll_flush_locked(&mut state, cx) {
+            return Poll::Ready(Attention::Broken);
+        }
+        if state.paused && state.outbox.is_empty() {
+            state.paused = false;
+            return Poll::Ready(Attention::Drained);
+        }
+        state.remember(cx);
+        Poll::Pending
+    }
+
+    /// Whether reading should pause because the client leaves too much unread; then
+    /// [`Attention::Drained`] comes when it has caught up.
+    pub fn pause_if_congested(&self) -> bool {
+        let mut state = self.state();
+        state.paused = !state.outbox.is_empty();
+        state.paused
+    }
+
+    /// Ends the writing side: the client reads the end after what was sent.
+    pub fn shut_write(&self) {
+        // It fails on a connection that is gone already.
+        let _ = socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Reads and throws away until the client ends, at most [`DISCARDED_MAX`] bytes.
+    pub fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut buffer = [0; 1024];
+        loop {
+            match self.socket.poll_read_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+            match self.socket.try_read(&mut buffer) {
+                Ok(0) => return Poll::Ready(()),
+                Ok(read) => {
+                    let mut state = self.state();
+                    state.discarded += read;
+                    if state.discarded > DISCARDED_MAX {
+                        return Poll::Ready(());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Ready when everything is written, or cannot be any more.
+    pub fn poll_flushed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        state.remember(cx);
+        self.poll_flush_locked(&mut state, cx).map(|_| ())
+    }
+
+    fn poll_flush_locked(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<Flushed> {
+        loop {
+            if state.outbox.broken() {
+                return Poll::Ready(Flushed::Broken);
+            }
+            match state.outbox.flush(|slices| self.socket.try_write_vectored(slices)) {
+                Flushed::Blocked => {}
+                done => return Poll::Ready(done),
+            }
+            // The write found the socket full and cleared its readiness; this registers for its return.
+            match self.socket.poll_write_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Flushed::Broken),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl State {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn remember(&mut self, cx: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
+    }
+}
+
+/// The stream that tungstenite works on: it reads the socket, and what it writes (its pongs and closes) goes
+/// through the outbox.
+#[derive(Debug)]
+pub struct ConnIo(pub Arc<Conn>);
+
+impl AsyncRead for ConnIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let socket = &self.0.socket;
+        loop {
+            std::task::ready!(socket.poll_read_ready(cx))?;
+            match socket.try_read(buf.initialize_unfilled()) {
+                Ok(read) => {
+                    buf.advance(read);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for ConnIo {
+    /// Always takes everything: tungstenite writes whole frames, and a part of one must never be left over.
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.0.push(Bytes::copy_from_slice(buf)) {
+            // After an overflow the session ends by itself; tungstenite need not know.
+            Pushed::Written | Pushed::Queued | Pushed::Overflow => Poll::Ready(Ok(buf.len())),
+            Pushed::Closed => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

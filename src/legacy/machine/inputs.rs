@@ -1,0 +1,486 @@
+//! What can happen to a session: a client's frames, answers to its actions, notices, and time.
+
+use std::borrow::Cow;
+
+use super::timers::due;
+use super::{Action, Chosen, FIXED, Interest, Machine, State, Subscribe};
+use crate::auth::{Claims, Denied, permits, strip_bearer};
+use crate::clock::Now;
+use crate::config::OnGap;
+use crate::legacy::close::CloseReason;
+use crate::legacy::dialect::ClientMessage;
+use crate::legacy::error::ErrorCode;
+use crate::legacy::json::{self, Object};
+use crate::legacy::publish::{self, Message};
+use crate::routes::check_channel;
+use crate::template::Var;
+use std::time::Duration;
+
+/// Longest value of a filter, in bytes.
+const FILTER_VALUE_BYTES_MAX: usize = 256;
+
+impl Machine {
+    /// A text message.
+    pub fn text(&mut self, text: &str, now: Now, out: &mut Vec<Action>) {
+        self.timers.heard = now.mono;
+        self.timers.probe = None;
+        match self.state {
+            State::Live if self.route.echo => self.echo(now, out),
+            State::Live => self.live_text(text, now, out),
+            State::Unauthenticated => self.early_text(text, now, out),
+            State::Refused => self.flood_check(now, out),
+            _ => {}
+        }
+    }
+
+    /// A binary message.
+    pub fn binary(&mut self, now: Now, out: &mut Vec<Action>) {
+        self.timers.heard = now.mono;
+        self.timers.probe = None;
+        match self.state {
+            State::Live if self.route.echo => self.echo(now, out),
+            State::Live => self.refuse_message(ErrorCode::BinaryNotSupported, now, out),
+            State::Unauthenticated => self.refuse_message(ErrorCode::AuthRequired, now, out),
+            State::Refused => self.flood_check(now, out),
+            _ => {}
+        }
+    }
+
+    /// A WebSocket ping or pong. tungstenite answers the ping.
+    pub fn control(&mut self, now: Now, out: &mut Vec<Action>) {
+        self.timers.heard = now.mono;
+        self.timers.probe = None;
+        self.flood_check(now, out);
+    }
+
+    /// The verdict on the token of [`Action::Verify`]; `wait`: the client's address has sent so many wrong
+    /// tokens that the next may come only after it. Gives a word for the log and the metrics.
+    pub fn verified(
+        &mut self,
+        verdict: Result<Claims, Option<Duration>>,
+        leeway: Duration,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) -> &'static str {
+        let State::Verifying { renewal } = self.state else { return "late" };
+        self.state = if renewal { State::Live } else { State::Unauthenticated };
+        let claims = match verdict {
+            Ok(claims) => claims,
+            Err(wait) => {
+                self.too_many_wrong_tokens |= wait.is_some();
+                let code = wait.map_or(ErrorCode::InvalidToken, |_| ErrorCode::AuthRateLimited);
+                self.auth_error(code, wait, now, out);
+                return "refused";
+            }
+        };
+        if let Err(code) = self.permitted(&claims) {
+            self.auth_error(code, None, now, out);
+            return if code == ErrorCode::NotOwner { "not_owner" } else { "missing_permission" };
+        }
+        if renewal {
+            return self.renew(&claims, leeway, now, out);
+        }
+        self.timers.expire_at(claims.expires_at_unix, leeway, now);
+        let exclusive = self.route.limits.exclusive.as_ref().and_then(|exclusive| {
+            exclusive.key.fill(|var| match var {
+                Var::User => Some(Cow::Borrowed(claims.user.as_str())),
+                var => self.value_of(var, None),
+            })
+        });
+        out.push(Action::Acquire { user: claims.user.clone(), exclusive });
+        self.timers.phase = None;
+        self.state = State::Acquiring(Box::new(claims));
+        "accepted"
+    }
+
+    /// The outcome of [`Action::Acquire`].
+    pub fn slots(&mut self, outcome: Result<(), ErrorCode>, now: Now, out: &mut Vec<Action>) {
+        let State::Acquiring(claims) = std::mem::replace(&mut self.state, State::Closed) else {
+            return;
+        };
+        if let Err(code) = outcome {
+            self.timers.expiry = None;
+            self.error(code, None, now, out);
+            return self.await_token(now);
+        }
+        self.user = Some(claims.user.clone());
+        let confirm = self.auth_ok(&claims, now);
+        if self.route.channel_is_chosen() {
+            out.extend(confirm.map(Action::Send));
+            return self.go_live(now);
+        }
+        self.timers.phase = Some(now.mono + self.subscribe_wait);
+        self.state = State::Subscribing;
+        self.subscribe_fixed(confirm, now, out);
+        if !matches!(out.last(), Some(Action::Subscribe(_))) {
+            self.give_up_subscribing(now, out);
+        }
+    }
+
+    /// The subscription stands. Its `confirm` frame has been sent.
+    pub fn subscribed(&mut self, id: u32, now: Now, _out: &mut Vec<Action>) {
+        if id == FIXED {
+            if matches!(self.state, State::Subscribing) {
+                self.go_live(now);
+            }
+        } else if let Some(chosen) = self.chosen.iter_mut().find(|chosen| chosen.id == id) {
+            chosen.awaited_until = None;
+        }
+    }
+
+    /// A message of this client could not be carried.
+    pub fn publish_failed(&mut self, code: ErrorCode, message_type: &str, now: Now, out: &mut Vec<Action>) {
+        if self.is_live() {
+            let details = serde_json::json!({ "type": message_type }).to_string();
+            self.error(code, Some(&details), now, out);
+        }
+    }
+
+    /// Upstream events may have been missed.
+    pub fn gap(&mut self, now: Now, out: &mut Vec<Action>) {
+        match self.route.on_gap {
+            _ if !self.is_live() => {}
+            OnGap::Ignore => {}
+            OnGap::Notify => self.error(ErrorCode::Gap, None, now, out),
+            OnGap::Close => self.close(CloseReason::Gap, out),
+        }
+    }
+
+    /// Somebody wants this connection's slot: it must show within `timeout` that it is alive.
+    pub fn probe(&mut self, timeout: Duration, now: Now, out: &mut Vec<Action>) {
+        if matches!(self.state, State::Closed) || self.timers.probe.is_some() {
+            return;
+        }
+        self.timers.probe = Some(now.mono + timeout);
+        self.ping(true, now, out);
+    }
+
+    /// Somebody took this connection's slot.
+    pub fn replaced(&mut self, out: &mut Vec<Action>) {
+        if !matches!(self.state, State::Closed) {
+            self.close(CloseReason::Replaced, out);
+        }
+    }
+
+    /// The server shuts down; this connection is to close `after` some time.
+    pub fn drain(&mut self, after: Duration, now: Now) {
+        if !matches!(self.state, State::Closed) {
+            self.timers.drain = Some(now.mono + after);
+        }
+    }
+
+    /// The time has come that [`Machine::deadline`] said.
+    pub fn timer(&mut self, now: Now, out: &mut Vec<Action>) {
+        if due(self.timers.drain, now) {
+            return self.close(CloseReason::GoingAway, out);
+        }
+        if due(self.timers.probe, now) {
+            return self.close(CloseReason::Replaced, out);
+        }
+        if due(self.timers.phase, now) {
+            self.phase_over(now, out);
+        }
+        if due(self.timers.expiry, now) && self.is_live() {
+            self.auth_error(ErrorCode::InvalidToken, None, now, out);
+            return self.close(CloseReason::TokenExpired, out);
+        }
+        if due(self.timers.silence, now) {
+            let until = self.timers.heard + self.route.heartbeat.timeout;
+            if until <= now.mono {
+                return self.close(CloseReason::Silent, out);
+            }
+            self.timers.silence = Some(until);
+        }
+        if due(self.timers.ping, now) {
+            self.ping(false, now, out);
+            self.timers.schedule_ping(self.route.heartbeat, now);
+        }
+        self.give_up_chosen(now, out);
+    }
+
+    fn phase_over(&mut self, now: Now, out: &mut Vec<Action>) {
+        self.timers.phase = None;
+        match self.state {
+            State::Unauthenticated if self.too_many_wrong_tokens => {
+                self.close(CloseReason::AuthFailures, out);
+            }
+            State::Unauthenticated => self.close(CloseReason::AuthDeadline, out),
+            State::Subscribing => self.give_up_subscribing(now, out),
+            State::Refused => self.close(CloseReason::Refused, out),
+            _ => {}
+        }
+    }
+
+    /// The subscription does not come to stand: the client is told, and may try again.
+    fn give_up_subscribing(&mut self, now: Now, out: &mut Vec<Action>) {
+        out.push(Action::Unsubscribe(FIXED));
+        out.push(Action::Release);
+        self.user = None;
+        self.timers.expiry = None;
+        self.error(ErrorCode::UpstreamUnavailable, None, now, out);
+        self.await_token(now);
+    }
+
+    fn give_up_chosen(&mut self, now: Now, out: &mut Vec<Action>) {
+        while let Some(at) = self.chosen.iter().position(|chosen| due(chosen.awaited_until, now)) {
+            let chosen = self.chosen.swap_remove(at);
+            out.push(Action::Unsubscribe(chosen.id));
+            let details = serde_json::json!({ "channel": self.route.alias(&chosen.channel) }).to_string();
+            self.error(ErrorCode::UpstreamUnavailable, Some(&details), now, out);
+        }
+    }
+
+    // ------------------------------------------------------------------------------- a client's messages
+
+    fn echo(&mut self, now: Now, out: &mut Vec<Action>) {
+        if self.allowed(now, out) {
+            out.push(Action::Echo);
+        }
+    }
+
+    /// Before authentication: `auth` is for it, a pong is harmless, all else needs it.
+    fn early_text(&mut self, text: &str, now: Now, out: &mut Vec<Action>) {
+        match self.route.dialect.decode(text, self.route.limits.depth_max) {
+            Ok(ClientMessage::Auth(token)) => self.auth(token.as_deref(), now, out),
+            Ok(ClientMessage::Pong) => self.flood_check(now, out),
+            _ => self.refuse_message(ErrorCode::AuthRequired, now, out),
+        }
+    }
+
+    fn refuse_message(&mut self, code: ErrorCode, now: Now, out: &mut Vec<Action>) {
+        if self.allowed(now, out) {
+            self.error(code, None, now, out);
+        }
+    }
+
+    fn live_text(&mut self, text: &str, now: Now, out: &mut Vec<Action>) {
+        let message = match self.route.dialect.decode(text, self.route.limits.depth_max) {
+            Ok(ClientMessage::Pong) => return self.flood_check(now, out),
+            Ok(ClientMessage::Ping) => return self.answer_ping(now, out),
+            Ok(ClientMessage::Auth(token)) if self.route.auth.is_some() => {
+                return self.auth(token.as_deref(), now, out);
+            }
+            message => message,
+        };
+        if !self.allowed(now, out) {
+            return;
+        }
+        match message {
+            Ok(ClientMessage::Subscribe(object)) => self.subscribe(&object, now, out),
+            Ok(ClientMessage::Unsubscribe(object)) => self.unsubscribe(&object, now, out),
+            Ok(ClientMessage::Application { message_type, object }) => {
+                self.publish(text, &message_type, &object, now, out);
+            }
+            Ok(_) => self.error(ErrorCode::UnknownType, None, now, out),
+            Err(code) => self.error(code, None, now, out),
+        }
+    }
+
+    /// Counts a message; above its rate the client is told, and above the ceiling closed.
+    fn allowed(&mut self, now: Now, out: &mut Vec<Action>) -> bool {
+        let Err(wait) = self.gates.message(&self.route.limits, now.mono) else { return true };
+        if self.gates.control(&self.route.limits, now.mono).is_err() {
+            self.close(CloseReason::ControlFlood, out);
+        } else if !self.route.echo {
+            self.rate_error(ErrorCode::RateLimited, wait, now, out);
+        }
+        false
+    }
+
+    fn flood_check(&mut self, now: Now, out: &mut Vec<Action>) {
+        if self.gates.control(&self.route.limits, now.mono).is_err() {
+            self.close(CloseReason::ControlFlood, out);
+        }
+    }
+
+    fn answer_ping(&mut self, now: Now, out: &mut Vec<Action>) {
+        out.extend(self.route.dialect.render_pong(now).map(Action::Send));
+        self.flood_check(now, out);
+    }
+
+    /// An `auth` message, or a token of the upgrade request.
+    pub(super) fn auth(&mut self, token: Option<&str>, now: Now, out: &mut Vec<Action>) {
+        if let Err(wait) = self.gates.auth(&self.route.limits, now.mono) {
+            if self.gates.control(&self.route.limits, now.mono).is_err() {
+                return self.close(CloseReason::ControlFlood, out);
+            }
+            return self.auth_error(ErrorCode::AuthRateLimited, Some(wait), now, out);
+        }
+        let Some(token) = token else {
+            return self.auth_error(ErrorCode::InvalidToken, None, now, out);
+        };
+        self.state = State::Verifying { renewal: matches!(self.state, State::Live) };
+        out.push(Action::Verify(strip_bearer(token).to_owned()));
+    }
+
+    fn permitted(&self, claims: &Claims) -> Result<(), ErrorCode> {
+        let Some(auth) = &self.route.auth else { return Ok(()) };
+        permits(auth, claims, |var| match var {
+            Var::User => Some(Cow::Owned(claims.user.clone())),
+            var => self.value_of(var, None),
+        })
+        .map_err(|denied| match denied {
+            Denied::Permission(_) => ErrorCode::MissingPermission,
+            Denied::Ownership(_) => ErrorCode::NotOwner,
+        })
+    }
+
+    /// A new token for a live connection: of the same user, it moves the expiry.
+    fn renew(&mut self, claims: &Claims, leeway: Duration, now: Now, out: &mut Vec<Action>) -> &'static str {
+        if self.user.as_deref() != Some(claims.user.as_str()) {
+            self.auth_error(ErrorCode::OtherUser, None, now, out);
+            return "other_user";
+        }
+        self.timers.expire_at(claims.expires_at_unix, leeway, now);
+        out.extend(self.auth_ok(claims, now).map(Action::Send));
+        "renewed"
+    }
+
+    fn auth_ok(&self, claims: &Claims, now: Now) -> Option<String> {
+        self.route.dialect.render_auth_ok(&claims.user, claims.role.as_deref(), &claims.permissions_json, now)
+    }
+
+    fn publish(
+        &mut self,
+        text: &str,
+        message_type: &str,
+        object: &Object<'_>,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        let message =
+            Message { text, message_type, object, values: &self.values, user: self.user.as_deref() };
+        match publish::prepare(&self.route, &message, now) {
+            Ok(outgoing) => match self.channel_of(object) {
+                Some(channel) => {
+                    out.push(Action::Publish { outgoing, channel, message_type: message_type.to_owned() })
+                }
+                None => self.error(ErrorCode::NotPublished, None, now, out),
+            },
+            Err(code) => {
+                let details = serde_json::json!({ "type": message_type }).to_string();
+                self.error(code, Some(&details), now, out);
+            }
+        }
+    }
+
+    // ----------------------------------------------------------------------------- in-band subscriptions
+
+    fn subscribe(&mut self, object: &Object<'_>, now: Now, out: &mut Vec<Action>) {
+        let (channel, value) = match self.choice(object) {
+            Ok(choice) => choice,
+            Err((code, details)) => return self.error(code, Some(&details), now, out),
+        };
+        let confirm = self.route.dialect.render_subscribed(self.route.alias(&channel), now);
+        if let Some(standing) = self.find_chosen(&channel, value.as_ref()) {
+            if self.chosen.get(standing).is_some_and(|chosen| chosen.awaited_until.is_none()) {
+                out.extend(confirm.map(Action::Send));
+            }
+            return;
+        }
+        if self.chosen.len() >= self.route.limits.subscriptions_max {
+            return self.error(ErrorCode::TooManySubscriptions, None, now, out);
+        }
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1).max(FIXED + 1);
+        let interest = value.clone().map_or(Interest::All, Interest::Value);
+        out.push(Action::Subscribe(Subscribe { id, channel: channel.clone(), interest, confirm }));
+        self.chosen.push(Chosen { id, channel, value, awaited_until: Some(now.mono + self.subscribe_wait) });
+    }
+
+    fn unsubscribe(&mut self, object: &Object<'_>, now: Now, out: &mut Vec<Action>) {
+        match self.choice(object) {
+            Ok((channel, value)) => {
+                if let Some(at) = self.find_chosen(&channel, value.as_ref()) {
+                    out.push(Action::Unsubscribe(self.chosen.swap_remove(at).id));
+                }
+            }
+            Err((code, details)) => self.error(code, Some(&details), now, out),
+        }
+    }
+
+    fn find_chosen(&self, channel: &str, value: Option<&String>) -> Option<usize> {
+        self.chosen.iter().position(|chosen| chosen.channel == channel && chosen.value.as_ref() == value)
+    }
+
+    /// What a `subscribe` or `unsubscribe` names: a channel and perhaps a filter's value. An error comes with
+    /// the details that say which field.
+    fn choice(&self, object: &Object<'_>) -> Result<(String, Option<String>), (ErrorCode, String)> {
+        if !self.route.channel_is_chosen() && !self.route.filter_is_chosen() {
+            return Err((ErrorCode::UnknownType, "{}".to_owned()));
+        }
+        let filter = self.route.filter.as_ref();
+        for field in [self.route.channel.subscribe_field(), filter.and_then(|f| f.equals.subscribe_field())]
+            .into_iter()
+            .flatten()
+        {
+            self.check_field(field, object)?;
+        }
+        let invalid = || (ErrorCode::InvalidField, "{}".to_owned());
+        let channel = self.channel(Some(object)).ok_or_else(invalid)?;
+        let value = match filter {
+            None => None,
+            Some(filter) => {
+                Some(filter.equals.fill(|var| self.value_of(var, Some(object))).ok_or_else(invalid)?)
+            }
+        };
+        if value.as_ref().is_some_and(|value| value.len() > FILTER_VALUE_BYTES_MAX) {
+            return Err(invalid());
+        }
+        Ok((channel, value))
+    }
+
+    fn check_field(&self, field: &str, object: &Object<'_>) -> Result<(), (ErrorCode, String)> {
+        let value = object.get(field).and_then(json::scalar);
+        let allowed = self.route.subscribe_values.iter().find(|(name, _)| name == field);
+        let accepted = value.is_some_and(|value| match allowed {
+            Some((_, values)) => values.iter().any(|v| *v == value),
+            None => !value.is_empty(),
+        });
+        if accepted {
+            return Ok(());
+        }
+        let mut details = serde_json::Map::new();
+        details.insert("field".into(), field.into());
+        if let Some((_, values)) = allowed {
+            details.insert("allowed".into(), values.clone().into());
+        }
+        Err((ErrorCode::InvalidField, serde_json::Value::Object(details).to_string()))
+    }
+
+    // ------------------------------------------------------------------------------------------ helpers
+
+    fn ping(&mut self, probe: bool, now: Now, out: &mut Vec<Action>) {
+        let kind = self.route.heartbeat.kind;
+        if kind.json() {
+            out.extend(self.route.dialect.render_ping(now).map(Action::Send));
+        }
+        // A probe must reach even a client that answers no JSON ping: its WebSocket library does.
+        if kind.websocket() || probe {
+            out.push(Action::WsPing);
+        }
+    }
+
+    /// The channel a message is for: the client's, or where it has several the one the message names, if the
+    /// client is subscribed to it.
+    fn channel_of(&self, object: &Object<'_>) -> Option<String> {
+        let channel = self.channel(Some(object))?;
+        let chosen = self.route.channel_is_chosen();
+        (!chosen || self.chosen.iter().any(|chosen| chosen.channel == channel)).then_some(channel)
+    }
+
+    /// The client's channel, legal, with a chosen part from `object`.
+    pub(super) fn channel(&self, object: Option<&Object<'_>>) -> Option<String> {
+        let name = self.route.channel.fill(|var| self.value_of(var, object))?;
+        check_channel(&name).is_ok().then_some(name)
+    }
+
+    pub(super) fn value_of<'a>(&'a self, var: &Var, object: Option<&Object<'a>>) -> Option<Cow<'a, str>> {
+        match var {
+            Var::Path(name) => self.values.get(name).map(Cow::Borrowed),
+            Var::User => self.user.as_deref().map(Cow::Borrowed),
+            Var::Subscribe(field) => object?.get(field).and_then(json::scalar),
+            Var::Type => None,
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The deadlines of one connection.
+
+use std::time::{Duration, Instant};
+
+use crate::clock::Now;
+use crate::config::{Heartbeat, HeartbeatKind};
+
+/// Each may be set; [`Timers::next`] is the earliest.
+pub(super) struct Timers {
+    /// The end of the current state: the auth deadline, a subscription's wait, a refusal's hold.
+    pub(super) phase: Option<Instant>,
+    /// The next heartbeat.
+    pub(super) ping: Option<Instant>,
+    /// When silence is judged. Moved only when it is due, so that a frame costs no timer.
+    pub(super) silence: Option<Instant>,
+    /// When a probed client must have answered.
+    pub(super) probe: Option<Instant>,
+    /// The token's expiry.
+    pub(super) expiry: Option<Instant>,
+    /// When this connection's turn comes in a shutdown.
+    pub(super) drain: Option<Instant>,
+    /// When the client was last heard.
+    pub(super) heard: Instant,
+    rng: fastrand::Rng,
+}
+
+impl Timers {
+    pub(super) fn new(now: Now, seed: u64) -> Self {
+        Self {
+            phase: None,
+            ping: None,
+            silence: None,
+            probe: None,
+            expiry: None,
+            drain: None,
+            heard: now.mono,
+            rng: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    pub(super) fn next(&self) -> Option<Instant> {
+        [self.phase, self.ping, self.silence, self.probe, self.expiry, self.drain].into_iter().flatten().min()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.phase = None;
+        self.ping = None;
+        self.silence = None;
+        self.probe = None;
+        self.expiry = None;
+        self.drain = None;
+    }
+
+    pub(super) fn start_heartbeat(&mut self, heartbeat: Heartbeat, now: Now) {
+        if heartbeat.kind != HeartbeatKind::None {
+            self.schedule_ping(heartbeat, now);
+            self.silence = Some(now.mono + heartbeat.timeout);
+        }
+    }
+
+    /// The interval ±10 %, so that clients that came together do not stay together.
+    pub(super) fn schedule_ping(&mut self, heartbeat: Heartbeat, now: Now) {
+        let factor = 0.9 + 0.2 * self.rng.f64();
+        self.ping = Some(now.mono + heartbeat.every.mul_f64(factor));
+    }
+
+    /// Sets the expiry from the token's `exp` in Unix seconds and the leeway.
+    pub(super) fn expire_at(&mut self, unix_seconds: i64, leeway: Duration, now: Now) {
+        let left_ms = unix_seconds.saturating_mul(1000).saturating_sub(now.unix_ms);
+        let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0));
+        // A token for the next century needs no timer, and must not overflow the clock.
+        self.expiry = now.mono.checked_add(left.saturating_add(leeway));
+    }
+}
+
+/// Whether the timer is set and has come.
+pub(super) fn due(timer: Option<Instant>, now: Now) -> bool {
+    timer.is_some_and(|at| at <= now.mono)
+}

@@ -1,0 +1,380 @@
+//! The outbox: the one place where bytes leave a connection, so that nothing interleaves. It holds what the
+//! socket did not take at once, bounded in frames and bytes.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use bytes::Bytes;
+
+/// Most frames handed to the socket in one vectored write (Linux takes 1,024; more gains nothing).
+const SLICES_MAX: usize = 64;
+
+/// The bounds of an outbox.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Frames waiting.
+    pub frames_max: usize,
+    /// Bytes waiting.
+    pub bytes_max: usize,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// The socket took it whole.
+    Written,
+    /// It waits, or a part of it does.
+    Queued,
+    /// It was refused, and with it every later one: the reader is too slow.
+    Overflow,
+    /// The socket is broken or the outbox is shut.
+    Closed,
+}
+
+/// What a flush came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Nothing waits.
+    Empty,
+    /// The socket takes no more now.
+    Blocked,
+    /// The socket is broken.
+    Broken,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Takes no more, but what waits is still written.
+    Shut,
+    Overflowed,
+    Broken,
+}
+
+/// Frames on their way to one socket.
+#[derive(Debug)]
+pub struct Outbox {
+    queue: VecDeque<Bytes>,
+    /// Bytes of the first frame that are already written.
+    written: usize,
+    bytes: usize,
+    bounds: Bounds,
+    state: State,
+    /// Frames accepted, ever.
+    pub frames_out: u64,
+    /// Bytes accepted, ever.
+    pub bytes_out: u64,
+}
+
+impl Outbox {
+    /// An empty outbox.
+    #[must_use]
+    pub const fn new(bounds: Bounds) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            written: 0,
+            bytes: 0,
+            bounds,
+            state: State::Open,
+            frames_out: 0,
+            bytes_out: 0,
+        }
+    }
+
+    /// Hands in a frame (or several, encoded back to back). With nothing waiting, `write` is tried at once.
+    /// It must behave as a non-blocking vectored write does.
+    pub fn push(&mut self, frame: Bytes, write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> Pushed {
+        let was_empty = self.queue.is_empty();
+        match self.queue_only(frame) {
+            Pushed::Queued if was_empty => match self.flush(write) {
+                Flushed::Empty => Pushed::Written,
+                Flushed::Blocked => Pushed::Queued,
+                Flushed::Broken => Pushed::Closed,
+            },
+            pushed => pushed,
+        }
+    }
+
+    /// Hands in a frame without trying the socket: several of one burst are then written together.
+    pub fn queue_only(&mut self, frame: Bytes) -> Pushed {
+        match self.state {
+            State::Open => {}
+            State::Overflowed => return Pushed::Overflow,
+            State::Shut | State::Broken => return Pushed::Closed,
+        }
+        let too_many = self.queue.len() >= self.bounds.frames_max;
+        // One frame may always wait, however large: its size was bounded where it came from.
+        if too_many || (!self.queue.is_empty() && self.bytes + frame.len() > self.bounds.bytes_max) {
+            self.state = State::Overflowed;
+            return Pushed::Overflow;
+        }
+        self.frames_out += 1;
+        self.bytes_out += frame.len() as u64;
+        self.bytes += frame.len();
+        self.queue.push_back(frame);
+        Pushed::Queued
+    }
+
+    /// Writes what waits, many frames at once, until the socket takes no more.
+    pub fn flush(&mut self, mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> Flushed {
+        while !self.queue.is_empty() {
+            if self.state == State::Broken {
+                return Flushed::Broken;
+            }
+            let skip = self.written;
+            let result = if let [only] = self.queue.make_contiguous() {
+                write(&[IoSlice::new(only.get(skip..).unwrap_or(&[]))])
+            } else {
+                let slices: Vec<IoSlice<'_>> = self
+                    .queue
+                    .iter()
+                    .take(SLICES_MAX)
+                    .enumerate()
+                    .map(|(i, frame)| {
+                        IoSlice::new(if i == 0 { frame.get(skip..).unwrap_or(&[]) } else { frame })
+                    })
+                    .collect();
+                write(&slices)
+            };
+            match result {
+                Ok(0) => return self.fail(),
+                Ok(taken) => self.advance(taken),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Flushed::Blocked,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.fail(),
+            }
+        }
+        // A burst must not keep its memory for the connection's whole life.
+        if self.queue.capacity() > 0 {
+            self.queue = VecDeque::new();
+        }
+        Flushed::Empty
+    }
+
+    fn advance(&mut self, mut taken: usize) {
+        self.bytes = self.bytes.saturating_sub(taken);
+        while let Some(first) = self.queue.front() {
+            let left = first.len() - self.written;
+            if taken < left {
+                self.written += taken;
+                return;
+            }
+            taken -= left;
+            self.written = 0;
+            self.queue.pop_front();
+        }
+    }
+
+    fn fail(&mut self) -> Flushed {
+        self.state = State::Broken;
+        self.queue = VecDeque::new();
+        self.written = 0;
+        self.bytes = 0;
+        Flushed::Broken
+    }
+
+    /// Takes `last` as the final frame. After an overflow what waits is dropped but for the frame that is
+    /// already partly written, so that `last` still stands at a frame's boundary.
+    pub fn finish(&mut self, last: Bytes) {
+        if self.state == State::Broken || self.state == State::Shut {
+            return;
+        }
+        if self.state == State::Overflowed {
+            self.queue.truncate(usize::from(self.written > 0));
+            self.bytes = self.queue.iter().map(Bytes::len).sum::<usize>() - self.written;
+        }
+        self.frames_out += 1;
+        self.bytes_out += last.len() as u64;
+        self.bytes += last.len();
+        self.queue.push_back(last);
+        self.state = State::Shut;
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Whether a frame was refused because the reader is too slow.
+    #[must_use]
+    pub fn overflowed(&self) -> bool {
+        self.state == State::Overflowed
+    }
+
+    /// Whether the socket refused to be written to.
+    #[must_use]
+    pub fn broken(&self) -> bool {
+        self.state == State::Broken
+    }
+}
+
+/// WebSocket opcodes this server sends itself (RFC 6455 §5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opcode {
+    /// Text.
+    Text = 1,
+    /// Binary.
+    Binary = 2,
+    /// Close.
+    Close = 8,
+    /// Ping.
+    Ping = 9,
+}
+
+/// One unfragmented, unmasked frame (RFC 6455 §5.2).
+#[must_use]
+pub fn encode_frame(opcode: Opcode, payload: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(payload.len() + 10);
+    out.push(0x80 | opcode as u8);
+    match payload.len() {
+        length @ 0..=125 => out.push(length as u8),
+        length @ 126..=0xFFFF => {
+            out.push(126);
+            out.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        length => {
+            out.push(127);
+            out.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(payload);
+    out.into()
+}
+
+/// A close frame; the reason is cut at 123 bytes (RFC 6455 §5.5.1).
+#[must_use]
+pub fn encode_close(code: u16, reason: &str) -> Bytes {
+    let mut payload = code.to_be_bytes().to_vec();
+    let mut end = reason.len().min(123);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    payload.extend_from_slice(reason.get(..end).unwrap_or("").as_bytes());
+    encode_frame(Opcode::Close, &payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BOUNDS: Bounds = Bounds { frames_max: 4, bytes_max: 100 };
+
+    /// A socket with room for `room` bytes.
+    struct Socket {
+        room: usize,
+        got: Vec<u8>,
+        writes: usize,
+    }
+
+    impl Socket {
+        fn new(room: usize) -> Self {
+            Self { room, got: Vec::new(), writes: 0 }
+        }
+
+        fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            self.writes += 1;
+            if self.room == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let mut taken = 0;
+            for slice in slices {
+                let part = slice.len().min(self.room);
+                self.got.extend_from_slice(&slice[..part]);
+                self.room -= part;
+                taken += part;
+            }
+            Ok(taken)
+        }
+    }
+
+    fn frame(text: &str) -> Bytes {
+        Bytes::copy_from_slice(text.as_bytes())
+    }
+
+    #[test]
+    fn frames_go_at_once_while_the_socket_takes_them() {
+        let (mut outbox, mut socket) = (Outbox::new(BOUNDS), Socket::new(5));
+        assert_eq!(outbox.push(frame("abc"), |s| socket.write(s)), Pushed::Written);
+        assert_eq!(outbox.push(frame("def"), |s| socket.write(s)), Pushed::Queued);
+        let writes = socket.writes;
+        assert_eq!(outbox.push(frame("ghi"), |s| socket.write(s)), Pushed::Queued);
+        assert_eq!(socket.writes, writes, "with frames waiting the socket is not tried");
+        socket.room = 100;
+        assert_eq!(outbox.flush(|s| socket.write(s)), Flushed::Empty);
+        assert_eq!(socket.writes, writes + 1, "waiting frames are written together");
+        assert_eq!(socket.got, b"abcdefghi");
+        assert_eq!((outbox.frames_out, outbox.bytes_out), (3, 9));
+    }
+
+    #[test]
+    fn overflow_is_final_and_ends_at_a_frame_boundary() {
+        let (mut outbox, mut socket) = (Outbox::new(BOUNDS), Socket::new(1));
+        for text in ["ab", "cd", "ef", "gh"] {
+            assert_eq!(outbox.push(frame(text), |s| socket.write(s)), Pushed::Queued);
+        }
+        assert_eq!(outbox.push(frame("ij"), |s| socket.write(s)), Pushed::Overflow);
+        assert!(outbox.overflowed());
+        outbox.finish(frame("BYE"));
+        assert_eq!(outbox.push(frame("kl"), |s| socket.write(s)), Pushed::Closed);
+        socket.room = 100;
+        assert_eq!(outbox.flush(|s| socket.write(s)), Flushed::Empty);
+        assert_eq!(socket.got, b"abBYE", "the frame under way is completed, the rest is dropped");
+    }
+
+    #[test]
+    fn bytes_are_bounded_but_one_frame_always_fits() {
+        let (mut outbox, mut socket) = (Outbox::new(BOUNDS), Socket::new(0));
+        assert_eq!(outbox.push(frame(&"x".repeat(500)), |s| socket.write(s)), Pushed::Queued);
+        assert_eq!(outbox.push(frame("y"), |s| socket.write(s)), Pushed::Overflow);
+    }
+
+    #[test]
+    fn a_broken_socket_is_noticed() {
+        let mut outbox = Outbox::new(BOUNDS);
+        let broken = |_: &[IoSlice<'_>]| Err(io::ErrorKind::BrokenPipe.into());
+        assert_eq!(outbox.push(frame("a"), broken), Pushed::Closed);
+        assert!(outbox.broken() && outbox.is_empty());
+        assert_eq!(outbox.push(frame("b"), broken), Pushed::Closed);
+    }
+
+    #[test]
+    fn frames_have_the_rfcs_lengths() {
+        for (length, header) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
+            let frame = encode_frame(Opcode::Text, &vec![b'x'; length]);
+            assert_eq!(frame.len(), length + header);
+            assert_eq!(frame[0], 0x81);
+        }
+        assert_eq!(&encode_frame(Opcode::Text, &[b'x'; 300])[1..4], &[126, 1, 44]);
+        assert_eq!(&encode_close(1001, "bye")[..], &[0x88, 5, 3, 233, b'b', b'y', b'e']);
+        assert_eq!(encode_close(1000, &"é".repeat(100)).len(), 2 + 2 + 122);
+    }
+
+    proptest! {
+        #[test]
+        fn every_accepted_byte_leaves_once_and_in_order(
+            steps in proptest::collection::vec((0_usize..8, 0_usize..6), 0..60)
+        ) {
+            let bounds = Bounds { frames_max: 5, bytes_max: 20 };
+            let (mut outbox, mut socket) = (Outbox::new(bounds), Socket::new(0));
+            let mut accepted = Vec::new();
+            for (i, (length, room)) in steps.into_iter().enumerate() {
+                socket.room += room;
+                let bytes: Vec<u8> = std::iter::repeat_n(i as u8, length + 1).collect();
+                match outbox.push(bytes.clone().into(), |s| socket.write(s)) {
+                    Pushed::Written | Pushed::Queued => accepted.extend(bytes),
+                    Pushed::Overflow => break,
+                    Pushed::Closed => prop_assert!(false, "nothing closed it"),
+                }
+                prop_assert!(outbox.queue.len() <= 5);
+                if room % 2 == 0 {
+                    outbox.flush(|s| socket.write(s));
+                }
+            }
+            socket.room = usize::MAX / 2;
+            prop_assert_eq!(outbox.flush(|s| socket.write(s)), Flushed::Empty);
+            prop_assert_eq!(&socket.got, &accepted);
+        }
+    }
+}

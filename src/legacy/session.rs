@@ -1,0 +1,480 @@
+//! The session's driver: one task with one socket. It feeds the state machine with frames, answers, notices
+//! and time, and carries out its actions. The bytes leave by the connection's outbox.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+
+use super::close::CloseReason;
+use super::conn::{Attention, Conn, ConnIo, Notice};
+use super::error::ErrorCode;
+use super::id::ConnId;
+use super::machine::{Action, Machine, Opening};
+use super::outbox::{Bounds, Opcode, encode_close, encode_frame};
+use crate::auth::{Claims, Refused, Verify};
+use crate::clock::Now;
+use crate::config::{OnConflict, Route, SlotLimit};
+use crate::fanout::table::Ticket;
+use crate::limits::slots::{Acquire, Slots};
+use crate::metrics::{ConnPhase, GaugeGuard};
+use crate::server::answer::Upgraded;
+use crate::server::worker::{Admitted, Holder, Key, Slot, Worker};
+
+/// How long a connection that keeps others of its address out has to answer a probe.
+pub const ADDRESS_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Beyond a probe's timeout, so long is waited for the dead one to be gone.
+const PROBE_MARGIN: Duration = Duration::from_secs(2);
+/// tungstenite's read buffer: it is filled with zeros before every read.
+const READ_BUFFER_BYTES: usize = 1024;
+/// What tungstenite may hold of its own frames; they go to the outbox at once.
+const WRITE_BUFFER_BYTES_MAX: usize = 4096;
+/// How long a closing connection is waited for.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time without any deadline.
+const FAR: Duration = Duration::from_secs(86_400 * 365);
+
+type Pending = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// What a session waited for.
+enum Done {
+    Verified(Result<Claims, Refused>),
+    Slots(Result<Slotted, ErrorCode>),
+}
+
+/// The slots a session holds, of its user and of its exclusive key.
+type Slotted = [Option<Slot<Key<String>>>; 2];
+
+struct Session {
+    worker: Arc<Worker>,
+    conn: Arc<Conn>,
+    route: Arc<Route>,
+    machine: Machine,
+    actions: Vec<Action>,
+    subscriptions: Vec<(u32, Ticket)>,
+    slots: Slotted,
+    holder: Holder,
+    address: IpAddr,
+    pending: Option<Pending>,
+    closing: Option<CloseReason>,
+    phase: Option<(ConnPhase, GaugeGuard)>,
+    frames_in: u64,
+    bytes_in: u64,
+}
+
+/// Runs one upgraded connection to its end.
+pub async fn run(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    early: Bytes,
+    granted: Upgraded,
+    admitted: Admitted,
+) {
+    let opened = Instant::now();
+    let Upgraded { route, endpoint, values, token, refused, address, user_agent, holder, address_slot } =
+        granted;
+    let limits = &route.limits;
+    let id = ConnId(worker.bridge.next_conn.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    let bounds = Bounds { frames_max: limits.outbox_frames_max, bytes_max: limits.outbox_bytes_max };
+    let conn = Conn::new(id, stream, bounds);
+    let _ = holder.set(conn.clone());
+    let registered = worker.register(&conn);
+    if let Some(metrics) = worker.bridge.metrics.route(route.index) {
+        metrics.connections.increment(1);
+    }
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
+        .max_message_size(Some(limits.message_bytes_max))
+        .max_frame_size(Some(limits.message_bytes_max));
+    let io = ConnIo(conn.clone());
+    let mut socket = if early.is_empty() {
+        WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
+    } else {
+        WebSocketStream::from_partially_read(io, early.to_vec(), Role::Server, Some(config)).await
+    };
+    let opening = Opening {
+        route: route.clone(),
+        endpoint,
+        values,
+        token,
+        refused,
+        subscribe_wait: worker.bridge.config.upstream.subscribe_timeout,
+        seed: fastrand::u64(..),
+    };
+    let mut actions = Vec::new();
+    let machine = Machine::open(opening, Now::read(), &mut actions);
+    let mut session = Session {
+        worker,
+        conn,
+        route,
+        machine,
+        actions,
+        subscriptions: Vec::new(),
+        slots: Slotted::default(),
+        holder,
+        address,
+        pending: None,
+        closing: None,
+        phase: None,
+        frames_in: 0,
+        bytes_in: 0,
+    };
+    let reason = session.serve(&mut socket).await;
+    session.leave();
+    drop(address_slot);
+    end(&session.conn, &mut socket, reason).await;
+    session.summarise(reason, &user_agent, opened.elapsed());
+    drop((registered, admitted));
+}
+
+impl Session {
+    async fn serve(&mut self, socket: &mut WebSocketStream<ConnIo>) -> CloseReason {
+        let sleep = sleep_until(Instant::now() + FAR);
+        tokio::pin!(sleep);
+        loop {
+            self.carry_out();
+            if let Some(reason) = self.closing {
+                return reason;
+            }
+            let deadline = self.machine.deadline().map_or_else(|| Instant::now() + FAR, Instant::from);
+            if self.machine.deadline().is_some() && deadline != sleep.deadline() {
+                sleep.as_mut().reset(deadline);
+            }
+            let conn = self.conn.clone();
+            let reads = self.machine.wants_frames() && self.pending.is_none() && !conn.pause_if_congested();
+            tokio::select! {
+                biased;
+                attention = std::future::poll_fn(|cx| conn.poll_attend(cx)) => self.attend(attention),
+                done = wait_for(&mut self.pending) => self.done(done),
+                () = &mut sleep => self.machine.timer(Now::read(), &mut self.actions),
+                message = socket.next(), if reads => self.message(message),
+            }
+        }
+    }
+
+    fn attend(&mut self, attention: Attention) {
+        let (now, out) = (Now::read(), &mut self.actions);
+        match attention {
+            Attention::Notice(Notice::Subscribed(id)) => self.machine.subscribed(id, now, out),
+            Attention::Notice(Notice::PublishFailed { code, message_type }) => {
+                self.machine.publish_failed(code, &message_type, now, out);
+            }
+            Attention::Notice(Notice::Gap) => self.machine.gap(now, out),
+            Attention::Notice(Notice::Probe(timeout)) => self.machine.probe(timeout, now, out),
+            Attention::Notice(Notice::Replaced) => self.machine.replaced(out),
+            Attention::Notice(Notice::Drain(after)) => self.machine.drain(after, now),
+            Attention::Drained => {}
+            Attention::Overflow => self.closing = Some(CloseReason::SlowReader),
+            Attention::Broken => self.closing = Some(CloseReason::Lost),
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        self.pending = None;
+        match done {
+            Done::Verified(verdict) => self.verified(verdict),
+            Done::Slots(Ok(slots)) => {
+                self.slots = slots;
+                self.machine.slots(Ok(()), Now::read(), &mut self.actions);
+            }
+            Done::Slots(Err(code)) => self.machine.slots(Err(code), Now::read(), &mut self.actions),
+        }
+    }
+
+    fn message(&mut self, message: Option<Result<Message, WsError>>) {
+        let now = Now::read();
+        let message = match message {
+            Some(Ok(message)) => message,
+            Some(Err(error)) => return self.closing = Some(reason_of(&error)),
+            None => return self.closing = Some(CloseReason::Lost),
+        };
+        match &message {
+            Message::Text(text) => {
+                self.count_in(text.len());
+                self.machine.text(text, now, &mut self.actions);
+                self.echo(Opcode::Text, text.as_bytes());
+            }
+            Message::Binary(bytes) => {
+                self.count_in(bytes.len());
+                self.machine.binary(now, &mut self.actions);
+                self.echo(Opcode::Binary, bytes);
+            }
+            Message::Ping(_) | Message::Pong(_) => self.machine.control(now, &mut self.actions),
+            Message::Close(_) => self.closing = Some(CloseReason::ByClient),
+            Message::Frame(_) => {}
+        }
+    }
+
+    /// An echo needs the message at hand, so it is not left to [`Self::carry_out`].
+    fn echo(&mut self, opcode: Opcode, payload: &[u8]) {
+        if matches!(self.actions.last(), Some(Action::Echo)) {
+            self.actions.pop();
+            self.push(encode_frame(opcode, payload));
+        }
+    }
+
+    fn push(&self, frame: Bytes) {
+        self.worker.bridge.metrics.count_out(self.route.index, 1, frame.len());
+        self.conn.push(frame);
+    }
+
+    fn count_in(&mut self, bytes: usize) {
+        self.frames_in += 1;
+        self.bytes_in += bytes as u64;
+        if let Some(metrics) = self.worker.bridge.metrics.route(self.route.index) {
+            metrics.frames_in.increment(1);
+            metrics.bytes_in.increment(bytes as u64);
+        }
+    }
+
+    /// Carries out the machine's actions; some give it further input at once.
+    fn carry_out(&mut self) {
+        while !self.actions.is_empty() {
+            for action in std::mem::take(&mut self.actions) {
+                self.act(action);
+            }
+        }
+        let phase = if self.machine.is_live() { ConnPhase::Live } else { ConnPhase::Authenticating };
+        if self.phase.as_ref().is_none_or(|(counted, _)| *counted != phase) {
+            self.phase =
+                self.worker.bridge.metrics.route(self.route.index).map(|m| (phase, m.in_phase(phase)));
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Send(text) => self.push(encode_frame(Opcode::Text, text.as_bytes())),
+            Action::Error(code, text) => {
+                if let Some(metrics) = self.worker.bridge.metrics.route(self.route.index) {
+                    metrics.error(code);
+                }
+                self.push(encode_frame(Opcode::Text, text.as_bytes()));
+            }
+            Action::WsPing => self.push(encode_frame(Opcode::Ping, &[])),
+            Action::Echo => {}
+            Action::Verify(token) => self.verify(token),
+            Action::Acquire { user, exclusive } => self.acquire(user, exclusive),
+            Action::Release => self.slots = Slotted::default(),
+            Action::Subscribe(subscribe) => {
+                let id = subscribe.id;
+                let (ticket, live) = self.worker.hub.attach(self.route.index, subscribe, &self.conn);
+                self.subscriptions.push((id, ticket));
+                if live {
+                    self.machine.subscribed(id, Now::read(), &mut self.actions);
+                }
+            }
+            Action::Unsubscribe(id) => {
+                if let Some(at) = self.subscriptions.iter().position(|(sub, _)| *sub == id) {
+                    let (_, ticket) = self.subscriptions.swap_remove(at);
+                    self.worker.hub.detach(&ticket);
+                }
+            }
+            Action::Publish { outgoing, channel, message_type } => {
+                let publisher = &self.worker.bridge.publisher;
+                if let Err(code) = publisher.publish(&self.conn, &channel, outgoing, message_type.clone()) {
+                    self.machine.publish_failed(code, &message_type, Now::read(), &mut self.actions);
+                }
+            }
+            Action::Close(reason) => self.closing = self.closing.or(Some(reason)),
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------- tokens
+
+    fn verify(&mut self, token: String) {
+        let Some(verifier) = self.worker.bridge.verifier.clone() else {
+            return self.verified(Err(Refused::KeysUnavailable));
+        };
+        match verifier.verify(&token, Now::read()) {
+            Verify::Done(verdict) => self.verified(verdict),
+            Verify::NeedsKeys => {
+                self.pending = Some(Box::pin(async move {
+                    Done::Verified(verifier.verify_after_refresh(&token, Now::read()).await)
+                }));
+            }
+        }
+    }
+
+    fn verified(&mut self, verdict: Result<Claims, Refused>) {
+        let now = Now::read();
+        let bridge = self.worker.bridge.clone();
+        let leeway = bridge.config.auth.as_ref().map_or(Duration::ZERO, |auth| auth.leeway);
+        let (user, reason) = match &verdict {
+            Ok(claims) => (claims.user.clone(), None),
+            Err(refused) => (String::new(), Some(refused.label())),
+        };
+        // A wrong token is the sender's fault only when there was a key to judge it by.
+        let verdict = verdict.map_err(|refused| {
+            refused
+                .is_tokens_fault()
+                .then(|| bridge.wrong_tokens.record_failure(self.address, now.mono).err())
+                .flatten()
+        });
+        let outcome = self.machine.verified(verdict, leeway, now, &mut self.actions);
+        let result = reason.unwrap_or(outcome);
+        bridge.metrics.auth(self.route.index, result);
+        tracing::info!(
+            route = &*self.route.name,
+            conn = self.conn.id().0,
+            client.address = %self.address,
+            user = loggable(&user),
+            result,
+            "auth"
+        );
+    }
+
+    // -------------------------------------------------------------------------------------------- slots
+
+    /// Takes the slots at once where they are free; else waits for holders to prove alive or go.
+    fn acquire(&mut self, user: String, exclusive: Option<String>) {
+        let limits = &self.route.limits;
+        let user_limit = limits.connections_per_user;
+        let exclusive_limit = limits.exclusive.as_ref().map(|exclusive| exclusive.slots);
+        let user_key = (limits.scope.clone(), user);
+        // The same filled key on another route is another thing.
+        let exclusive_key = exclusive.map(|key| (self.route.name.clone(), key));
+        let (bridge, holder) = (self.worker.bridge.clone(), self.holder.clone());
+        let taking = async move {
+            let user = take(&bridge.user_slots, Some(&user_key), user_limit, &holder)
+                .await
+                .map_err(|()| ErrorCode::TooManyConnections)?;
+            let exclusive = take(&bridge.exclusive_slots, exclusive_key.as_ref(), exclusive_limit, &holder)
+                .await
+                .map_err(|()| ErrorCode::SessionInUse)?;
+            Ok([user, exclusive])
+        };
+        self.pending = Some(Box::pin(async move { Done::Slots(taking.await) }));
+    }
+
+    // ---------------------------------------------------------------------------------------------- end
+
+    /// Gives back what others wait for.
+    fn leave(&mut self) {
+        for (_, ticket) in self.subscriptions.drain(..) {
+            self.worker.hub.detach(&ticket);
+        }
+        self.pending = None;
+        self.slots = Slotted::default();
+        self.phase = None;
+    }
+
+    fn summarise(&self, reason: CloseReason, user_agent: &str, duration: Duration) {
+        if let Some(metrics) = self.worker.bridge.metrics.route(self.route.index) {
+            metrics.closed(reason);
+        }
+        let (frames_out, bytes_out) = self.conn.sent();
+        tracing::info!(
+            route = &*self.route.name,
+            conn = self.conn.id().0,
+            user = self.machine.user().map(loggable),
+            client.address = %self.address,
+            user_agent.original = user_agent,
+            duration_ms = duration.as_millis() as u64,
+            frames_in = self.frames_in,
+            bytes_in = self.bytes_in,
+            frames_out,
+            bytes_out,
+            code = reason.code(),
+            reason = reason.label(),
+            "closed"
+        );
+    }
+}
+
+/// Takes one slot of `key`; `Err`: all are taken by connections that are alive.
+async fn take(
+    slots: &Slots<Key<String>, Holder>,
+    key: Option<&Key<String>>,
+    limit: Option<SlotLimit>,
+    holder: &Holder,
+) -> Result<Option<Slot<Key<String>>>, ()> {
+    let (Some(key), Some(limit)) = (key, limit) else { return Ok(None) };
+    let deadline = Instant::now() + limit.probe_timeout + PROBE_MARGIN;
+    let mut asked = false;
+    loop {
+        match slots.acquire(key, limit.max, holder.clone()) {
+            Acquire::Granted(slot) => return Ok(Some(slot)),
+            Acquire::Full { holders, waiter } => {
+                let first = !std::mem::replace(&mut asked, true);
+                match limit.on_conflict {
+                    OnConflict::Refuse => return Err(()),
+                    OnConflict::Probe if first => probe_all(&holders, limit.probe_timeout),
+                    OnConflict::Replace => {
+                        if let Some(oldest) = holders.iter().find_map(|holder| holder.get()) {
+                            oldest.notify(Notice::Replaced);
+                        }
+                    }
+                    OnConflict::Probe => {}
+                }
+                let waiter = waiter.ok_or(())?;
+                tokio::time::timeout_at(deadline, waiter).await.map_err(|_| ())?;
+            }
+        }
+    }
+}
+
+/// Asks every holder for a sign of life.
+pub fn probe_all(holders: &[Holder], within: Duration) {
+    for conn in holders.iter().filter_map(|holder| holder.get()) {
+        conn.notify(Notice::Probe(within));
+    }
+}
+
+async fn wait_for(pending: &mut Option<Pending>) -> Done {
+    match pending {
+        Some(pending) => pending.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Why reading ended.
+fn reason_of(error: &WsError) -> CloseReason {
+    match error {
+        WsError::Capacity(CapacityError::MessageTooLong { .. }) => CloseReason::TooBig,
+        WsError::Utf8(_) => CloseReason::NotUtf8,
+        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => CloseReason::Lost,
+        WsError::Protocol(_) | WsError::Capacity(_) => CloseReason::Protocol,
+        WsError::ConnectionClosed | WsError::AlreadyClosed => CloseReason::ByClient,
+        _ => CloseReason::Lost,
+    }
+}
+
+/// Says goodbye: the close frame, then the client's answer, both within bounds. tungstenite sends no close
+/// frame for what it cannot read, so all of them come from here.
+async fn end(conn: &Arc<Conn>, socket: &mut WebSocketStream<ConnIo>, reason: CloseReason) {
+    if let Some(code) = reason.code() {
+        conn.finish(encode_close(code, reason.text()));
+    }
+    if reason == CloseReason::Lost {
+        return;
+    }
+    let _ = timeout(CLOSE_TIMEOUT, async {
+        if reason == CloseReason::ByClient {
+            // Reading on lets tungstenite send its answer to the client's close.
+            while let Some(Ok(_)) = socket.next().await {}
+        }
+        std::future::poll_fn(|cx| conn.poll_flushed(cx)).await;
+        if reason == CloseReason::ByClient {
+            return;
+        }
+        // Unread bytes would make the kernel reset the connection, and the close frame be lost with it.
+        conn.shut_write();
+        std::future::poll_fn(|cx| conn.poll_discard(cx)).await;
+    })
+    .await;
+}
+
+fn loggable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(128).collect()
+}

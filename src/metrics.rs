@@ -1,0 +1,540 @@
+//! Every metric: its name, its help and its handles, made once. Labels come from closed sets: route names of
+//! the configuration and the enums of this crate, never from what a client sent.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit,
+};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use crate::deprecation::Phase;
+use crate::legacy::close::CloseReason;
+use crate::legacy::error::ErrorCode;
+
+/// The names, as they stand on `/metrics`.
+pub mod names {
+    /// Connections now, by route and phase.
+    pub const CONNECTIONS: &str = "pusher_bridge_connections";
+    /// Connections upgraded.
+    pub const CONNECTIONS_TOTAL: &str = "pusher_bridge_connections_total";
+    /// Requests refused.
+    pub const REFUSALS_TOTAL: &str = "pusher_bridge_refusals_total";
+    /// Connections closed.
+    pub const CLOSES_TOTAL: &str = "pusher_bridge_closes_total";
+    /// Tokens judged.
+    pub const AUTH_TOTAL: &str = "pusher_bridge_auth_total";
+    /// WebSocket messages.
+    pub const FRAMES_TOTAL: &str = "pusher_bridge_frames_total";
+    /// Their bytes.
+    pub const FRAME_BYTES_TOTAL: &str = "pusher_bridge_frame_bytes_total";
+    /// Error frames sent.
+    pub const CLIENT_ERRORS_TOTAL: &str = "pusher_bridge_client_errors_total";
+    /// From an event's frame read to its frames handed to the sockets.
+    pub const DELIVERY_DELAY_SECONDS: &str = "pusher_bridge_delivery_delay_seconds";
+    /// Client messages by what became of them.
+    pub const PUBLISH_TOTAL: &str = "pusher_bridge_publish_total";
+    /// Requests sent again.
+    pub const PUBLISH_RETRIES_TOTAL: &str = "pusher_bridge_publish_retries_total";
+    /// One publishing request.
+    pub const PUBLISH_SECONDS: &str = "pusher_bridge_publish_seconds";
+    /// Messages waiting to be published.
+    pub const PUBLISH_QUEUE_MESSAGES: &str = "pusher_bridge_publish_queue_messages";
+    /// Their bytes.
+    pub const PUBLISH_QUEUE_BYTES: &str = "pusher_bridge_publish_queue_bytes";
+    /// Whether a link is connected.
+    pub const UPSTREAM_CONNECTED: &str = "pusher_bridge_upstream_connected";
+    /// Connections to Pusher lost or refused, by cause.
+    pub const UPSTREAM_RECONNECTS_TOTAL: &str = "pusher_bridge_upstream_reconnects_total";
+    /// Channels that stood when a connection was lost.
+    pub const UPSTREAM_GAPS_TOTAL: &str = "pusher_bridge_upstream_gaps_total";
+    /// Events from Pusher.
+    pub const UPSTREAM_EVENTS_TOTAL: &str = "pusher_bridge_upstream_events_total";
+    /// Channels by state.
+    pub const SUBSCRIPTIONS: &str = "pusher_bridge_subscriptions";
+    /// Subscriptions refused or not answered.
+    pub const SUBSCRIPTION_FAILURES_TOTAL: &str = "pusher_bridge_subscription_failures_total";
+    /// Requests to deprecated endpoints.
+    pub const DEPRECATED_REQUESTS_TOTAL: &str = "pusher_bridge_deprecated_requests_total";
+    /// Failures to accept.
+    pub const ACCEPT_ERRORS_TOTAL: &str = "pusher_bridge_accept_errors_total";
+    /// Fetches of a JWKS document.
+    pub const JWKS_FETCHES_TOTAL: &str = "pusher_bridge_jwks_fetches_total";
+    /// Whether new clients are welcome.
+    pub const READY: &str = "pusher_bridge_ready";
+    /// Always 1, with the version.
+    pub const BUILD_INFO: &str = "pusher_bridge_build_info";
+}
+
+/// Buckets from 10 µs to 10 s.
+const SECONDS: [f64; 13] =
+    [0.000_01, 0.000_03, 0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+
+const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
+
+/// Why a request was refused before or instead of its upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No such path.
+    UnknownPath,
+    /// A path value no channel can hold.
+    BadPath,
+    /// No or another upgrade.
+    UpgradeRequired,
+    /// A malformed upgrade.
+    Malformed,
+    /// Origin not allowed.
+    Origin,
+    /// Too many connections from the address.
+    AddressLimit,
+    /// Too many connections at all.
+    Overload,
+    /// Past its sunset.
+    Gone,
+    /// Shutting down.
+    Draining,
+}
+
+impl Refusal {
+    const ALL: [Self; 9] = [
+        Self::UnknownPath,
+        Self::BadPath,
+        Self::UpgradeRequired,
+        Self::Malformed,
+        Self::Origin,
+        Self::AddressLimit,
+        Self::Overload,
+        Self::Gone,
+        Self::Draining,
+    ];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::UnknownPath => "unknown_path",
+            Self::BadPath => "bad_path",
+            Self::UpgradeRequired => "upgrade_required",
+            Self::Malformed => "malformed",
+            Self::Origin => "origin",
+            Self::AddressLimit => "address_limit",
+            Self::Overload => "overload",
+            Self::Gone => "gone",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// What became of a client's message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublishResult {
+    /// Accepted.
+    Ok,
+    /// Refused for good.
+    Refused,
+    /// Not accepted within its deadline.
+    Expired,
+    /// No room.
+    QueueFull,
+}
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnPhase {
+    /// Its request is being read and answered.
+    Handshake,
+    /// Upgraded, not yet authenticated.
+    Authenticating,
+    /// In service.
+    Live,
+}
+
+/// Handles of one route.
+pub struct RouteMetrics {
+    phases: [Gauge; 2],
+    /// Connections upgraded.
+    pub connections: Counter,
+    refusals: Vec<Counter>,
+    closes: Vec<Counter>,
+    errors: Vec<Counter>,
+    deprecated: Vec<Counter>,
+    /// Messages from clients.
+    pub frames_in: Counter,
+    /// Their bytes.
+    pub bytes_in: Counter,
+    frames_out: Counter,
+    bytes_out: Counter,
+    name: SharedString,
+}
+
+/// Every handle.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    routes: Vec<RouteMetrics>,
+    /// Refusals of requests that match no route.
+    unrouted: Vec<Counter>,
+    handshakes: Gauge,
+    delivery_delay: Histogram,
+    publish: [Counter; 4],
+    /// One publishing request.
+    pub publish_seconds: Histogram,
+    queue_messages: Gauge,
+    queue_bytes: Gauge,
+    /// Channels that stood when a connection was lost.
+    pub gaps: Counter,
+    events: [Counter; 3],
+    subscriptions: [Gauge; 3],
+    /// Subscriptions refused or not answered.
+    pub subscription_failures: Counter,
+    /// Failures to accept.
+    pub accept_errors: Counter,
+    jwks: [Counter; 2],
+    /// Whether new clients are welcome.
+    pub ready: Gauge,
+}
+
+impl Metrics {
+    /// Registers everything for routes of these names, so that each series exists from the start.
+    ///
+    /// # Errors
+    /// The exporter refuses the buckets; it does not.
+    pub fn new(routes: &[Arc<str>]) -> Result<Arc<Self>, metrics_exporter_prometheus::BuildError> {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+            .build_recorder();
+        describe(&recorder);
+        let handle = recorder.handle();
+        let c =
+            |name: &'static str, labels: &[(&'static str, SharedString)]| counter(&recorder, name, labels);
+        let g = |name: &'static str, labels: &[(&'static str, SharedString)]| gauge(&recorder, name, labels);
+        let h = |name: &'static str| recorder.register_histogram(&Key::from_static_name(name), &METADATA);
+        gauge(&recorder, names::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION").into())]).set(1.0);
+        let metrics = Self {
+            routes: routes.iter().map(|name| RouteMetrics::new(&recorder, name)).collect(),
+            unrouted: refusals(&recorder, &"none".into()),
+            handshakes: g(names::CONNECTIONS, &[("route", "none".into()), ("phase", "handshake".into())]),
+            delivery_delay: h(names::DELIVERY_DELAY_SECONDS),
+            publish: ["ok", "refused", "expired", "queue_full"]
+                .map(|result| c(names::PUBLISH_TOTAL, &[("result", result.into())])),
+            publish_seconds: h(names::PUBLISH_SECONDS),
+            queue_messages: g(names::PUBLISH_QUEUE_MESSAGES, &[]),
+            queue_bytes: g(names::PUBLISH_QUEUE_BYTES, &[]),
+            gaps: c(names::UPSTREAM_GAPS_TOTAL, &[]),
+            events: ["delivered", "no_subscriber", "malformed"]
+                .map(|result| c(names::UPSTREAM_EVENTS_TOTAL, &[("result", result.into())])),
+            subscriptions: ["pending", "live", "lingering"]
+                .map(|state| g(names::SUBSCRIPTIONS, &[("state", state.into())])),
+            subscription_failures: c(names::SUBSCRIPTION_FAILURES_TOTAL, &[]),
+            accept_errors: c(names::ACCEPT_ERRORS_TOTAL, &[]),
+            jwks: ["ok", "failed"].map(|result| c(names::JWKS_FETCHES_TOTAL, &[("result", result.into())])),
+            ready: g(names::READY, &[]),
+            handle,
+            recorder,
+        };
+        Ok(Arc::new(metrics))
+    }
+
+    /// The text of `/metrics`.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Moves the histograms' samples into their buckets; to be called every few seconds.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// The handles of a route.
+    #[must_use]
+    pub fn route(&self, index: usize) -> Option<&RouteMetrics> {
+        self.routes.get(index)
+    }
+
+    /// Frames of `length` bytes that went to clients of a route.
+    pub fn count_out(&self, route: usize, frames: usize, length: usize) {
+        if let Some(route) = self.routes.get(route).filter(|_| frames > 0) {
+            route.frames_out.increment(frames as u64);
+            route.bytes_out.increment((frames * length) as u64);
+        }
+    }
+
+    /// A refused request; `route` when its path matched one.
+    pub fn refused(&self, route: Option<usize>, refusal: Refusal) {
+        let counters = route.and_then(|index| self.routes.get(index)).map_or(&self.unrouted, |r| &r.refusals);
+        if let Some(counter) = counters.get(refusal as usize) {
+            counter.increment(1);
+        }
+    }
+
+    /// A token's judgement. The labels are those of `auth::Refused`, a closed set.
+    pub fn auth(&self, route: usize, result: &'static str) {
+        if let Some(route) = self.routes.get(route) {
+            let labels = [("route", route.name.clone()), ("result", result.into())];
+            counter(&self.recorder, names::AUTH_TOTAL, &labels).increment(1);
+        }
+    }
+
+    /// An event had been read at `received` and is now with its sockets.
+    pub fn delivery_delay(&self, received: Instant) {
+        self.delivery_delay
+            .record(tokio::time::Instant::now().into_std().saturating_duration_since(received));
+    }
+
+    /// What became of a client's message.
+    pub fn published(&self, result: PublishResult) {
+        if let Some(counter) = self.publish.get(result as usize) {
+            counter.increment(1);
+        }
+    }
+
+    /// A request to Pusher is sent again. The cause is from the publisher's closed set.
+    pub fn publish_retry(&self, cause: &'static str) {
+        counter(&self.recorder, names::PUBLISH_RETRIES_TOTAL, &[("cause", cause.into())]).increment(1);
+    }
+
+    /// A link's connection was lost or refused. The cause is from the link's closed set.
+    pub fn reconnect(&self, cause: &'static str) {
+        counter(&self.recorder, names::UPSTREAM_RECONNECTS_TOTAL, &[("cause", cause.into())]).increment(1);
+    }
+
+    /// The gauge that tells whether this link is connected.
+    pub fn upstream_connected(&self, link: usize) -> Gauge {
+        gauge(&self.recorder, names::UPSTREAM_CONNECTED, &[("link", link.to_string().into())])
+    }
+
+    /// An event from Pusher that somebody wants, or nobody.
+    pub fn upstream_event(&self, wanted: bool) {
+        let [delivered, no_subscriber, _] = &self.events;
+        if wanted { delivered } else { no_subscriber }.increment(1);
+    }
+
+    /// A frame from Pusher that cannot be understood.
+    pub fn upstream_malformed(&self) {
+        let [.., malformed] = &self.events;
+        malformed.increment(1);
+    }
+
+    /// The gauges of pending, live and lingering subscriptions, moved by differences: links share them.
+    pub fn move_subscriptions(&self, from: [usize; 3], to: [usize; 3]) {
+        for (gauge, (from, to)) in self.subscriptions.iter().zip(from.into_iter().zip(to)) {
+            if to > from {
+                gauge.increment((to - from) as f64);
+            } else if from > to {
+                gauge.decrement((from - to) as f64);
+            }
+        }
+    }
+
+    /// A JWKS fetch.
+    pub fn jwks_fetched(&self, ok: bool) {
+        let [good, failed] = &self.jwks;
+        if ok { good } else { failed }.increment(1);
+    }
+
+    /// Counts a message of `bytes` as waiting until the guard is dropped.
+    #[must_use]
+    pub fn queued(&self, bytes: usize) -> [GaugeGuard; 2] {
+        [GaugeGuard::new(&self.queue_messages, 1.0), GaugeGuard::new(&self.queue_bytes, bytes as f64)]
+    }
+
+    /// Counts a connection in its handshake until the guard is dropped.
+    #[must_use]
+    pub fn handshake(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.handshakes, 1.0)
+    }
+}
+
+impl RouteMetrics {
+    fn new(recorder: &PrometheusRecorder, name: &Arc<str>) -> Self {
+        let name: SharedString = name.to_string().into();
+        let route = ("route", name.clone());
+        let series = |metric, key, labels: &[&'static str]| -> Vec<Counter> {
+            labels
+                .iter()
+                .map(|label| counter(recorder, metric, &[route.clone(), (key, (*label).into())]))
+                .collect()
+        };
+        let direction = |metric, direction: &'static str| {
+            counter(recorder, metric, &[route.clone(), ("direction", direction.into())])
+        };
+        Self {
+            phases: ["authenticating", "live"]
+                .map(|phase| gauge(recorder, names::CONNECTIONS, &[route.clone(), ("phase", phase.into())])),
+            connections: counter(recorder, names::CONNECTIONS_TOTAL, std::slice::from_ref(&route)),
+            refusals: refusals(recorder, &name),
+            closes: series(names::CLOSES_TOTAL, "reason", &CloseReason::ALL.map(CloseReason::label)),
+            errors: series(names::CLIENT_ERRORS_TOTAL, "code", &ErrorCode::ALL.map(ErrorCode::as_str)),
+            deprecated: series(names::DEPRECATED_REQUESTS_TOTAL, "phase", &Phase::ALL.map(Phase::label)),
+            frames_in: direction(names::FRAMES_TOTAL, "in"),
+            bytes_in: direction(names::FRAME_BYTES_TOTAL, "in"),
+            frames_out: direction(names::FRAMES_TOTAL, "out"),
+            bytes_out: direction(names::FRAME_BYTES_TOTAL, "out"),
+            name,
+        }
+    }
+
+    /// Counts a connection in `phase` until the guard is dropped; a handshake belongs to no route yet.
+    #[must_use]
+    pub fn in_phase(&self, phase: ConnPhase) -> GaugeGuard {
+        let [authenticating, live] = &self.phases;
+        GaugeGuard::new(if phase == ConnPhase::Live { live } else { authenticating }, 1.0)
+    }
+
+    /// A connection closed.
+    pub fn closed(&self, reason: CloseReason) {
+        if let Some(counter) = self.closes.get(reason as usize) {
+            counter.increment(1);
+        }
+    }
+
+    /// An error frame.
+    pub fn error(&self, code: ErrorCode) {
+        if let Some(counter) = self.errors.get(code as usize) {
+            counter.increment(1);
+        }
+    }
+
+    /// A request to the route while it is in this phase of its deprecation.
+    pub fn deprecated_request(&self, phase: Phase) {
+        if let Some(counter) = self.deprecated.get(phase as usize).filter(|_| phase != Phase::Current) {
+            counter.increment(1);
+        }
+    }
+}
+
+/// A gauge's share that is taken back on drop.
+#[derive(Debug)]
+pub struct GaugeGuard {
+    gauge: Gauge,
+    share: f64,
+}
+
+impl GaugeGuard {
+    fn new(gauge: &Gauge, share: f64) -> Self {
+        gauge.increment(share);
+        Self { gauge: gauge.clone(), share }
+    }
+}
+
+impl Drop for GaugeGuard {
+    fn drop(&mut self) {
+        self.gauge.decrement(self.share);
+    }
+}
+
+fn refusals(recorder: &PrometheusRecorder, route: &SharedString) -> Vec<Counter> {
+    Refusal::ALL
+        .iter()
+        .map(|refusal| {
+            let labels = [("route", route.clone()), ("reason", refusal.label().into())];
+            counter(recorder, names::REFUSALS_TOTAL, &labels)
+        })
+        .collect()
+}
+
+fn key(name: &'static str, labels: &[(&'static str, SharedString)]) -> Key {
+    let labels: Vec<Label> = labels.iter().map(|(k, v)| Label::new(*k, v.clone())).collect();
+    Key::from_parts(name, labels)
+}
+
+fn counter(
+    recorder: &PrometheusRecorder,
+    name: &'static str,
+    labels: &[(&'static str, SharedString)],
+) -> Counter {
+    recorder.register_counter(&key(name, labels), &METADATA)
+}
+
+fn gauge(
+    recorder: &PrometheusRecorder,
+    name: &'static str,
+    labels: &[(&'static str, SharedString)],
+) -> Gauge {
+    recorder.register_gauge(&key(name, labels), &METADATA)
+}
+
+fn describe(recorder: &PrometheusRecorder) {
+    let counters = [
+        (names::CONNECTIONS_TOTAL, "Connections upgraded"),
+        (names::REFUSALS_TOTAL, "Requests refused instead of being upgraded"),
+        (names::CLOSES_TOTAL, "Connections closed, by reason"),
+        (names::AUTH_TOTAL, "Tokens judged, by result"),
+        (names::FRAMES_TOTAL, "WebSocket messages from (in) and to (out) old clients"),
+        (names::FRAME_BYTES_TOTAL, "Bytes of those messages"),
+        (names::CLIENT_ERRORS_TOTAL, "Error frames sent to old clients, by code"),
+        (names::PUBLISH_TOTAL, "Client messages, by what became of them"),
+        (names::PUBLISH_RETRIES_TOTAL, "Publishing requests sent again, by cause"),
+        (names::UPSTREAM_RECONNECTS_TOTAL, "Connections to Pusher lost or refused, by cause"),
+        (names::UPSTREAM_GAPS_TOTAL, "Subscribed channels at the loss of a connection: each may miss events"),
+        (names::UPSTREAM_EVENTS_TOTAL, "Events received from Pusher"),
+        (names::SUBSCRIPTION_FAILURES_TOTAL, "Subscriptions that Pusher refused or did not answer"),
+        (names::DEPRECATED_REQUESTS_TOTAL, "Requests to deprecated endpoints, by phase"),
+        (names::ACCEPT_ERRORS_TOTAL, "Failures to accept a connection"),
+        (names::JWKS_FETCHES_TOTAL, "Fetches of a JWKS document"),
+    ];
+    for (name, help) in counters {
+        recorder.describe_counter(KeyName::from_const_str(name), None, help.into());
+    }
+    let gauges = [
+        (names::CONNECTIONS, "Connections now, by route and phase"),
+        (names::PUBLISH_QUEUE_MESSAGES, "Client messages waiting to be published"),
+        (names::PUBLISH_QUEUE_BYTES, "Bytes of those messages"),
+        (names::UPSTREAM_CONNECTED, "1 while the link to Pusher is connected"),
+        (names::SUBSCRIPTIONS, "Channels by the state of their subscription"),
+        (names::READY, "1 while new clients are welcome"),
+        (names::BUILD_INFO, "Always 1; the version is a label"),
+    ];
+    for (name, help) in gauges {
+        recorder.describe_gauge(KeyName::from_const_str(name), None, help.into());
+    }
+    let histograms = [
+        (names::DELIVERY_DELAY_SECONDS, "From an event read from Pusher to its frames given to the sockets"),
+        (names::PUBLISH_SECONDS, "One publishing request, from sending to its answer"),
+    ];
+    for (name, help) in histograms {
+        recorder.describe_histogram(KeyName::from_const_str(name), Some(Unit::Seconds), help.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_of_a_route_exists_from_the_start_and_guards_return_their_share() {
+        let metrics = Metrics::new(&["agent".into()]).unwrap();
+        let guard = metrics.route(0).unwrap().in_phase(ConnPhase::Live);
+        let live = r#"pusher_bridge_connections{route="agent",phase="live"}"#;
+        assert!(metrics.render().contains(&format!("{live} 1")));
+        drop(guard);
+        let text = metrics.render();
+        assert!(text.contains(&format!("{live} 0")), "{text}");
+        for reason in CloseReason::ALL {
+            assert!(text.contains(&format!("reason=\"{}\"", reason.label())));
+        }
+        metrics.route(0).unwrap().closed(CloseReason::SlowReader);
+        metrics.refused(None, Refusal::UnknownPath);
+        metrics.move_subscriptions([0, 0, 0], [3, 1, 0]);
+        metrics.move_subscriptions([3, 1, 0], [1, 3, 0]);
+        let text = metrics.render();
+        assert!(text.contains(r#"pusher_bridge_closes_total{route="agent",reason="slow_reader"} 1"#));
+        assert!(text.contains(r#"pusher_bridge_refusals_total{route="none",reason="unknown_path"} 1"#));
+        assert!(text.contains(r#"pusher_bridge_subscriptions{state="live"} 3"#));
+    }
+
+    #[test]
+    fn enums_index_their_own_series() {
+        for (index, reason) in CloseReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+        for (index, code) in ErrorCode::ALL.into_iter().enumerate() {
+            assert_eq!(code as usize, index);
+        }
+        for (index, refusal) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(refusal as usize, index);
+        }
+    }
+}

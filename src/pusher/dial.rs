@@ -1,0 +1,135 @@
+//! Dialling Pusher: TCP, TLS, the WebSocket handshake, and `pusher:connection_established`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+use super::api::bracketed;
+use super::frame::ServerFrame;
+use super::link::loggable;
+use crate::config::Upstream;
+
+/// Bytes read at once: tungstenite zero-fills them before every read.
+const READ_BUFFER_BYTES: usize = 16 * 1024;
+/// Bytes waiting to be written; more than this many subscriptions are never under way.
+const WRITE_BUFFER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Plain or TLS.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// A WebSocket to Pusher.
+pub type Socket = WebSocketStream<Box<dyn Stream>>;
+
+/// A connection that Pusher has greeted.
+pub struct Established {
+    /// The socket.
+    pub socket: Socket,
+    /// This connection's id: signatures are made for it.
+    pub socket_id: String,
+    /// Idle time after which Pusher wants a ping.
+    pub activity_timeout: Option<Duration>,
+}
+
+/// Why there is no connection.
+pub struct Failed {
+    /// The metric label.
+    pub cause: &'static str,
+    /// Pusher's code, when it gave one.
+    pub code: Option<u16>,
+    /// For the log.
+    pub why: String,
+}
+
+impl Failed {
+    fn new(cause: &'static str, why: impl ToString) -> Self {
+        Self { cause, code: None, why: why.to_string() }
+    }
+}
+
+/// Connects once.
+///
+/// # Errors
+/// What went wrong, at which step.
+pub async fn dial(upstream: &Upstream, tls: Arc<rustls::ClientConfig>) -> Result<Established, Failed> {
+    let app = &upstream.app;
+    let port = app.port.unwrap_or(if app.tls { 443 } else { 80 });
+    let host = app.ws_host.trim_start_matches('[').trim_end_matches(']');
+    let tcp = TcpStream::connect((host, port)).await.map_err(|error| Failed::new("connect", error))?;
+    tcp.set_nodelay(true).map_err(|error| Failed::new("connect", error))?;
+    let stream: Box<dyn Stream> = if app.tls {
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| Failed::new("tls", error))?;
+        Box::new(TlsConnector::from(tls).connect(name, tcp).await.map_err(|error| Failed::new("tls", error))?)
+    } else {
+        Box::new(tcp)
+    };
+    let scheme = if app.tls { "wss" } else { "ws" };
+    let authority = match app.port {
+        Some(port) => format!("{}:{port}", bracketed(host)),
+        None => bracketed(host),
+    };
+    let url = format!(
+        "{scheme}://{authority}/app/{}?protocol=7&client=pusher-bridge&version={}",
+        app.key,
+        env!("CARGO_PKG_VERSION")
+    );
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(READ_BUFFER_BYTES)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
+        .max_message_size(Some(upstream.frame_bytes_max))
+        .max_frame_size(Some(upstream.frame_bytes_max));
+    let (mut socket, _) = client_async_with_config(url, stream, Some(config))
+        .await
+        .map_err(|error| handshake_failed(&error))?;
+    let (socket_id, activity_timeout) = greeting(&mut socket).await?;
+    Ok(Established { socket, socket_id, activity_timeout })
+}
+
+fn handshake_failed(error: &WsError) -> Failed {
+    match error {
+        WsError::Http(response) => Failed::new("refused", format!("HTTP {}", response.status())),
+        error => Failed::new("handshake", error),
+    }
+}
+
+/// Waits for `pusher:connection_established`, or for the error or close that come instead.
+async fn greeting(socket: &mut Socket) -> Result<(String, Option<Duration>), Failed> {
+    loop {
+        let text = match socket.next().await {
+            Some(Ok(Message::Text(text))) => text,
+            Some(Ok(Message::Close(close))) => {
+                let code = close.as_ref().map(|close| close.code.into());
+                let why = close.map(|close| loggable(&close.reason)).unwrap_or_default();
+                return Err(Failed { cause: "refused", code, why });
+            }
+            Some(Ok(_)) => continue,
+            Some(Err(error)) => return Err(Failed::new("handshake", error)),
+            None => {
+                return Err(Failed::new(
+                    "refused",
+                    "the connection ended before a greeting: is the key right?",
+                ));
+            }
+        };
+        match ServerFrame::decode(&text) {
+            Ok(ServerFrame::ConnectionEstablished { socket_id, activity_timeout_s }) => {
+                let timeout = activity_timeout_s.filter(|s| *s > 0).map(Duration::from_secs);
+                return Ok((socket_id, timeout));
+            }
+            Ok(ServerFrame::Error { code, message }) => {
+                return Err(Failed { cause: "refused", code, why: loggable(&message) });
+            }
+            Ok(_) => {}
+            Err(error) => return Err(Failed::new("handshake", error)),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Which events of ours come back. A client's message is published without a `socket_id`, so that Pusher
+//! returns it in its place among all others; only its sender must not get it again. It is known by what it
+//! says: identical messages are interchangeable, so counting them is enough, and no id needs to be put into
+//! anybody's data.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::legacy::id::ConnId;
+
+/// Messages expected back on one channel; the oldest is forgotten beyond it.
+const PER_CHANNEL_MAX: usize = 1024;
+
+/// What an arriving event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// Not one of ours.
+    Foreign,
+    /// Ours: for everybody but this connection.
+    Own(ConnId),
+    /// A second copy of one of ours, made by a retry: for nobody.
+    Duplicate,
+}
+
+/// The messages that are expected back.
+#[derive(Debug)]
+pub struct Echoes {
+    channels: HashMap<Arc<str>, VecDeque<Echo>>,
+    hasher: RandomState,
+    kept: Duration,
+}
+
+#[derive(Debug)]
+struct Echo {
+    id: u64,
+    hash: u64,
+    origin: ConnId,
+    until: Instant,
+    seen: bool,
+    /// Copies beyond the first that may come, one for each retry whose forerunner may have been accepted.
+    extra: u32,
+}
+
+impl Echoes {
+    /// Messages are expected for `kept` after their last attempt.
+    #[must_use]
+    pub fn new(kept: Duration) -> Self {
+        Self { channels: HashMap::new(), hasher: RandomState::new(), kept }
+    }
+
+    /// A message is about to be sent for the first time.
+    pub fn expect(
+        &mut self,
+        id: u64,
+        channel: &Arc<str>,
+        event: &str,
+        data: &str,
+        origin: ConnId,
+        now: Instant,
+    ) {
+        let hash = self.hasher.hash_one((event, data));
+        let echoes = self.channels.entry(channel.clone()).or_default();
+        forget(echoes, now);
+        if echoes.len() >= PER_CHANNEL_MAX {
+            echoes.pop_front();
+        }
+        echoes.push_back(Echo { id, hash, origin, until: now + self.kept, seen: false, extra: 0 });
+    }
+
+    /// The message is about to be sent again, because nobody knows whether it was accepted. `true`: it has
+    /// come back already, so it was, and must not be sent again.
+    pub fn repeat(&mut self, id: u64, channel: &str, now: Instant) -> bool {
+        let kept = self.kept;
+        let echo = self.channels.get_mut(channel).and_then(|list| list.iter_mut().find(|echo| echo.id == id));
+        let Some(echo) = echo else { return false };
+        echo.until = now + kept;
+        if !echo.seen {
+            echo.extra += 1;
+        }
+        echo.seen
+    }
+
+    /// The message will not be accepted any more.
+    pub fn cancel(&mut self, id: u64, channel: &str) {
+        if let Some(echoes) = self.channels.get_mut(channel) {
+            echoes.retain(|echo| echo.id != id);
+            if echoes.is_empty() {
+                self.channels.remove(channel);
+            }
+        }
+    }
+
+    /// An event has come.
+    pub fn arrive(&mut self, channel: &str, event: &str, data: &str, now: Instant) -> Arrival {
+        let Some(echoes) = self.channels.get_mut(channel) else { return Arrival::Foreign };
+        forget(echoes, now);
+        let hash = self.hasher.hash_one((event, data));
+        let mut arrival = Arrival::Foreign;
+        if let Some(echo) = echoes.iter_mut().find(|echo| echo.hash == hash && !echo.seen) {
+            echo.seen = true;
+            arrival = Arrival::Own(echo.origin);
+        } else if let Some(echo) = echoes.iter_mut().find(|echo| echo.hash == hash && echo.extra > 0) {
+            echo.extra -= 1;
+            arrival = Arrival::Duplicate;
+        }
+        if echoes.is_empty() {
+            self.channels.remove(channel);
+        }
+        arrival
+    }
+
+    /// Forgets what is overdue on every channel. Called now and then.
+    pub fn sweep(&mut self, now: Instant) {
+        self.channels.retain(|_, echoes| {
+            forget(echoes, now);
+            !echoes.is_empty()
+        });
+    }
+}
+
+/// What was seen stays until its time is over: a retry may be under way that asks for it.
+fn forget(echoes: &mut VecDeque<Echo>, now: Instant) {
+    echoes.retain(|echo| echo.until > now);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::legacy::dialect::tests::now;
+
+    const KEPT: Duration = Duration::from_secs(10);
+    const A: ConnId = ConnId(1);
+    const B: ConnId = ConnId(2);
+
+    #[test]
+    fn own_messages_are_known_by_what_they_say() {
+        let (mut echoes, channel, at) = (Echoes::new(KEPT), Arc::from("c"), now().mono);
+        echoes.expect(1, &channel, "e", "1", A, at);
+        assert_eq!(echoes.arrive("c", "e", "2", at), Arrival::Foreign);
+        assert_eq!(echoes.arrive("c", "f", "1", at), Arrival::Foreign);
+        assert_eq!(echoes.arrive("d", "e", "1", at), Arrival::Foreign);
+        assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Own(A));
+        assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Foreign, "somebody else said the same");
+    }
+
+    #[test]
+    fn equal_messages_are_returned_to_neither_more_than_once() {
+        let (mut echoes, channel, at) = (Echoes::new(KEPT), Arc::from("c"), now().mono);
+        echoes.expect(1, &channel, "e", "1", A, at);
+        echoes.expect(2, &channel, "e", "1", B, at);
+        assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Own(A));
+        assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Own(B));
+    }
+
+    #[test]
+    fn a_retrys_second_copy_is_for_nobody() {
+        let (mut echoes, channel, at) = (Echoes::new(KEPT), Arc::from("c"), now().mono);
+        echoes.expect(1, &channel, "e", "1", A, at);
+        assert!(!echoes.repeat(1, "c", at));
+        assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Own(A));
+        assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Duplicate);
+        assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Foreign);
+    }
+
+    #[test]
+    fn what_came_back_is_not_sent_again() {
+        let (mut echoes, channel, at) = (Echoes::new(KEPT), Arc::from("c"), now().mono);
+        echoes.expect(1, &channel, "e", "1", A, at);
+        assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Own(A));
+        assert!(echoes.repeat(1, "c", at));
+    }
+
+    #[test]
+    fn what_never_comes_is_forgotten() {
+        let (mut echoes, channel, at) = (Echoes::new(KEPT), Arc::from("c"), now().mono);
+        echoes.expect(1, &channel, "e", "1", A, at);
+        echoes.expect(2, &channel, "e", "2", A, at);
+        echoes.cancel(2, "c");
+        assert_eq!(echoes.arrive("c", "e", "2", at), Arrival::Foreign);
+        assert_eq!(echoes.arrive("c", "e", "1", at + KEPT), Arrival::Foreign);
+        echoes.sweep(at + KEPT);
+        assert!(echoes.channels.is_empty());
+    }
+}

@@ -1,0 +1,463 @@
+//! A link: one connection to Pusher and one task, which owns the socket and the table of the channels carried
+//! on it. It never waits for sessions; it waits for hubs only when their inboxes are full, which slows Pusher.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Sink, SinkExt, StreamExt};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+
+use super::backoff::full_jitter;
+use super::close::{self, Reconnect};
+use super::dial::{self, Established, Socket};
+use super::echo::{Arrival, Echoes};
+use super::frame::{self, ServerFrame, data_json};
+use super::link_table::{HUBS_MAX, LinkTable, Op};
+use super::links::Command;
+use super::sign;
+use crate::config::Upstream;
+use crate::fanout::hub::{Delivery, Event};
+use crate::metrics::Metrics;
+use crate::routes::ChannelKind;
+
+/// Idle time after which the link pings, if Pusher names no shorter one (protocol page, "Ping and pong").
+const ACTIVITY_TIMEOUT_MAX: Duration = Duration::from_secs(120);
+/// How long a ping may stay unanswered (protocol page, the same).
+const PONG_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one write may take.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// First ceiling of the reconnect delay; it doubles.
+const RECONNECT_DELAY_FIRST: Duration = Duration::from_millis(500);
+/// Least delay after a code of 4100-4199 (protocol page, "Error codes").
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// Delay after a code of 4000-4099: what was refused may have been set right by hand meanwhile.
+const REFUSED_DELAY: Duration = Duration::from_secs(60);
+/// A connection that stood this long was a good one: the next failure starts from the first delay.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// How long a published message is expected back after its last attempt.
+const ECHO_KEPT: Duration = Duration::from_secs(60);
+/// As much of an upstream frame as a log gets.
+const LOGGED_CHARS_MAX: usize = 200;
+
+/// What a link needs.
+pub struct Link {
+    /// Its number.
+    pub index: usize,
+    /// Where and how to connect.
+    pub upstream: Arc<Upstream>,
+    /// For `wss`.
+    pub tls: Arc<rustls::ClientConfig>,
+    /// From hubs and the publisher.
+    pub commands: mpsc::UnboundedReceiver<Command>,
+    /// To the hubs, by their number.
+    pub hubs: Vec<mpsc::Sender<Delivery>>,
+    /// How many routes an event may be rendered for.
+    pub routes: usize,
+    /// Whether the link is connected.
+    pub connected: watch::Sender<bool>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why a connection ended.
+struct End {
+    cause: &'static str,
+    code: Option<u16>,
+    why: String,
+}
+
+impl End {
+    fn new(cause: &'static str, why: impl Into<String>) -> Self {
+        Self { cause, code: None, why: why.into() }
+    }
+}
+
+/// The running link.
+struct Actor {
+    link: Link,
+    table: LinkTable,
+    counted: [usize; 3],
+    echoes: Echoes,
+    ops: Vec<Op>,
+    rng: fastrand::Rng,
+}
+
+/// When the link last heard from Pusher, and whether it has asked.
+struct Liveness {
+    activity_timeout: Duration,
+    heard: Instant,
+    pinged: Option<Instant>,
+}
+
+impl Liveness {
+    fn deadline(&self) -> Instant {
+        match self.pinged {
+            Some(at) => at + PONG_TIMEOUT,
+            None => self.heard + self.activity_timeout,
+        }
+    }
+}
+
+impl Link {
+    /// Keeps a connection until everybody who could send a command is gone.
+    pub async fn run(self) {
+        let table = LinkTable::new(self.upstream.subscribe_timeout, self.upstream.linger);
+        let connected = self.metrics.upstream_connected(self.index);
+        let mut actor = Actor {
+            link: self,
+            table,
+            counted: [0; 3],
+            echoes: Echoes::new(ECHO_KEPT),
+            ops: Vec::new(),
+            rng: fastrand::Rng::new(),
+        };
+        connected.set(0.0);
+        let mut attempt = 0;
+        let mut delay = Duration::ZERO;
+        loop {
+            let end = match actor.connect(delay).await {
+                None => return,
+                Some(Err(end)) => end,
+                Some(Ok(established)) => {
+                    connected.set(1.0);
+                    actor.link.connected.send_replace(true);
+                    let since = Instant::now();
+                    let end = actor.serve(established).await;
+                    connected.set(0.0);
+                    actor.link.connected.send_replace(false);
+                    actor.lost().await;
+                    if since.elapsed() >= STABLE_AFTER {
+                        attempt = 0;
+                    }
+                    match end {
+                        None => return,
+                        Some(end) => end,
+                    }
+                }
+            };
+            delay = actor.delay_after(&end, attempt);
+            attempt += 1;
+        }
+    }
+}
+
+impl Actor {
+    fn delay_after(&mut self, end: &End, attempt: u32) -> Duration {
+        let max = self.link.upstream.reconnect_delay_max;
+        let jittered = full_jitter(attempt, RECONNECT_DELAY_FIRST, max, &mut self.rng);
+        let delay = match Reconnect::after(end.code) {
+            // The second time in a row, "at once" has proven wrong.
+            Reconnect::Immediately if attempt == 0 => Duration::ZERO,
+            Reconnect::Immediately => jittered,
+            Reconnect::Backoff if end.code.is_some() => BACKOFF_MIN + jittered,
+            Reconnect::Backoff => jittered,
+            Reconnect::NotUnchanged => REFUSED_DELAY.mul_f64(0.5 + self.rng.f64()),
+        };
+        self.link.metrics.reconnect(end.cause);
+        let meaning = end.code.and_then(close::meaning);
+        tracing::warn!(
+            link = self.link.index,
+            cause = end.cause,
+            code = end.code,
+            meaning,
+            why = end.why,
+            retry_ms = delay.as_millis() as u64,
+            "not connected to Pusher"
+        );
+        delay
+    }
+
+    /// Waits, then dials, while commands are heeded. `None`: everybody is gone.
+    async fn connect(&mut self, delay: Duration) -> Option<Result<Established, End>> {
+        let (upstream, tls) = (self.link.upstream.clone(), self.link.tls.clone());
+        let dialling = async move {
+            tokio::time::sleep(delay).await;
+            match timeout(upstream.connect_timeout, dial::dial(&upstream, tls)).await {
+                Ok(Ok(established)) => Ok(established),
+                Ok(Err(failed)) => Err(End { cause: failed.cause, code: failed.code, why: failed.why }),
+                Err(_) => Err(End::new("connect_timeout", "no connection in time")),
+            }
+        };
+        tokio::pin!(dialling);
+        loop {
+            tokio::select! {
+                command = self.link.commands.recv() => self.heed(command?),
+                result = &mut dialling => return Some(result),
+                () = wait_until(self.table.deadline()) => self.table_timer(),
+            }
+            // Not connected, the table asks for nothing to be sent and has nothing to tell.
+            self.ops.clear();
+            self.count();
+        }
+    }
+
+    /// Carries traffic until the connection ends. `None`: everybody is gone.
+    async fn serve(&mut self, established: Established) -> Option<End> {
+        let Established { mut socket, socket_id, activity_timeout } = established;
+        tracing::info!(link = self.link.index, socket_id, "connected to Pusher");
+        let mut live = Liveness {
+            activity_timeout: activity_timeout.map_or(ACTIVITY_TIMEOUT_MAX, |t| t.min(ACTIVITY_TIMEOUT_MAX)),
+            heard: Instant::now(),
+            pinged: None,
+        };
+        self.table.connected(live.heard.into_std(), &mut self.ops);
+        loop {
+            if let Err(end) = self.carry_out(&mut socket, &socket_id).await {
+                return Some(end);
+            }
+            self.count();
+            tokio::select! {
+                biased;
+                // First the commands: what is expected back is told before it can come.
+                command = self.link.commands.recv() => match command {
+                    Some(command) => self.heed(command),
+                    None => {
+                        let _ = timeout(WRITE_TIMEOUT, socket.close(None)).await;
+                        return None;
+                    }
+                },
+                () = wait_until(self.table.deadline()) => self.table_timer(),
+                () = sleep_until(live.deadline()) => {
+                    if live.pinged.is_some() {
+                        return Some(End::new("pong_timeout", "Pusher did not answer a ping"));
+                    }
+                    live.pinged = Some(Instant::now());
+                    if let Err(end) = write(&mut socket, frame::PING).await {
+                        return Some(end);
+                    }
+                }
+                message = socket.next() => {
+                    live.heard = Instant::now();
+                    live.pinged = None;
+                    if let Err(end) = self.message(message, &mut socket, live.heard).await {
+                        return Some(end);
+                    }
+                }
+            }
+        }
+    }
+
+    fn heed(&mut self, command: Command) {
+        let now = Instant::now().into_std();
+        match command {
+            Command::Want(channel, hub) => self.table.want(&channel, hub, now, &mut self.ops),
+            Command::Unwant(channel, hub) => self.table.unwant(&channel, hub, now),
+            Command::Expect(sent) => {
+                // Without a subscription nothing comes back.
+                if self.table.receivers(&sent.channel).is_some() {
+                    self.echoes.expect(sent.id, &sent.channel, &sent.event, &sent.data, sent.origin, now);
+                }
+            }
+            Command::Repeat(sent, answer) => {
+                let _ = answer.send(self.echoes.repeat(sent.id, &sent.channel, now));
+            }
+            Command::Cancel(sent) => self.echoes.cancel(sent.id, &sent.channel),
+        }
+    }
+
+    fn table_timer(&mut self) {
+        let now = Instant::now().into_std();
+        self.echoes.sweep(now);
+        for channel in self.table.timer(now, &mut self.ops) {
+            self.link.metrics.subscription_failures.increment(1);
+            tracing::warn!(channel = &*channel, "Pusher did not answer a subscription in time");
+        }
+    }
+
+    /// Does what the table asks for.
+    async fn carry_out(&mut self, socket: &mut Socket, socket_id: &str) -> Result<(), End> {
+        let mut fed = false;
+        for op in std::mem::take(&mut self.ops) {
+            match op {
+                Op::Subscribe(channel) => {
+                    let app = &self.link.upstream.app;
+                    let auth = (ChannelKind::of(&channel) != ChannelKind::Public)
+                        .then(|| sign::channel_auth(&app.key, &app.secret, socket_id, &channel, None));
+                    feed(socket, frame::subscribe(&channel, auth.as_deref(), None)).await?;
+                    fed = true;
+                }
+                Op::Unsubscribe(channel) => {
+                    feed(socket, frame::unsubscribe(&channel)).await?;
+                    fed = true;
+                }
+                Op::TellLive { hub, channel, gap } => self.tell(hub, Delivery::Live { channel, gap }).await,
+            }
+        }
+        if fed { within(SinkExt::flush(socket)).await } else { Ok(()) }
+    }
+
+    async fn tell(&self, hub: usize, delivery: Delivery) {
+        if let Some(hub) = self.link.hubs.get(hub) {
+            // A hub that has ended has no clients any more.
+            let _ = hub.send(delivery).await;
+        }
+    }
+
+    async fn message(
+        &mut self,
+        message: Option<Result<Message, WsError>>,
+        socket: &mut Socket,
+        at: Instant,
+    ) -> Result<(), End> {
+        match message {
+            Some(Ok(Message::Text(text))) => self.frame(&text, socket, at).await,
+            Some(Ok(Message::Close(close))) => {
+                let code = close.as_ref().map(|close| close.code.into());
+                let why = close.map(|close| close.reason.to_string()).unwrap_or_default();
+                Err(End { cause: close_cause(code), code, why: loggable(&why) })
+            }
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => Err(End::new("broken", error.to_string())),
+            None => Err(End::new("broken", "the connection ended")),
+        }
+    }
+
+    async fn frame(&mut self, text: &str, socket: &mut Socket, at: Instant) -> Result<(), End> {
+        match ServerFrame::decode(text) {
+            Ok(ServerFrame::Event { event, channel, data, .. }) => {
+                self.event(&event, &channel, data, at).await;
+            }
+            Ok(ServerFrame::Ping) => write(socket, frame::PONG).await?,
+            Ok(ServerFrame::SubscriptionSucceeded { channel, .. }) => {
+                self.table.succeeded(&channel, at.into_std(), &mut self.ops);
+            }
+            Ok(ServerFrame::SubscriptionError { channel, message, .. }) => {
+                self.refused(&channel, &message, at);
+            }
+            Ok(ServerFrame::Error { code, message }) => return self.error(code, &message, at),
+            Ok(_) => {}
+            Err(error) => {
+                self.link.metrics.upstream_malformed();
+                tracing::warn!(link = self.link.index, %error, frame = loggable(text), "a frame from Pusher makes no sense");
+            }
+        }
+        Ok(())
+    }
+
+    /// An error is about the connection when its code is a close code (soketi and sockudo send one before they
+    /// close); else it is about a subscription, which it does not name.
+    fn error(&mut self, code: Option<u16>, message: &str, at: Instant) -> Result<(), End> {
+        let about_subscription = matches!(code, None | Some(4009 | 4301 | 4302));
+        if !about_subscription && code.is_some_and(|code| code >= 4000) {
+            return Err(End { cause: close_cause(code), code, why: loggable(message) });
+        }
+        match self.table.blame(message) {
+            // Pusher says so when it is subscribed already: then it stands.
+            Some(channel) if message.starts_with("Existing subscription") => {
+                self.table.succeeded(&channel, at.into_std(), &mut self.ops);
+            }
+            Some(channel) => self.refused(&channel, message, at),
+            None => tracing::warn!(
+                link = self.link.index,
+                code,
+                message = loggable(message),
+                "Pusher reports an error"
+            ),
+        }
+        Ok(())
+    }
+
+    fn refused(&mut self, channel: &str, message: &str, at: Instant) {
+        self.link.metrics.subscription_failures.increment(1);
+        tracing::warn!(
+            channel = loggable(channel),
+            message = loggable(message),
+            "Pusher refused a subscription"
+        );
+        self.table.refused(channel, at.into_std(), &mut self.ops);
+    }
+
+    async fn event(&mut self, event: &str, channel: &str, data: Option<&str>, at: Instant) {
+        let Some((channel, hubs)) = self.table.receivers(channel) else {
+            return self.link.metrics.upstream_event(false);
+        };
+        let data = data_json(data);
+        let origin = match self.echoes.arrive(&channel, event, &data, at.into_std()) {
+            Arrival::Foreign => None,
+            Arrival::Own(origin) => Some(origin),
+            Arrival::Duplicate => return,
+        };
+        self.link.metrics.upstream_event(true);
+        let event = Arc::new(Event {
+            channel,
+            name: event.into(),
+            data: data.into(),
+            received: at.into_std(),
+            origin,
+            frames: (0..self.link.routes).map(|_| std::sync::OnceLock::new()).collect(),
+        });
+        for hub in (0..HUBS_MAX).filter(|hub| hubs & (1 << hub) != 0) {
+            self.tell(hub, Delivery::Event(event.clone())).await;
+        }
+    }
+
+    /// The connection is lost: whoever is subscribed may miss events.
+    async fn lost(&mut self) {
+        let missed = self.table.disconnected();
+        self.ops.clear();
+        self.count();
+        if missed > 0 {
+            self.link.metrics.gaps.increment(missed as u64);
+            tracing::warn!(
+                link = self.link.index,
+                channels = missed,
+                "events may be missed until the channels stand again"
+            );
+        }
+        for hub in 0..self.link.hubs.len() {
+            self.tell(hub, Delivery::Down { link: self.link.index }).await;
+        }
+    }
+
+    fn count(&mut self) {
+        let counts = self.table.counts();
+        let counted = [counts.pending, counts.live, counts.lingering];
+        if counted != self.counted {
+            self.link.metrics.move_subscriptions(self.counted, counted);
+            self.counted = counted;
+        }
+    }
+}
+
+async fn wait_until(deadline: Option<std::time::Instant>) {
+    match deadline {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn write(socket: &mut Socket, text: &str) -> Result<(), End> {
+    within(socket.send(Message::text(text))).await
+}
+
+async fn feed(socket: &mut Socket, text: String) -> Result<(), End> {
+    within(socket.feed(Message::text(text))).await
+}
+
+async fn within<S: Future<Output = Result<(), <Socket as Sink<Message>>::Error>>>(
+    writing: S,
+) -> Result<(), End> {
+    match timeout(WRITE_TIMEOUT, writing).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(End::new("broken", error.to_string())),
+        Err(_) => Err(End::new("write_timeout", "Pusher did not read in time")),
+    }
+}
+
+/// The metric label of a close.
+fn close_cause(code: Option<u16>) -> &'static str {
+    match code {
+        None => "closed",
+        Some(4000..=4099) => "closed_4000",
+        Some(4100..=4199) => "closed_4100",
+        Some(4200..=4299) => "closed_4200",
+        Some(_) => "closed_other",
+    }
+}
+
+/// Text from outside, short and without control characters, as a log may have it.
+pub(super) fn loggable(text: &str) -> String {
+    text.chars().take(LOGGED_CHARS_MAX).map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+}

@@ -1,0 +1,321 @@
+//! Publishing client messages: lanes of signed HTTP requests. A channel has one lane and a lane one request
+//! under way, so each channel keeps its order; what comes meanwhile goes together in the next request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::api::{Api, Backend, Outcome};
+use super::backoff::full_jitter;
+use super::links::{Links, stable_hash};
+use crate::config;
+use crate::legacy::conn::{Conn, Notice};
+use crate::legacy::error::ErrorCode;
+use crate::legacy::id::ConnId;
+use crate::legacy::publish::Outgoing;
+use crate::metrics::{GaugeGuard, Metrics, PublishResult};
+
+/// First ceiling of the delay between two attempts; it doubles.
+const RETRY_DELAY_FIRST: Duration = Duration::from_millis(100);
+/// Largest such ceiling.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
+/// Bytes of data in one request; the last message may exceed it.
+const BATCH_BYTES_MAX: usize = 64 * 1024;
+
+/// An event as it was published: how the link knows it when it comes back.
+#[derive(Debug)]
+pub struct Sent {
+    /// Unique in this process.
+    pub id: u64,
+    /// The channel.
+    pub channel: Arc<str>,
+    /// The event's name.
+    pub event: String,
+    /// Its data.
+    pub data: String,
+    /// Who sent it.
+    pub origin: ConnId,
+}
+
+/// A client message in its lane.
+struct Job {
+    work: Work,
+    conn: Arc<Conn>,
+    message_type: String,
+    deadline: Instant,
+    bytes: usize,
+    lane_bytes: Arc<AtomicUsize>,
+    _queued: [GaugeGuard; 2],
+}
+
+enum Work {
+    Trigger(Arc<Sent>),
+    Post(Backend),
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.lane_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A lane's entrance.
+#[derive(Debug)]
+struct Lane {
+    jobs: mpsc::Sender<Job>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// The entrances of all lanes. When it is dropped the lanes finish what they have and end.
+pub struct Publisher {
+    /// To Pusher.
+    triggers: Vec<Lane>,
+    /// To backends: apart, so that a slow one does not hold up the channels.
+    posts: Vec<Lane>,
+    settings: config::Publish,
+    metrics: Arc<Metrics>,
+    next_id: AtomicU64,
+}
+
+impl Publisher {
+    /// Starts the lanes on the current runtime, as tasks of `tasks`.
+    pub fn start(
+        api: Api,
+        settings: config::Publish,
+        links: Links,
+        metrics: Arc<Metrics>,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let api = Arc::new(api);
+        let mut lane = || {
+            let (jobs, receiver) = mpsc::channel(settings.queue_messages_max);
+            let runner = Runner {
+                api: api.clone(),
+                settings: settings.clone(),
+                links: links.clone(),
+                metrics: metrics.clone(),
+                rng: fastrand::Rng::new(),
+            };
+            tasks.spawn(runner.run(receiver));
+            Lane { jobs, bytes: Arc::default() }
+        };
+        let triggers = (0..settings.lanes).map(|_| lane()).collect();
+        let posts = (0..settings.lanes).map(|_| lane()).collect();
+        Self { triggers, posts, settings, metrics, next_id: AtomicU64::new(1) }
+    }
+
+    /// Takes a message for publishing.
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueFull`]: its lane has no room.
+    pub fn publish(
+        &self,
+        conn: &Arc<Conn>,
+        channel: &str,
+        outgoing: Outgoing,
+        message_type: String,
+    ) -> Result<(), ErrorCode> {
+        let (lanes, work, bytes) = match outgoing {
+            Outgoing::Trigger { event, data } => {
+                let bytes = event.len() + data.len();
+                let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+                let sent = Sent { id, channel: channel.into(), event, data, origin: conn.id() };
+                (&self.triggers, Work::Trigger(Arc::new(sent)), bytes)
+            }
+            Outgoing::Post { url, body, headers } => {
+                let bytes = url.len() + body.len();
+                (&self.posts, Work::Post(Backend { url, body, headers }), bytes)
+            }
+        };
+        let accepted = lanes.get(stable_hash(channel) % lanes.len().max(1)).is_some_and(|lane| {
+            // The job takes its bytes back when it is dropped, wherever that is.
+            let waiting = lane.bytes.fetch_add(bytes, Ordering::Relaxed);
+            let job = Job {
+                work,
+                conn: conn.clone(),
+                message_type,
+                deadline: Instant::now() + self.settings.deadline,
+                bytes,
+                lane_bytes: lane.bytes.clone(),
+                _queued: self.metrics.queued(bytes),
+            };
+            waiting + bytes <= self.settings.queue_bytes_max && lane.jobs.try_send(job).is_ok()
+        });
+        if accepted {
+            Ok(())
+        } else {
+            self.metrics.published(PublishResult::QueueFull);
+            Err(ErrorCode::QueueFull)
+        }
+    }
+}
+
+/// One lane's worker.
+struct Runner {
+    api: Arc<Api>,
+    settings: config::Publish,
+    links: Links,
+    metrics: Arc<Metrics>,
+    rng: fastrand::Rng,
+}
+
+impl Runner {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(job) = jobs.recv().await {
+            if let Work::Post(_) = job.work {
+                self.post(job).await;
+                continue;
+            }
+            let mut batch = vec![job];
+            let mut bytes: usize = batch.iter().map(|job| job.bytes).sum();
+            // A lane has one kind of work only.
+            while batch.len() < self.settings.batch_max && bytes < BATCH_BYTES_MAX {
+                let Ok(job) = jobs.try_recv() else { break };
+                bytes += job.bytes;
+                batch.push(job);
+            }
+            self.trigger(batch).await;
+        }
+    }
+
+    /// Publishes a batch. When Pusher refuses it as a whole, each message is tried by itself, so that one that
+    /// is bad does not take the others along.
+    async fn trigger(&mut self, batch: Vec<Job>) {
+        for sent in batch.iter().filter_map(Job::sent) {
+            self.links.expect(sent);
+        }
+        let refused = self.attempt(batch).await;
+        if refused.jobs.len() > 1 && refused.one_may_be_bad {
+            for job in refused.jobs {
+                let alone = self.attempt(vec![job]).await;
+                self.fail(alone.jobs, ErrorCode::UpstreamRefused, PublishResult::Refused);
+            }
+        } else {
+            self.fail(refused.jobs, ErrorCode::UpstreamRefused, PublishResult::Refused);
+        }
+    }
+
+    /// Sends the batch until it is accepted, refused, or late. Gives what was refused.
+    async fn attempt(&mut self, mut batch: Vec<Job>) -> RefusedBatch {
+        for attempt in 0.. {
+            self.expire(&mut batch);
+            let sents: Vec<&Sent> = batch.iter().filter_map(|job| job.sent().map(|sent| &**sent)).collect();
+            if sents.is_empty() {
+                return RefusedBatch::default();
+            }
+            let started = Instant::now();
+            let outcome = self.api.trigger(&sents, self.settings.timeout).await;
+            self.metrics.publish_seconds.record(started.elapsed());
+            match outcome {
+                Outcome::Accepted => {
+                    for _ in &batch {
+                        self.metrics.published(PublishResult::Ok);
+                    }
+                    return RefusedBatch::default();
+                }
+                Outcome::Refused { why, one_may_be_bad } => {
+                    tracing::warn!(messages = batch.len(), why, "publishing was refused");
+                    return RefusedBatch { jobs: batch, one_may_be_bad };
+                }
+                Outcome::Retry { cause, why, maybe_accepted, wait } => {
+                    tracing::debug!(messages = batch.len(), attempt, why, "publishing will be tried again");
+                    self.metrics.publish_retry(cause);
+                    self.pause(attempt, wait, &batch).await;
+                    if maybe_accepted {
+                        batch = self.without_returned(batch).await;
+                    }
+                }
+            }
+        }
+        RefusedBatch::default()
+    }
+
+    /// What came back from Pusher was accepted, whatever became of the answer.
+    async fn without_returned(&self, batch: Vec<Job>) -> Vec<Job> {
+        let mut left = Vec::with_capacity(batch.len());
+        for job in batch {
+            let returned = match job.sent() {
+                Some(sent) => self.links.repeat(sent).await,
+                None => false,
+            };
+            if returned {
+                self.metrics.published(PublishResult::Ok);
+            } else {
+                left.push(job);
+            }
+        }
+        left
+    }
+
+    /// Waits before the next attempt, but not beyond the last message's deadline.
+    async fn pause(&mut self, attempt: u32, wait: Option<Duration>, batch: &[Job]) {
+        let jitter = full_jitter(attempt, RETRY_DELAY_FIRST, RETRY_DELAY_MAX, &mut self.rng);
+        let until = Instant::now() + wait.unwrap_or_default() + jitter;
+        let last = batch.iter().map(|job| job.deadline).max().unwrap_or(until);
+        tokio::time::sleep_until(until.min(last)).await;
+    }
+
+    fn expire(&self, batch: &mut Vec<Job>) {
+        let now = Instant::now();
+        let (late, left) = std::mem::take(batch).into_iter().partition(|job| job.deadline <= now);
+        *batch = left;
+        self.fail(late, ErrorCode::UpstreamUnavailable, PublishResult::Expired);
+    }
+
+    async fn post(&mut self, job: Job) {
+        let Work::Post(backend) = &job.work else { return };
+        for attempt in 0.. {
+            if job.deadline <= Instant::now() {
+                return self.fail(vec![job], ErrorCode::UpstreamUnavailable, PublishResult::Expired);
+            }
+            match self.api.post(backend, self.settings.timeout).await {
+                Outcome::Accepted => return self.metrics.published(PublishResult::Ok),
+                Outcome::Refused { why, .. } => {
+                    tracing::warn!(why, "a backend refused a message");
+                    return self.fail(vec![job], ErrorCode::UpstreamRefused, PublishResult::Refused);
+                }
+                // Nobody knows whether it took effect, and twice may be wrong: `rm` is no idempotent input.
+                Outcome::Retry { why, maybe_accepted: true, .. } => {
+                    tracing::warn!(why, "it is not known whether a backend took a message");
+                    return self.fail(vec![job], ErrorCode::UpstreamUnavailable, PublishResult::Refused);
+                }
+                Outcome::Retry { cause, wait, .. } => {
+                    self.metrics.publish_retry(cause);
+                    self.pause(attempt, wait, std::slice::from_ref(&job)).await;
+                }
+            }
+        }
+    }
+
+    /// Tells the senders that their messages were not carried.
+    fn fail(&self, jobs: Vec<Job>, code: ErrorCode, result: PublishResult) {
+        for mut job in jobs {
+            self.metrics.published(result);
+            if let Some(sent) = job.sent() {
+                self.links.cancel(sent);
+            }
+            let message_type = std::mem::take(&mut job.message_type);
+            job.conn.notify(Notice::PublishFailed { code, message_type });
+        }
+    }
+}
+
+/// What Pusher refused of a batch.
+#[derive(Default)]
+struct RefusedBatch {
+    jobs: Vec<Job>,
+    one_may_be_bad: bool,
+}
+
+impl Job {
+    fn sent(&self) -> Option<&Arc<Sent>> {
+        match &self.work {
+            Work::Trigger(sent) => Some(sent),
+            Work::Post(_) => None,
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! One accepted connection: its request is read by hyper, answered, and, when upgraded, its socket taken back
+//! and handed to a session.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN, USER_AGENT};
+use hyper::http::request::Parts;
+use hyper::http::response::Builder;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, header};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::forwarded::client_address;
+use super::upgrade::{NotUpgradable, check, origin_allowed, presented_token};
+use super::worker::{Admitted, Holder, Key, Slot, Worker};
+use crate::clock::Now;
+use crate::config::{self, Route};
+use crate::deprecation::Phase;
+use crate::legacy::error::ErrorCode;
+use crate::legacy::session;
+use crate::limits::slots::Acquire;
+use crate::metrics::Refusal;
+use crate::routes::{Matched, PathValues};
+
+/// How long a refused client is asked to stay away.
+const RETRY_AFTER_S: u32 = 5;
+/// Time for an answer to be written and the connection to end, after which it is cut.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// As much of a User-Agent as a log gets.
+const AGENT_CHARS_MAX: usize = 200;
+
+/// What an upgraded connection takes along from its request.
+pub struct Upgraded {
+    /// Its route.
+    pub route: Arc<Route>,
+    /// Its path, without the query.
+    pub endpoint: String,
+    /// The path's values.
+    pub values: PathValues,
+    /// A token from the request.
+    pub token: Option<String>,
+    /// Upgraded only to be told this.
+    pub refused: Option<ErrorCode>,
+    /// The client, as far as proxies can be believed.
+    pub address: IpAddr,
+    /// What it calls itself, fit for a log.
+    pub user_agent: String,
+    /// Where others find the connection.
+    pub holder: Holder,
+    /// Its slot of the address's.
+    pub address_slot: AddressSlot,
+}
+
+/// Serves one connection to its end.
+pub async fn serve(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, admitted: Admitted) {
+    let handshake = worker.bridge.metrics.handshake();
+    let upgraded: Arc<Mutex<Option<Upgraded>>> = Arc::default();
+    let over = admitted.over;
+    let service = service_fn(|request: Request<Incoming>| {
+        let (parts, _) = request.into_parts();
+        let (response, granted) = answer(&worker, &parts, peer.ip(), over);
+        *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = granted;
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    let server = &worker.bridge.config.server;
+    let mut connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(server.header_timeout)
+        .max_headers(server.headers_max)
+        .max_buf_size(server.header_bytes_max)
+        .half_close(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let run = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx));
+    let done = tokio::time::timeout(server.header_timeout + ANSWER_TIMEOUT, run).await;
+    let parts = connection.into_parts();
+    let granted = upgraded.lock().unwrap_or_else(PoisonError::into_inner).take();
+    drop(handshake);
+    match (done, granted) {
+        (Ok(Ok(())), Some(granted)) => {
+            let stream = parts.io.into_inner();
+            // A task of its own, so that nothing of the request lives on for the connection's whole life.
+            let session =
+                tokio::spawn(session::run(worker.clone(), stream, parts.read_buf, granted, admitted));
+            if session.await.is_err_and(|error| error.is_panic()) {
+                tracing::error!("a session ended by a defect of this program");
+            }
+        }
+        (Ok(Err(error)), _) => tracing::debug!(%peer, %error, "a request could not be read"),
+        (Err(_), _) => tracing::debug!(%peer, "a request was not over in time"),
+        (Ok(Ok(())), None) => {}
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Why a request is refused.
+struct Denial {
+    refusal: Refusal,
+    status: StatusCode,
+    why: Cow<'static, str>,
+}
+
+impl Denial {
+    fn new(refusal: Refusal, status: StatusCode, why: impl Into<Cow<'static, str>>) -> Self {
+        Self { refusal, status, why: why.into() }
+    }
+}
+
+/// Answers a request: by an upgrade, or by a refusal that says why.
+fn answer(worker: &Arc<Worker>, request: &Parts, peer: IpAddr, over: bool) -> (Answer, Option<Upgraded>) {
+    let bridge = &worker.bridge;
+    let (index, values) = match bridge.config.router.find(request.uri.path()) {
+        Matched::Route(index, values) => (index, Ok(values)),
+        Matched::BadValue(index, why) => (index, Err(why)),
+        Matched::Nothing => {
+            bridge.metrics.refused(None, Refusal::UnknownPath);
+            return (problem(StatusCode::NOT_FOUND, "no such endpoint", None), None);
+        }
+    };
+    let Some(route) = bridge.config.routes.get(index) else {
+        return (problem(StatusCode::INTERNAL_SERVER_ERROR, "no such route", None), None);
+    };
+    let server = &bridge.config.server;
+    let address = client_address(peer, &request.headers, server.forwarded, &server.trusted_proxies);
+    let user_agent = loggable_agent(&request.headers);
+    let phase = note_deprecated(worker, route, address, &user_agent);
+    match decide(worker, route, request, values, (address, phase, over)) {
+        Ok((response, mut granted)) => {
+            granted.user_agent = user_agent;
+            (response, Some(granted))
+        }
+        Err(Denial { refusal, status, why }) => {
+            bridge.metrics.refused(Some(index), refusal);
+            tracing::info!(
+                route = &*route.name,
+                client.address = %address,
+                user_agent.original = user_agent,
+                status = status.as_u16(),
+                why = &*why,
+                "refused"
+            );
+            (problem(status, &why, Some(route)), None)
+        }
+    }
+}
+
+fn decide(
+    worker: &Arc<Worker>,
+    route: &Arc<Route>,
+    request: &Parts,
+    values: Result<PathValues, String>,
+    (address, phase, over): (IpAddr, Phase, bool),
+) -> Result<(Answer, Upgraded), Denial> {
+    let values = values.map_err(|why| Denial::new(Refusal::BadPath, StatusCode::BAD_REQUEST, why))?;
+    let key = check(request).map_err(|wrong| match wrong {
+        NotUpgradable::UpgradeRequired(why) => {
+            Denial::new(Refusal::UpgradeRequired, StatusCode::UPGRADE_REQUIRED, why)
+        }
+        NotUpgradable::Malformed(why) => Denial::new(Refusal::Malformed, StatusCode::BAD_REQUEST, why),
+    })?;
+    if over {
+        return Err(Denial::new(Refusal::Overload, StatusCode::SERVICE_UNAVAILABLE, "too many connections"));
+    }
+    if worker.is_draining() {
+        return Err(Denial::new(Refusal::Draining, StatusCode::SERVICE_UNAVAILABLE, "shutting down"));
+    }
+    let holder = Holder::default();
+    let (refused, address_slot) = match admit(worker, route, request, phase, address, &holder) {
+        Ok(slot) => (None, slot),
+        Err((refusal, status, code)) => match route.refusal {
+            config::Refusal::Http => return Err(Denial::new(refusal, status, code.message())),
+            config::Refusal::Frame { .. } => {
+                worker.bridge.metrics.refused(Some(route.index), refusal);
+                (Some(code), None)
+            }
+        },
+    };
+    let places = route.auth.as_ref().map_or(&[][..], |auth| &auth.also_from);
+    let (token, protocol) = presented_token(request, places);
+    let response = switching_protocols(route, key, protocol).map_err(|_| {
+        Denial::new(Refusal::Malformed, StatusCode::BAD_REQUEST, "a subprotocol cannot be selected")
+    })?;
+    let granted = Upgraded {
+        route: route.clone(),
+        endpoint: request.uri.path().to_owned(),
+        values,
+        token,
+        refused,
+        address,
+        user_agent: String::new(),
+        holder,
+        address_slot,
+    };
+    Ok((response, granted))
+}
+
+fn switching_protocols(route: &Route, key: &[u8], protocol: Option<String>) -> hyper::http::Result<Answer> {
+    let mut response = with_deprecation(Response::builder(), route)
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(key));
+    if let Some(protocol) = protocol {
+        response = response.header(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    }
+    response.body(Full::default())
+}
+
+/// A connection's slot of its address's, where the route counts them.
+type AddressSlot = Option<Slot<Key<IpAddr>>>;
+
+/// The checks whose refusal a route may want told by a frame.
+fn admit(
+    worker: &Worker,
+    route: &Route,
+    request: &Parts,
+    phase: Phase,
+    address: IpAddr,
+    holder: &Holder,
+) -> Result<AddressSlot, (Refusal, StatusCode, ErrorCode)> {
+    if phase == Phase::Gone {
+        return Err((Refusal::Gone, StatusCode::GONE, ErrorCode::EndpointGone));
+    }
+    let origin = request.headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or(""));
+    if !route.origins.is_empty() && origin.is_some_and(|origin| !origin_allowed(origin, &route.origins)) {
+        return Err((Refusal::Origin, StatusCode::FORBIDDEN, ErrorCode::OriginNotAllowed));
+    }
+    let Some(max) = route.limits.connections_per_address else { return Ok(None) };
+    match worker.bridge.address_slots.acquire(&(route.limits.scope.clone(), address), max, holder.clone()) {
+        Acquire::Granted(slot) => Ok(Some(slot)),
+        Acquire::Full { holders, .. } => {
+            // The dead among them make room before the client tries again.
+            session::probe_all(&holders, session::ADDRESS_PROBE_TIMEOUT);
+            Err((Refusal::AddressLimit, StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyConnections))
+        }
+    }
+}
+
+/// Counts and logs a request to a deprecated endpoint, louder after its sunset.
+fn note_deprecated(worker: &Worker, route: &Route, address: IpAddr, user_agent: &str) -> Phase {
+    let phase = route.deprecation.as_ref().map_or(Phase::Current, |policy| policy.phase(Now::read()));
+    if let Some(metrics) = worker.bridge.metrics.route(route.index) {
+        metrics.deprecated_request(phase);
+    }
+    if phase == Phase::Sunset {
+        tracing::warn!(
+            route = &*route.name,
+            url.path = route.path.source(),
+            client.address = %address,
+            user_agent.original = user_agent,
+            "a client still uses an endpoint past its sunset"
+        );
+    }
+    phase
+}
+
+fn loggable_agent(headers: &HeaderMap) -> String {
+    headers
+        .get(USER_AGENT)
+        .map(|agent| String::from_utf8_lossy(agent.as_bytes()))
+        .unwrap_or_default()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(AGENT_CHARS_MAX)
+        .collect()
+}
+
+fn with_deprecation(mut builder: Builder, route: &Route) -> Builder {
+    for (name, value) in route.deprecation.iter().flat_map(crate::deprecation::Policy::headers) {
+        builder = builder.header(name, value);
+    }
+    builder
+}
+
+/// A refusal as `application/problem+json` (RFC 9457).
+fn problem(status: StatusCode, detail: &str, route: Option<&Route>) -> Answer {
+    let body = serde_json::json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "detail": detail,
+    });
+    let mut builder = Response::builder();
+    if let Some(route) = route {
+        builder = with_deprecation(builder, route);
+    }
+    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        builder = builder.header(header::RETRY_AFTER, RETRY_AFTER_S);
+    }
+    if status == StatusCode::UPGRADE_REQUIRED {
+        builder = builder
+            .header(header::UPGRADE, "websocket")
+            .header(header::CONNECTION, "Upgrade, close")
+            .header(header::SEC_WEBSOCKET_VERSION, "13");
+    } else {
+        builder = builder.header(header::CONNECTION, "close");
+    }
+    let body = Full::new(Bytes::from(body.to_string()));
+    builder
+        .status(status)
+        .header(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))
+        .body(body)
+        .unwrap_or_else(|_| Response::new(Full::default()))
+}

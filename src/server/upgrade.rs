@@ -1,0 +1,245 @@
+//! Whether a request is a proper WebSocket upgrade (RFC 6455 §4.2.1), stricter than hyper, and what it offers.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+};
+use hyper::http::request::Parts;
+use hyper::{Method, Version};
+use percent_encoding::percent_decode_str;
+
+use crate::auth::strip_bearer;
+use crate::config::TokenPlace;
+
+/// Why a request is not upgraded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotUpgradable {
+    /// It asks for no WebSocket, or for a version other than 13: 426.
+    UpgradeRequired(&'static str),
+    /// It asks for one wrongly: 400.
+    Malformed(&'static str),
+}
+
+/// Checks the request and gives its `Sec-WebSocket-Key`.
+///
+/// # Errors
+/// What is missing or wrong.
+pub fn check(request: &Parts) -> Result<&[u8], NotUpgradable> {
+    use NotUpgradable::{Malformed, UpgradeRequired};
+    let headers = &request.headers;
+    if !has_token(headers, &UPGRADE, "websocket") {
+        return Err(UpgradeRequired("this endpoint speaks WebSocket only"));
+    }
+    if request.version != Version::HTTP_11 {
+        return Err(Malformed("a WebSocket upgrade needs HTTP/1.1"));
+    }
+    if request.method != Method::GET {
+        return Err(Malformed("a WebSocket upgrade is a GET"));
+    }
+    if !has_token(headers, &CONNECTION, "upgrade") {
+        return Err(Malformed("`Connection` does not name `upgrade`"));
+    }
+    if !one(headers, &HOST).is_some_and(is_host) {
+        return Err(Malformed("`Host` must be there once, and be a host"));
+    }
+    let length = headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    if length || headers.contains_key(TRANSFER_ENCODING) {
+        return Err(Malformed("a WebSocket upgrade has no body"));
+    }
+    match one(headers, &SEC_WEBSOCKET_VERSION) {
+        Some(b"13") => {}
+        _ => return Err(UpgradeRequired("this endpoint speaks WebSocket version 13")),
+    }
+    one(headers, &SEC_WEBSOCKET_KEY)
+        .filter(|key| STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16))
+        .ok_or(Malformed("`Sec-WebSocket-Key` must be there once, and be 16 bytes in base64"))
+}
+
+/// The only value of a header; `None` when there is none, or several.
+fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
+    let mut values = headers.get_all(name).iter();
+    let only = values.next()?;
+    values.next().is_none().then_some(only.as_bytes())
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|item| item.trim().eq_ignore_ascii_case(token))
+}
+
+/// A host and perhaps a port (RFC 9110 §7.2), no more exact than junk requires.
+fn is_host(value: &[u8]) -> bool {
+    !value.is_empty() && value.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(b))
+}
+
+/// A token that the request carries where the route allows it, and the subprotocol to select.
+#[must_use]
+pub fn presented_token(request: &Parts, places: &[TokenPlace]) -> (Option<String>, Option<String>) {
+    for place in places {
+        match place {
+            TokenPlace::Header => {
+                let token = request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+                if let Some(token) = token {
+                    return (Some(strip_bearer(token).to_owned()), None);
+                }
+            }
+            TokenPlace::Query(name) => {
+                if let Some(token) = query_value(request.uri.query().unwrap_or(""), name) {
+                    return (Some(token), None);
+                }
+            }
+            TokenPlace::Subprotocol(name) => {
+                let offered: Vec<&str> = request
+                    .headers
+                    .get_all(SEC_WEBSOCKET_PROTOCOL)
+                    .iter()
+                    .filter_map(|value| value.to_str().ok())
+                    .flat_map(|value| value.split(','))
+                    .map(str::trim)
+                    .collect();
+                if let Some(at) = offered.iter().position(|protocol| protocol == name) {
+                    return (offered.get(at + 1).map(|token| (*token).to_owned()), Some(name.clone()));
+                }
+            }
+        }
+    }
+    (None, None)
+}
+
+/// A query parameter, percent-decoded.
+fn query_value(query: &str, name: &str) -> Option<String> {
+    query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=')?;
+        (key == name).then(|| percent_decode_str(value).decode_utf8_lossy().into_owned())
+    })
+}
+
+/// Whether `origin` is one of `allowed`: equal but for case, or `https://*.example.com` for its subdomains.
+#[must_use]
+pub fn origin_allowed(origin: &str, allowed: &[String]) -> bool {
+    allowed.iter().any(|pattern| match pattern.split_once("*.") {
+        None => pattern.eq_ignore_ascii_case(origin),
+        Some((scheme, domain)) => {
+            let origin = origin.to_ascii_lowercase();
+            origin
+                .strip_prefix(&scheme.to_ascii_lowercase())
+                .and_then(|host| host.strip_suffix(&domain.to_ascii_lowercase()))
+                .is_some_and(|label| {
+                    label.len() > 1 && label.ends_with('.') && !label.contains(['/', '@', ':'])
+                })
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::Request;
+
+    const GOOD: &[(&str, &str)] = &[
+        ("host", "example.com:8009"),
+        ("upgrade", "websocket"),
+        ("connection", "keep-alive, Upgrade"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+
+    fn parts(headers: &[(&str, &str)]) -> Parts {
+        let mut builder = Request::builder().uri("/ws?token=a%20b&x=1");
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    /// The good headers, with one replaced, or dropped when the value is empty, or added.
+    fn with(name: &str, value: &str) -> Parts {
+        let mut headers: Vec<_> = GOOD.iter().copied().filter(|(n, _)| *n != name).collect();
+        if !value.is_empty() {
+            headers.push((name, value));
+        }
+        parts(&headers)
+    }
+
+    #[test]
+    fn only_proper_upgrades_pass() {
+        assert_eq!(check(&parts(GOOD)), Ok(&b"dGhlIHNhbXBsZSBub25jZQ=="[..]));
+        assert!(check(&with("upgrade", "WebSocket")).is_ok());
+        for (name, value) in [
+            ("upgrade", ""),
+            ("upgrade", "h2c"),
+            ("sec-websocket-version", ""),
+            ("sec-websocket-version", "8"),
+        ] {
+            assert!(
+                matches!(check(&with(name, value)), Err(NotUpgradable::UpgradeRequired(_))),
+                "{name} {value}"
+            );
+        }
+        for (name, value) in [
+            ("connection", ""),
+            ("connection", "close"),
+            ("host", ""),
+            ("host", "a b"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("sec-websocket-key", ""),
+            ("sec-websocket-key", "c2hvcnQ="),
+            ("sec-websocket-key", "not base64!!!!!!!!!!!!!="),
+        ] {
+            assert!(matches!(check(&with(name, value)), Err(NotUpgradable::Malformed(_))), "{name} {value}");
+        }
+        for name in ["host", "sec-websocket-key"] {
+            let mut twice = GOOD.to_vec();
+            twice.push(*GOOD.iter().find(|(n, _)| *n == name).unwrap());
+            assert!(matches!(check(&parts(&twice)), Err(NotUpgradable::Malformed(_))), "{name} twice");
+        }
+        let mut old = parts(GOOD);
+        old.version = Version::HTTP_10;
+        assert!(matches!(check(&old), Err(NotUpgradable::Malformed(_))));
+        let mut post = parts(GOOD);
+        post.method = Method::POST;
+        assert!(matches!(check(&post), Err(NotUpgradable::Malformed(_))));
+    }
+
+    #[test]
+    fn tokens_are_taken_only_from_where_the_route_says() {
+        let mut headers = GOOD.to_vec();
+        headers.push(("authorization", "Bearer h"));
+        headers.push(("sec-websocket-protocol", "x, bridge, s"));
+        let request = parts(&headers);
+        let places =
+            [TokenPlace::Header, TokenPlace::Query("token".into()), TokenPlace::Subprotocol("bridge".into())];
+        let found = |places: &[TokenPlace]| presented_token(&request, places);
+        assert_eq!(found(&[]), (None, None));
+        assert_eq!(found(&places), (Some("h".into()), None));
+        assert_eq!(found(&places[1..]), (Some("a b".into()), None));
+        assert_eq!(found(&places[2..]), (Some("s".into()), Some("bridge".into())));
+        assert_eq!(found(&[TokenPlace::Query("other".into())]), (None, None));
+    }
+
+    #[test]
+    fn origins_match_exactly_or_by_subdomain() {
+        let allowed = ["https://app.example.com".to_owned(), "https://*.example.org".to_owned()];
+        for (origin, expected) in [
+            ("https://app.example.com", true),
+            ("https://APP.example.com", true),
+            ("http://app.example.com", false),
+            ("https://a.example.org", true),
+            ("https://a.b.example.org", true),
+            ("https://example.org", false),
+            ("https://.example.org", false),
+            ("https://evilexample.org", false),
+            ("https://evil.com/.example.org", false),
+            ("null", false),
+        ] {
+            assert_eq!(origin_allowed(origin, &allowed), expected, "{origin}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! A worker: one thread with its own runtime, its hub, and the connections it was dealt. What all workers
+//! share is in [`Bridge`].
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::answer;
+use crate::auth::Verifier;
+use crate::config::Config;
+use crate::fanout::hub::{Delivery, Hub};
+use crate::legacy::conn::{Conn, Notice};
+use crate::legacy::id::ConnId;
+use crate::limits::address::AddressGate;
+use crate::limits::slots::{Permit, Slots};
+use crate::metrics::Metrics;
+use crate::pusher::publisher::Publisher;
+
+/// Beyond `connections_max`, so many more are accepted only to be told 503.
+const REFUSING_MAX: usize = 256;
+
+/// A connection fresh from the listener.
+pub struct Accepted {
+    /// Its socket, non-blocking.
+    pub stream: std::net::TcpStream,
+    /// Its other end.
+    pub peer: SocketAddr,
+    /// Its share of the connection limit.
+    pub admitted: Admitted,
+}
+
+/// Counts all connections, whatever they are at.
+pub struct Admission {
+    count: Arc<AtomicUsize>,
+    max: usize,
+    metrics: Arc<Metrics>,
+}
+
+/// One connection's share of the limit, given back on drop.
+pub struct Admitted {
+    count: Arc<AtomicUsize>,
+    /// Above the limit: it is to be answered 503.
+    pub over: bool,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Admission {
+    /// Admits up to `max` connections.
+    #[must_use]
+    pub fn new(max: usize, metrics: Arc<Metrics>) -> Self {
+        Self { count: Arc::default(), max, metrics }
+    }
+
+    /// Counts a new connection; `None`: it must be dropped unanswered.
+    pub fn admit(&self) -> Option<Admitted> {
+        let before = self.count.fetch_add(1, Ordering::Relaxed);
+        let admitted = Admitted { count: self.count.clone(), over: before >= self.max };
+        (before < self.max + REFUSING_MAX).then_some(admitted)
+    }
+
+    /// A connection could not be accepted.
+    pub fn accept_failed(&self, error: &std::io::Error) {
+        self.metrics.accept_errors.increment(1);
+        tracing::warn!(%error, "a connection could not be accepted");
+    }
+}
+
+/// Reaches the connection that holds a slot, once it is upgraded.
+pub type Holder = Arc<OnceLock<Arc<Conn>>>;
+/// A slot held by a connection.
+pub type Slot<K> = Permit<K, Holder>;
+/// What a slot is counted for: the scope's name, and what within it.
+pub type Key<T> = (Arc<str>, T);
+
+/// What all workers share. Nothing here is locked for a message.
+pub struct Bridge {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// Judges tokens; `None` when no route needs it.
+    pub verifier: Option<Arc<Verifier>>,
+    /// Takes client messages. When the last worker is gone, its lanes finish.
+    pub publisher: Publisher,
+    /// Connections of each user.
+    pub user_slots: Slots<Key<String>, Holder>,
+    /// Connections of each exclusive key.
+    pub exclusive_slots: Slots<Key<String>, Holder>,
+    /// Connections of each client address.
+    pub address_slots: Slots<Key<IpAddr>, Holder>,
+    /// Wrong tokens of each client address.
+    pub wrong_tokens: AddressGate,
+    /// The next connection's number.
+    pub next_conn: AtomicU64,
+}
+
+/// One worker.
+pub struct Worker {
+    /// Shared by all.
+    pub bridge: Arc<Bridge>,
+    /// This thread's subscribers.
+    pub hub: Arc<Hub>,
+    conns: Mutex<Conns>,
+}
+
+#[derive(Default)]
+struct Conns {
+    open: HashMap<ConnId, Arc<Conn>>,
+    /// Set when the server shuts down: the window over which closes are spread.
+    draining: Option<Duration>,
+}
+
+/// A connection's entry in its worker's list, removed on drop.
+pub struct Registered {
+    worker: Arc<Worker>,
+    id: ConnId,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.worker.conns().open.remove(&self.id);
+    }
+}
+
+impl Worker {
+    /// A worker with no connection yet.
+    #[must_use]
+    pub fn new(bridge: Arc<Bridge>, hub: Arc<Hub>) -> Arc<Self> {
+        Arc::new(Self { bridge, hub, conns: Mutex::default() })
+    }
+
+    fn conns(&self) -> MutexGuard<'_, Conns> {
+        self.conns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a connection, so that a shutdown reaches it.
+    pub fn register(self: &Arc<Self>, conn: &Arc<Conn>) -> Registered {
+        let mut conns = self.conns();
+        conns.open.insert(conn.id(), conn.clone());
+        if let Some(window) = conns.draining {
+            conn.notify(Notice::Drain(spread(window)));
+        }
+        Registered { worker: self.clone(), id: conn.id() }
+    }
+
+    /// Whether the server shuts down.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.conns().draining.is_some()
+    }
+
+    /// Tells every connection to close, each at its own moment within `window`.
+    pub fn drain(&self, window: Duration) {
+        let mut conns = self.conns();
+        conns.draining = Some(window);
+        for conn in conns.open.values() {
+            conn.notify(Notice::Drain(spread(window)));
+        }
+    }
+
+    /// Serves connections until no more come and the last is closed.
+    pub async fn run(
+        self: Arc<Self>,
+        mut accepted: mpsc::Receiver<Accepted>,
+        deliveries: mpsc::Receiver<Delivery>,
+        mut drain: watch::Receiver<Option<Duration>>,
+    ) {
+        let hub = tokio::spawn(self.hub.clone().run(deliveries));
+        let draining = self.clone();
+        let drain = tokio::spawn(async move {
+            if let Ok(Some(window)) = drain.wait_for(Option::is_some).await.map(|window| *window) {
+                draining.drain(window);
+            }
+        });
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                next = accepted.recv() => match next {
+                    Some(Accepted { stream, peer, admitted }) => match TcpStream::from_std(stream) {
+                        Ok(stream) => {
+                            connections.spawn(answer::serve(self.clone(), stream, peer, admitted));
+                        }
+                        Err(error) => tracing::warn!(%error, "a connection could not be watched"),
+                    },
+                    None => break,
+                },
+                // Its result says nothing: a session that panicked has been logged by its guard.
+                Some(_) = connections.join_next() => {}
+            }
+        }
+        while connections.join_next().await.is_some() {}
+        drain.abort();
+        hub.abort();
+    }
+}
+
+fn spread(window: Duration) -> Duration {
+    window.mul_f64(fastrand::f64())
+}

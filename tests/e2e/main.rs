@@ -1,0 +1,14 @@
+//! End to end: the whole bridge in this process, old clients of every kind on one side, a Pusher on the other.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    unreachable_pub,
+    dead_code
+)]
+
+mod support;
+
+mod relay;
