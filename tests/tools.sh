@@ -1,0 +1,228 @@
+# Finds and installs what the tests need beyond Cargo. Sourced by tests/run.
+# shellcheck shell=bash
+#
+# Everything lands in $CACHE, outside the tree and without root: Debian packages are downloaded and unpacked
+# there instead of being installed, so no service is started and nothing on the machine changes.
+# An `install_*` function does nothing when its tool is found; a `find_*` function prints the tool's path.
+
+readonly SOCKUDO_VERSION=5.2.0
+readonly AUTOBAHN_VERSION=25.10.1
+# The last virtualenv that makes a Python 2.7 environment.
+readonly VIRTUALENV_VERSION=20.21.1
+readonly NODE_MAJOR_MIN=18
+# Exit status of a step that could not run here and says why (as Automake's).
+readonly SKIPPED=77
+
+die() {
+    printf 'tests/run: %s\n' "$*" >&2
+    exit 1
+}
+
+have() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+need() {
+    have "$1" || die "'$1' is missing: $2"
+}
+
+# A file's or several files' contents as one short name.
+digest() {
+    cat -- "$@" | cksum | tr ' ' '-'
+}
+
+# ---------------------------------------------------------------------------------------- Debian packages
+
+# apt_extract DIR PACKAGE...: unpacks Debian packages into DIR, which appears only when complete.
+apt_extract() {
+    local dir=$1 work
+    shift
+    need apt-get "install $* by hand, on the PATH (only Debian and its kin are automatic)"
+    need dpkg "install $* by hand, on the PATH"
+    work=$(mktemp -d "$CACHE/tmp.XXXXXX")
+    # Each step is a subshell, so this is its end, well or not. The path is expanded now: $work is local.
+    # shellcheck disable=SC2064
+    trap "rm -rf '$work'" EXIT
+    (
+        cd "$work"
+        if ! apt_download "$@"; then
+            [[ $(id -u) == 0 ]] || die "apt-get cannot download $*: run 'sudo apt-get update', then try again"
+            apt-get -q update
+            apt_download "$@" || die "apt-get cannot download $*"
+        fi
+        for package in ./*.deb; do dpkg -x "$package" root; done
+    )
+    rm -rf "$dir"
+    mv "$work/root" "$dir"
+}
+
+# As root, apt drops to a user who may not write here, and says so at length: it need not.
+apt_download() {
+    apt-get -q -o APT::Sandbox::User=root download "$@"
+}
+
+# ------------------------------------------------------------------------------------------------ sockudo
+
+find_sockudo() {
+    local place
+    for place in "${SOCKUDO_BIN:-}" "$CACHE/sockudo-$SOCKUDO_VERSION/bin/sockudo"; do
+        if [[ -n $place && -x $place ]]; then
+            echo "$place"
+            return
+        fi
+    done
+}
+
+install_sockudo() {
+    [[ -z ${SOCKUDO_BIN:-} || -x $SOCKUDO_BIN ]] || die "SOCKUDO_BIN=$SOCKUDO_BIN is not an executable file"
+    [[ -z $(find_sockudo) ]] || return 0
+    install_protoc
+    echo "building sockudo $SOCKUDO_VERSION, once: about 20 CPU-minutes"
+    find_protoc_env
+    # --debug: half the time to build, and enough for functional tests.
+    env -u CARGO_TARGET_DIR cargo install sockudo --version "$SOCKUDO_VERSION" --locked --debug \
+        --no-default-features --features local --root "$CACHE/sockudo-$SOCKUDO_VERSION"
+}
+
+install_protoc() {
+    if have protoc || [[ -e $CACHE/protobuf/usr/bin/protoc ]]; then return 0; fi
+    need apt-cache "install protoc (protobuf-compiler) and its include files by hand"
+    local -a libraries
+    # The libraries' names carry their version: ask for them.
+    mapfile -t libraries < <(apt-cache depends --recurse --important protobuf-compiler libprotobuf-dev |
+        grep -E '^libproto(buf|c)[0-9]' | sort -u)
+    apt_extract "$CACHE/protobuf" protobuf-compiler libprotobuf-dev "${libraries[@]}"
+}
+
+# Makes Cargo's build scripts use the unpacked protoc when there is no other.
+find_protoc_env() {
+    have protoc && return 0
+    local root=$CACHE/protobuf/usr library_path
+    library_path=$(dirname "$(find "$root/lib" -name 'libprotoc.so.*' | head -n 1)")
+    printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$library_path" "$root/bin/protoc" >"$CACHE/protobuf/protoc"
+    chmod +x "$CACHE/protobuf/protoc"
+    export PROTOC=$CACHE/protobuf/protoc PROTOC_INCLUDE=$root/include
+}
+
+# --------------------------------------------------------------------------------------- promtool, kubectl
+
+find_promtool() {
+    find_packaged "${PROMTOOL:-}" promtool "$CACHE/prometheus"
+}
+
+install_promtool() {
+    [[ -n $(find_promtool) ]] || apt_extract "$CACHE/prometheus" prometheus
+    "$(find_promtool)" --version 2>&1 | head -n 1
+}
+
+find_kubectl() {
+    find_packaged "${KUBECTL:-}" kubectl "$CACHE/kubernetes-client"
+}
+
+install_kubectl() {
+    [[ -n $(find_kubectl) ]] || apt_extract "$CACHE/kubernetes-client" kubernetes-client
+    "$(find_kubectl)" version --client 2>&1 | head -n 1
+}
+
+# find_packaged CHOSEN NAME DIR: the chosen path, or the one on the PATH, or the unpacked one.
+find_packaged() {
+    if [[ -n $1 ]]; then
+        echo "$1"
+    elif have "$2"; then
+        command -v "$2"
+    elif [[ -x $3/usr/bin/$2 ]]; then
+        echo "$3/usr/bin/$2"
+    fi
+}
+
+# ------------------------------------------------------------------------------------------ Node packages
+
+# Node resolves packages beside the script that imports them, so these go into the tree (ignored by git).
+install_node_packages() {
+    local clients=$ROOT/tests/clients stamp
+    [[ -e $clients/package.json ]] || die "tests/clients/package.json is missing from the tree"
+    need node "install Node.js $NODE_MAJOR_MIN or newer"
+    need npm "install npm (Debian: apt-get install npm)"
+    (($(node -p 'parseInt(process.versions.node)') >= NODE_MAJOR_MIN)) ||
+        die "Node.js $NODE_MAJOR_MIN or newer is needed; node is $(node --version)"
+    cd "$clients"
+    local -a inputs=(package.json)
+    [[ ! -e package-lock.json ]] || inputs+=(package-lock.json)
+    stamp="$(node --version) $(digest "${inputs[@]}")"
+    if [[ $(cat node_modules/.tests-run-stamp 2>/dev/null) == "$stamp" ]]; then return 0; fi
+    if [[ -e package-lock.json ]]; then
+        npm ci --no-audit --no-fund
+    else
+        npm install --no-audit --no-fund --no-package-lock
+    fi
+    echo "$stamp" >node_modules/.tests-run-stamp
+}
+
+# ------------------------------------------------------------------------------------------------- Python
+
+find_python() {
+    local python=${PYTHON:-$CACHE/python/bin/python}
+    if "$python" -c 'import pusher, websockets, yaml' >/dev/null 2>&1; then echo "$python"; fi
+}
+
+install_python() {
+    local stamp
+    if [[ -n ${PYTHON:-} ]]; then
+        [[ -n $(find_python) ]] || die "PYTHON=$PYTHON lacks the packages of tests/requirements.txt"
+        return 0
+    fi
+    need python3 "install Python 3.10 or newer (Debian: apt-get install python3 python3-venv)"
+    stamp="$(python3 --version) $(digest "$ROOT/tests/requirements.txt")"
+    if [[ $(cat "$CACHE/python/stamp" 2>/dev/null) != "$stamp" || -z $(find_python) ]]; then
+        make_venv "$CACHE/python"
+        "$CACHE/python/bin/pip" install -q --disable-pip-version-check -r "$ROOT/tests/requirements.txt"
+        echo "$stamp" >"$CACHE/python/stamp"
+    fi
+    [[ -n $(find_python) ]] || die "the Python environment in $CACHE/python does not work"
+}
+
+make_venv() {
+    rm -rf "$1"
+    python3 -m venv "$1" || die "python3 -m venv failed (Debian: apt-get install python3-venv)"
+}
+
+# ------------------------------------------------------------------------------------ Autobahn|Testsuite
+
+find_wstest() {
+    if [[ -n ${WSTEST:-} ]]; then
+        echo "$WSTEST"
+    elif [[ $(cat "$CACHE/autobahn/stamp" 2>/dev/null) == "$AUTOBAHN_VERSION" ]]; then
+        echo "$CACHE/autobahn/bin/wstest"
+    fi
+}
+
+install_autobahn() {
+    local python2
+    if [[ -n $(find_wstest) ]]; then return 0; fi
+    python2=$(find_python2)
+    if [[ -z $python2 ]]; then
+        echo 'SKIPPED: Autobahn: needs Python 2.7 (on the PATH as python2.7, or by pyenv)'
+        return "$SKIPPED"
+    fi
+    need python3 "virtualenv needs it"
+    make_venv "$CACHE/virtualenv"
+    "$CACHE/virtualenv/bin/pip" install -q --disable-pip-version-check "virtualenv==$VIRTUALENV_VERSION"
+    rm -rf "$CACHE/autobahn"
+    "$CACHE/virtualenv/bin/virtualenv" -q -p "$python2" "$CACHE/autobahn"
+    "$CACHE/autobahn/bin/python" -m pip install -q --no-python-version-warning \
+        "autobahntestsuite==$AUTOBAHN_VERSION"
+    "$CACHE/autobahn/bin/wstest" --help >/dev/null || die 'wstest, just installed, does not run'
+    # Written last: a half-made environment must not look like a whole one.
+    echo "$AUTOBAHN_VERSION" >"$CACHE/autobahn/stamp"
+}
+
+find_python2() {
+    local python
+    for python in python2.7 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/2.7*/bin/python2.7; do
+        # pyenv's shim stands on the PATH even when no 2.7 is chosen: only running it tells.
+        if "$python" -c '' >/dev/null 2>&1; then
+            echo "$python"
+            return
+        fi
+    done
+}
