@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
 use crate::admin::{self, Status};
-use crate::auth::Verifier;
+use crate::auth::{FetchObserver, Verifier};
 use crate::clock::Now;
 use crate::config::{Config, Rate};
 use crate::fanout::hub::{Hub, INBOX_MAX};
@@ -95,7 +95,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let metrics = Metrics::new(&names).map_err(failed("metrics"))?;
     let verifier = match &config.auth {
         None => None,
-        Some(auth) => Some(Arc::new(Verifier::new(auth, &client).map_err(failed("keys"))?)),
+        Some(auth) => {
+            let verifier = Verifier::new(auth, &client).map_err(failed("keys"))?;
+            let counted = metrics.clone();
+            verifier.observe_fetches(&(Arc::new(move |ok| counted.jwks_fetched(ok)) as FetchObserver));
+            Some(Arc::new(verifier))
+        }
     };
 
     let (links, commands) = Links::new(config.upstream.connections);

@@ -1,7 +1,7 @@
 //! A JWKS at a URL: fetched when asked for, kept, and asked for again at a bounded rate.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -29,7 +29,12 @@ pub(super) struct RemoteKeys {
     http: Arc<Client>,
     fetched: ArcSwapOption<Fetched>,
     fetching: Mutex<Fetching>,
+    /// Told whether each fetch went well.
+    observer: OnceLock<FetchObserver>,
 }
+
+/// Told, after each fetch of a JWKS, whether it went well.
+pub type FetchObserver = Arc<dyn Fn(bool) + Send + Sync>;
 
 struct Fetched {
     keys: Vec<Key>,
@@ -67,7 +72,13 @@ impl RemoteKeys {
             http,
             fetched: ArcSwapOption::empty(),
             fetching: Mutex::default(),
+            observer: OnceLock::new(),
         })
+    }
+
+    /// Names who is told of each fetch; the first call counts.
+    pub(super) fn observe(&self, observer: FetchObserver) {
+        let _ = self.observer.set(observer);
     }
 
     /// Calls `f` with the keys at hand; `None` when none were ever fetched.
@@ -128,7 +139,11 @@ impl RemoteKeys {
     }
 
     async fn fetch_and_keep(&self, now: Now) {
-        match self.fetch().await {
+        let result = self.fetch().await;
+        if let Some(observer) = self.observer.get() {
+            observer(result.is_ok());
+        }
+        match result {
             Ok(keys) => {
                 tracing::info!(jwks = %self, keys = keys.len(), "JWKS fetched");
                 self.fetched.store(Some(Arc::new(Fetched { keys, at: now.mono })));

@@ -12,7 +12,7 @@ mod refused;
 mod verifier;
 
 pub use claims::Claims;
-pub use jwks::{JWKS_BYTES_MAX, JWKS_TIMEOUT};
+pub use jwks::{FetchObserver, JWKS_BYTES_MAX, JWKS_TIMEOUT};
 pub use keys::{AuthConfigError, JWKS_KEYS_MAX};
 pub use mint::mint_hs256;
 pub use permits::{Denied, permits};

@@ -12,7 +12,7 @@ use serde::de::IgnoredAny;
 use super::claims::Expected;
 use super::jwks::RemoteKeys;
 use super::keys::{self, AuthConfigError, Key};
-use super::{Claims, Refused};
+use super::{Claims, FetchObserver, Refused};
 use crate::clock::Now;
 use crate::config::{Auth, AuthKey, ClaimNames, KeySource};
 use crate::http::Client;
@@ -103,6 +103,13 @@ impl Verifier {
             names: auth.claims.clone(),
             token_bytes_max: auth.token_bytes_max,
         })
+    }
+
+    /// Has every fetch of a JWKS told to `observer`.
+    pub fn observe_fetches(&self, observer: &FetchObserver) {
+        for remote in self.remotes() {
+            remote.observe(observer.clone());
+        }
     }
 
     /// Begins to fetch each JWKS that is older than its `refresh` or was never fetched. To be called at start

@@ -98,6 +98,20 @@ async fn the_first_token_fetches_and_the_next_does_not() {
 }
 
 #[tokio::test]
+async fn the_observer_is_told_of_good_and_failed_fetches() {
+    let server = Server::start(set(&["k1"])).await;
+    let verifier = server.verifier(REFRESH, REFRESH_MIN);
+    let told: Arc<Mutex<Vec<bool>>> = Arc::default();
+    let log = told.clone();
+    let observer: crate::auth::FetchObserver = Arc::new(move |ok| log.lock().unwrap().push(ok));
+    verifier.observe_fetches(&observer);
+    assert_eq!(user(&verifier, &token("k1"), now()).await, ok());
+    server.answers(StatusCode::INTERNAL_SERVER_ERROR, String::new());
+    assert_eq!(user(&verifier, &token("k2"), now().plus(REFRESH_MIN)).await, Err("unknown_key"));
+    assert_eq!(*told.lock().unwrap(), [true, false]);
+}
+
+#[tokio::test]
 async fn an_unknown_kid_fetches_once_per_refresh_min() {
     let server = Server::start(set(&["k1"])).await;
     let verifier = server.verifier(REFRESH, REFRESH_MIN);
