@@ -34,5 +34,8 @@ pub(super) fn init(args: &LogArgs) -> Result<(), Failure> {
         }
         Format::Json => fmt::layer().with_writer(std::io::stderr).json().flatten_event(true).boxed(),
     };
-    registry().with(layer.with_filter(filter)).try_init().map_err(Failure::runtime)
+    registry().with(layer.with_filter(filter)).try_init().map_err(Failure::runtime)?;
+    // A panic ends one session, not the program: it must be found where everything else is.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a defect of this program")));
+    Ok(())
 }

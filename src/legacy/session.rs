@@ -27,8 +27,8 @@ use crate::config::{OnConflict, Route, SlotLimit};
 use crate::fanout::table::Ticket;
 use crate::limits::slots::{Acquire, Slots};
 use crate::metrics::{ConnPhase, GaugeGuard};
-use crate::server::answer::Upgraded;
-use crate::server::worker::{Admitted, Holder, Key, Slot, Worker};
+use crate::server::answer::{AddressSlot, Upgraded};
+use crate::server::worker::{Admitted, Holder, Key, Registered, Slot, Worker};
 
 /// How long a connection that keeps others of its address out has to answer a probe.
 pub const ADDRESS_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,24 +62,48 @@ struct Session {
     actions: Vec<Action>,
     subscriptions: Vec<(u32, Ticket)>,
     slots: Slotted,
+    address_slot: AddressSlot,
     holder: Holder,
     address: IpAddr,
+    user_agent: Box<str>,
+    opened: Instant,
     pending: Option<Pending>,
     closing: Option<CloseReason>,
     phase: Option<(ConnPhase, GaugeGuard)>,
     frames_in: u64,
     bytes_in: u64,
+    _counted: (Registered, Admitted),
 }
 
-/// Runs one upgraded connection to its end.
-pub async fn run(
+/// Also when the session ends by a panic, nobody waits for what it held.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// An upgraded connection's session, from its first frame to its end. What is needed only to set it up is not
+/// part of the future: it lives as long as the connection does.
+pub fn run(
     worker: Arc<Worker>,
     stream: TcpStream,
     early: Bytes,
     granted: Upgraded,
     admitted: Admitted,
-) {
-    let opened = Instant::now();
+) -> impl Future<Output = ()> + Send {
+    let session = open(worker, stream, granted, admitted);
+    async move {
+        let mut session = session;
+        let message_bytes_max = session.route.limits.message_bytes_max;
+        let mut socket = websocket(ConnIo(session.conn.clone()), early, message_bytes_max).await;
+        let reason = session.serve(&mut socket).await;
+        session.leave();
+        end(&session.conn, &mut socket, reason).await;
+        session.summarise(reason);
+    }
+}
+
+fn open(worker: Arc<Worker>, stream: TcpStream, granted: Upgraded, admitted: Admitted) -> Box<Session> {
     let Upgraded { route, endpoint, values, token, refused, address, user_agent, holder, address_slot } =
         granted;
     let limits = &route.limits;
@@ -91,18 +115,6 @@ pub async fn run(
     if let Some(metrics) = worker.bridge.metrics.route(route.index) {
         metrics.connections.increment(1);
     }
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(0)
-        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-        .max_message_size(Some(limits.message_bytes_max))
-        .max_frame_size(Some(limits.message_bytes_max));
-    let io = ConnIo(conn.clone());
-    let mut socket = if early.is_empty() {
-        WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
-    } else {
-        WebSocketStream::from_partially_read(io, early.to_vec(), Role::Server, Some(config)).await
-    };
     let opening = Opening {
         route: route.clone(),
         endpoint,
@@ -114,7 +126,7 @@ pub async fn run(
     };
     let mut actions = Vec::new();
     let machine = Machine::open(opening, Now::read(), &mut actions);
-    let mut session = Session {
+    Box::new(Session {
         worker,
         conn,
         route,
@@ -122,20 +134,33 @@ pub async fn run(
         actions,
         subscriptions: Vec::new(),
         slots: Slotted::default(),
+        address_slot,
         holder,
         address,
+        user_agent: user_agent.into(),
+        opened: Instant::now(),
         pending: None,
         closing: None,
         phase: None,
         frames_in: 0,
         bytes_in: 0,
-    };
-    let reason = session.serve(&mut socket).await;
-    session.leave();
-    drop(address_slot);
-    end(&session.conn, &mut socket, reason).await;
-    session.summarise(reason, &user_agent, opened.elapsed());
-    drop((registered, admitted));
+        _counted: (registered, admitted),
+    })
+}
+
+/// tungstenite on the connection, with bounds of ours: its own defaults are far too large.
+async fn websocket(io: ConnIo, early: Bytes, message_bytes_max: usize) -> WebSocketStream<ConnIo> {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
+        .max_message_size(Some(message_bytes_max))
+        .max_frame_size(Some(message_bytes_max));
+    if early.is_empty() {
+        WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
+    } else {
+        WebSocketStream::from_partially_read(io, early.to_vec(), Role::Server, Some(config)).await
+    }
 }
 
 impl Session {
@@ -366,10 +391,11 @@ impl Session {
         }
         self.pending = None;
         self.slots = Slotted::default();
+        self.address_slot = None;
         self.phase = None;
     }
 
-    fn summarise(&self, reason: CloseReason, user_agent: &str, duration: Duration) {
+    fn summarise(&self, reason: CloseReason) {
         if let Some(metrics) = self.worker.bridge.metrics.route(self.route.index) {
             metrics.closed(reason);
         }
@@ -379,8 +405,8 @@ impl Session {
             conn = self.conn.id().0,
             user = self.machine.user().map(loggable),
             client.address = %self.address,
-            user_agent.original = user_agent,
-            duration_ms = duration.as_millis() as u64,
+            user_agent.original = &*self.user_agent,
+            duration_ms = self.opened.elapsed().as_millis() as u64,
             frames_in = self.frames_in,
             bytes_in = self.bytes_in,
             frames_out,

@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::forwarded::client_address;
@@ -60,8 +61,15 @@ pub struct Upgraded {
     pub address_slot: AddressSlot,
 }
 
-/// Serves one connection to its end.
-pub async fn serve(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, admitted: Admitted) {
+/// Answers one connection's request; an upgraded connection goes on as a session. `alive` is dropped with
+/// the last of both.
+pub async fn serve(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    admitted: Admitted,
+    alive: mpsc::Sender<()>,
+) {
     let handshake = worker.bridge.metrics.handshake();
     let upgraded: Arc<Mutex<Option<Upgraded>>> = Arc::default();
     let over = admitted.over;
@@ -88,11 +96,11 @@ pub async fn serve(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, adm
         (Ok(Ok(())), Some(granted)) => {
             let stream = parts.io.into_inner();
             // A task of its own, so that nothing of the request lives on for the connection's whole life.
-            let session =
-                tokio::spawn(session::run(worker.clone(), stream, parts.read_buf, granted, admitted));
-            if session.await.is_err_and(|error| error.is_panic()) {
-                tracing::error!("a session ended by a defect of this program");
-            }
+            let session = session::run(worker.clone(), stream, parts.read_buf, granted, admitted);
+            tokio::spawn(async move {
+                session.await;
+                drop(alive);
+            });
         }
         (Ok(Err(error)), _) => tracing::debug!(%peer, %error, "a request could not be read"),
         (Err(_), _) => tracing::debug!(%peer, "a request was not over in time"),
@@ -216,7 +224,7 @@ fn switching_protocols(route: &Route, key: &[u8], protocol: Option<String>) -> h
 }
 
 /// A connection's slot of its address's, where the route counts them.
-type AddressSlot = Option<Slot<Key<IpAddr>>>;
+pub type AddressSlot = Option<Slot<Key<IpAddr>>>;
 
 /// The checks whose refusal a route may want told by a frame.
 fn admit(

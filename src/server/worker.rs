@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 
 use super::answer;
 use crate::auth::Verifier;
@@ -183,23 +182,18 @@ impl Worker {
                 draining.drain(window);
             }
         });
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                next = accepted.recv() => match next {
-                    Some(Accepted { stream, peer, admitted }) => match TcpStream::from_std(stream) {
-                        Ok(stream) => {
-                            connections.spawn(answer::serve(self.clone(), stream, peer, admitted));
-                        }
-                        Err(error) => tracing::warn!(%error, "a connection could not be watched"),
-                    },
-                    None => break,
-                },
-                // Its result says nothing: a session that panicked has been logged by its guard.
-                Some(_) = connections.join_next() => {}
+        let (alive, mut all_gone) = mpsc::channel(1);
+        while let Some(Accepted { stream, peer, admitted }) = accepted.recv().await {
+            match TcpStream::from_std(stream) {
+                Ok(stream) => {
+                    tokio::spawn(answer::serve(self.clone(), stream, peer, admitted, alive.clone()));
+                }
+                Err(error) => tracing::warn!(%error, "a connection could not be watched"),
             }
         }
-        while connections.join_next().await.is_some() {}
+        drop(alive);
+        // Nothing is ever sent: it ends when the last connection has dropped its share.
+        let _ = all_gone.recv().await;
         drain.abort();
         hub.abort();
     }
