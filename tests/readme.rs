@@ -1,0 +1,273 @@
+//! README.md, held to what the program is: its TOML loads, its commands and flags exist, its tables name every
+//! limit with the real default, every metric, error code, close and refusal reason, and every dependency.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::sync::Arc;
+
+use pusher_bridge::config::{self, Source};
+use pusher_bridge::legacy::close::CloseReason;
+use pusher_bridge::legacy::error::ErrorCode;
+use pusher_bridge::metrics::Metrics;
+
+const README: &str = include_str!("../README.md");
+const SHIPPED: &str = include_str!("../routes.toml");
+const BINARY: &str = env!("CARGO_BIN_EXE_pusher-bridge");
+
+/// The cells of the table whose header begins with this cell, row by row.
+fn table(first: &str) -> Vec<Vec<&'static str>> {
+    let head = format!("| {first} |");
+    let mut rows = README.lines().skip_while(|line| !line.starts_with(&head)).skip(2);
+    let rows: Vec<Vec<&str>> = rows
+        .by_ref()
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect();
+    assert!(!rows.is_empty(), "README has no table that begins with `{first}`");
+    rows
+}
+
+/// What stands between backticks.
+fn names(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+fn first_column(table_name: &str) -> BTreeSet<&'static str> {
+    table(table_name).iter().flat_map(|row| names(row[0])).collect()
+}
+
+/// The shipped file's dialects, for pieces that only name one.
+fn shipped_dialects() -> &'static str {
+    let from = SHIPPED.find("[dialects.typed.in]").unwrap();
+    let to = SHIPPED.find("# ---").map(|_| SHIPPED.find("[groups.").unwrap()).unwrap();
+    &SHIPPED[from..to]
+}
+
+/// A piece of a routes file, with what it leaves out put behind it.
+fn completed(piece: &str) -> String {
+    let mut file = piece.to_owned();
+    if !piece.contains("[upstream]") {
+        file.push_str("\n[upstream]\napp_id = \"1\"\nkey = \"k\"\nsecret = \"s\"\ncluster = \"mt1\"\n");
+    }
+    if !piece.contains("[[auth.keys]]") {
+        file.push_str("\n[[auth.keys]]\nalgorithms = [\"HS256\"]\nsecret = \"s\"\n");
+    }
+    file.push_str(shipped_dialects());
+    if !piece.contains("[[routes]]") {
+        let dialect = if piece.contains("[dialects.third]") { "third" } else { "typed" };
+        file.push_str(&format!(
+            "\n[[routes]]\nname = \"r\"\npath = \"/ws\"\nchannel = \"c\"\ndialect = \"{dialect}\"\n"
+        ));
+    }
+    file
+}
+
+#[test]
+fn every_piece_of_toml_is_valid() {
+    let pieces: Vec<&str> =
+        README.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(pieces.len() >= 7, "{} pieces", pieces.len());
+    let secret = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/routes/fixtures/secret.txt");
+    let env = |name: &str| Some(if name.ends_with("_FILE") { secret } else { "value" }.to_owned());
+    for piece in pieces {
+        let source = Source { name: "README.md".into(), text: completed(piece) };
+        let loaded = config::load(&source, &env).unwrap_or_else(|errors| {
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            panic!("{piece}\n{}", errors.join("\n"))
+        });
+        assert!(loaded.missing.is_empty());
+    }
+}
+
+fn help(arguments: &[&str]) -> String {
+    let output = Command::new(BINARY).args(arguments).arg("--help").output().unwrap();
+    assert!(output.status.success(), "{arguments:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn every_command_and_flag_exists() {
+    let lines: Vec<&str> = README.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+    let mut seen = BTreeSet::new();
+    for line in lines {
+        let arguments = if let Some(rest) = line.strip_prefix("pusher-bridge ") {
+            rest
+        } else if line.starts_with("cargo run ") {
+            line.split_once(" -- ").unwrap().1
+        } else {
+            continue;
+        };
+        let words: Vec<&str> =
+            arguments.split('#').next().unwrap().split_whitespace().take_while(|word| *word != ">").collect();
+        let help = help(&words[..1]);
+        for flag in words.iter().filter(|word| word.starts_with("--")) {
+            assert!(help.contains(&format!("{flag} ")), "`{line}`: there is no {flag}");
+        }
+        seen.insert(words[0]);
+    }
+    assert!(["check", "connect", "demo", "serve"].iter().all(|command| seen.contains(command)), "{seen:?}");
+    for command in first_column("command") {
+        help(&[command]);
+    }
+    let serve = help(&["serve"]);
+    for variable in README.split(['`', ' ', '\n']).filter(|word| word.starts_with("PUSHER_BRIDGE_")) {
+        assert!(serve.contains(&format!("[env: {variable}=")), "{variable}");
+    }
+    assert!(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/run")).exists());
+}
+
+/// Key → default, as the schema tells them. The schema's texts are the comments of the code that reads the file.
+fn defaults() -> BTreeMap<String, String> {
+    let places = [
+        ("ServerLimits", "server.limits"),
+        ("Shutdown", "server.shutdown"),
+        ("Auth", "auth"),
+        ("RouteAuth", "routes.auth"),
+        ("Limits", "limits"),
+        ("Heartbeat", "heartbeat"),
+        ("Upstream", "upstream"),
+        ("UpstreamPublish", "upstream.publish"),
+    ];
+    let schema = config::json_schema();
+    let schema = serde_json::to_value(&schema).unwrap();
+    let mut out = BTreeMap::new();
+    for (definition, place) in places {
+        for (key, property) in schema["definitions"][definition]["properties"].as_object().unwrap() {
+            let description = property["description"].as_str().unwrap();
+            if let Some((_, rest)) = description.split_once("(default ") {
+                out.insert(format!("{place}.{key}"), rest.split(')').next().unwrap().to_owned());
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn the_limits_table_has_every_limit_with_its_default() {
+    let defaults = defaults();
+    let mut told = BTreeSet::new();
+    for row in table("limit") {
+        let key = names(row[0])[0];
+        assert_eq!(defaults.get(key).map(String::as_str), Some(row[1]), "{key}");
+        told.insert(key);
+    }
+    for key in defaults.keys().filter(|key| key.contains("limits.")) {
+        assert!(told.contains(key.as_str()), "README's table has no {key}");
+    }
+}
+
+/// The schema says the same defaults as the loader.
+#[test]
+fn defaults_are_what_a_minimal_file_gets() {
+    let source = Source { name: "minimal".into(), text: completed("") };
+    let config = config::load(&source, &|_| None).unwrap().config;
+    let limits = &config.routes[0].limits;
+    let (server, upstream) = (&config.server, &config.upstream);
+    let publish = &upstream.publish;
+    let seconds = |duration: std::time::Duration| format!("{}s", duration.as_secs());
+    let rate = |rate: config::Rate| {
+        assert_eq!((rate.per.as_secs(), rate.count), (60, rate.burst));
+        format!("{} a minute", rate.count)
+    };
+    let defaults = defaults();
+    for (key, real) in [
+        ("server.limits.connections", server.connections_max.to_string()),
+        ("server.limits.header_timeout", seconds(server.header_timeout)),
+        ("server.limits.header_bytes", server.header_bytes_max.to_string()),
+        ("server.limits.headers", server.headers_max.to_string()),
+        ("server.shutdown.close_window", seconds(server.close_window)),
+        ("server.shutdown.grace", seconds(server.grace)),
+        ("auth.token_bytes", config.auth.as_ref().unwrap().token_bytes_max.to_string()),
+        ("auth.failures_per_address", rate(config.auth.as_ref().unwrap().failures_per_address)),
+        ("limits.messages", rate(limits.messages.unwrap())),
+        ("limits.auth_attempts", rate(limits.auth_attempts.unwrap())),
+        ("limits.control_frames", rate(limits.control_frames)),
+        ("limits.message_bytes", limits.message_bytes_max.to_string()),
+        ("limits.depth", limits.depth_max.to_string()),
+        ("limits.subscriptions", limits.subscriptions_max.to_string()),
+        ("limits.outbox_frames", limits.outbox_frames_max.to_string()),
+        ("limits.outbox_bytes", limits.outbox_bytes_max.to_string()),
+        ("heartbeat.timeout", seconds(config.routes[0].heartbeat.timeout)),
+        ("upstream.connect_timeout", seconds(upstream.connect_timeout)),
+        ("upstream.subscribe_timeout", seconds(upstream.subscribe_timeout)),
+        ("upstream.reconnect_delay_max", seconds(upstream.reconnect_delay_max)),
+        ("upstream.frame_bytes", upstream.frame_bytes_max.to_string()),
+        ("upstream.publish.queue_messages", publish.queue_messages_max.to_string()),
+        ("upstream.publish.queue_bytes", publish.queue_bytes_max.to_string()),
+        ("upstream.publish.batch", publish.batch_max.to_string()),
+        ("upstream.publish.timeout", seconds(publish.timeout)),
+        ("upstream.publish.deadline", seconds(publish.deadline)),
+    ] {
+        assert_eq!(defaults.get(key), Some(&real), "{key}");
+    }
+    assert!(limits.connections_per_user.is_none() && limits.connections_per_address.is_none());
+    assert!(limits.exclusive.is_none());
+}
+
+#[test]
+fn every_metric_code_and_reason_is_in_its_table() {
+    let source = include_str!("../src/metrics.rs");
+    let metrics: BTreeSet<&str> =
+        source.split('"').filter(|text| text.starts_with("pusher_bridge_") && !text.contains('{')).collect();
+    assert_eq!(first_column("metric"), metrics);
+    let codes: BTreeSet<&str> = ErrorCode::ALL.map(ErrorCode::as_str).into();
+    assert_eq!(first_column("code"), codes);
+    let reasons: BTreeSet<&str> = CloseReason::ALL.map(CloseReason::label).into();
+    assert_eq!(first_column("reason"), reasons);
+    for row in table("reason") {
+        for label in names(row[0]) {
+            let reason = CloseReason::ALL.into_iter().find(|reason| reason.label() == label).unwrap();
+            assert_eq!(reason.code().map_or("–".to_owned(), |code| code.to_string()), row[1], "{label}");
+        }
+    }
+}
+
+/// What the labels of a metric may be, from its row.
+fn told_labels(metric: &str) -> BTreeSet<&'static str> {
+    let rows = table("metric");
+    let row = rows.iter().find(|row| names(row[0]) == [metric]).unwrap();
+    names(row[2]).into_iter().collect()
+}
+
+#[test]
+fn the_metrics_table_names_the_labels() {
+    let metrics = Metrics::new(&[Arc::from("r")]).unwrap();
+    let text = metrics.render();
+    for (metric, label) in [
+        ("pusher_bridge_connections", "phase"),
+        ("pusher_bridge_refusals_total", "reason"),
+        ("pusher_bridge_frames_total", "direction"),
+        ("pusher_bridge_publish_total", "result"),
+        ("pusher_bridge_upstream_events_total", "result"),
+        ("pusher_bridge_subscriptions", "state"),
+        ("pusher_bridge_jwks_fetches_total", "result"),
+    ] {
+        let real: BTreeSet<&str> = text
+            .lines()
+            .filter(|line| line.starts_with(&format!("{metric}{{")))
+            .filter_map(|line| line.split(&format!("{label}=\"")).nth(1)?.split('"').next())
+            .collect();
+        assert!(!real.is_empty(), "{metric} has no label {label}");
+        assert_eq!(told_labels(metric), real, "{metric}");
+    }
+}
+
+#[test]
+fn every_direct_dependency_is_in_the_table() {
+    let manifest: toml::Table = include_str!("../Cargo.toml").parse().unwrap();
+    let direct: BTreeSet<&str> =
+        manifest["dependencies"].as_table().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(first_column("crate"), direct);
+    for name in manifest["dev-dependencies"].as_table().unwrap().keys() {
+        assert!(README.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
+#[test]
+fn links_lead_to_files() {
+    for target in README.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(target);
+        assert!(target.starts_with("https://") || path.exists(), "{target}");
+    }
+}

@@ -1,0 +1,299 @@
+//! The tree, held to its own rules (ARCHITECTURE.md): which files are pure, how long a file may be, that
+//! metric names stand in one place, and that nothing of somebody's machine is tracked.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Files and directories that import no runtime, no HTTP and no WebSocket library, and ask no clock.
+const PURE: &[&str] = &[
+    "src/template.rs",
+    "src/routes.rs",
+    "src/deprecation.rs",
+    "src/clock.rs",
+    "src/config",
+    "src/legacy/close.rs",
+    "src/legacy/dialect.rs",
+    "src/legacy/error.rs",
+    "src/legacy/id.rs",
+    "src/legacy/json.rs",
+    "src/legacy/machine",
+    "src/legacy/outbox.rs",
+    "src/legacy/publish.rs",
+    "src/fanout/table.rs",
+    "src/pusher/backoff.rs",
+    "src/pusher/close.rs",
+    "src/pusher/echo.rs",
+    "src/pusher/frame.rs",
+    "src/pusher/link_table.rs",
+    "src/pusher/sign.rs",
+    "src/auth/claims.rs",
+    "src/auth/permits.rs",
+    "src/auth/refused.rs",
+    "src/server/forwarded.rs",
+];
+
+/// What a pure file does not name. hyper's `HeaderMap` is a plain map; it is allowed where it is the input.
+const DRIVERS: &[&str] = &["tokio", "hyper", "hyper_util", "tungstenite", "tokio_tungstenite", "rustls"];
+/// Questions to a clock.
+const CLOCKS: &[&str] = &["Now::read", "Instant::now", "SystemTime::now", "Timestamp::now", ".elapsed()"];
+/// Modules of this crate that drive, in the form a `use` has them.
+const DRIVING: &[&str] = &[
+    "admin",
+    "app",
+    "cli",
+    "fanout::hub",
+    "http",
+    "legacy::conn",
+    "legacy::session",
+    "metrics",
+    "pusher::api",
+    "pusher::dial",
+    "pusher::link",
+    "pusher::links",
+    "pusher::publisher",
+    "sandbox",
+    "server",
+    "tls",
+];
+/// File, what it may name all the same, why.
+const ALLOWED: &[(&str, &str, &str)] = &[
+    ("src/clock.rs", "tokio", "`Now::read` follows tokio's paused clock"),
+    ("src/clock.rs", "Instant::now", "`Now::read` is where the clock is asked"),
+    ("src/clock.rs", "SystemTime::now", "`Now::read` is where the clock is asked"),
+    ("src/server/forwarded.rs", "hyper", "`HeaderMap` is its input"),
+];
+
+/// Longest file under src, in lines.
+const LINES_MAX: usize = 600;
+/// Longer for now; nothing is to be added here.
+const LONGER: &[(&str, usize)] = &[("src/template.rs", 629)];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust file below `place`, or `place` itself.
+fn sources(place: &str) -> Vec<PathBuf> {
+    let path = root().join(place);
+    assert!(path.exists(), "{place} is listed, and does not exist");
+    if path.is_file() {
+        return vec![path];
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(path.strip_prefix(root()).unwrap().to_str().unwrap()));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn relative(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().to_str().unwrap().replace('\\', "/")
+}
+
+/// A file's code: no comments, and nothing of its tests, which stand at the end.
+fn code(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap();
+    let tests = ["\n#[cfg(test)]\nmod tests {", "\n#[cfg(test)]\npub(crate) mod tests {"];
+    let end = tests.iter().filter_map(|start| text.find(start)).min().unwrap_or(text.len());
+    let text = &text[..end];
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    lines.map(|line| line.split(" // ").next().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether `name` stands in `code` as whole words.
+fn names(code: &str, name: &str) -> bool {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let (first, last) = (name.starts_with(word), name.ends_with(word));
+    code.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&code[..at], &code[at + name.len()..]);
+        !(first && before.ends_with(word)) && !(last && after.starts_with(word))
+    })
+}
+
+/// The crate's modules that `code`, in the module `module`, imports: `use` items spelt from the crate's root.
+fn imports(code: &str, module: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for statement in code.split(';').filter_map(|s| s.split_once("use ").map(|(_, path)| path.trim())) {
+        let mut base: Vec<&str> = module.split("::").collect();
+        let path = if let Some(path) = statement.strip_prefix("crate::") {
+            base.clear();
+            path
+        } else if statement.starts_with("super::") {
+            let mut path = statement;
+            while let Some(rest) = path.strip_prefix("super::") {
+                base.pop();
+                path = rest;
+            }
+            path
+        } else {
+            continue;
+        };
+        let path: String = path.split_whitespace().collect();
+        let prefix = base.iter().map(|part| format!("{part}::")).collect::<String>();
+        match path.split_once('{') {
+            None => found.push(format!("{prefix}{path}")),
+            Some((head, list)) => {
+                let items = list.trim_end_matches('}').split(',').filter(|item| !item.is_empty());
+                found.extend(items.map(|item| format!("{prefix}{head}{item}")));
+            }
+        }
+    }
+    found
+}
+
+fn module_of(file: &str) -> String {
+    let path = file.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
+    path.replace('/', "::")
+}
+
+fn drives(import: &str) -> bool {
+    import != "server::forwarded"
+        && DRIVING.iter().any(|module| import == *module || import.starts_with(&format!("{module}::")))
+}
+
+fn pure_files() -> Vec<PathBuf> {
+    let is_test = |path: &Path| {
+        path.file_stem().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with("tests"))
+    };
+    PURE.iter().flat_map(|place| sources(place)).filter(|path| !is_test(path)).collect()
+}
+
+#[test]
+fn pure_files_are_pure() {
+    let mut wrong = Vec::new();
+    for path in pure_files() {
+        let (file, code) = (relative(&path), code(&path));
+        let allowed = |name: &str| ALLOWED.iter().any(|(f, n, _)| *f == file && *n == name);
+        for name in DRIVERS.iter().chain(CLOCKS) {
+            if !allowed(name) && names(&code, name) {
+                wrong.push(format!("{file} is pure, but names `{name}`"));
+            }
+        }
+        for import in imports(&code, &module_of(&file)) {
+            if drives(&import) {
+                wrong.push(format!("{file} is pure, but imports `{import}`, which drives"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_check_itself_sees_what_it_must() {
+    assert!(names("use tokio::net;", "tokio") && !names("use tokio_util::x;", "tokio"));
+    assert!(names("let a = Instant::now();", "Instant::now") && !names("MyInstant::now()", "Instant::now"));
+    assert!(names("since.elapsed()", ".elapsed()"));
+    let machine = self::code(&root().join("src/legacy/machine/mod.rs"));
+    assert!(machine.contains("impl Machine"), "only the tests at a file's end are left out");
+    let code = "use super::conn::{Conn, ConnId};\nuse crate::pusher::{link_table, links};\nuse std::fmt;";
+    let found = imports(code, "legacy::session");
+    assert_eq!(found, ["legacy::conn::Conn", "legacy::conn::ConnId", "pusher::link_table", "pusher::links"]);
+    assert_eq!(found.iter().map(|i| drives(i)).collect::<Vec<_>>(), [true, true, false, true]);
+    assert!(PURE.iter().map(|place| sources(place).len()).sum::<usize>() > 30);
+    for (file, name, _) in ALLOWED {
+        assert!(names(&self::code(&root().join(file)), name), "{file} does not name `{name}` any more");
+    }
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let mut wrong = Vec::new();
+    for path in sources("src") {
+        let (file, lines) = (relative(&path), std::fs::read_to_string(&path).unwrap().lines().count());
+        match LONGER.iter().find(|(longer, _)| *longer == file) {
+            Some((_, most)) if lines <= LINES_MAX => {
+                wrong.push(format!("{file} is short enough now: take it ({most}) from LONGER"));
+            }
+            Some((_, most)) if lines <= *most => {}
+            None if lines <= LINES_MAX => {}
+            _ => wrong.push(format!("{file} has {lines} lines of at most {LINES_MAX}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn metric_names_stand_in_one_place_once() {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for path in sources("src") {
+        let (file, code) = (relative(&path), code(&path));
+        for name in code.split('"').filter(|text| text.starts_with("pusher_bridge_")) {
+            assert_eq!(file, "src/metrics.rs", "`{name}`: metric names stand in src/metrics.rs only");
+            *seen.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+    assert!(seen.len() > 20, "{seen:?}");
+    let twice: Vec<&String> = seen.iter().filter(|(_, count)| **count != 1).map(|(name, _)| name).collect();
+    assert!(twice.is_empty(), "defined more than once: {twice:?}");
+}
+
+/// Alert rules and dashboards know no other metrics than there are.
+#[test]
+fn deploy_names_metrics_that_exist() {
+    let source = std::fs::read_to_string(root().join("src/metrics.rs")).unwrap();
+    let exist: Vec<&str> = source.split('"').filter(|text| text.starts_with("pusher_bridge_")).collect();
+    for file in tracked().into_iter().filter(|file| file.starts_with("deploy/")) {
+        let text = std::fs::read_to_string(root().join(&file)).unwrap();
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        for name in text.split(|c| !word(c)).filter(|text| text.starts_with("pusher_bridge_")) {
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+            let known = exist.contains(&name) || base.is_some_and(|base| exist.contains(&base));
+            assert!(known, "{file}: there is no metric {name}");
+        }
+    }
+}
+
+/// Every file git knows; outside of a checkout (a packed crate) nothing is checked.
+fn tracked() -> Vec<String> {
+    let output = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output();
+    match output {
+        Ok(output) if output.status.success() => {
+            let names = String::from_utf8(output.stdout).unwrap();
+            names.split('\0').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn nothing_of_somebodys_machine_is_tracked() {
+    // In pieces, or this file would be the first to be found.
+    let homes = [["/ho", "me/"].concat(), ["/ro", "ot/"].concat(), ["/Us", "ers/"].concat()];
+    let hosts =
+        [["arti", "factory"].concat(), ["crates-", "mirror"].concat(), ["registry.npm", "js"].concat()];
+    let mut wrong = Vec::new();
+    for file in tracked() {
+        let Ok(text) = std::fs::read_to_string(root().join(&file)) else { continue };
+        for (number, line) in text.lines().enumerate() {
+            let at_home = homes.iter().any(|home| {
+                line.match_indices(home.as_str()).any(|(at, _)| {
+                    !line[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '}' | '.' | '_' | '-'))
+                })
+            });
+            if at_home || hosts.iter().any(|host| line.contains(host.as_str())) {
+                wrong.push(format!("{file}:{}: {line}", number + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A dependency that nothing names is one too many.
+#[test]
+fn every_dependency_is_used() {
+    let manifest: toml::Table = std::fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let all: String = sources("src").iter().map(|path| code(path)).collect();
+    for name in manifest["dependencies"].as_table().unwrap().keys() {
+        // The one whose library has another name.
+        let library = if name == "md-5" { "md5".to_owned() } else { name.replace('-', "_") };
+        assert!(names(&all, &library), "{name}");
+    }
+}
