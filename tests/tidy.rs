@@ -114,7 +114,7 @@ fn names(code: &str, name: &str) -> bool {
     let (first, last) = (name.starts_with(word), name.ends_with(word));
     code.match_indices(name).any(|(at, _)| {
         let (before, after) = (&code[..at], &code[at + name.len()..]);
-        !(first && before.ends_with(word)) && !(last && after.starts_with(word))
+        !(first && before.ends_with(word) || last && after.starts_with(word))
     })
 }
 
