@@ -21,7 +21,6 @@ use crate::limits::slots::Slots;
 use crate::metrics::Metrics;
 use crate::pusher::api::Api;
 use crate::pusher::link::Link;
-use crate::pusher::link_table::HUBS_MAX;
 use crate::pusher::links::Links;
 use crate::pusher::publisher::Publisher;
 use crate::server::Listener;
@@ -104,7 +103,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     };
 
     let (links, commands) = Links::new(config.upstream.connections);
-    let worker_count = config.server.workers.clamp(1, HUBS_MAX);
+    let worker_count = config.server.workers;
     let (hub_senders, hub_inboxes): (Vec<_>, Vec<_>) =
         (0..worker_count).map(|_| mpsc::channel(INBOX_MAX)).unzip();
     let upstream = Arc::new(config.upstream.clone());

@@ -9,9 +9,13 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use crate::auth::Refused;
 use crate::deprecation::Phase;
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
+use crate::legacy::machine::VERDICTS;
+use crate::pusher::api::RETRY_CAUSES;
+use crate::pusher::link::CAUSES;
 
 /// The names, as they stand on `/metrics`.
 pub mod names {
@@ -137,6 +141,8 @@ pub enum PublishResult {
     Expired,
     /// No room.
     QueueFull,
+    /// A backend may have taken it, or not.
+    Unknown,
 }
 
 /// Where a connection is in its life.
@@ -177,7 +183,7 @@ pub struct Metrics {
     unrouted: Vec<Counter>,
     handshakes: Gauge,
     delivery_delay: Histogram,
-    publish: [Counter; 4],
+    publish: [Counter; 5],
     /// One publishing request.
     pub publish_seconds: Histogram,
     queue_messages: Gauge,
@@ -211,12 +217,18 @@ impl Metrics {
         let g = |name: &'static str, labels: &[(&'static str, SharedString)]| gauge(&recorder, name, labels);
         let h = |name: &'static str| recorder.register_histogram(&Key::from_static_name(name), &METADATA);
         gauge(&recorder, names::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION").into())]).set(1.0);
+        for cause in RETRY_CAUSES {
+            c(names::PUBLISH_RETRIES_TOTAL, &[("cause", cause.into())]).increment(0);
+        }
+        for cause in CAUSES {
+            c(names::UPSTREAM_RECONNECTS_TOTAL, &[("cause", cause.into())]).increment(0);
+        }
         let metrics = Self {
             routes: routes.iter().map(|name| RouteMetrics::new(&recorder, name)).collect(),
             unrouted: refusals(&recorder, &"none".into()),
             handshakes: g(names::CONNECTIONS, &[("route", "none".into()), ("phase", "handshake".into())]),
             delivery_delay: h(names::DELIVERY_DELAY_SECONDS),
-            publish: ["ok", "refused", "expired", "queue_full"]
+            publish: ["ok", "refused", "expired", "queue_full", "unknown"]
                 .map(|result| c(names::PUBLISH_TOTAL, &[("result", result.into())])),
             publish_seconds: h(names::PUBLISH_SECONDS),
             queue_messages: g(names::PUBLISH_QUEUE_MESSAGES, &[]),
@@ -357,6 +369,9 @@ impl RouteMetrics {
                 .map(|label| counter(recorder, metric, &[route.clone(), (key, (*label).into())]))
                 .collect()
         };
+        for result in VERDICTS.iter().chain(&Refused::LABELS) {
+            counter(recorder, names::AUTH_TOTAL, &[route.clone(), ("result", (*result).into())]).increment(0);
+        }
         let direction = |metric, direction: &'static str| {
             counter(recorder, metric, &[route.clone(), ("direction", direction.into())])
         };

@@ -4,7 +4,7 @@ use std::io::BufRead as _;
 use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
-use hyper::header::{HeaderName, LINK};
+use hyper::header::{HeaderName, HeaderValue, LINK, USER_AGENT};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -124,7 +124,9 @@ async fn open(url: &str) -> Result<(WebSocketStream<Box<dyn Stream>>, Response),
     } else {
         Box::new(tcp)
     };
-    let request = uri.into_client_request().map_err(Failure::runtime)?;
+    let mut request = uri.into_client_request().map_err(Failure::runtime)?;
+    let agent = concat!("pusher-bridge-connect/", env!("CARGO_PKG_VERSION"));
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(agent));
     client_async(request, stream).await.map_err(|error| match error {
         tokio_tungstenite::tungstenite::Error::Http(response) => {
             let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();

@@ -19,7 +19,7 @@ use crate::app;
 use crate::auth::mint_hs256;
 use crate::clock::Now;
 use crate::config::diagnostics::{Source, printable};
-use crate::sandbox::{Options, Sandbox, SandboxHandle};
+use crate::sandbox::{Options, Sandbox, SandboxHandle, View};
 
 /// The routes that come with the program.
 const SHIPPED: &str = include_str!("../../routes.toml");
@@ -53,6 +53,7 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         print(&invitation(running.address, running.admin_address, &token(&secret)))?;
         tokio::select! {
             result = publish(&sandbox) => result?,
+            result = show_messages(&sandbox) => result?,
             _ = tokio::signal::ctrl_c() => {}
         }
         print("\nstopping\n")?;
@@ -110,7 +111,7 @@ or, with another path:
   /ws                              and type  {{\"type\":\"subscribe\",\"channel\":\"files\"}}
   /ws/native                       and type  anything
 
-What the backend publishes from now on (Ctrl-C ends):
+What the backend and its clients publish from now on (Ctrl-C ends):
 
 "
     )
@@ -163,6 +164,21 @@ async fn publish(sandbox: &SandboxHandle) -> Result<(), Failure> {
         tokio::time::sleep(STEP).await;
     }
     Ok(())
+}
+
+/// Prints what clients send and the bridge publishes.
+async fn show_messages(sandbox: &SandboxHandle) -> Result<(), Failure> {
+    let from_clients = |view: &View<'_>| view.published().filter(|p| p.event.starts_with("client-")).count();
+    let mut shown = 0;
+    loop {
+        sandbox.wait_for(|view| from_clients(view) != shown).await;
+        let published = sandbox.published();
+        let messages: Vec<_> = published.iter().filter(|p| p.event.starts_with("client-")).collect();
+        for message in messages.iter().skip(shown) {
+            print(&format!("{}  {}  {}\n", message.channel, message.event, printable(&message.data)))?;
+        }
+        shown = messages.len();
+    }
 }
 
 fn trigger(sandbox: &SandboxHandle, channel: &str, event: &str, data: &str) -> Result<(), Failure> {

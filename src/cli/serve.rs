@@ -23,6 +23,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
             routes,
             "serving"
         );
+        tokio::spawn(heed_hangups());
         tokio::select! {
             _ = term.recv() => tracing::info!("SIGTERM: draining"),
             _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
@@ -39,4 +40,12 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
             _ = interrupt.recv() => Err(Failure::runtime("a second SIGINT: stopped at once")),
         }
     })
+}
+
+/// A SIGHUP must not end the program, as it would by default.
+async fn heed_hangups() {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        tracing::warn!("SIGHUP: the configuration is read at start only; restart to change it");
+    }
 }

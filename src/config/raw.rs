@@ -103,8 +103,8 @@ pub(super) struct Server {
     /// Where probes and metrics are served, ADDRESS:PORT (default 127.0.0.1:9009).
     #[schemars(extend("pattern" = s::ADDRESS))]
     pub(super) admin: Str,
-    /// Threads that serve clients (default: the machine's cores).
-    #[schemars(extend("minimum" = 1, "maximum" = 1024))]
+    /// Threads that serve clients, at most 64 (default: the machine's cores).
+    #[schemars(extend("minimum" = 1, "maximum" = 64))]
     pub(super) workers: Num,
     /// Peers whose forwarding header is believed: addresses or CIDR ranges.
     #[schemars(extend("items" = s::pattern(s::CIDR)))]

@@ -142,6 +142,8 @@ impl Conn {
         }
         if state.notices.len() < NOTICES_MAX {
             state.notices.push_back(notice);
+        } else {
+            state.outbox.give_up();
         }
         state.wake();
     }

@@ -190,6 +190,13 @@ impl Outbox {
         self.state = State::Shut;
     }
 
+    /// Counts the reader as too slow.
+    pub fn give_up(&mut self) {
+        if self.state == State::Open {
+            self.state = State::Overflowed;
+        }
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -281,7 +281,7 @@ impl Runner {
                 // Nobody knows whether it took effect, and twice may be wrong: `rm` is no idempotent input.
                 Outcome::Retry { why, maybe_accepted: true, .. } => {
                     tracing::warn!(why, "it is not known whether a backend took a message");
-                    return self.fail(vec![job], ErrorCode::UpstreamUnavailable, PublishResult::Refused);
+                    return self.fail(vec![job], ErrorCode::UpstreamUnavailable, PublishResult::Unknown);
                 }
                 Outcome::Retry { cause, wait, .. } => {
                     self.metrics.publish_retry(cause);

@@ -19,6 +19,8 @@ const HEADER_BYTES: usize = 16 * 1024;
 /// The least that hyper takes as a read buffer.
 const HEADER_BYTES_LEAST: i64 = 8 * 1024;
 const HEADERS: usize = 64;
+/// As many as a link can tell apart (`HUBS_MAX` in pusher/link_table.rs).
+const WORKERS_MAX: i64 = 64;
 const CLOSE_WINDOW: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(25);
 
@@ -28,7 +30,7 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
     let (no_limits, no_shutdown) = (raw::ServerLimits::default(), raw::Shutdown::default());
     let limits = raw.limits.as_ref().unwrap_or(&no_limits);
     let shutdown = raw.shutdown.as_ref().unwrap_or(&no_shutdown);
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(64);
     let close_window = problems.duration(shutdown.close_window.as_ref(), Duration::ZERO, CLOSE_WINDOW);
     let grace = problems.duration(shutdown.grace.as_ref(), POSITIVE, GRACE);
     if close_window >= grace
@@ -39,7 +41,7 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
     Server {
         listen: address(problems, raw.listen.as_ref(), LISTEN),
         admin: address(problems, raw.admin.as_ref(), ADMIN),
-        workers: problems.number(raw.workers.as_ref(), 1..=1024, cores),
+        workers: problems.number(raw.workers.as_ref(), 1..=WORKERS_MAX, cores),
         trusted_proxies: raw.trusted_proxies.iter().flatten().filter_map(|p| network(problems, p)).collect(),
         forwarded: match raw.forwarded_header.as_ref().map(At::get) {
             None | Some(raw::ForwardedHeader::XForwardedFor) => ForwardedHeader::XForwardedFor,
