@@ -49,13 +49,39 @@ impl<'de> Deserialize<'de> for Object<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::new();
-                while let Some((Name(name), value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
+                while let Some((Key(name), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
                     members.push((name, value));
                 }
                 Ok(Object(members))
             }
         }
         deserializer.deserialize_map(Members)
+    }
+}
+
+/// A member's name. One with an unpaired surrogate escape, which JavaScript can write and UTF-8 cannot, is kept
+/// by a name like it, so that the members beside it are not lost.
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl<'de> Visitor<'de> for Bytes {
+            type Value = Key<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a member's name")
+            }
+
+            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
+                Ok(Key(String::from_utf8_lossy(bytes)))
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self::Value, E> {
+                Ok(Key(Cow::Owned(String::from_utf8_lossy(bytes).into_owned())))
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
     }
 }
 
@@ -69,6 +95,42 @@ pub fn string(json: &str) -> Option<Cow<'_, str>> {
         return None;
     }
     serde_json::from_str::<Name<'_>>(json).ok().map(|name| name.0)
+}
+
+/// The text of a JSON string that has unpaired surrogate escapes, each left as the escape it was: within a
+/// text that is JSON again it means the same. `None` for any other JSON.
+#[must_use]
+pub fn string_with_surrogates(json: &str) -> Option<String> {
+    struct Text;
+    impl Visitor<'_> for Text {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_bytes<E>(self, bytes: &[u8]) -> Result<String, E> {
+            Ok(escape_surrogates(bytes))
+        }
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let text = json.starts_with('"').then(|| (&mut deserializer).deserialize_bytes(Text).ok())??;
+    deserializer.end().ok().map(|()| text)
+}
+
+/// serde_json gives a surrogate as the three bytes that UTF-8 would have for it, ED A0-BF 80-BF.
+fn escape_surrogates(mut bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len() + 6);
+    while let Err(error) = std::str::from_utf8(bytes) {
+        let (valid, rest) = bytes.split_at(error.valid_up_to());
+        out.push_str(&String::from_utf8_lossy(valid));
+        let [0xED, high, low, rest @ ..] = rest else { break };
+        let unit = 0xD000 | u32::from(high & 0x3F) << 6 | u32::from(low & 0x3F);
+        out.push_str(&format!("\\u{unit:04x}"));
+        bytes = rest;
+    }
+    out.push_str(&String::from_utf8_lossy(bytes));
+    out
 }
 
 /// What a filter or an ownership compares: a string's text, or a number's digits as they stand.
@@ -132,6 +194,22 @@ mod tests {
         assert_eq!(object.get("d"), None);
         assert!(Object::parse("[1]").is_err());
         assert!(Object::parse("{} x").is_err());
+    }
+
+    #[test]
+    fn unpaired_surrogates_hide_nothing() {
+        let object = Object::parse(r#"{"\ud800":1,"a":2,"b":"\udfff"}"#).unwrap();
+        assert_eq!(object.get("a"), Some("2"));
+        assert_eq!((object.get("b"), object.string("b")), (Some(r#""\udfff""#), None));
+        for (json, expected) in [
+            (r#""{\"a\":\"é\ud800x\uDFFF\"}""#, Some(r#"{"a":"é\ud800x\udfff"}"#)),
+            (r#""\ud83d\ude00\ud83d""#, Some("😀\\ud83d")),
+            (r#""plain""#, Some("plain")),
+            (r#""a" "b""#, None),
+            ("7", None),
+        ] {
+            assert_eq!(string_with_surrogates(json).as_deref(), expected, "{json}");
+        }
     }
 
     #[test]

@@ -234,7 +234,11 @@ pub fn data_json(raw: Option<&str>) -> Cow<'_, str> {
     };
     match json::string(raw) {
         Some(content) if json::is_json(&content) => content,
-        Some(_) | None => Cow::Borrowed(raw),
+        Some(_) => Cow::Borrowed(raw),
+        None => match json::string_with_surrogates(raw) {
+            Some(content) if json::is_json(&content) => Cow::Owned(content),
+            Some(_) | None => Cow::Borrowed(raw),
+        },
     }
 }
 
