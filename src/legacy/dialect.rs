@@ -158,7 +158,7 @@ impl EventFrame {
 
     /// Whether `data` is itself the whole frame: then its `{data}` part, else `None`.
     fn envelope<'a>(&self, data: &EventData<'a>) -> Option<&'a str> {
-        if self.envelope.is_empty() || !data.json.starts_with('{') {
+        if self.envelope.is_empty() || !data.json.trim_start().starts_with('{') {
             return None;
         }
         let object = Object::parse(data.json).ok()?;
