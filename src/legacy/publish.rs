@@ -106,6 +106,10 @@ fn fill(text: &Text, message: &Message<'_>, for_url: bool) -> Option<String> {
             Var::Type => message.message_type,
             Var::Subscribe(_) => return None,
         };
+        if for_url && matches!(value, "." | "..") {
+            // No encoding helps: %2E%2E leads out of the path as `..` does (WHATWG URL, "double-dot segment").
+            return None;
+        }
         Some(if for_url {
             Cow::Owned(utf8_percent_encode(value, URL_VALUE).to_string())
         } else {
