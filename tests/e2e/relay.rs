@@ -1,18 +1,146 @@
 //! The main job: events down, messages up.
 
-use crate::support::Bridge;
+use futures_util::SinkExt;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::backend::Backend;
+use crate::support::bridge::{SHIPPED, config_text, token};
+use crate::support::{Bridge, OldClient, patiently};
+
+/// The data of an event frame of the typed dialect, as text.
+fn data_of<'a>(frame: &'a str, event: &str) -> &'a str {
+    let start = format!(r#"{{"type":"{event}","data":"#);
+    let rest = frame.strip_prefix(&start).unwrap_or_else(|| panic!("no {event}: {frame}"));
+    let end = rest.rfind(r#","timestamp":""#).unwrap_or_else(|| panic!("no timestamp: {frame}"));
+    &rest[..end]
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_reach_the_client_byte_for_byte() {
     let bridge = Bridge::start().await;
     let mut client = bridge.login("/ws/content/gen_1").await;
-    let data = r#"{"session_id":"gen_1","n":1.50,"big":123456789012345678901234567890,"s":"\u00e9\ud83d\ude00\n\"é😀"}"#;
-    bridge.sandbox.trigger("content-generation-gen_1", "progress_update", data);
-    let frame = client.text().await;
-    assert!(
-        frame.starts_with(&format!(r#"{{"type":"progress_update","data":{data},"timestamp":""#)),
-        "{frame}"
-    );
+    for data in [
+        r#"{"session_id":"gen_1","n":1.50,"big":123456789012345678901234567890,"s":"\u00e9\ud83d\ude00\n\"é😀"}"#,
+        r#"{"n":[-0.0,1E400,1e-7,0.10,100000000000000000001]}"#,
+        "{\"script_content\":\"-- Zeile 1\\r\\n\\tprint(\\\"häßlich \\u2028 \\\\ \\/ </script> 日本語\\\")\\n\"}",
+        r#"{"lone":"\ud800","other":"\uDFFFx","key\ud800":1}"#,
+        r#"{"a":1,"a":2,"":{"":[]},"type":"progress_update"}"#,
+        "{ \"spaced\" : 1 ,\n \"lines\" :\t2 }",
+        r#"{"nul":"\u0000","del":""}"#,
+    ] {
+        bridge.sandbox.trigger("content-generation-gen_1", "progress_update", data);
+        assert_eq!(data_of(&client.text().await, "progress_update"), data);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_envelope_is_not_wrapped_again() {
+    let bridge = Bridge::start().await;
+    let mut client = bridge.login("/ws/content/gen_1").await;
+    for envelope in [
+        r#"{"type":"stage_complete","data":{"n":1.50},"timestamp":"2025-01-21T10:01:00Z"}"#,
+        r#"{"timestamp":"t","extra":[1.0],"data":null,"type":"stage_complete"}"#,
+        r#"{"type":"stage_complete","data":"text"}"#,
+        "\n {\"type\": \"stage_complete\",\r\n \"data\": {}}\n",
+        r#"{"\u0074ype":"stage\u005fcomplete","data":{"data":{},"type":"stage_complete"}}"#,
+    ] {
+        bridge.sandbox.trigger("content-generation-gen_1", "stage_complete", envelope);
+        assert_eq!(client.text().await, envelope);
+    }
+    // These only look like one: of another event, without data, with a type that is no string.
+    for data in [
+        r#"{"type":"progress_update","data":{}}"#,
+        r#"{"type":"stage_complete","timestamp":"t"}"#,
+        r#"{"type":1,"data":{}}"#,
+        r#"[{"type":"stage_complete","data":{}}]"#,
+        r#""{\"type\":\"stage_complete\",\"data\":{}}""#,
+    ] {
+        bridge.sandbox.trigger("content-generation-gen_1", "stage_complete", data);
+        assert_eq!(data_of(&client.text().await, "stage_complete"), data);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_of_every_form_gives_one_envelope() {
+    let bridge = Bridge::start().await;
+    let mut client = bridge.login("/ws/content/gen_1").await;
+    let forms = [
+        (r#""{\"n\":1.50}""#, r#"{"n":1.50}"#),
+        (r#"{"n":1.50}"#, r#"{"n":1.50}"#),
+        (r#""[1,2.0]""#, "[1,2.0]"),
+        ("[1,2.0]", "[1,2.0]"),
+        (r#""7.10""#, "7.10"),
+        ("7.10", "7.10"),
+        (r#""not JSON { \" \n é""#, r#""not JSON { \" \n é""#),
+        (r#""""#, r#""""#),
+        (r#""true""#, "true"),
+        ("false", "false"),
+        ("null", "null"),
+        (r#""lone \ud800""#, r#""lone \ud800""#),
+        (r#""{\"lone\":\"\ud800\"}""#, r#"{"lone":"\ud800"}"#),
+        (r#""{\"pair\":\"\ud83d\ude00\"}""#, r#"{"pair":"😀"}"#),
+    ];
+    let channel = "content-generation-gen_1";
+    for (raw, expected) in forms {
+        let frame = format!(r#"{{"event":"e","channel":"{channel}","data":{raw}}}"#);
+        bridge.sandbox.raw_frame(channel, &frame);
+        assert_eq!(data_of(&client.text().await, "e"), expected, "{raw}");
+    }
+    bridge.sandbox.raw_frame(channel, &format!(r#"{{"channel":"{channel}","event":"e"}}"#));
+    assert_eq!(data_of(&client.text().await, "e"), "null", "no data at all");
+    let envelope = r#"{"type":"e","data":{"n":1.50}}"#;
+    bridge.sandbox.raw_frame(channel, &format!(r#"{{"channel":"{channel}","event":"e","data":{envelope}}}"#));
+    assert_eq!(client.text().await, envelope, "an envelope that is no string");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_order_of_a_thousand_events_is_kept() {
+    let bridge = Bridge::start().await;
+    let mut client = bridge.login("/ws/content/gen_1").await;
+    for n in 0..1000 {
+        bridge.sandbox.trigger("content-generation-gen_1", "progress_update", &n.to_string());
+    }
+    for n in 0..1000 {
+        assert_eq!(data_of(&client.text().await, "progress_update"), n.to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_published_after_auth_response_arrives() {
+    let bridge = Bridge::start().await;
+    for n in 0..30 {
+        let mut client = bridge.login(&format!("/ws/content/gen_{n}")).await;
+        bridge.sandbox.trigger(&format!("content-generation-gen_{n}"), "e", "1");
+        assert_eq!(client.json().await["type"], "e");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_sent_together_with_auth_keep_their_order() {
+    let bridge = Bridge::start().await;
+    let mut neighbour = bridge.login("/ws/plugin/p1").await;
+    let mut client = bridge.connect("/ws/plugin/p1").await;
+    client.feed(&format!(r#"{{"type":"auth","token":"{}"}}"#, token("9"))).await;
+    for n in 0..20 {
+        client.feed(&format!(r#"{{"type":"step","data":{n}}}"#)).await;
+    }
+    client.socket.flush().await.unwrap();
+    assert_eq!(client.json().await["type"], "auth_response");
+    for n in 0..20 {
+        assert_eq!(data_of(&neighbour.text().await, "client-step"), n.to_string());
+    }
+
+    let mut roblox = bridge.connect("/ws/roblox").await;
+    roblox.feed(&format!(r#"{{"type":"auth","token":"Bearer {}"}}"#, token("9"))).await;
+    roblox.feed(r#"{"type":"subscribe","environment_id":"env_456"}"#).await;
+    roblox.feed(r#"{"type":"unknown"}"#).await;
+    roblox.socket.flush().await.unwrap();
+    assert_eq!(roblox.json().await["type"], "auth_response");
+    // Its own answer shows that the subscription before it has been heeded.
+    assert_eq!(roblox.error_code().await, "UNKNOWN_MESSAGE_TYPE");
+    bridge.sandbox.trigger("roblox-sync", "asset_ready", r#"{"environment_id":"env_456"}"#);
+    assert_eq!(roblox.json().await["type"], "asset_ready");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,4 +154,234 @@ async fn a_message_reaches_pusher_and_the_neighbours_but_not_its_sender() {
     bridge.sandbox.trigger("private-plugin-p1", "fence", "1");
     assert_eq!(sender.json().await["type"], "fence", "the sender's own message does not come back");
     assert_eq!(neighbour.json().await["type"], "fence", "it comes once");
+}
+
+/// Whatever a client can write comes to its neighbour as written, once, and not back to itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_every_form_are_relayed_unchanged() {
+    let bridge = Bridge::start().await;
+    let mut sender = bridge.login("/ws/plugin/p1").await;
+    let mut neighbour = bridge.login("/ws/plugin/p1").await;
+    let whole = [
+        r#"{"type":"x"}"#,
+        "  {\"type\":\"x\",\n\"more\":[1.0e2]}\n",
+        r#"{"type":"x","data":1,"id":12345678901234567890}"#,
+        r#"{"type":"x","data":{},"sender":"\ud800"}"#,
+    ];
+    let inner = [
+        r#""text""#,
+        r#""{\"a\":1}""#,
+        r#""7""#,
+        "7.0",
+        "[ ]",
+        "null",
+        "true",
+        r#""""#,
+        r#""\ud83d\ude00 \u00e9 é""#,
+        r#""\ud800""#,
+        r#"{"\ud800":1}"#,
+        r#"{"a":1,"a":2.50}"#,
+        r#"{"type":"client-x","data":{}}"#,
+    ];
+    for data in inner {
+        sender.send(&format!(r#"{{"type":"x","data":{data}}}"#)).await;
+    }
+    for frame in whole {
+        sender.send(frame).await;
+    }
+    for data in inner {
+        let frame = neighbour.text().await;
+        match data {
+            r#"{"type":"client-x","data":{}}"# => assert_eq!(frame, data, "it is a whole envelope"),
+            // A string whose text is JSON is, to every Pusher client, that JSON.
+            r#""{\"a\":1}""# => {
+                assert!([data, r#"{"a":1}"#].contains(&data_of(&frame, "client-x")), "{frame}")
+            }
+            data => assert_eq!(data_of(&frame, "client-x"), data),
+        }
+    }
+    for expected in whole {
+        assert_eq!(data_of(&neighbour.text().await, "client-x"), expected);
+    }
+    bridge.sandbox.trigger("private-plugin-p1", "fence", "1");
+    assert_eq!(sender.json().await["type"], "fence");
+    assert_eq!(neighbour.json().await["type"], "fence");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn relay_as_sent_shows_old_clients_the_name_as_written() {
+    let routes = config_text(
+        SHIPPED,
+        "types = [\"*\"]",
+        "types = [\"say\"]\nrelay = \"as_sent\"\n[[routes.publish]]\ntypes = [\"*\"]\nevent = \"server-{type}\"",
+    );
+    let bridge = Bridge::with(&routes, |_| {}).await;
+    let mut sender = bridge.login("/ws/plugin/p1").await;
+    let mut neighbour = bridge.login("/ws/plugin/p1").await;
+    sender.send(r#"{"type":"say","data":1}"#).await;
+    sender.send(r#"{"type":"other","data":2}"#).await;
+    assert_eq!(data_of(&neighbour.text().await, "say"), "1");
+    assert_eq!(data_of(&neighbour.text().await, "server-other"), "2");
+    let published: Vec<_> = bridge.sandbox.published().into_iter().map(|p| p.event).collect();
+    assert_eq!(published, ["client-say", "server-other"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_channel_dialect_chooses_its_channels_in_band() {
+    let bridge = Bridge::start().await;
+    let mut client = bridge.connect("/ws").await;
+    for channel in ["files", "git"] {
+        client.send(&format!(r#"{{"type":"subscribe","channel":"{channel}"}}"#)).await;
+        let stands = bridge.sandbox.wait_for(|view| view.subscribed(channel) == 1);
+        patiently("the subscription", stands).await;
+    }
+    client.send("not JSON").await;
+    let answer = client.json().await;
+    assert_eq!((&answer["type"], &answer["error"]), (&json!("error"), &json!("INVALID_JSON")), "{answer}");
+    client.send(r#"{"type":"subscribe","channel":"private-secrets"}"#).await;
+    assert_eq!(client.error_code().await, "INVALID_FIELD");
+
+    let data = r#"{"file":"src/main.ts","event":"change","n":1.50}"#;
+    bridge.sandbox.trigger("files", "changed", data);
+    let frame = client.text().await;
+    let expected = format!(r#"{{"type":"event","channel":"files","data":{data},"timestamp":""#);
+    assert!(frame.starts_with(&expected), "{frame}");
+    let envelope = format!(r#"{{"type":"event","channel":"git","data":{data},"timestamp":"t"}}"#);
+    bridge.sandbox.trigger("git", "changed", &envelope);
+    assert_eq!(client.text().await, envelope);
+
+    client.send(r#"{"type":"unsubscribe","channel":"files"}"#).await;
+    client.send(r#"{"type":"nonsense"}"#).await;
+    assert_eq!(client.error_code().await, "UNKNOWN_MESSAGE_TYPE", "the unsubscription was heeded before");
+    bridge.sandbox.trigger("files", "changed", "1");
+    bridge.sandbox.trigger("git", "changed", "2");
+    let next = client.json().await;
+    assert_eq!((&next["channel"], &next["data"]), (&json!("git"), &json!(2)), "files is over");
+    assert!(!bridge.sandbox.ever_subscribed().contains(&"private-secrets".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn command_input_is_posted_to_the_backend() {
+    let mut backend = Backend::start().await;
+    let bridge = Bridge::with_env(SHIPPED, &[("BACKEND_URL", &backend.url())], |_| {}).await;
+    let mut client = bridge.login("/ws/command/a%3Db;c@d").await;
+    client.send("{\"type\":\"input\",\"data\":\"ls\\n\\u00e9 1.50\"}").await;
+    let request = backend.next().await;
+    assert_eq!(request.path, "/commands/a%3Db%3Bc%40d/input", "the value is one segment");
+    assert_eq!(request.body, "{\"input\":\"ls\\n\\u00e9 1.50\"}");
+    assert_eq!(request.content_type.as_deref(), Some("application/json"));
+
+    client.send(r#"{"type":"input"}"#).await;
+    assert_eq!(client.error_code().await, "INVALID_FIELD", "input without data");
+    client.send(r#"{"type":"kill","data":1}"#).await;
+    assert_eq!(client.error_code().await, "MESSAGE_TYPE_NOT_PUBLISHED");
+
+    // A 503 was not carried out and is tried again; a 500 may have been, and `rm` twice is no good.
+    backend.answer_next([503, 200]);
+    client.send(r#"{"type":"input","data":1}"#).await;
+    assert_eq!(
+        (backend.next().await.body, backend.next().await.body),
+        (r#"{"input":1}"#.into(), r#"{"input":1}"#.into())
+    );
+    for (status, code) in [(404, "UPSTREAM_REFUSED"), (500, "UPSTREAM_UNAVAILABLE")] {
+        backend.answer_next([status]);
+        client.send(r#"{"type":"input","data":2}"#).await;
+        assert_eq!(backend.next().await.body, r#"{"input":2}"#);
+        let error = client.json().await;
+        assert_eq!(error["data"]["error_code"], code, "{error}");
+        assert_eq!(error["data"]["details"]["type"], "input");
+    }
+    client.send(r#"{"type":"input","data":3}"#).await;
+    assert_eq!(backend.next().await.body, r#"{"input":3}"#, "neither was sent twice");
+
+    for value in [".", ".."] {
+        let mut climber = bridge.login(&format!("/ws/command/{value}")).await;
+        climber.send(r#"{"type":"input","data":1}"#).await;
+        assert_eq!(climber.error_code().await, "INVALID_FIELD", "no value leads out of the URL's path");
+    }
+
+    bridge.sandbox.trigger("private-command-a=b;c@d", "output", r#"{"type":"stdout","data":"x\n"}"#);
+    assert_eq!(data_of(&client.text().await, "output"), r#"{"type":"stdout","data":"x\n"}"#);
+    assert!(bridge.sandbox.published().iter().all(|event| event.event == "output"), "input is no event");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_not_there_is_told() {
+    let bridge = Bridge::with_env(SHIPPED, &[("BACKEND_URL", "http://127.0.0.1:1")], |config| {
+        config.upstream.publish.deadline = std::time::Duration::from_millis(50);
+    })
+    .await;
+    let mut client = bridge.login("/ws/command/c1").await;
+    client.send(r#"{"type":"input","data":1}"#).await;
+    assert_eq!(client.error_code().await, "UPSTREAM_UNAVAILABLE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_large_events_reach_many_clients_in_order() {
+    const CLIENTS: usize = 200;
+    const EVENTS: usize = 40;
+    let bridge = Bridge::with(SHIPPED, |config| {
+        config.server.workers = 3;
+        for route in &mut config.routes {
+            let route = std::sync::Arc::get_mut(route).unwrap();
+            route.limits.connections_per_address = None;
+            route.limits.connections_per_user = None;
+        }
+    })
+    .await;
+    let mut clients = Vec::new();
+    for n in 0..CLIENTS {
+        clients.push(bridge.login_as("/ws/agent/agent_7", &n.to_string()).await);
+    }
+    assert_eq!(bridge.sandbox.subscriptions(), [("agent-status".to_owned(), 1)], "one shared subscription");
+    let text = "é😀\\n".repeat(900);
+    let read = |mut client: OldClient| {
+        tokio::spawn(async move {
+            for n in 0..EVENTS {
+                let frame = client.json().await;
+                assert_eq!(frame["data"]["n"], n);
+                assert_eq!(frame["data"]["text"].as_str().unwrap().chars().count(), 900 * 3);
+            }
+        })
+    };
+    let readers: Vec<_> = clients.into_iter().map(read).collect();
+    for n in 0..EVENTS {
+        let data = format!(r#"{{"agent_id":"agent_7","n":{n},"text":"{text}"}}"#);
+        bridge.sandbox.trigger("agent-status", "task_result", &data);
+    }
+    for reader in readers {
+        patiently("a reader", reader).await.unwrap();
+    }
+    assert_eq!(bridge.metric("pusher_bridge_upstream_gaps_total"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn native_clients_get_their_echo_and_the_channels_events() {
+    let bridge = Bridge::start().await;
+    let mut client = bridge.connect("/ws/native").await;
+    patiently("the subscription", bridge.sandbox.wait_for(|view| view.subscribed("test-channel") == 1)).await;
+    let large = "x".repeat(300_000);
+    for text in ["", "not JSON", r#"{"type":"auth","token":"x"}"#, large.as_str()] {
+        client.send(text).await;
+        assert_eq!(client.text().await, text);
+    }
+    client.socket.send(Message::binary(vec![0, 159, 255])).await.unwrap();
+    assert_eq!(client.message().await, Message::binary(vec![0, 159, 255]));
+    // The echo shows that it has subscribed; the subscription's answer may still be on its way.
+    bridge.sandbox.trigger("test-channel", "e", r#"{"n":1.0}"#);
+    assert_eq!(data_of(&client.text().await, "e"), r#"{"n":1.0}"#);
+    assert_eq!(bridge.sandbox.published().len(), 1, "nothing is published");
+}
+
+/// The values of `auth_response` are the token's.
+#[tokio::test(flavor = "multi_thread")]
+async fn auth_response_tells_the_tokens_claims() {
+    let bridge = Bridge::start().await;
+    let mut client = bridge.connect("/ws/content/gen_1").await;
+    client.auth(&token("123")).await;
+    let expected: Value = json!({"type": "auth_response", "data": {
+        "authenticated": true, "user_id": "123", "role": "teacher",
+        "permissions": ["content:generate", "roblox:read", "command:run"],
+    }});
+    assert_eq!(client.json().await, expected);
 }

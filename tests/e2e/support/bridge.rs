@@ -8,8 +8,8 @@ use pusher_bridge::auth::mint_hs256;
 use pusher_bridge::config::diagnostics::Source;
 use pusher_bridge::config::{self, Config};
 use pusher_bridge::sandbox::{Options, Sandbox, SandboxHandle};
-use secrecy::ExposeSecret;
 
+use super::pusher::{App, Pusher};
 use super::{OldClient, patiently};
 
 /// What tokens are signed with.
@@ -37,17 +37,24 @@ impl Bridge {
 
     /// With these routes, and the configuration changed.
     pub async fn with(routes: &str, change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_env(routes, &[], change).await
+    }
+
+    /// The same, with more in the environment.
+    pub async fn with_env(routes: &str, env: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Self {
         let sandbox = Sandbox::start(Options::local()).await.unwrap();
-        let mut config = config(routes, &environment(&sandbox));
-        change(&mut config);
-        let running = app::start(config).await.unwrap();
-        patiently("the bridge to be ready", running.status.wait_ready()).await;
+        let running = start(&sandbox.app(), routes, env, change).await;
         Self { running, sandbox }
     }
 
     /// An old client at `path`, connected.
     pub async fn connect(&self, path: &str) -> OldClient {
         OldClient::connect(self.running.address, path).await
+    }
+
+    /// The app it is for.
+    pub fn app(&self) -> App {
+        self.sandbox.app()
     }
 
     /// An old client at `path`, authenticated as user 123 with every permission.
@@ -57,18 +64,12 @@ impl Bridge {
 
     /// The same as another user.
     pub async fn login_as(&self, path: &str, user: &str) -> OldClient {
-        let mut client = self.connect(path).await;
-        client.auth(&token(user)).await;
-        let answer = client.json().await;
-        assert_eq!(answer["type"], "auth_response", "{answer}");
-        client
+        OldClient::login(self.running.address, path, user).await
     }
 
-    /// A line of `/metrics`, as it is now: the value of the series written so.
+    /// See [`metric`].
     pub fn metric(&self, series: &str) -> f64 {
-        let text = self.running.metrics.render();
-        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.map_or(0.0, |value| value.parse().unwrap())
+        metric(&self.running, series)
     }
 
     pub async fn shutdown(self) -> Shutdown {
@@ -80,22 +81,33 @@ impl Bridge {
     }
 }
 
-/// The environment that leads to this sandbox.
-pub fn environment(sandbox: &SandboxHandle) -> HashMap<String, String> {
-    let options = sandbox.options();
-    let address = sandbox.addr();
-    [
-        ("PUSHER_APP_ID", options.app_id.clone()),
-        ("PUSHER_KEY", options.key.clone()),
-        ("PUSHER_SECRET", options.secret.expose_secret().to_owned()),
-        ("PUSHER_HOST", address.ip().to_string()),
-        ("PUSHER_PORT", address.port().to_string()),
-        ("PUSHER_TLS", "false".to_owned()),
-        ("JWT_SECRET", JWT_SECRET.to_owned()),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value))
-    .collect()
+/// A bridge of this app, ready.
+pub async fn start(
+    app: &App,
+    routes: &str,
+    env: &[(&str, &str)],
+    change: impl FnOnce(&mut Config),
+) -> Running {
+    let mut environment = app.environment();
+    environment.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    let mut config = config(routes, &environment);
+    change(&mut config);
+    let running = app::start(config).await.unwrap();
+    patiently("the bridge to be ready", running.status.wait_ready()).await;
+    running
+}
+
+/// A line of `/metrics`, as it is now: the value of the series written so.
+pub fn metric(running: &Running, series: &str) -> f64 {
+    let text = running.metrics.render();
+    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.parse().unwrap())
+}
+
+/// Routes with one thing replaced, which must be there.
+pub fn config_text(routes: &str, what: &str, by: &str) -> String {
+    assert_eq!(routes.matches(what).count(), 1, "{what} is in the routes once");
+    routes.replace(what, by)
 }
 
 /// The configuration of `routes`, on ports of the system's choice.

@@ -9,6 +9,7 @@ use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
+use super::bridge::token;
 use super::patiently;
 
 pub struct OldClient {
@@ -26,6 +27,20 @@ impl OldClient {
         let opening = client_async(format!("ws://{address}{path}"), stream);
         let (socket, response) = patiently("the upgrade", opening).await?;
         Ok(Self { socket, response })
+    }
+
+    /// Connected, and authenticated with every permission.
+    pub async fn login(address: SocketAddr, path: &str, user: &str) -> Self {
+        let mut client = Self::connect(address, path).await;
+        client.auth(&token(user)).await;
+        let answer = client.json().await;
+        assert_eq!(answer["type"], "auth_response", "{answer}");
+        client
+    }
+
+    /// Puts a frame into the buffer: it leaves with the next flush, together with others.
+    pub async fn feed(&mut self, text: &str) {
+        self.socket.feed(Message::text(text)).await.unwrap();
     }
 
     pub async fn send(&mut self, text: &str) {
@@ -66,7 +81,12 @@ impl OldClient {
     pub async fn error_code(&mut self) -> String {
         let json = self.json().await;
         let data = &json["data"];
-        data["error_code"].as_str().or(data["error"].as_str()).unwrap_or_else(|| panic!("{json}")).to_owned()
+        data["error_code"]
+            .as_str()
+            .or(data["error"].as_str())
+            .or(json["error"].as_str())
+            .unwrap_or_else(|| panic!("{json}"))
+            .to_owned()
     }
 
     /// Reads to the close; gives its code and reason, `None` when the connection broke.

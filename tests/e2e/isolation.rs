@@ -1,0 +1,398 @@
+//! What must never happen: a neighbour's event delivered, a channel opened without a right to it.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use pusher_bridge::auth::mint_hs256;
+use pusher_bridge::clock::Now;
+use rcgen::PublicKeyData;
+use serde_json::{Value, json};
+
+use crate::support::bridge::{JWT_SECRET, SHIPPED, config_text, token, token_with};
+use crate::support::{Bridge, OldClient, temporary_directory};
+
+fn claims(exp: i64) -> String {
+    json!({
+        "sub": "123", "role": "teacher", "plugin_ids": ["p1"], "exp": exp,
+        "permissions": ["content:generate", "roblox:read", "command:run"],
+    })
+    .to_string()
+}
+
+fn in_an_hour() -> i64 {
+    Now::read().unix_seconds() + 3600
+}
+
+/// A client that never gets anything but what is listed: `events`, then the fence.
+async fn gets_only(client: &mut OldClient, events: &[&str]) {
+    for expected in events {
+        assert_eq!(client.json().await["data"]["n"], *expected);
+    }
+    assert_eq!(client.json().await["data"]["n"], "fence");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbours_agent_events_never_arrive() {
+    let bridge = Bridge::start().await;
+    let mut seven = bridge.login_as("/ws/agent/agent_7", "1").await;
+    let mut eight = bridge.login_as("/ws/agent/agent_8", "2").await;
+    let mut number = bridge.login_as("/ws/agent/7", "3").await;
+    let foreign = [
+        r#"{"agent_id":"agent_70","n":"x"}"#,
+        r#"{"agent_id":"AGENT_7","n":"x"}"#,
+        r#"{"agent_id":" agent_7","n":"x"}"#,
+        r#"{"agent_id":["agent_7"],"n":"x"}"#,
+        r#"{"agent_id":{"agent_id":"agent_7"},"n":"x"}"#,
+        r#"{"agent_id":null,"n":"x"}"#,
+        r#"{"agent_id":true,"n":"x"}"#,
+        r#"{"agent_id":7.0,"n":"x"}"#,
+        r#"{"agent_id":70,"n":"x"}"#,
+        r#"{"agent_id":"*","n":"x"}"#,
+        r#"{"agent_id":"","n":"x"}"#,
+        r#"{"n":"x","data":{"agent_id":"agent_7"}}"#,
+        r#"{"type":"other","data":{"agent_id":"agent_7","n":"x"}}"#,
+        r#"{"agent_id":"agent_7","agent_id":"agent_9","n":"x"}"#,
+        r#"{"type":"task_result","agent_id":"agent_7","data":{"agent_id":"agent_9","n":"x"}}"#,
+        r#"{"type":"task_result","data":{"agent_id":"agent_7"},"data":{"agent_id":"agent_9","n":"x"}}"#,
+        r#"["agent_7"]"#,
+        r#""agent_7""#,
+        r#"{"agent_id":"agent_7""#,
+        "null",
+        "",
+    ];
+    for data in foreign {
+        bridge.sandbox.trigger("agent-status", "task_result", data);
+    }
+    let own = [
+        r#"{"agent_id":"agent_7","n":"seven"}"#,
+        r#"{"agent_id":"agent_8","n":"eight"}"#,
+        r#"{"agent_id":7,"n":"number"}"#,
+        r#"{"type":"task_result","data":{"agent_id":"agent_8","n":"envelope"},"timestamp":"t"}"#,
+        r#"{"agent_id":"agent_7","agent_id":"agent_8","n":"the last counts"}"#,
+        r#"{"\u0061gent_id":"agent\u005f7","n":"escaped"}"#,
+        r#"{"agent_id":"7","n":"text"}"#,
+    ];
+    for data in own {
+        bridge.sandbox.trigger("agent-status", "task_result", data);
+    }
+    for id in ["agent_7", "agent_8", "7"] {
+        let fence = format!(r#"{{"agent_id":"{id}","n":"fence"}}"#);
+        bridge.sandbox.trigger("agent-status", "task_result", &fence);
+    }
+    gets_only(&mut seven, &["seven", "escaped"]).await;
+    gets_only(&mut eight, &["eight", "envelope", "the last counts"]).await;
+    gets_only(&mut number, &["number", "text"]).await;
+    let own = r#"{"\ud800":1,"agent_id":"agent_7","n":"beside an unpaired surrogate"}"#;
+    bridge.sandbox.trigger("agent-status", "task_result", own);
+    assert!(seven.text().await.contains(own));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbours_environment_events_never_arrive() {
+    let bridge = Bridge::start().await;
+    let mut one = bridge.login_as("/ws/roblox", "1").await;
+    let mut both = bridge.login_as("/ws/roblox", "2").await;
+    let mut none = bridge.login_as("/ws/roblox", "3").await;
+    one.send(r#"{"type":"subscribe","environment_id":"env_1"}"#).await;
+    both.send(r#"{"type":"subscribe","environment_id":"env_1"}"#).await;
+    both.send(r#"{"type":"subscribe","environment_id":2}"#).await;
+    for bad in [r#"["env_1"]"#, "null", "true", r#""""#, "{}"] {
+        none.send(&format!(r#"{{"type":"subscribe","environment_id":{bad}}}"#)).await;
+        assert_eq!(none.error_code().await, "INVALID_FIELD", "{bad}");
+    }
+    none.send(r#"{"type":"subscribe"}"#).await;
+    assert_eq!(none.error_code().await, "INVALID_FIELD");
+    heeded(&mut one).await;
+    heeded(&mut both).await;
+    for (environment, n) in [(r#""env_1""#, "1"), (r#""2""#, "2"), (r#""env_3""#, "3"), ("null", "4")] {
+        let data = format!(r#"{{"environment_id":{environment},"n":"{n}"}}"#);
+        bridge.sandbox.trigger("roblox-sync", "script_update", &data);
+        let envelope = format!(r#"{{"type":"script_update","data":{data},"timestamp":"t"}}"#);
+        bridge.sandbox.trigger("roblox-sync", "script_update", &envelope);
+    }
+    for client in [&mut one, &mut both] {
+        client.send(r#"{"type":"fence"}"#).await;
+    }
+    assert_eq!(next_frames(&mut one, 3).await, ["1", "1", "answer"]);
+    assert_eq!(next_frames(&mut both, 5).await, ["1", "1", "2", "2", "answer"]);
+
+    one.send(r#"{"type":"unsubscribe","environment_id":"env_9"}"#).await;
+    heeded(&mut one).await;
+    both.send(r#"{"type":"unsubscribe","environment_id":"env_1"}"#).await;
+    heeded(&mut both).await;
+    bridge.sandbox.trigger("roblox-sync", "asset_ready", r#"{"environment_id":"env_1","n":"after"}"#);
+    bridge.sandbox.trigger("roblox-sync", "asset_ready", r#"{"environment_id":"2","n":"fence"}"#);
+    gets_only(&mut both, &[]).await;
+    assert_eq!(one.json().await["data"]["n"], "after");
+    // Whoever chose nothing got nothing: the next thing it hears is its own environment's.
+    none.send(r#"{"type":"subscribe","environment_id":"env_5"}"#).await;
+    heeded(&mut none).await;
+    bridge.sandbox.trigger("roblox-sync", "asset_ready", r#"{"environment_id":"env_5","n":"fence"}"#);
+    gets_only(&mut none, &[]).await;
+}
+
+/// All that the client sent before has been heeded.
+async fn heeded(client: &mut OldClient) {
+    client.send(r#"{"type":"fence"}"#).await;
+    assert_eq!(client.error_code().await, "UNKNOWN_MESSAGE_TYPE");
+}
+
+/// The next frames' `n`, with the answer to `fence` among them: events come from the link and answers from
+/// the session, so their order is not fixed.
+async fn next_frames(client: &mut OldClient, count: usize) -> Vec<String> {
+    let mut frames = Vec::new();
+    for _ in 0..count {
+        let frame = client.json().await;
+        frames.push(frame["data"]["n"].as_str().unwrap_or("answer").to_owned());
+    }
+    frames.sort();
+    frames
+}
+
+/// A bridge that lets one address try any number of wrong tokens.
+async fn start(routes: &str) -> Bridge {
+    Bridge::with(routes, |config| config.auth.as_mut().unwrap().failures_per_address.burst = 1000).await
+}
+
+/// Sends a token; gives the whole answer.
+async fn try_token(bridge: &Bridge, path: &str, token: &str) -> Value {
+    let mut client = bridge.connect(path).await;
+    client.auth(token).await;
+    client.json().await
+}
+
+async fn is_refused(bridge: &Bridge, path: &str, token: &str, code: &str) {
+    let answer = try_token(bridge, path, token).await;
+    assert_eq!((&answer["type"], &answer["data"]["error"]), (&json!("auth_error"), &json!(code)), "{answer}");
+    assert!(bridge.sandbox.ever_subscribed().is_empty(), "nothing may be subscribed upstream");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_without_the_permission_never_subscribes() {
+    let bridge = Bridge::start().await;
+    for permissions in [
+        json!([]),
+        json!(["roblox:read"]),
+        json!(["content:generate:not"]),
+        json!(["CONTENT:GENERATE"]),
+        json!(["content:*"]),
+        json!("roblox:read content"),
+        json!(null),
+    ] {
+        let token = token_with("1", |claims| claims["permissions"] = permissions.clone());
+        is_refused(&bridge, "/ws/content/gen_1", &token, "MISSING_PERMISSION").await;
+    }
+    let token = token_with("1", |claims| {
+        claims.as_object_mut().unwrap().remove("permissions");
+    });
+    is_refused(&bridge, "/ws/content/gen_1", &token, "MISSING_PERMISSION").await;
+    is_refused(&bridge, "/ws/roblox", &token, "MISSING_PERMISSION").await;
+    is_refused(&bridge, "/ws/command/c", &token, "MISSING_PERMISSION").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_owner_never_subscribes() {
+    let bridge = Bridge::start().await;
+    for owned in [
+        json!([]),
+        json!(["p2"]),
+        json!(["p"]),
+        json!(["p11"]),
+        json!(["P1"]),
+        json!("p1 p2"),
+        json!({"p1": true}),
+        json!([["p1"]]),
+        json!(null),
+    ] {
+        let token = token_with("1", |claims| claims["plugin_ids"] = owned.clone());
+        is_refused(&bridge, "/ws/plugin/p1", &token, "NOT_OWNER").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_token_never_subscribes() {
+    let bridge = start(SHIPPED).await;
+    for seconds in [-11, -3600, -4_000_000_000_i64] {
+        let token = token_with("1", |claims| claims["exp"] = json!(Now::read().unix_seconds() + seconds));
+        is_refused(&bridge, "/ws/content/gen_1", &token, "INVALID_TOKEN").await;
+    }
+    for exp in [json!(null), json!("9999999999"), json!([9_999_999_999_i64]), json!(true)] {
+        let token = token_with("1", |claims| claims["exp"] = exp.clone());
+        is_refused(&bridge, "/ws/content/gen_1", &token, "INVALID_TOKEN").await;
+    }
+    let early = token_with("1", |claims| claims["nbf"] = json!(in_an_hour()));
+    is_refused(&bridge, "/ws/content/gen_1", &early, "INVALID_TOKEN").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unsigned_token_never_subscribes() {
+    let bridge = start(SHIPPED).await;
+    let claims = URL_SAFE_NO_PAD.encode(claims(in_an_hour()));
+    let good = mint_hs256(
+        JWT_SECRET.as_bytes(),
+        &String::from_utf8(URL_SAFE_NO_PAD.decode(&claims).unwrap()).unwrap(),
+    );
+    let signature = good.rsplit('.').next().unwrap().to_owned();
+    for header in [
+        r#"{"alg":"none"}"#,
+        r#"{"alg":"None","typ":"JWT"}"#,
+        r#"{"alg":"nOnE"}"#,
+        r#"{"alg":""}"#,
+        r#"{"alg":null}"#,
+        r#"{"typ":"JWT"}"#,
+        r#"{"alg":"HS256","alg":"none"}"#,
+    ] {
+        let header = URL_SAFE_NO_PAD.encode(header);
+        for end in ["", signature.as_str(), "AAAA"] {
+            is_refused(&bridge, "/ws/content/gen_1", &format!("{header}.{claims}.{end}"), "INVALID_TOKEN")
+                .await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_or_broken_token_never_subscribes() {
+    let bridge = start(SHIPPED).await;
+    let good = token("1");
+    let (signed, signature) = good.rsplit_once('.').unwrap();
+    let (header, payload) = signed.split_once('.').unwrap();
+    let other = URL_SAFE_NO_PAD.encode(claims(in_an_hour()).replace("123", "124"));
+    for token in [
+        mint_hs256(b"another secret", &claims(in_an_hour())),
+        mint_hs256(b"", &claims(in_an_hour())),
+        format!("{header}.{other}.{signature}"),
+        format!("{signed}."),
+        signed.to_owned(),
+        format!("{good}="),
+        format!("{good}.{signature}"),
+        format!("{header}.{payload}.{}", "A".repeat(43)),
+        String::new(),
+        "....".to_owned(),
+        "x".repeat(20_000),
+    ] {
+        is_refused(&bridge, "/ws/content/gen_1", &token, "INVALID_TOKEN").await;
+    }
+}
+
+/// The routes verify ES256 with a public key; the public key is public, so it must not serve as an HMAC's
+/// secret.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_confusion_never_subscribes() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = key.public_key_pem();
+    let directory = temporary_directory("pem");
+    let file = directory.join("public.pem");
+    std::fs::write(&file, &pem).unwrap();
+    let by_key = format!("pem_file = \"{}\"", file.display());
+    let routes = config_text(SHIPPED, "secret = \"${JWT_SECRET}\"", &by_key);
+    let routes = config_text(&routes, "algorithms = [\"HS256\"]", "algorithms = [\"ES256\"]");
+    let bridge = start(&routes).await;
+    let der = key.subject_public_key_info();
+    for secret in [pem.as_bytes(), pem.trim().as_bytes(), der.as_slice(), key.der_bytes(), b""] {
+        let token = mint_hs256(secret, &claims(in_an_hour()));
+        is_refused(&bridge, "/ws/content/gen_1", &token, "INVALID_TOKEN").await;
+        let es256 = URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256","typ":"JWT"}"#);
+        let (_, rest) = token.split_once('.').unwrap();
+        is_refused(&bridge, "/ws/content/gen_1", &format!("{es256}.{rest}"), "INVALID_TOKEN").await;
+    }
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_value_cannot_select_another_channel_kind() {
+    let more = r#"
+[[routes]]
+name = "room"
+path = "/rooms/{kind}/{room}"
+dialect = "typed"
+channel = "room-{kind}-{room}"
+"#;
+    let bridge = Bridge::start_with(more).await;
+    for path in [
+        "/ws/content/a%23b",
+        "/ws/content/a%2Fb",
+        "/ws/content/a%20b",
+        "/ws/content/%00",
+        "/ws/content/%C3%A9",
+        "/ws/content/%FF",
+        "/ws/content/a:b",
+        "/ws/content/{session_id}",
+        "/ws/content/",
+        "/ws/content//gen_1",
+        "/ws/content/..%2Fplugin%2Fp1",
+    ] {
+        let refused = OldClient::try_connect(bridge.address(), path).await;
+        assert!(refused.is_err(), "{path}");
+    }
+    let long = format!("/ws/content/{}", "x".repeat(165));
+    assert!(OldClient::try_connect(bridge.address(), &long).await.is_err());
+    // What is legal in a name stays behind the template's own beginning.
+    for value in ["private-x", "presence-x", "private-encrypted-x", "cache-x"] {
+        let mut client = bridge.login(&format!("/ws/content/{value}")).await;
+        let channel = format!("content-generation-{value}");
+        bridge.sandbox.trigger(value, "e", r#"{"n":"x"}"#);
+        bridge.sandbox.trigger(&channel, "e", r#"{"n":"fence"}"#);
+        gets_only(&mut client, &[]).await;
+    }
+    let _room = bridge.connect("/rooms/private/presence-x").await;
+    let mut channels = bridge.connect("/ws").await;
+    for name in
+        ["private-x", "presence-x", "agent-status", "private-plugin-p1", "files,git", "FILES", "files "]
+    {
+        channels.send(&json!({"type": "subscribe", "channel": name}).to_string()).await;
+        assert_eq!(channels.error_code().await, "INVALID_FIELD", "{name}");
+    }
+    let foreign = |name: &&String| !name.starts_with("content-generation-") && !name.starts_with("room-");
+    assert_eq!(bridge.sandbox.ever_subscribed().iter().find(foreign), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_before_auth_are_never_delivered() {
+    let bridge = Bridge::start().await;
+    let mut inside = bridge.login("/ws/agent/agent_7").await;
+    let mut stranger = bridge.connect("/ws/agent/agent_7").await;
+    stranger.send(r#"{"type":"subscribe","agent_id":"agent_7"}"#).await;
+    let refusal = stranger.json().await;
+    assert_eq!(refusal["data"]["error_code"], "WEBSOCKET_AUTH_REQUIRED");
+    assert_eq!(refusal["data"]["details"]["endpoint"], "/ws/agent/agent_7");
+    bridge.sandbox.trigger("agent-status", "task_result", r#"{"agent_id":"agent_7","n":"secret"}"#);
+    assert_eq!(inside.json().await["data"]["n"], "secret");
+    stranger.auth("wrong").await;
+    assert_eq!(stranger.error_code().await, "INVALID_TOKEN");
+    bridge.sandbox.trigger("agent-status", "task_result", r#"{"agent_id":"agent_7","n":"secret"}"#);
+    assert_eq!(inside.json().await["data"]["n"], "secret");
+    stranger.auth(&token("9")).await;
+    assert_eq!(stranger.json().await["type"], "auth_response");
+    bridge.sandbox.trigger("agent-status", "task_result", r#"{"agent_id":"agent_7","n":"fence"}"#);
+    gets_only(&mut stranger, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_before_auth_are_never_published() {
+    let bridge = Bridge::start().await;
+    let mut stranger = bridge.connect("/ws/plugin/p1").await;
+    stranger.send(r#"{"type":"run","data":1}"#).await;
+    assert_eq!(stranger.error_code().await, "WEBSOCKET_AUTH_REQUIRED");
+    stranger.auth("wrong").await;
+    assert_eq!(stranger.error_code().await, "INVALID_TOKEN");
+    stranger.send(r#"{"type":"run","data":2}"#).await;
+    assert_eq!(stranger.error_code().await, "WEBSOCKET_AUTH_REQUIRED");
+    stranger.auth(&token("1")).await;
+    assert_eq!(stranger.json().await["type"], "auth_response");
+    stranger.send(r#"{"type":"run","data":3}"#).await;
+    let mut native = bridge.app().native("private-plugin-p1").await;
+    stranger.send(r#"{"type":"run","data":4}"#).await;
+    while native.event().await.1 != "4" {}
+    let published: Vec<_> = bridge.sandbox.published().into_iter().map(|event| event.data).collect();
+    assert_eq!(published, ["3", "4"]);
+}
+
+/// A renewal for another user changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_connection_cannot_change_its_user() {
+    let bridge = Bridge::start().await;
+    let mut client = bridge.login_as("/ws/plugin/p1", "1").await;
+    client.auth(&token("2")).await;
+    assert_eq!(client.error_code().await, "OTHER_USER");
+    client.auth(&token("1")).await;
+    assert_eq!(client.json().await["data"]["user_id"], "1");
+}

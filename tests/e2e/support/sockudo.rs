@@ -1,0 +1,154 @@
+//! A real Pusher-compatible server that others wrote.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use secrecy::SecretString;
+
+use super::PATIENCE;
+use super::pusher::{App, Pusher};
+
+/// Between two looks whether it is there: it says so in no other way.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+const CONFIG: &str = r#"
+host = "127.0.0.1"
+port = {port}
+[adapter]
+driver = "local"
+[cache]
+driver = "memory"
+[queue]
+driver = "memory"
+[rate_limiter]
+enabled = false
+[metrics]
+enabled = false
+[history]
+enabled = false
+[websocket]
+max_messages = 1000
+[app_manager]
+driver = "memory"
+[[app_manager.array.apps]]
+id = "test-app"
+key = "test-key"
+secret = "test-secret"
+enabled = true
+[app_manager.array.apps.policy.limits]
+max_connections = 1000
+max_client_events_per_second = 10
+[app_manager.array.apps.policy.features]
+enable_client_messages = true
+"#;
+
+/// A running sockudo; killed on drop.
+pub struct Sockudo {
+    binary: PathBuf,
+    directory: PathBuf,
+    port: u16,
+    process: Child,
+}
+
+impl Sockudo {
+    /// `None`: it is not installed, which is said, and no test may be skipped in a complete run.
+    pub fn start() -> Option<Self> {
+        let Some(binary) = std::env::var_os("SOCKUDO_BIN") else {
+            super::skipped("SOCKUDO_BIN is not set; run tests/run");
+            return None;
+        };
+        let port = free_port();
+        let directory = super::temporary_directory("sockudo");
+        std::fs::write(directory.join("config.toml"), CONFIG.replace("{port}", &port.to_string())).unwrap();
+        let binary = PathBuf::from(binary);
+        let process = spawn(&binary, &directory, port);
+        let mut sockudo = Self { binary, directory, port, process };
+        sockudo.wait_until_up();
+        Some(sockudo)
+    }
+
+    /// Sends SIGTERM, waits for the end, and starts it again on the same port.
+    pub fn restart(&mut self) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let begin = Instant::now();
+        while self.process.try_wait().unwrap().is_none() {
+            // It may wait long for connections to end; they have been told by then.
+            if begin.elapsed() > Duration::from_secs(2) {
+                let _ = self.process.kill();
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        self.process = spawn(&self.binary, &self.directory, self.port);
+        self.wait_until_up();
+    }
+
+    fn wait_until_up(&mut self) {
+        let begin = Instant::now();
+        while !self.is_up() {
+            let ended = self.process.try_wait().unwrap();
+            assert!(ended.is_none() && begin.elapsed() < PATIENCE, "sockudo does not start: {}", self.log());
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// `GET /up` says OK.
+    fn is_up(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)) else { return false };
+        let request =
+            format!("GET /up HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n\r\n", self.port);
+        let mut status = String::new();
+        let answered = std::io::Write::write_all(&mut stream, request.as_bytes())
+            .and_then(|()| BufReader::new(stream).read_line(&mut status));
+        answered.is_ok() && status.starts_with("HTTP/1.1 200")
+    }
+
+    fn log(&self) -> String {
+        let mut text = String::new();
+        let _ = std::fs::File::open(self.directory.join("log")).map(|mut log| log.read_to_string(&mut text));
+        text
+    }
+}
+
+impl Pusher for Sockudo {
+    fn app(&self) -> App {
+        App {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)),
+            id: "test-app".into(),
+            key: "test-key".into(),
+            secret: SecretString::from("test-secret"),
+        }
+    }
+}
+
+impl Drop for Sockudo {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// sockudo cannot be told to choose one itself. Another process may take it in between: then it does not
+/// start, and says so.
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn spawn(binary: &PathBuf, directory: &PathBuf, port: u16) -> Child {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("log")).unwrap();
+    Command::new(binary)
+        .arg("-c")
+        .arg(directory.join("config.toml"))
+        .current_dir(directory)
+        .env("HOST", "127.0.0.1")
+        .env("PORT", port.to_string())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", binary.display()))
+}
