@@ -11,5 +11,11 @@
 
 mod support;
 
-mod isolation;
+mod admin;
+mod autobahn;
+mod frames;
+mod limits;
+mod liveness;
 mod relay;
+mod shutdown;
+mod upgrade;

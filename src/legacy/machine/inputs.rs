@@ -283,7 +283,7 @@ impl Machine {
         let Err(wait) = self.gates.message(&self.route.limits, now.mono) else { return true };
         if self.gates.control(&self.route.limits, now.mono).is_err() {
             self.close(CloseReason::ControlFlood, out);
-        } else if !self.route.echo {
+        } else {
             self.rate_error(ErrorCode::RateLimited, wait, now, out);
         }
         false

@@ -220,7 +220,8 @@ impl Machine {
     }
 
     fn refuse(&mut self, code: ErrorCode, now: Now, out: &mut Vec<Action>) {
-        self.error(code, None, now, out);
+        // On an echo route too, which says nothing else of its own.
+        out.push(Action::Error(code, self.route.dialect.render_error(code, code.message(), "{}", now)));
         self.state = State::Refused;
         let hold = match self.route.refusal {
             Refusal::Frame { hold } => hold,

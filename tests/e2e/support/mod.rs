@@ -3,12 +3,13 @@
 pub mod backend;
 pub mod bridge;
 pub mod client;
-pub mod proxy;
-pub mod pusher;
-pub mod sockudo;
+pub mod process;
+pub mod raw;
+mod watch;
 
 pub use bridge::Bridge;
 pub use client::OldClient;
+pub use raw::Raw;
 
 use std::path::PathBuf;
 use std::time::Duration;
