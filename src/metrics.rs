@@ -98,10 +98,12 @@ pub enum Refusal {
     Gone,
     /// Shutting down.
     Draining,
+    /// No whole request came in time.
+    Timeout,
 }
 
 impl Refusal {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::UnknownPath,
         Self::BadPath,
         Self::UpgradeRequired,
@@ -111,6 +113,7 @@ impl Refusal {
         Self::Overload,
         Self::Gone,
         Self::Draining,
+        Self::Timeout,
     ];
 
     /// The metric label.
@@ -126,6 +129,7 @@ impl Refusal {
             Self::Overload => "overload",
             Self::Gone => "gone",
             Self::Draining => "draining",
+            Self::Timeout => "timeout",
         }
     }
 }

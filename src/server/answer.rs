@@ -102,9 +102,24 @@ pub async fn serve(
                 drop(alive);
             });
         }
-        (Ok(Err(error)), _) => tracing::debug!(%peer, %error, "a request could not be read"),
-        (Err(_), _) => tracing::debug!(%peer, "a request was not over in time"),
+        (Ok(Err(error)), _) => {
+            note_unread(&worker, &error);
+            tracing::debug!(%peer, %error, "a request could not be read");
+        }
+        (Err(_), _) => {
+            worker.bridge.metrics.refused(None, Refusal::Timeout);
+            tracing::debug!(%peer, "a request was not over in time");
+        }
         (Ok(Ok(())), None) => {}
+    }
+}
+
+/// Counts what hyper refused by itself. A connection that merely went away is none of it.
+fn note_unread(worker: &Worker, error: &hyper::Error) {
+    if error.is_parse() {
+        worker.bridge.metrics.refused(None, Refusal::Malformed);
+    } else if error.is_timeout() {
+        worker.bridge.metrics.refused(None, Refusal::Timeout);
     }
 }
 
