@@ -177,12 +177,16 @@ impl Machine {
             return self.close(CloseReason::GoingAway, out);
         }
         if due(self.timers.probe, now) {
-            return self.close(CloseReason::Replaced, out);
+            if self.wants_frames() {
+                return self.close(CloseReason::Replaced, out);
+            }
+            // Its answer is not read yet: that is no sign of death.
+            self.timers.probe = None;
         }
         if due(self.timers.phase, now) {
             self.phase_over(now, out);
         }
-        if due(self.timers.expiry, now) && self.is_live() {
+        if due(self.timers.expiry, now) {
             self.auth_error(ErrorCode::InvalidToken, None, now, out);
             return self.close(CloseReason::TokenExpired, out);
         }
@@ -206,7 +210,9 @@ impl Machine {
             State::Unauthenticated if self.too_many_wrong_tokens => {
                 self.close(CloseReason::AuthFailures, out);
             }
-            State::Unauthenticated => self.close(CloseReason::AuthDeadline, out),
+            State::Unauthenticated | State::Verifying { renewal: false } => {
+                self.close(CloseReason::AuthDeadline, out)
+            }
             State::Subscribing => self.give_up_subscribing(now, out),
             State::Refused => self.close(CloseReason::Refused, out),
             _ => {}

@@ -517,3 +517,36 @@ mod random {
         }
     }
 }
+
+#[test]
+fn a_token_that_expires_before_its_channel_stands_ends_the_connection() {
+    let mut b = Bench::open("/ws/content/gen_1");
+    b.text(r#"{"type":"auth","token":"t"}"#);
+    b.verified(Ok(b.claims("123", -5)));
+    // Five of the ten seconds of leeway are gone already.
+    assert!(b.machine.deadline().unwrap() <= b.now.mono + Duration::from_secs(5));
+    assert_eq!(b.after(Duration::from_secs(5)), ["error INVALID_TOKEN", "close token_expired"]);
+    assert_eq!(b.machine.deadline(), None, "no timer is left that would fire for ever");
+}
+
+#[test]
+fn the_deadline_holds_while_a_token_is_being_verified() {
+    let mut b = Bench::open("/ws/content/gen_1");
+    b.text(r#"{"type":"auth","token":"t"}"#);
+    assert_eq!(b.after(Duration::from_secs(30)), ["close auth_deadline"]);
+}
+
+#[test]
+fn a_probe_is_judged_only_while_the_answer_would_be_heard() {
+    let mut b = Bench::open("/ws/content/gen_1");
+    b.text(r#"{"type":"auth","token":"t"}"#);
+    b.verified(Ok(b.claims("123", 60)));
+    b.slots(Ok(()));
+    b.machine.probe(Duration::from_secs(5), b.now, &mut b.out);
+    b.seen();
+    assert!(b.after(Duration::from_secs(5)).is_empty(), "it waits for its subscription, and is not read");
+    b.subscribed(FIXED);
+    b.machine.probe(Duration::from_secs(5), b.now, &mut b.out);
+    b.seen();
+    assert_eq!(b.after(Duration::from_secs(5)), ["close replaced"]);
+}

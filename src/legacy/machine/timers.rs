@@ -66,10 +66,11 @@ impl Timers {
 
     /// Sets the expiry from the token's `exp` in Unix seconds and the leeway.
     pub(super) fn expire_at(&mut self, unix_seconds: i64, leeway: Duration, now: Now) {
-        let left_ms = unix_seconds.saturating_mul(1000).saturating_sub(now.unix_ms);
-        let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0));
+        let leeway_ms = i64::try_from(leeway.as_millis()).unwrap_or(i64::MAX);
+        let end_ms = unix_seconds.saturating_mul(1000).saturating_add(leeway_ms);
+        let left = Duration::from_millis(u64::try_from(end_ms.saturating_sub(now.unix_ms)).unwrap_or(0));
         // A token for the next century needs no timer, and must not overflow the clock.
-        self.expiry = now.mono.checked_add(left.saturating_add(leeway));
+        self.expiry = now.mono.checked_add(left);
     }
 }
 
