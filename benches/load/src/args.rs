@@ -1,0 +1,151 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::contender::Contender;
+use crate::scenario::Scenario;
+
+#[derive(Parser)]
+#[command(name = "pusher-bridge-load", version, about = "The load benchmark of pusher-bridge")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Measures the contenders in turn and prints one table
+    Run(RunArgs),
+    /// The contender that does the least: accepts, subscribes once, writes every event to every socket
+    Floor(FloorArgs),
+}
+
+/// What is measured, and how much of it.
+#[derive(Args, Clone)]
+pub(crate) struct RunArgs {
+    /// Interleaved rounds; the table shows their medians
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// What to measure
+    #[arg(long, value_delimiter = ',', default_values_t = Scenario::DEFAULT)]
+    pub(crate) scenarios: Vec<Scenario>,
+    /// Whom to measure
+    #[arg(long, value_delimiter = ',', default_values_t = Contender::ALL)]
+    pub(crate) contenders: Vec<Contender>,
+    /// A short run, about a minute: says that everything works, and nothing about speed
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Threads of the harness that hold clients
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) threads: u32,
+    /// fanout: clients of one channel
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=18_000))]
+    pub(crate) clients: u32,
+    /// fanout: events, one by one and then in bursts
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) events: u32,
+    /// fanout: events of one burst
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) burst: u32,
+    /// Bytes of an event's data
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(150..=10_000))]
+    pub(crate) bytes: u32,
+    /// idle: clients that are connected and silent
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=18_000))]
+    pub(crate) idle_clients: u32,
+    /// connect: connects with authentication
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=18_000))]
+    pub(crate) connects: u32,
+    /// Connects under way at once; as many as clients make a herd
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=18_000))]
+    pub(crate) window: u32,
+    /// delay: clients of one channel
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=18_000))]
+    pub(crate) delay_clients: u32,
+    /// delay: events a second; with the clients above a tenth of what two cores can do
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) delay_rate: u32,
+    /// delay: seconds
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub(crate) delay_seconds: u32,
+    /// filter: agents connected to the one shared channel, least and most
+    #[arg(long, value_delimiter = ',', num_args = 1, default_values_t = [1_000, 10_000])]
+    pub(crate) agents: Vec<u32>,
+    /// filter: events, each for one agent
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    pub(crate) agent_events: u32,
+    /// channels: how many at once, step by step
+    #[arg(long, value_delimiter = ',', num_args = 1, default_values_t = [5_000, 15_000, 50_000])]
+    pub(crate) channels: Vec<u32>,
+    /// channels: subscriptions of one client
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) subscriptions: u32,
+    /// publish: clients, each with a channel of its own
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) publishers: u32,
+    /// publish: messages of each; the shipped limit lets 100 through at once
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) messages: u32,
+    /// publish: how long the upstream takes for an answer, milliseconds
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) answer_ms: u32,
+    /// Also writes every round's figures here
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// The upstream, sockudo
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sockudo: PathBuf,
+    /// pusher-bridge, release build
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bridge: PathBuf,
+    /// The routes file pusher-bridge is measured with
+    #[arg(long, value_name = "FILE")]
+    pub(crate) routes: PathBuf,
+    /// The routes file for `channels`, which needs more than six of them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) channel_routes: PathBuf,
+    /// The directory of the Node contender, with its packages installed
+    #[arg(long, value_name = "DIR")]
+    pub(crate) node: PathBuf,
+}
+
+impl RunArgs {
+    /// The same with everything small when `--quick` was asked for.
+    pub(crate) fn scaled(&self) -> Self {
+        let mut args = self.clone();
+        if args.quick {
+            args.rounds = 1;
+            args.clients = args.clients.min(200);
+            args.events = args.events.min(50);
+            args.burst = args.burst.min(10);
+            args.idle_clients = args.idle_clients.min(300);
+            args.connects = args.connects.min(500);
+            args.delay_clients = args.delay_clients.min(50);
+            args.delay_seconds = args.delay_seconds.min(1);
+            args.agents = vec![50, 200];
+            args.agent_events = args.agent_events.min(100);
+            args.channels = vec![200, 400];
+            args.publishers = args.publishers.min(20);
+            args.messages = args.messages.min(20);
+        }
+        args
+    }
+}
+
+/// How the floor runs.
+#[derive(Args)]
+pub(crate) struct FloorArgs {
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+    #[arg(long)]
+    pub(crate) upstream: SocketAddr,
+    /// The channel subscribed, once
+    #[arg(long)]
+    pub(crate) channel: String,
+    /// Threads over which the sockets are divided
+    #[arg(long, default_value_t = 1)]
+    pub(crate) threads: usize,
+}

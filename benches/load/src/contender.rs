@@ -1,0 +1,286 @@
+//! Who is measured, and how each is started.
+
+use std::fmt;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::ValueEnum;
+
+use crate::Result;
+use crate::api::Api;
+use crate::args::RunArgs;
+use crate::credentials::{self, APP_ID, APP_KEY, APP_SECRET, JWT_SECRET};
+use crate::process::{self, Process};
+use crate::script::{self, Plan, Script};
+
+/// The channel of the scenarios that have one, and the old endpoint that stands for it: the shipped routes
+/// file's only authenticated one with neither a filter nor one client per channel.
+pub(crate) const CHANNEL: &str = "private-plugin-p1";
+const PLUGIN: &str = "p1";
+/// The upstream's name of a channel that old clients call by its number alone.
+pub(crate) fn numbered(channel: u32) -> String {
+    format!("bench-{channel}")
+}
+
+/// The shared channel whose clients get their own agent's events only.
+pub(crate) const AGENT_CHANNEL: &str = "agent-status";
+
+/// Address space of the upstream, KiB: it grows with its clients' buffers.
+const SOCKUDO_KIB_MAX: u64 = 24 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Contender {
+    /// One thread that does the least
+    Floor,
+    /// The same over the machine's cores
+    FloorMt,
+    /// The clients at the upstream itself
+    Direct,
+    /// `ws`, `pusher-js` and `jsonwebtoken`
+    Node,
+    /// pusher-bridge
+    Bridge,
+}
+
+impl Contender {
+    pub(crate) const ALL: [Self; 5] = [Self::Floor, Self::FloorMt, Self::Direct, Self::Node, Self::Bridge];
+}
+
+impl fmt::Display for Contender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Floor => "floor",
+            Self::FloorMt => "floor-mt",
+            Self::Direct => "direct",
+            Self::Node => "node",
+            Self::Bridge => "bridge",
+        })
+    }
+}
+
+/// What a stage is set up with.
+pub(crate) struct Setup<'a> {
+    pub(crate) args: &'a RunArgs,
+    pub(crate) logs: &'a Path,
+    pub(crate) routes: &'a Path,
+    /// Instead of sockudo.
+    pub(crate) upstream: Option<SocketAddr>,
+}
+
+/// The upstream and a contender, both up.
+pub(crate) struct Stage {
+    pub(crate) contender: Contender,
+    /// Where the clients connect.
+    pub(crate) target: SocketAddr,
+    pub(crate) upstream: SocketAddr,
+    /// Probes and metrics, where there are any.
+    pub(crate) admin: Option<SocketAddr>,
+    server: Option<Process>,
+    sockudo: Option<Process>,
+    sockudo_program: PathBuf,
+    logs: PathBuf,
+    event_bytes: u32,
+}
+
+impl Stage {
+    pub(crate) fn start(contender: Contender, setup: &Setup<'_>) -> Result<Self> {
+        let Setup { args, logs, .. } = *setup;
+        let upstream = setup.upstream.map_or_else(process::free_address, Ok)?;
+        let mut stage = Self {
+            contender,
+            target: upstream,
+            upstream,
+            admin: None,
+            server: None,
+            sockudo: None,
+            sockudo_program: args.sockudo.clone(),
+            logs: logs.to_owned(),
+            event_bytes: args.bytes,
+        };
+        if setup.upstream.is_none() {
+            stage.start_upstream()?;
+        }
+        match contender {
+            Contender::Direct => {}
+            Contender::Floor => stage.start_floor(1)?,
+            Contender::FloorMt => stage.start_floor(cores())?,
+            Contender::Node => stage.start_node(&args.node)?,
+            Contender::Bridge => stage.start_bridge(&args.bridge, setup.routes)?,
+        }
+        Ok(stage)
+    }
+
+    /// The process that is measured.
+    pub(crate) fn pid(&self) -> u32 {
+        self.server.as_ref().or(self.sockudo.as_ref()).map_or_else(std::process::id, Process::id)
+    }
+
+    pub(crate) fn api(&self) -> Result<Api> {
+        Api::connect(self.upstream, self.event_bytes)
+    }
+
+    /// Says what is known of a failure.
+    pub(crate) fn explain(&mut self, failure: &crate::Failure) -> crate::Failure {
+        let server = self.server.as_mut().or(self.sockudo.as_mut());
+        let ended = server.and_then(|server| server.check().err());
+        match (ended, &self.server) {
+            (Some(ended), _) => format!("{failure}; {ended}").into(),
+            (None, Some(server)) => {
+                format!("{failure}; the end of its output:\n{}", server.log_tail()).into()
+            }
+            (None, None) => failure.to_string().into(),
+        }
+    }
+
+    /// A client of the one channel, its events in stream 0.
+    pub(crate) fn subscriber(&self, client: usize) -> Plan {
+        self.plan(client, format!("/ws/plugin/{PLUGIN}"), vec![0], || match self.contender {
+            Contender::Direct => Script::Pusher { channels: vec![CHANNEL.to_owned()] },
+            _ => Script::typed(&credentials::token(client, &script::user(client), &[PLUGIN])),
+        })
+    }
+
+    /// A client of a channel of its own.
+    pub(crate) fn publisher(&self, client: usize) -> Plan {
+        let plugin = format!("p{client}");
+        self.plan(client, format!("/ws/plugin/{plugin}"), vec![], || {
+            Script::typed(&credentials::token(client, &script::user(client), &[&plugin]))
+        })
+    }
+
+    /// The `client`th agent, its events in the stream of its number.
+    pub(crate) fn agent(&self, client: usize) -> Result<Plan> {
+        let streams = vec![u32::try_from(client)?];
+        Ok(self.plan(client, format!("/ws/agent/agent_{client}"), streams, || {
+            Script::typed(&credentials::token(client, &script::user(client), &[]))
+        }))
+    }
+
+    /// A client of several of the numbered channels in band, the events of each in the stream of its number.
+    pub(crate) fn many(&self, client: usize, channels: &[u32]) -> Plan {
+        self.plan(client, "/ws".to_owned(), channels.to_vec(), || match self.contender {
+            Contender::Direct => {
+                Script::Pusher { channels: channels.iter().copied().map(numbered).collect() }
+            }
+            _ => Script::channel(channels),
+        })
+    }
+
+    fn plan(&self, client: usize, path: String, streams: Vec<u32>, script: impl FnOnce() -> Script) -> Plan {
+        let path = if self.contender == Contender::Direct { script::pusher_path() } else { path };
+        Plan { source: script::source(client), target: self.target, path, script: script(), streams }
+    }
+
+    /// The upstream goes, all at once, and comes again at the same address.
+    pub(crate) fn restart_upstream(&mut self) -> Result<()> {
+        drop(self.sockudo.take());
+        self.start_upstream()
+    }
+
+    fn start_upstream(&mut self) -> Result<()> {
+        let address = self.upstream;
+        let config = self.logs.join("sockudo.toml");
+        fs::write(&config, sockudo_config(address))?;
+        let program = self.sockudo_program.clone();
+        let mut sockudo = Process::start("sockudo", Path::new("/bin/sh"), &self.logs, |command| {
+            let guarded = format!("ulimit -v {SOCKUDO_KIB_MAX}; exec \"$@\"");
+            command.args(["-c", &guarded, "sh"]).arg(program).arg("-c").arg(&config);
+        })?;
+        sockudo.wait_ready(|| process::answers(address, "/up"))?;
+        self.sockudo = Some(sockudo);
+        Ok(())
+    }
+
+    fn start_floor(&mut self, threads: usize) -> Result<()> {
+        let (upstream, listen) = (self.upstream.to_string(), process::free_address()?);
+        let ourselves = std::env::current_exe()?;
+        let threads = threads.to_string();
+        let floor = Process::start("floor", &ourselves, &self.logs, |command| {
+            command.args(["floor", "--upstream", &upstream, "--listen", &listen.to_string()]);
+            command.args(["--channel", CHANNEL, "--threads", &threads]);
+        })?;
+        self.adopt(floor, listen, || process::listens(listen))
+    }
+
+    fn start_node(&mut self, directory: &Path) -> Result<()> {
+        let (upstream, listen) = (self.upstream, process::free_address()?);
+        let script = directory.join("server.js");
+        let node = Process::start("node", Path::new("node"), &self.logs, |command| {
+            credentials_for(command, upstream);
+            command.arg(script).env("PORT", listen.port().to_string()).env("NODE_ENV", "production");
+        })?;
+        self.adopt(node, listen, || process::listens(listen))
+    }
+
+    fn start_bridge(&mut self, program: &Path, routes: &Path) -> Result<()> {
+        let (upstream, listen, admin) = (self.upstream, process::free_address()?, process::free_address()?);
+        self.admin = Some(admin);
+        let bridge = Process::start("bridge", program, &self.logs, |command| {
+            credentials_for(command, upstream);
+            command.arg("serve").arg("--config").arg(routes);
+            command.args(["--listen", &listen.to_string(), "--admin", &admin.to_string()]);
+        })?;
+        self.adopt(bridge, listen, || process::answers(admin, "/readyz"))
+    }
+
+    fn adopt(&mut self, mut server: Process, target: SocketAddr, ready: impl Fn() -> bool) -> Result<()> {
+        server.wait_ready(ready)?;
+        self.target = target;
+        self.server = Some(server);
+        Ok(())
+    }
+}
+
+fn credentials_for(command: &mut Command, upstream: SocketAddr) {
+    command
+        .env("PUSHER_APP_ID", APP_ID)
+        .env("PUSHER_KEY", APP_KEY)
+        .env("PUSHER_SECRET", APP_SECRET)
+        .env("PUSHER_HOST", Ipv4Addr::LOCALHOST.to_string())
+        .env("PUSHER_PORT", upstream.port().to_string())
+        .env("PUSHER_TLS", "false")
+        .env("JWT_SECRET", JWT_SECRET);
+}
+
+/// As it comes, but for what would refuse this load or listen elsewhere.
+fn sockudo_config(address: SocketAddr) -> String {
+    let (host, port) = (address.ip(), address.port());
+    format!(
+        r#"host = "{host}"
+port = {port}
+[adapter]
+driver = "local"
+[cache]
+driver = "memory"
+[queue]
+driver = "memory"
+[rate_limiter]
+enabled = false
+[metrics]
+enabled = false
+[history]
+enabled = false
+[websocket]
+max_messages = 1000
+[app_manager]
+driver = "memory"
+[[app_manager.array.apps]]
+id = "{APP_ID}"
+key = "{APP_KEY}"
+secret = "{APP_SECRET}"
+enabled = true
+[app_manager.array.apps.policy.limits]
+max_connections = 100000
+max_client_events_per_second = 10
+[app_manager.array.apps.policy.features]
+enable_client_messages = true
+"#
+    )
+}
+
+/// The machine's.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
