@@ -18,7 +18,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Measures the contenders in turn and prints one table
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// The contender that does the least: accepts, subscribes once, writes every event to every socket
     Floor(FloorArgs),
 }
