@@ -1,0 +1,314 @@
+//! A JSON frame with placeholders.
+
+use std::fmt::Write as _;
+
+use super::{Piece, TemplateError, closest, pieces};
+
+/// What can stand between braces in a [`Frame`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// The event's name.
+    Event,
+    /// The channel, by the name the client knows.
+    Channel,
+    /// The event's or the message's data, raw.
+    Data,
+    /// The whole client frame, raw.
+    Frame,
+    /// The client message's type.
+    Type,
+    /// The time, RFC 3339.
+    Now,
+    /// The user's id.
+    User,
+    /// The user's role, or null.
+    Role,
+    /// The user's permissions, an array.
+    Permissions,
+    /// An error's code.
+    Code,
+    /// An error's text.
+    Message,
+    /// An error's details, an object.
+    Details,
+}
+
+impl Slot {
+    /// The name in the template.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Channel => "channel",
+            Self::Data => "data",
+            Self::Frame => "frame",
+            Self::Type => "type",
+            Self::Now => "now",
+            Self::User => "user",
+            Self::Role => "role",
+            Self::Permissions => "permissions",
+            Self::Code => "code",
+            Self::Message => "message",
+            Self::Details => "details",
+        }
+    }
+}
+
+/// A value for a [`Slot`].
+#[derive(Clone, Copy, Debug)]
+pub enum Fill<'a> {
+    /// JSON text, inserted as it is.
+    Json(&'a str),
+    /// Plain text, inserted as a JSON string.
+    Text(&'a str),
+}
+
+/// A JSON frame with placeholders. Outside of a JSON string a placeholder becomes a JSON value; inside of one
+/// it becomes escaped text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    source: String,
+    parts: Vec<FramePart>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum FramePart {
+    Literal(String),
+    Value(Slot),
+    InString(Slot),
+}
+
+impl Frame {
+    /// Parses a JSON template that may use `allowed`.
+    ///
+    /// # Errors
+    /// An unknown placeholder, `{data}`-like values inside of a string, or text that is not JSON once the
+    /// placeholders are filled.
+    pub fn parse(source: &str, allowed: &[Slot]) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        let mut sample = String::new();
+        let mut in_string = false;
+        for piece in pieces(source, true)? {
+            match piece {
+                Piece::Literal(text) => {
+                    in_string = ends_in_string(text, in_string);
+                    sample.push_str(text);
+                    parts.push(FramePart::Literal(text.to_owned()));
+                }
+                Piece::Name { at, name } => {
+                    let Some(slot) = allowed.iter().copied().find(|slot| slot.name() == name) else {
+                        return Err(Self::unknown(at, name, allowed));
+                    };
+                    if in_string
+                        && matches!(slot, Slot::Data | Slot::Frame | Slot::Permissions | Slot::Details)
+                    {
+                        return Err(TemplateError::new(
+                            at,
+                            format!("`{{{name}}}` is a JSON value and cannot stand inside of a string"),
+                        ));
+                    }
+                    sample.push_str(if in_string { "x" } else { "null" });
+                    parts.push(if in_string { FramePart::InString(slot) } else { FramePart::Value(slot) });
+                }
+            }
+        }
+        match serde_json::from_str::<serde::de::IgnoredAny>(&sample) {
+            Ok(_) => Ok(Self { source: source.to_owned(), parts }),
+            Err(error) => Err(TemplateError::new(
+                0,
+                format!("the template is not JSON once its placeholders are filled: {error}"),
+            )),
+        }
+    }
+
+    fn unknown(at: usize, name: &str, allowed: &[Slot]) -> TemplateError {
+        let names: Vec<String> = allowed.iter().map(|slot| format!("{{{}}}", slot.name())).collect();
+        TemplateError {
+            at,
+            message: format!("unknown placeholder `{{{name}}}`: here there are {}", names.join(", ")),
+            suggestion: closest(name, allowed.iter().map(|slot| slot.name())).map(|n| format!("{{{n}}}")),
+        }
+    }
+
+    /// The template as it was written.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether `slot` is used.
+    #[must_use]
+    pub fn uses(&self, slot: Slot) -> bool {
+        self.parts
+            .iter()
+            .any(|part| matches!(part, FramePart::Value(s) | FramePart::InString(s) if *s == slot))
+    }
+
+    /// Appends the filled frame to `out`.
+    pub fn render<'a>(&self, out: &mut String, fill: impl Fn(Slot) -> Fill<'a>) {
+        for part in &self.parts {
+            match part {
+                FramePart::Literal(text) => out.push_str(text),
+                FramePart::Value(slot) => match fill(*slot) {
+                    Fill::Json(json) => out.push_str(json),
+                    Fill::Text(text) => {
+                        out.push('"');
+                        escape_into(out, text);
+                        out.push('"');
+                    }
+                },
+                FramePart::InString(slot) => {
+                    let (Fill::Json(text) | Fill::Text(text)) = fill(*slot);
+                    escape_into(out, text);
+                }
+            }
+        }
+    }
+
+    /// The template's top-level members, as (name, JSON with placeholders as `null`), with the slot of each
+    /// member that is one placeholder alone.
+    pub(crate) fn members(&self) -> Vec<(String, Member)> {
+        // Placeholders become strings that no template text can hold, so that serde_json can find members.
+        const MARK: char = '\u{0}';
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                FramePart::Literal(literal) => text.push_str(literal),
+                FramePart::Value(slot) => {
+                    let _ = write!(text, "\"\\u0000{}\"", slot.name());
+                }
+                FramePart::InString(_) => text.push_str("\\u0000"),
+            }
+        }
+        let Ok(serde_json::Value::Object(map)) = serde_json::from_str(&text) else {
+            return Vec::new();
+        };
+        map.into_iter()
+            .map(|(name, value)| {
+                let member = match value {
+                    serde_json::Value::String(s) if s.starts_with(MARK) && s.len() > 1 => {
+                        let slot_name = s.trim_start_matches(MARK);
+                        self.parts
+                            .iter()
+                            .find_map(|part| match part {
+                                FramePart::Value(slot) if slot.name() == slot_name => {
+                                    Some(Member::Slot(*slot))
+                                }
+                                _ => None,
+                            })
+                            .unwrap_or(Member::Other)
+                    }
+                    serde_json::Value::String(s) if !s.contains(MARK) => Member::Literal(s),
+                    _ => Member::Other,
+                };
+                (name, member)
+            })
+            .collect()
+    }
+}
+
+/// What a top-level member of a [`Frame`] holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Member {
+    /// One placeholder alone.
+    Slot(Slot),
+    /// A fixed string.
+    Literal(String),
+    /// Anything else.
+    Other,
+}
+
+/// Whether a JSON scan that was `in_string` before `text` is inside a string after it.
+fn ends_in_string(text: &str, mut in_string: bool) -> bool {
+    let mut escaped = false;
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ => {}
+        }
+    }
+    in_string
+}
+
+/// Appends `text` as the inside of a JSON string (RFC 8259 §7).
+pub fn escape_into(out: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c < '\u{20}' => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn frames_fill_values_and_strings() {
+        let frame = Frame::parse(r#"{"t":{event},"s":"pre-{event}","d":{data}}"#, &[Slot::Event, Slot::Data])
+            .unwrap();
+        let mut out = String::new();
+        frame.render(&mut out, |slot| match slot {
+            Slot::Event => Fill::Text("a\"b"),
+            _ => Fill::Json("1.50"),
+        });
+        assert_eq!(out, r#"{"t":"a\"b","s":"pre-a\"b","d":1.50}"#);
+    }
+
+    #[test]
+    fn frames_refuse_what_cannot_be_json() {
+        let slots = &[Slot::Event, Slot::Data];
+        for (bad, what) in [
+            (r#"{"a":{event}"#, "not JSON"),
+            (r#"{"a":{evnt}}"#, "unknown placeholder"),
+            (r#"{"a":"{data}"}"#, "inside of a string"),
+            (r#"{"a":{event}{data}}"#, "not JSON"),
+            ("", "not JSON"),
+        ] {
+            let error = Frame::parse(bad, slots).unwrap_err();
+            assert!(error.message.contains(what), "{bad}: {}", error.message);
+        }
+        let error = Frame::parse(r#"{"a":{evnt}}"#, slots).unwrap_err();
+        assert_eq!((error.at, error.suggestion.as_deref()), (5, Some("{event}")));
+    }
+
+    #[test]
+    fn members_tell_slots_from_literals() {
+        let frame = Frame::parse(
+            r#"{"type":"event","channel":{channel},"data":{data},"x":"a{event}","n":1}"#,
+            &[Slot::Event, Slot::Channel, Slot::Data],
+        )
+        .unwrap();
+        let members = frame.members();
+        let get = |name: &str| members.iter().find(|(n, _)| n == name).map(|(_, m)| m.clone());
+        assert_eq!(get("type"), Some(Member::Literal("event".into())));
+        assert_eq!(get("channel"), Some(Member::Slot(Slot::Channel)));
+        assert_eq!(get("data"), Some(Member::Slot(Slot::Data)));
+        assert_eq!(get("x"), Some(Member::Other));
+        assert_eq!(get("n"), Some(Member::Other));
+    }
+
+    proptest! {
+        #[test]
+        fn filled_frames_are_json_whatever_the_text(text in ".*") {
+            let frame = Frame::parse(r#"{"v":{event},"s":"<{event}>"}"#, &[Slot::Event]).unwrap();
+            let mut out = String::new();
+            frame.render(&mut out, |_| Fill::Text(&text));
+            let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+            prop_assert_eq!(value["v"].as_str(), Some(text.as_str()));
+            let wrapped = format!("<{text}>");
+            prop_assert_eq!(value["s"].as_str(), Some(wrapped.as_str()));
+        }
+    }
+}

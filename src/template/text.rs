@@ -1,0 +1,203 @@
+//! Plain text with placeholders.
+
+use super::{Piece, TemplateError, closest, pieces};
+
+/// What a placeholder of a [`Text`] stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Var {
+    /// `{name}`: a value of the path template.
+    Path(String),
+    /// `{subscribe.field}`: a field of the in-band `subscribe` message.
+    Subscribe(String),
+    /// `{auth.user}`: the authenticated user's id.
+    User,
+    /// `{type}`: the client message's type.
+    Type,
+}
+
+/// Text with placeholders for path values, subscribe fields, the user or a message's type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    source: String,
+    parts: Vec<TextPart>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum TextPart {
+    Literal(String),
+    Var(Var),
+}
+
+/// Which variables a [`Text`] may use, beside the path's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Allow {
+    /// `{subscribe.x}`
+    pub subscribe: bool,
+    /// `{auth.user}`
+    pub user: bool,
+    /// `{type}`
+    pub message_type: bool,
+}
+
+impl Text {
+    /// Parses a template whose path placeholders must be among `path_names`.
+    ///
+    /// # Errors
+    /// An unknown placeholder, one not allowed here, or a stray brace.
+    pub fn parse(source: &str, path_names: &[String], allow: Allow) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        for piece in pieces(source, false)? {
+            parts.push(match piece {
+                Piece::Literal(text) => TextPart::Literal(text.to_owned()),
+                Piece::Name { at, name } => TextPart::Var(Self::var(at, name, path_names, allow)?),
+            });
+        }
+        Ok(Self { source: source.to_owned(), parts })
+    }
+
+    fn var(at: usize, name: &str, paths: &[String], allow: Allow) -> Result<Var, TemplateError> {
+        if paths.iter().any(|p| p == name) {
+            return Ok(Var::Path(name.to_owned()));
+        }
+        if let Some(field) = name.strip_prefix("subscribe.").filter(|f| !f.is_empty()) {
+            if allow.subscribe {
+                return Ok(Var::Subscribe(field.to_owned()));
+            }
+            return Err(TemplateError::new(at, "`{subscribe.…}` has no meaning here"));
+        }
+        if name == "auth.user" && allow.user {
+            return Ok(Var::User);
+        }
+        if name == "type" && allow.message_type {
+            return Ok(Var::Type);
+        }
+        let mut known: Vec<&str> = paths.iter().map(String::as_str).collect();
+        if allow.user {
+            known.push("auth.user");
+        }
+        if allow.message_type {
+            known.push("type");
+        }
+        Err(TemplateError {
+            at,
+            message: format!("unknown placeholder `{{{name}}}`: the path has no such value"),
+            suggestion: closest(name, known.into_iter()).map(|n| format!("{{{n}}}")),
+        })
+    }
+
+    /// The template as it was written.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The variables used, in order.
+    pub fn vars(&self) -> impl Iterator<Item = &Var> {
+        self.parts.iter().filter_map(|part| match part {
+            TextPart::Var(var) => Some(var),
+            TextPart::Literal(_) => None,
+        })
+    }
+
+    /// The subscribe field this text needs, if any (the first one).
+    #[must_use]
+    pub fn subscribe_field(&self) -> Option<&str> {
+        self.vars().find_map(|var| match var {
+            Var::Subscribe(field) => Some(field.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The literal text before the first placeholder: what a value can never change.
+    #[must_use]
+    pub fn literal_prefix(&self) -> &str {
+        match self.parts.first() {
+            Some(TextPart::Literal(text)) => text,
+            _ => "",
+        }
+    }
+
+    /// The literal pieces, in order.
+    pub fn literals(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            TextPart::Literal(text) => Some(text.as_str()),
+            TextPart::Var(_) => None,
+        })
+    }
+
+    /// The value that filled this template's only placeholder to make `filled`; `None` for another shape.
+    #[must_use]
+    pub fn invert<'a>(&self, filled: &'a str) -> Option<&'a str> {
+        match self.parts.as_slice() {
+            [TextPart::Var(_)] => Some(filled),
+            [TextPart::Literal(before), TextPart::Var(_)] => filled.strip_prefix(before.as_str()),
+            [TextPart::Var(_), TextPart::Literal(after)] => filled.strip_suffix(after.as_str()),
+            [TextPart::Literal(before), TextPart::Var(_), TextPart::Literal(after)] => {
+                filled.strip_prefix(before.as_str())?.strip_suffix(after.as_str())
+            }
+            _ => None,
+        }
+    }
+
+    /// Fills the template in; `None` when `lookup` has no value for a variable.
+    pub fn fill<'a>(&self, lookup: impl Fn(&Var) -> Option<std::borrow::Cow<'a, str>>) -> Option<String> {
+        let mut out = String::with_capacity(self.source.len() + 16);
+        for part in &self.parts {
+            match part {
+                TextPart::Literal(text) => out.push_str(text),
+                TextPart::Var(var) => out.push_str(&lookup(var)?),
+            }
+        }
+        Some(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(list: &[&str]) -> Vec<String> {
+        list.iter().map(|s| (*s).to_owned()).collect()
+    }
+
+    #[test]
+    fn text_fills_its_variables() {
+        let allow = Allow { subscribe: true, user: true, message_type: true };
+        let text = Text::parse("a-{id}-{subscribe.env}-{auth.user}-{type}", &names(&["id"]), allow).unwrap();
+        let filled = text.fill(|var| {
+            Some(match var {
+                Var::Path(name) => format!("<{name}>").into(),
+                Var::Subscribe(field) => format!("[{field}]").into(),
+                Var::User => "u".into(),
+                Var::Type => "t".into(),
+            })
+        });
+        assert_eq!(filled.as_deref(), Some("a-<id>-[env]-u-t"));
+        assert_eq!(text.literal_prefix(), "a-");
+        assert_eq!(text.subscribe_field(), Some("env"));
+        assert_eq!(text.fill(|_| None), None);
+    }
+
+    #[test]
+    fn text_inverts_one_placeholder() {
+        let allow = Allow { message_type: true, ..Allow::default() };
+        let invert = |source: &str, filled: &str| {
+            Text::parse(source, &[], allow).unwrap().invert(filled).map(str::to_owned)
+        };
+        assert_eq!(invert("client-{type}", "client-run").as_deref(), Some("run"));
+        assert_eq!(invert("{type}", "run").as_deref(), Some("run"));
+        assert_eq!(invert("a-{type}-z", "a-run-z").as_deref(), Some("run"));
+        assert_eq!(invert("client-{type}", "run"), None);
+        assert_eq!(invert("fixed", "fixed"), None);
+    }
+
+    #[test]
+    fn text_names_what_it_does_not_know() {
+        let error = Text::parse("x-{sesion_id}", &names(&["session_id"]), Allow::default()).unwrap_err();
+        assert_eq!(error.at, 2);
+        assert_eq!(error.suggestion.as_deref(), Some("{session_id}"));
+        for bad in ["{", "}", "a{1}", "{a", "{}", "{subscribe.x}", "{auth.user}", "{type}"] {
+            assert!(Text::parse(bad, &[], Allow::default()).is_err(), "{bad}");
+        }
+    }
+}
