@@ -103,8 +103,7 @@ impl Outbox {
             State::Shut | State::Broken => return Pushed::Closed,
         }
         let too_many = self.queue.len() >= self.bounds.frames_max;
-        // One frame may always wait, however large: its size was bounded where it came from.
-        if too_many || (!self.queue.is_empty() && self.bytes + frame.len() > self.bounds.bytes_max) {
+        if too_many || (!self.queue.is_empty() && self.counted() + frame.len() > self.bounds.bytes_max) {
             self.state = State::Overflowed;
             return Pushed::Overflow;
         }
@@ -113,6 +112,13 @@ impl Outbox {
         self.bytes += frame.len();
         self.queue.push_back(frame);
         Pushed::Queued
+    }
+
+    /// Bytes that count for the bound. One frame may always wait, however large, for its size was bounded where
+    /// it came from: a reader in the middle of it is not slow yet, so behind it there is room as ever.
+    fn counted(&self) -> usize {
+        let first = self.queue.front().filter(|frame| frame.len() > self.bounds.bytes_max);
+        self.bytes - first.map_or(0, |frame| frame.len() - self.written)
     }
 
     /// Writes what waits, many frames at once, until the socket takes no more.
@@ -332,9 +338,14 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded_but_one_frame_always_fits() {
-        let (mut outbox, mut socket) = (Outbox::new(BOUNDS), Socket::new(0));
+        let (mut outbox, mut socket) = (Outbox::new(BOUNDS), Socket::new(7));
         assert_eq!(outbox.push(frame(&"x".repeat(500)), |s| socket.write(s)), Pushed::Queued);
+        assert_eq!(outbox.push(frame(&"y".repeat(99)), |s| socket.write(s)), Pushed::Queued);
+        assert_eq!(outbox.push(frame("y"), |s| socket.write(s)), Pushed::Queued);
         assert_eq!(outbox.push(frame("y"), |s| socket.write(s)), Pushed::Overflow);
+        let (mut outbox, mut socket) = (Outbox::new(BOUNDS), Socket::new(0));
+        assert_eq!(outbox.push(frame("y"), |s| socket.write(s)), Pushed::Queued);
+        assert_eq!(outbox.push(frame(&"x".repeat(500)), |s| socket.write(s)), Pushed::Overflow);
     }
 
     #[test]
