@@ -36,6 +36,8 @@ use crate::routes::{Matched, PathValues};
 const RETRY_AFTER_S: u32 = 5;
 /// Time for an answer to be written and the connection to end, after which it is cut.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time left for a request when the server shuts down: a client that sends none must not hold it up.
+const DRAINING_TIMEOUT: Duration = Duration::from_secs(1);
 /// As much of a User-Agent as a log gets.
 const AGENT_CHARS_MAX: usize = 200;
 
@@ -88,12 +90,15 @@ pub async fn serve(
         .half_close(false)
         .serve_connection(TokioIo::new(stream), service);
     let run = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx));
-    let done = tokio::time::timeout(server.header_timeout + ANSWER_TIMEOUT, run).await;
+    let done = tokio::select! {
+        done = tokio::time::timeout(server.header_timeout + ANSWER_TIMEOUT, run) => done.ok(),
+        () = worker.draining_for(DRAINING_TIMEOUT) => None,
+    };
     let parts = connection.into_parts();
     let granted = upgraded.lock().unwrap_or_else(PoisonError::into_inner).take();
     drop(handshake);
     match (done, granted) {
-        (Ok(Ok(())), Some(granted)) => {
+        (Some(Ok(())), Some(granted)) => {
             let stream = parts.io.into_inner();
             // A task of its own, so that nothing of the request lives on for the connection's whole life.
             let session = session::run(worker.clone(), stream, parts.read_buf, granted, admitted);
@@ -102,15 +107,16 @@ pub async fn serve(
                 drop(alive);
             });
         }
-        (Ok(Err(error)), _) => {
+        (Some(Err(error)), _) => {
             note_unread(&worker, &error);
             tracing::debug!(%peer, %error, "a request could not be read");
         }
-        (Err(_), _) => {
-            worker.bridge.metrics.refused(None, Refusal::Timeout);
+        (None, _) => {
+            let refusal = if worker.is_draining() { Refusal::Draining } else { Refusal::Timeout };
+            worker.bridge.metrics.refused(None, refusal);
             tracing::debug!(%peer, "a request was not over in time");
         }
-        (Ok(Ok(())), None) => {}
+        (Some(Ok(())), None) => {}
     }
 }
 

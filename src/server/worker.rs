@@ -111,6 +111,7 @@ pub struct Worker {
     /// This thread's subscribers.
     pub hub: Arc<Hub>,
     conns: Mutex<Conns>,
+    draining: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -136,7 +137,7 @@ impl Worker {
     /// A worker with no connection yet.
     #[must_use]
     pub fn new(bridge: Arc<Bridge>, hub: Arc<Hub>) -> Arc<Self> {
-        Arc::new(Self { bridge, hub, conns: Mutex::default() })
+        Arc::new(Self { bridge, hub, conns: Mutex::default(), draining: watch::Sender::new(false) })
     }
 
     fn conns(&self) -> MutexGuard<'_, Conns> {
@@ -159,10 +160,18 @@ impl Worker {
         self.conns().draining.is_some()
     }
 
+    /// Resolves when the server has been shutting down for this long.
+    pub async fn draining_for(&self, time: Duration) {
+        // The sender is this worker's own: it is not gone.
+        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+        tokio::time::sleep(time).await;
+    }
+
     /// Tells every connection to close, each at its own moment within `window`.
     pub fn drain(&self, window: Duration) {
         let mut conns = self.conns();
         conns.draining = Some(window);
+        self.draining.send_replace(true);
         for conn in conns.open.values() {
             conn.notify(Notice::Drain(spread(window)));
         }
