@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -182,11 +182,13 @@ async fn serve(stream: tokio::net::TcpStream, peer: SocketAddr, status: Arc<Stat
 fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     let drains = path == "/drain";
-    let allowed = matches!(*request.method(), Method::GET | Method::HEAD)
-        || (drains && request.method() == Method::POST);
+    // Who asks for the head alone wants to look, not to drain.
+    let also = if drains { Method::POST } else { Method::HEAD };
+    let allowed = request.method() == Method::GET || *request.method() == also;
     if !allowed {
+        let allow = HeaderValue::from_static(if drains { "GET, POST" } else { "GET, HEAD" });
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n".to_owned());
-        response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        response.headers_mut().insert(ALLOW, allow);
         return response;
     }
     let probe = |(good, body): (bool, String)| {
@@ -197,7 +199,7 @@ fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>>
         "/readyz" => probe(status.readiness()),
         "/metrics" => {
             let mut response = text(StatusCode::OK, status.metrics.render());
-            let kind = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(CONTENT_TYPE, kind);
             response
         }
@@ -214,7 +216,7 @@ fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>>
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    let kind = hyper::header::HeaderValue::from_static("text/plain; charset=utf-8");
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }

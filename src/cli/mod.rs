@@ -165,6 +165,11 @@ impl Failure {
         Self { message: format!("error: {}\n", message.to_string()), code: EXIT_FAILURE }
     }
 
+    /// No failure at all, but the end of the command.
+    const fn quiet() -> Self {
+        Self { message: String::new(), code: 0 }
+    }
+
     fn config(message: String) -> Self {
         Self { message, code: EXIT_CONFIG }
     }
@@ -216,8 +221,8 @@ fn print_err(text: &str) {
 fn print(text: &str) -> Result<(), Failure> {
     use std::io::Write as _;
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::runtime(error)),
-        _ => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::quiet()),
+        result => result.map_err(Failure::runtime),
     }
 }
 
