@@ -69,6 +69,8 @@ struct Session {
     opened: Instant,
     pending: Option<Pending>,
     closing: Option<CloseReason>,
+    /// The code of the client's close frame.
+    close_code: Option<u16>,
     phase: Option<(ConnPhase, GaugeGuard)>,
     frames_in: u64,
     bytes_in: u64,
@@ -141,6 +143,7 @@ fn open(worker: Arc<Worker>, stream: TcpStream, granted: Upgraded, admitted: Adm
         opened: Instant::now(),
         pending: None,
         closing: None,
+        close_code: None,
         phase: None,
         frames_in: 0,
         bytes_in: 0,
@@ -236,7 +239,10 @@ impl Session {
                 self.echo(Opcode::Binary, bytes);
             }
             Message::Ping(_) | Message::Pong(_) => self.machine.control(now, &mut self.actions),
-            Message::Close(_) => self.closing = Some(CloseReason::ByClient),
+            Message::Close(frame) => {
+                self.close_code = frame.as_ref().map(|frame| frame.code.into());
+                self.closing = Some(CloseReason::ByClient);
+            }
             Message::Frame(_) => {}
         }
     }
@@ -411,7 +417,7 @@ impl Session {
             bytes_in = self.bytes_in,
             frames_out,
             bytes_out,
-            code = reason.code(),
+            code = reason.code().or(self.close_code),
             reason = reason.label(),
             "closed"
         );
