@@ -1,1 +1,255 @@
-//! To come.
+//! What the on-call engineer sees: metrics, probes and logs.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use pusher_bridge::app;
+use pusher_bridge::sandbox::{Options, Refusal, Sandbox};
+use secrecy::ExposeSecret as _;
+
+use crate::support::bridge::{JWT_SECRET, SHIPPED, config, environment, token};
+use crate::support::process::{Program, file};
+use crate::support::raw::{Answer, CLOSE, TEXT, auth, frame, upgrade};
+use crate::support::{Bridge, OldClient, Raw, patiently};
+
+async fn get(address: std::net::SocketAddr, path: &str) -> Answer {
+    Raw::ask(address, format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_there_from_the_start_with_its_help() {
+    let bridge = Bridge::start().await;
+    let answer = get(bridge.running.admin_address, "/metrics").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    let source = include_str!("../../src/metrics.rs");
+    let names: HashSet<&str> =
+        source.split('"').filter(|text| text.starts_with("pusher_bridge_") && !text.contains('{')).collect();
+    assert!(names.len() >= 25);
+    for name in names {
+        let has = |kind: &str| answer.body.lines().any(|line| line.starts_with(&format!("# {kind} {name} ")));
+        assert!(has("HELP") && has("TYPE"), "{name}");
+        let series =
+            |line: &str| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name} "));
+        let histogram = format!("{name}_bucket{{");
+        assert!(answer.body.lines().any(|line| series(line) || line.starts_with(&histogram)), "{name}");
+    }
+    let version = concat!("pusher_bridge_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1");
+    assert!(answer.body.contains(version));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promtool_finds_nothing_wrong_with_the_metrics() {
+    let Some(promtool) = std::env::var_os("PROMTOOL") else {
+        eprintln!("SKIPPED: PROMTOOL is not set");
+        return;
+    };
+    let bridge = Bridge::start().await;
+    let mut client = bridge.login("/ws/plugin/p1").await;
+    client.send(r#"{"type":"run","data":1}"#).await;
+    patiently("the message", bridge.sandbox.wait_for(|view| view.published().count() == 1)).await;
+    let metrics = get(bridge.running.admin_address, "/metrics").await.body;
+    let mut child = Command::new(promtool)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gauges_return_to_nothing_when_the_clients_are_gone() {
+    let bridge = Bridge::with(SHIPPED, |config| config.upstream.linger = Duration::ZERO).await;
+    let address = bridge.address();
+    let token = token("123");
+    let live = r#"pusher_bridge_connections{route="plugin",phase="live"}"#;
+    let ends: [Option<Vec<u8>>; 6] = [
+        Some(frame(CLOSE, &1000_u16.to_be_bytes())),
+        Some(vec![0xFF; 20]),
+        Some(frame(TEXT, &[0xFF])),
+        Some(frame(TEXT, &vec![b'x'; 70_000])),
+        None,
+        None,
+    ];
+    let mut clients = Vec::new();
+    for _ in &ends {
+        clients.push(Raw::login(address, "/ws/plugin/p1", &token).await);
+    }
+    let early = Raw::open(address, "/ws/content/gen_1").await;
+    let idle = Raw::connect(address).await;
+    bridge.until(live, 6.0).await;
+    bridge.until(r#"pusher_bridge_connections{route="none",phase="handshake"}"#, 1.0).await;
+    bridge.until(r#"pusher_bridge_connections{route="content",phase="authenticating"}"#, 1.0).await;
+    bridge.until(r#"pusher_bridge_subscriptions{state="live"}"#, 1.0).await;
+    clients[0].send(frame(TEXT, br#"{"type":"run","data":1}"#)).await;
+    patiently("the message", bridge.sandbox.wait_for(|view| view.published().count() == 1)).await;
+    for (mut client, end) in clients.into_iter().zip(ends) {
+        match end {
+            Some(bytes) => {
+                client.send(bytes).await;
+                client.ended().await;
+            }
+            None => client.reset(),
+        }
+    }
+    drop((early, idle));
+    bridge.until_empty().await;
+    for state in ["pending", "live", "lingering"] {
+        bridge.until(&format!(r#"pusher_bridge_subscriptions{{state="{state}"}}"#), 0.0).await;
+    }
+    bridge.until("pusher_bridge_publish_queue_messages", 0.0).await;
+    bridge.until("pusher_bridge_publish_queue_bytes", 0.0).await;
+    bridge.until(r#"pusher_bridge_connections_total{route="plugin"}"#, 6.0).await;
+    bridge.until_closed("plugin", "lost", 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_bytes_and_tokens_are_counted() {
+    let bridge = Bridge::start().await;
+    let mut client = bridge.connect("/ws/agent/agent_7").await;
+    client.auth("wrong").await;
+    client.error_code().await;
+    client.auth(&token("123")).await;
+    client.json().await;
+    let before = bridge.metric(r#"pusher_bridge_frame_bytes_total{route="agent",direction="in"}"#);
+    client.send(r#"{"type":"x"}"#).await;
+    client.error_code().await;
+    let bytes = bridge.metric(r#"pusher_bridge_frame_bytes_total{route="agent",direction="in"}"#);
+    assert_eq!(bytes - before, 12.0);
+    assert_eq!(bridge.metric(r#"pusher_bridge_frames_total{route="agent",direction="in"}"#), 3.0);
+    assert_eq!(bridge.metric(r#"pusher_bridge_frames_total{route="agent",direction="out"}"#), 3.0);
+    assert_eq!(bridge.metric(r#"pusher_bridge_auth_total{route="agent",result="accepted"}"#), 1.0);
+    assert_eq!(bridge.metric(r#"pusher_bridge_auth_total{route="agent",result="malformed"}"#), 1.0);
+    bridge.sandbox.trigger("agent-status", "e", r#"{"agent_id":"agent_7"}"#);
+    client.json().await;
+    let text = get(bridge.running.admin_address, "/metrics").await.body;
+    assert!(text.contains("pusher_bridge_delivery_delay_seconds_count 1"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_tell_what_is_so() {
+    let sandbox = Sandbox::start(Options::local()).await.unwrap();
+    sandbox.refuse_connections(Refusal::Drop);
+    let running = app::start(config(SHIPPED, &environment(&sandbox))).await.unwrap();
+    let admin = running.admin_address;
+    assert_eq!(get(admin, "/healthz").await.status, 200);
+    let readyz = get(admin, "/readyz").await;
+    assert_eq!(readyz.status, 503);
+    assert_eq!(readyz.body, "waiting for the first connection to Pusher\nlinks connected: 0 of 1\n");
+    sandbox.refuse_connections(Refusal::None);
+    patiently("the connection", running.status.wait_ready()).await;
+    let readyz = get(admin, "/readyz").await;
+    assert_eq!((readyz.status, readyz.body.as_str()), (200, "ready\nlinks connected: 1 of 1\n"));
+    for (line, status) in [
+        ("GET /", 404),
+        ("GET /metrics/", 404),
+        ("GET /debug", 404),
+        ("POST /metrics", 405),
+        ("DELETE /healthz", 405),
+        ("HEAD /drain", 405),
+    ] {
+        let mut raw = Raw::connect(admin).await;
+        raw.send(format!("{line} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
+        if line.starts_with("HEAD") {
+            raw.ended().await;
+            continue;
+        }
+        let answer = raw.answer().await;
+        assert_eq!(answer.status, status, "{line}");
+        if status == 405 {
+            assert_eq!(answer.header("allow"), "GET, HEAD");
+        }
+    }
+    assert_eq!(get(admin, "/readyz").await.status, 200, "looking drains nothing");
+    running.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_sums_each_connection_up_and_never_holds_a_secret() {
+    let sandbox = Sandbox::start(Options::local()).await.unwrap();
+    let routes = format!(
+        "{SHIPPED}\n{}",
+        r#"
+[[routes]]
+name = "places"
+group = "typed-api"
+path = "/places/{session_id}"
+channel = "private-places-{session_id}"
+auth = { also_from = ["header", "query:access_token", "subprotocol:bearer"] }
+
+[[routes.publish]]
+types = ["*"]
+"#
+    );
+    let file = file("logs.toml", &routes);
+    let token = token("123");
+    let wrong = format!("{}x", token);
+    for level in ["debug", "trace"] {
+        let (program, address, _) = Program::serve(&sandbox, &["--config", &file, "--log", level]).await;
+        let places = [
+            ("/places/1".to_owned(), ("Authorization", format!("Bearer {token}"))),
+            (format!("/places/2?access_token={token}"), ("X", "y".to_owned())),
+            (format!("/places/3?access_token={wrong}"), ("X", "y".to_owned())),
+            ("/places/4".to_owned(), ("Sec-WebSocket-Protocol", format!("bearer, {token}"))),
+            // Where no token belongs, and a refusal's log line might repeat it.
+            (format!("/nowhere/{token}"), ("Authorization", token.clone())),
+            (format!("/ws/content/{token}%20"), ("Cookie", token.clone())),
+        ];
+        for (path, (name, value)) in &places {
+            let mut raw = Raw::connect(address).await;
+            raw.send(upgrade(path, &[(name, value), ("User-Agent", "OldClient/1.0 \u{9b}31m")])).await;
+            if raw.answer().await.status == 101 {
+                raw.frame().await;
+                raw.send(auth(&wrong)).await;
+                raw.frame().await;
+                raw.send(frame(CLOSE, &4321_u16.to_be_bytes())).await;
+                raw.ended().await;
+            }
+        }
+        let mut client = OldClient::connect(address, "/places/5").await;
+        client.auth(&token).await;
+        assert_eq!(client.json().await["type"], "auth_response");
+        client.send(r#"{"type":"run","data":1}"#).await;
+        client.send(&format!(r#"{{"type":"auth","token":"{token}""#)).await;
+        assert_eq!(client.error_code().await, "INVALID_JSON");
+        client.socket.close(None).await.unwrap();
+        client.closed().await;
+        drop(client);
+        program.signal("TERM");
+        let ended = program.ended().await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+
+        let signature = token.rsplit('.').next().unwrap();
+        let payload = token.split('.').nth(1).unwrap();
+        let secret = sandbox.options().secret.expose_secret().to_owned();
+        for secret in [signature, payload, JWT_SECRET, &secret, "auth_signature"] {
+            let line = ended.stderr.lines().find(|line| line.contains(secret));
+            assert_eq!(line, None, "{level}: the log holds a secret");
+        }
+        let lines: Vec<HashMap<String, serde_json::Value>> =
+            ended.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let closed: Vec<_> = lines.iter().filter(|line| line["message"] == "closed").collect();
+        assert_eq!(closed.len(), 5, "{}", ended.stderr);
+        let last = closed.iter().find(|line| line["frames_in"] == 3).unwrap();
+        for field in ["timestamp", "level", "conn", "duration_ms", "bytes_in", "bytes_out", "frames_out"] {
+            assert!(last.contains_key(field), "{field}: {last:?}");
+        }
+        assert_eq!(last["route"], "places");
+        assert_eq!(last["user"], "123");
+        assert_eq!(last["client.address"], "127.0.0.1");
+        assert_eq!(last["reason"], "by_client");
+        let coded = closed.iter().find(|line| line.get("code").is_some_and(|code| code == 4321)).unwrap();
+        assert_eq!(coded["user_agent.original"], "OldClient/1.0 31m", "fit for a terminal");
+        let attempts: Vec<_> = lines.iter().filter(|line| line["message"] == "auth").collect();
+        for result in ["accepted", "bad_signature"] {
+            assert!(attempts.iter().any(|line| line["result"] == result), "{result}: {attempts:?}");
+        }
+    }
+}

@@ -1,1 +1,55 @@
-//! To come.
+//! The Autobahn|Testsuite against the echo endpoint.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::Bridge;
+use crate::support::process::file;
+
+/// Fewer would mean that the suite did not run whole.
+const CASES_MIN: usize = 240;
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn autobahn_finds_nothing_wrong() {
+    let Some(wstest) = std::env::var_os("WSTEST") else {
+        eprintln!("SKIPPED: WSTEST is not set");
+        return;
+    };
+    let bridge = Bridge::start().await;
+    let reports = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("autobahn");
+    let _ = std::fs::remove_dir_all(&reports);
+    let spec = serde_json::json!({
+        "outdir": reports,
+        "servers": [{ "agent": "bridge", "url": format!("ws://{}/ws/native", bridge.address()) }],
+        "cases": ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*"],
+        "exclude-cases": [],
+        "exclude-agent-cases": {},
+    });
+    let spec = file("autobahn.json", &spec.to_string());
+    let run = tokio::task::spawn_blocking(move || {
+        Command::new("timeout")
+            .arg(TIMEOUT.as_secs().to_string())
+            .arg(wstest)
+            .args(["-m", "fuzzingclient", "-s", &spec])
+            .output()
+            .unwrap()
+    });
+    let output = run.await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let index = std::fs::read_to_string(reports.join("index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    let cases = index["bridge"].as_object().unwrap();
+    assert!(cases.len() > CASES_MIN, "only {} cases", cases.len());
+    let failed: Vec<_> = cases
+        .iter()
+        .filter(|(_, case)| {
+            ["behavior", "behaviorClose"]
+                .iter()
+                .any(|key| !matches!(case[key].as_str(), Some("OK" | "NON-STRICT" | "INFORMATIONAL")))
+        })
+        .collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    bridge.until_empty().await;
+}

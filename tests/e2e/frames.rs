@@ -108,6 +108,7 @@ async fn what_pusher_would_not_carry_is_told_and_what_is_larger_still_closes() {
     assert_eq!(client.error_code().await, "INVALID_JSON", "the largest message is still read");
     client.send(&"x".repeat(65_537)).await;
     assert_eq!(client.closed().await.unwrap().0, 1009);
+    drop(client);
 
     // In fragments too, and told by a header alone.
     let mut raw = Raw::login(bridge.address(), "/ws/plugin/p1", &token("123")).await;
@@ -230,6 +231,7 @@ async fn a_clients_close_is_answered_with_its_code() {
     assert_eq!(raw.frame().await, Frame(TEXT, b"last".to_vec()), "what came before it is answered");
     assert_eq!(raw.frame().await, Frame(CLOSE, Vec::new()));
     assert_eq!(raw.next().await, None);
+    drop(raw);
     bridge.until_closed("agent", "by_client", 6).await;
     bridge.until_empty().await;
 }

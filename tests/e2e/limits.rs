@@ -62,6 +62,7 @@ async fn who_does_not_authenticate_in_time_is_closed() {
     for client in [&mut silent, &mut busy] {
         assert_eq!(client.closed().await.unwrap(), (1008, "no valid token in time".to_owned()));
     }
+    drop((silent, busy));
     bridge.until_closed("content", "auth_deadline", 2).await;
 }
 
@@ -81,6 +82,7 @@ async fn the_deadline_holds_while_keys_are_fetched() {
     // Whoever asks for the keys gets no answer.
     let _asking = patiently("the fetch", keys.accept()).await.unwrap();
     assert_eq!(client.closed().await.unwrap().0, 1008);
+    drop(client);
     bridge.until_closed("content", "auth_deadline", 1).await;
 }
 
@@ -145,6 +147,7 @@ async fn an_expired_token_ends_the_connection_unless_its_user_renews_it() {
     }
     bridge.sandbox.trigger("agent-status", "e", r#"{"agent_id":"agent_7"}"#);
     assert_eq!(renewing.json().await["type"], "e", "the renewed one is served on");
+    drop((other, wrong));
     bridge.until_closed("agent", "token_expired", 2).await;
 }
 
@@ -220,6 +223,7 @@ async fn a_dead_holder_is_replaced() {
     assert_eq!(probed, (true, true), "it was asked in both ways");
     bridge.sandbox.trigger("content-generation-gen_1", "e", "1");
     assert_eq!(newcomer.json().await["type"], "e");
+    drop(dead);
     bridge.until_closed("content", "replaced", 1).await;
 }
 

@@ -14,6 +14,7 @@ mod support;
 
 mod admin;
 mod autobahn;
+mod cli;
 mod frames;
 mod limits;
 mod liveness;

@@ -298,6 +298,7 @@ async fn a_browser_is_told_by_a_frame_and_held() {
         let close = raw.frame().await;
         assert_eq!((close.0, &close.1[..2]), (0x88, &1008_u16.to_be_bytes()[..]), "{path}");
         assert!(started.elapsed() >= Duration::from_millis(300));
+        drop(raw);
     }
     assert_eq!(bridge.sandbox.ever_subscribed(), Vec::<String>::new());
     assert_eq!(bridge.metric(r#"pusher_bridge_refusals_total{route="content",reason="gone"}"#), 1.0);
@@ -309,7 +310,7 @@ async fn a_request_that_does_not_come_is_not_waited_for() {
     let bridge =
         Bridge::with(SHIPPED, |config| config.server.header_timeout = Duration::from_millis(200)).await;
     let started = Instant::now();
-    let mut silent = Raw::connect(bridge.address()).await;
+    let silent = Raw::connect(bridge.address()).await;
     let mut half = Raw::connect(bridge.address()).await;
     half.send("GET /ws/native HTTP/1.1\r\nHost: a\r\nX-Slow: ").await;
     silent.ended().await;

@@ -24,6 +24,7 @@ impl OldClient {
 
     pub async fn try_connect(address: SocketAddr, path: &str) -> Result<Self, Error> {
         let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let opening = client_async(format!("ws://{address}{path}"), stream);
         let (socket, response) = patiently("the upgrade", opening).await?;
         Ok(Self { socket, response })

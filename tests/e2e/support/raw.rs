@@ -108,13 +108,16 @@ pub fn auth(token: &str) -> Vec<u8> {
 
 impl Raw {
     pub async fn connect(address: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(address).await.unwrap(), buffer: Vec::new() }
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, buffer: Vec::new() }
     }
 
-    /// With a receive buffer so small that little unread fills it.
+    /// With a receive buffer that stays small. Much smaller, and the kernel drops packets that it has no room
+    /// for, and waits for seconds before it sends them again.
     pub async fn connect_small(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
+        socket.set_recv_buffer_size(128 * 1024).unwrap();
         Self { stream: socket.connect(address).await.unwrap(), buffer: Vec::new() }
     }
 
@@ -128,17 +131,25 @@ impl Raw {
     /// Connected and upgraded.
     pub async fn open(address: SocketAddr, path: &str) -> Self {
         let mut raw = Self::connect(address).await;
-        raw.send(upgrade(path, &[])).await;
-        let answer = raw.answer().await;
-        assert_eq!(answer.status, 101, "{answer:?}");
+        raw.upgrade(path).await;
         raw
+    }
+
+    pub async fn upgrade(&mut self, path: &str) {
+        self.send(upgrade(path, &[])).await;
+        let answer = self.answer().await;
+        assert_eq!(answer.status, 101, "{answer:?}");
+    }
+
+    pub async fn authenticate(&mut self, token: &str) {
+        self.send(auth(token)).await;
+        assert_eq!(self.frame().await.json()["type"], "auth_response");
     }
 
     /// Connected, upgraded and authenticated.
     pub async fn login(address: SocketAddr, path: &str, token: &str) -> Self {
         let mut raw = Self::open(address, path).await;
-        raw.send(auth(token)).await;
-        assert_eq!(raw.frame().await.json()["type"], "auth_response");
+        raw.authenticate(token).await;
         raw
     }
 
@@ -213,7 +224,7 @@ impl Raw {
 
     /// The close frame's code, read before the end of the stream, which must follow; frames before it are
     /// skipped.
-    pub async fn close_code(&mut self) -> Option<u16> {
+    pub async fn close_code(mut self) -> Option<u16> {
         let mut code = None;
         while let Some(Frame(first, payload)) = self.next().await {
             assert_eq!(code, None, "a frame after the close frame");
@@ -224,8 +235,8 @@ impl Raw {
         code
     }
 
-    /// Reads to the end of the stream, or its reset.
-    pub async fn ended(&mut self) {
+    /// Reads to the end of the stream, or its reset, and ends too.
+    pub async fn ended(mut self) {
         while self.more().await {
             self.buffer.clear();
         }

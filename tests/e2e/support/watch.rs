@@ -30,6 +30,11 @@ impl Bridge {
         series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
+    /// Connections of the route that are in service.
+    pub fn connections_live(&self, route: &str) -> f64 {
+        self.metric(&format!(r#"pusher_bridge_connections{{route="{route}",phase="live"}}"#))
+    }
+
     /// How many connections of the route were closed for this reason.
     pub fn closes(&self, route: &str, reason: &str) -> f64 {
         self.metric(&format!(r#"pusher_bridge_closes_total{{route="{route}",reason="{reason}"}}"#))
