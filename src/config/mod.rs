@@ -94,6 +94,8 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// From `pusher:subscribe` to its success (default 10 s).
     pub subscribe_timeout: Duration,
+    /// How long a ping to Pusher may stay unanswered (default 30 s, Pusher's own advice).
+    pub pong_timeout: Duration,
     /// How long a channel without subscribers stays subscribed (default 1 s).
     pub linger: Duration,
     /// Longest delay between reconnects (default 30 s).

@@ -187,6 +187,9 @@ pub(super) struct Upstream {
     /// From a subscription to its confirmation (default 10s).
     #[schemars(extend("pattern" = s::DURATION))]
     pub(super) subscribe_timeout: Str,
+    /// How long a ping to Pusher may stay unanswered (default 30s).
+    #[schemars(extend("pattern" = s::DURATION))]
+    pub(super) pong_timeout: Str,
     /// How long a channel without subscribers stays subscribed (default 1s).
     #[schemars(extend("pattern" = s::DURATION_OR_ZERO))]
     pub(super) linger: Str,

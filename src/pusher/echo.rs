@@ -39,6 +39,7 @@ struct Echo {
     origin: ConnId,
     until: Instant,
     seen: bool,
+    accepted: bool,
     /// Copies beyond the first that may come, one for each retry whose forerunner may have been accepted.
     extra: u32,
 }
@@ -66,7 +67,15 @@ impl Echoes {
         if echoes.len() >= PER_CHANNEL_MAX {
             echoes.pop_front();
         }
-        echoes.push_back(Echo { id, hash, origin, until: now + self.kept, seen: false, extra: 0 });
+        echoes.push_back(Echo {
+            id,
+            hash,
+            origin,
+            until: now + self.kept,
+            seen: false,
+            accepted: false,
+            extra: 0,
+        });
     }
 
     /// The message is about to be sent again, because nobody knows whether it was accepted. `true`: it has
@@ -80,6 +89,23 @@ impl Echoes {
             echo.extra += 1;
         }
         echo.seen
+    }
+
+    /// The message was accepted by Pusher.
+    pub fn accepted(&mut self, id: u64, channel: &str) {
+        let echo = self.channels.get_mut(channel).and_then(|list| list.iter_mut().find(|echo| echo.id == id));
+        if let Some(echo) = echo {
+            echo.accepted = true;
+        }
+    }
+
+    /// The connection is lost. What was accepted before does not come any more; kept, it would be taken for
+    /// the next message that says the same.
+    pub fn lost(&mut self) {
+        self.channels.retain(|_, echoes| {
+            echoes.retain(|echo| !echo.accepted);
+            !echoes.is_empty()
+        });
     }
 
     /// The message will not be accepted any more.
@@ -170,6 +196,17 @@ mod tests {
         echoes.expect(1, &channel, "e", "1", A, at);
         assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Own(A));
         assert!(echoes.repeat(1, "c", at));
+    }
+
+    #[test]
+    fn what_was_accepted_before_a_loss_is_not_expected_after_it() {
+        let (mut echoes, channel, at) = (Echoes::new(KEPT), Arc::from("c"), now().mono);
+        echoes.expect(1, &channel, "e", "1", A, at);
+        echoes.accepted(1, "c");
+        echoes.expect(2, &channel, "e", "1", B, at);
+        echoes.lost();
+        assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Own(B), "one under way may come yet");
+        assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Foreign);
     }
 
     #[test]

@@ -24,16 +24,12 @@ use crate::routes::ChannelKind;
 
 /// Idle time after which the link pings, if Pusher names no shorter one (protocol page, "Ping and pong").
 const ACTIVITY_TIMEOUT_MAX: Duration = Duration::from_secs(120);
-/// How long a ping may stay unanswered (protocol page, the same).
-const PONG_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one write may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// First ceiling of the reconnect delay; it doubles.
 const RECONNECT_DELAY_FIRST: Duration = Duration::from_millis(500);
 /// Least delay after a code of 4100-4199 (protocol page, "Error codes").
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
-/// Delay after a code of 4000-4099: what was refused may have been set right by hand meanwhile.
-const REFUSED_DELAY: Duration = Duration::from_secs(60);
 /// A connection that stood this long was a good one: the next failure starts from the first delay.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// How long a published message is expected back after its last attempt.
@@ -104,6 +100,7 @@ struct Actor {
 /// When the link last heard from Pusher, and whether it has asked.
 struct Liveness {
     activity_timeout: Duration,
+    pong_timeout: Duration,
     heard: Instant,
     pinged: Option<Instant>,
 }
@@ -111,7 +108,7 @@ struct Liveness {
 impl Liveness {
     fn deadline(&self) -> Instant {
         match self.pinged {
-            Some(at) => at + PONG_TIMEOUT,
+            Some(at) => at + self.pong_timeout,
             None => self.heard + self.activity_timeout,
         }
     }
@@ -170,7 +167,8 @@ impl Actor {
             Reconnect::Immediately => jittered,
             Reconnect::Backoff if end.code.is_some() => BACKOFF_MIN + jittered,
             Reconnect::Backoff => jittered,
-            Reconnect::NotUnchanged => REFUSED_DELAY.mul_f64(0.5 + self.rng.f64()),
+            // What was refused may have been set right by hand meanwhile.
+            Reconnect::NotUnchanged => max.mul_f64(0.5 + self.rng.f64() / 2.0),
         };
         self.link.metrics.reconnect(end.cause);
         let meaning = end.code.and_then(close::meaning);
@@ -216,6 +214,7 @@ impl Actor {
         tracing::info!(link = self.link.index, socket_id, "connected to Pusher");
         let mut live = Liveness {
             activity_timeout: activity_timeout.map_or(ACTIVITY_TIMEOUT_MAX, |t| t.min(ACTIVITY_TIMEOUT_MAX)),
+            pong_timeout: self.link.upstream.pong_timeout,
             heard: Instant::now(),
             pinged: None,
         };
@@ -270,6 +269,11 @@ impl Actor {
             Command::Repeat(sent, answer) => {
                 let _ = answer.send(self.echoes.repeat(sent.id, &sent.channel, now));
             }
+            Command::Accepted(sent) if self.table.is_asked_for(&sent.channel) => {
+                self.echoes.accepted(sent.id, &sent.channel);
+            }
+            // What is accepted while the link is lost does not come.
+            Command::Accepted(sent) => self.echoes.cancel(sent.id, &sent.channel),
             Command::Cancel(sent) => self.echoes.cancel(sent.id, &sent.channel),
         }
     }
@@ -325,6 +329,10 @@ impl Actor {
                 let why = close.map(|close| close.reason.to_string()).unwrap_or_default();
                 Err(End { cause: close_cause(code), code, why: loggable(&why) })
             }
+            Some(Ok(Message::Binary(_))) => {
+                self.link.metrics.upstream_malformed();
+                Ok(())
+            }
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => Err(End::new("broken", error.to_string())),
             None => Err(End::new("broken", "the connection ended")),
@@ -360,11 +368,16 @@ impl Actor {
         if !about_subscription && code.is_some_and(|code| code >= 4000) {
             return Err(End { cause: close_cause(code), code, why: loggable(message) });
         }
+        // Pusher says so when it is subscribed already: then it stands.
+        if let Some(channel) = message.strip_prefix("Existing subscription to channel ") {
+            self.table.succeeded(channel, at.into_std(), &mut self.ops);
+            return Ok(());
+        }
+        // Answers an unsubscription, so no subscription is to blame.
+        if message.starts_with("No current subscription") {
+            return Ok(());
+        }
         match self.table.blame(message) {
-            // Pusher says so when it is subscribed already: then it stands.
-            Some(channel) if message.starts_with("Existing subscription") => {
-                self.table.succeeded(&channel, at.into_std(), &mut self.ops);
-            }
             Some(channel) => self.refused(&channel, message, at),
             None => tracing::warn!(
                 link = self.link.index,
@@ -413,6 +426,7 @@ impl Actor {
     /// The connection is lost: whoever is subscribed may miss events.
     async fn lost(&mut self) {
         let missed = self.table.disconnected();
+        self.echoes.lost();
         self.ops.clear();
         self.count();
         if missed > 0 {

@@ -61,6 +61,8 @@ struct Entry {
     /// It stood before, and does not now.
     missed: bool,
     attempts: u32,
+    /// Nobody wants it: when it may go.
+    lingers_until: Instant,
     /// Tells this entry's timers from those of its past.
     generation: u64,
 }
@@ -116,7 +118,14 @@ impl LinkTable {
             return;
         }
         let generation = self.number();
-        let entry = Entry { hubs: bit, state: State::Queued, missed: false, attempts: 0, generation };
+        let entry = Entry {
+            hubs: bit,
+            state: State::Queued,
+            missed: false,
+            attempts: 0,
+            lingers_until: now,
+            generation,
+        };
         self.counts.enter(&entry);
         self.channels.insert(channel.clone(), entry);
         self.queue.push_back(channel.clone());
@@ -130,8 +139,9 @@ impl LinkTable {
         entry.hubs &= !hub_bit(hub);
         self.counts.enter(entry);
         if entry.hubs == 0 {
-            let generation = entry.generation;
-            self.set_timer(now + self.linger, Timer::Linger, channel, generation);
+            entry.lingers_until = now + self.linger;
+            let (until, generation) = (entry.lingers_until, entry.generation);
+            self.set_timer(until, Timer::Linger, channel, generation);
         }
     }
 
@@ -168,6 +178,10 @@ impl LinkTable {
             .map(|(name, _)| name.clone())
             .and_then(|name| self.channels.get_mut(channel).map(|entry| (name, entry)))
         else {
+            // It came to stand after everybody had given up.
+            if self.connected {
+                out.push(Op::Unsubscribe(Arc::from(channel)));
+            }
             return;
         };
         if entry.state != State::Subscribing {
@@ -178,12 +192,13 @@ impl LinkTable {
         self.counts.enter(entry);
         entry.attempts = 0;
         let gap = std::mem::take(&mut entry.missed);
-        let (hubs, generation) = (entry.hubs, entry.generation);
+        entry.lingers_until = now + self.linger;
+        let (hubs, until, generation) = (entry.hubs, entry.lingers_until, entry.generation);
         for hub in (0..HUBS_MAX).filter(|hub| hubs & hub_bit(*hub) != 0) {
             out.push(Op::TellLive { hub, channel: name.clone(), gap });
         }
         if hubs == 0 {
-            self.set_timer(now + self.linger, Timer::Linger, &name, generation);
+            self.set_timer(until, Timer::Linger, &name, generation);
         }
         self.in_flight = self.in_flight.saturating_sub(1);
         self.pump(now, out);
@@ -235,7 +250,9 @@ impl LinkTable {
             match (timer, entry.state) {
                 // While a subscription is under way its answer must be awaited: a late success would be taken
                 // for that of the next one.
-                (Timer::Linger, State::Live | State::Queued | State::Refused) if entry.hubs == 0 => {
+                (Timer::Linger, State::Live | State::Queued | State::Refused)
+                    if entry.hubs == 0 && entry.lingers_until <= now =>
+                {
                     self.counts.leave(entry);
                     if entry.state == State::Live {
                         out.push(Op::Unsubscribe(channel.clone()));
@@ -270,6 +287,13 @@ impl LinkTable {
     pub fn receivers(&self, channel: &str) -> Option<(Arc<str>, u64)> {
         let (name, entry) = self.channels.get_key_value(channel)?;
         (entry.hubs != 0).then(|| (name.clone(), entry.hubs))
+    }
+
+    /// Whether `channel` stands, or may: its subscription has been sent, and the answer may wait to be read.
+    #[must_use]
+    pub fn is_asked_for(&self, channel: &str) -> bool {
+        let entry = self.channels.get(channel);
+        entry.is_some_and(|entry| matches!(entry.state, State::Live | State::Subscribing))
     }
 
     /// How many channels are in which state.
@@ -419,6 +443,27 @@ mod tests {
     }
 
     #[test]
+    fn each_leaving_lingers_in_full() {
+        let mut b = Bench::connected();
+        b.want("c", 0);
+        b.succeeded("c");
+        b.unwant("c", 0);
+        b.after(LINGER / 2);
+        b.want("c", 0);
+        b.unwant("c", 0);
+        assert_eq!(b.after(LINGER / 2), [], "the first leaving's time is over, not the second's");
+        assert_eq!(b.after(LINGER / 2), [Op::Unsubscribe("c".into())]);
+    }
+
+    #[test]
+    fn what_stands_after_everybody_gave_up_is_ended() {
+        let mut b = Bench::connected();
+        assert_eq!(b.succeeded("c"), [Op::Unsubscribe("c".into())]);
+        b.table.disconnected();
+        assert_eq!(b.succeeded("c"), []);
+    }
+
+    #[test]
     fn a_subscription_under_way_is_not_given_up_before_its_answer() {
         let mut b = Bench::connected();
         b.want("c", 0);
@@ -504,7 +549,7 @@ mod tests {
                 match step {
                     0 | 1 => b.table.want(&Arc::from(name.as_str()), hub, b.now, &mut b.out),
                     2 => b.unwant(&name, hub),
-                    3 => b.table.succeeded(&name, b.now, &mut b.out),
+                    3 if sent.contains(name.as_str()) => b.table.succeeded(&name, b.now, &mut b.out),
                     4 => {
                         let asked = b.table.channels.get(name.as_str());
                         if asked.is_some_and(|entry| entry.state == State::Subscribing) {

@@ -7,8 +7,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::publisher::Sent;
 
-/// Something a link is told. There are at most two for each channel and hub, one for each message under way
-/// and one for its retry, so that the queue needs no bound of its own; and hubs must never wait for links.
+/// Something a link is told. There are at most two for each channel and hub, three for each message
+/// under way and one for its retry, so that the queue needs no bound of its own; and hubs must never wait for links.
 #[derive(Debug)]
 pub enum Command {
     /// The hub has its first subscriber of the channel.
@@ -19,6 +19,8 @@ pub enum Command {
     Expect(Arc<Sent>),
     /// It is about to be published again; the answer is whether it has come back already.
     Repeat(Arc<Sent>, oneshot::Sender<bool>),
+    /// It was accepted.
+    Accepted(Arc<Sent>),
     /// It was refused.
     Cancel(Arc<Sent>),
 }
@@ -69,6 +71,11 @@ impl Links {
         let (answer, answered) = oneshot::channel();
         self.tell(&sent.channel, Command::Repeat(sent.clone(), answer));
         answered.await.unwrap_or(false)
+    }
+
+    /// The message was accepted: where the channel stands, it comes, or has come.
+    pub fn accepted(&self, sent: &Arc<Sent>) {
+        self.tell(&sent.channel, Command::Accepted(sent.clone()));
     }
 
     /// The message was refused and will not come.

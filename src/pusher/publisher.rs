@@ -23,6 +23,9 @@ use crate::metrics::{GaugeGuard, Metrics, PublishResult};
 const RETRY_DELAY_FIRST: Duration = Duration::from_millis(100);
 /// Largest such ceiling.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
+/// After a request without an answer, so long is waited for its messages to come back from Pusher, beside the
+/// jitter: what has come back was accepted and need not be sent twice.
+const RETURN_WAIT: Duration = Duration::from_millis(100);
 /// Bytes of data in one request; the last message may exceed it.
 const BATCH_BYTES_MAX: usize = 64 * 1024;
 
@@ -212,8 +215,11 @@ impl Runner {
             self.metrics.publish_seconds.record(started.elapsed());
             match outcome {
                 Outcome::Accepted => {
-                    for _ in &batch {
+                    for job in &batch {
                         self.metrics.published(PublishResult::Ok);
+                        if let Some(sent) = job.sent() {
+                            self.links.accepted(sent);
+                        }
                     }
                     return RefusedBatch::default();
                 }
@@ -224,6 +230,8 @@ impl Runner {
                 Outcome::Retry { cause, why, maybe_accepted, wait } => {
                     tracing::debug!(messages = batch.len(), attempt, why, "publishing will be tried again");
                     self.metrics.publish_retry(cause);
+                    let least = if maybe_accepted { RETURN_WAIT } else { Duration::ZERO };
+                    let wait = wait.unwrap_or_default().max(least);
                     self.pause(attempt, wait, &batch).await;
                     if maybe_accepted {
                         batch = self.without_returned(batch).await;
@@ -252,9 +260,9 @@ impl Runner {
     }
 
     /// Waits before the next attempt, but not beyond the last message's deadline.
-    async fn pause(&mut self, attempt: u32, wait: Option<Duration>, batch: &[Job]) {
+    async fn pause(&mut self, attempt: u32, wait: Duration, batch: &[Job]) {
         let jitter = full_jitter(attempt, RETRY_DELAY_FIRST, RETRY_DELAY_MAX, &mut self.rng);
-        let until = Instant::now() + wait.unwrap_or_default() + jitter;
+        let until = Instant::now() + wait + jitter;
         let last = batch.iter().map(|job| job.deadline).max().unwrap_or(until);
         tokio::time::sleep_until(until.min(last)).await;
     }
@@ -285,7 +293,7 @@ impl Runner {
                 }
                 Outcome::Retry { cause, wait, .. } => {
                     self.metrics.publish_retry(cause);
-                    self.pause(attempt, wait, std::slice::from_ref(&job)).await;
+                    self.pause(attempt, wait.unwrap_or_default(), std::slice::from_ref(&job)).await;
                 }
             }
         }

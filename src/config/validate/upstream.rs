@@ -12,6 +12,8 @@ use crate::config::{App, Publish, Upstream};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pusher docs, "Ping and pong messages".
+const PONG_TIMEOUT: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(1);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
 const FRAME_BYTES: usize = 256 * 1024;
@@ -39,6 +41,7 @@ pub(super) fn upstream(problems: &mut Problems<'_>, raw: Option<&At<raw::Upstrea
         connections: problems.number(raw.connections.as_ref(), 1..=64, 1),
         connect_timeout: problems.duration(raw.connect_timeout.as_ref(), POSITIVE, CONNECT_TIMEOUT),
         subscribe_timeout: problems.duration(raw.subscribe_timeout.as_ref(), POSITIVE, SUBSCRIBE_TIMEOUT),
+        pong_timeout: problems.duration(raw.pong_timeout.as_ref(), POSITIVE, PONG_TIMEOUT),
         linger: problems.duration(raw.linger.as_ref(), Duration::ZERO, LINGER),
         reconnect_delay_max: problems.duration(
             raw.reconnect_delay_max.as_ref(),
