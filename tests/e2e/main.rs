@@ -12,12 +12,7 @@
 
 mod support;
 
-mod admin;
-mod autobahn;
-mod cli;
-mod frames;
-mod limits;
-mod liveness;
+mod isolation;
+mod publish;
 mod relay;
-mod shutdown;
-mod upgrade;
+mod upstream;

@@ -1,0 +1,472 @@
+//! The connections to Pusher: subscribing, losing and regaining them, and what comes over them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pusher_bridge::config::{Config, OnGap};
+use pusher_bridge::sandbox::{Options, Refusal, Sandbox};
+use secrecy::ExposeSecret;
+
+use crate::support::bridge::{self, SHIPPED, token};
+use crate::support::proxy::TlsProxy;
+use crate::support::pusher::Pusher;
+use crate::support::{Bridge, OldClient, patiently};
+
+const PLUGIN: &str = "private-plugin-p1";
+
+/// Reconnects without long delays.
+fn quick(config: &mut Config) {
+    config.upstream.reconnect_delay_max = Duration::from_millis(50);
+}
+
+fn on_gap(config: &mut Config, on_gap: OnGap) {
+    quick(config);
+    for route in &mut config.routes {
+        Arc::get_mut(route).unwrap().on_gap = on_gap;
+    }
+}
+
+fn unlimited_connections(config: &mut Config) {
+    for route in &mut config.routes {
+        let limits = &mut Arc::get_mut(route).unwrap().limits;
+        (limits.connections_per_user, limits.connections_per_address) = (None, None);
+    }
+}
+
+async fn subscribed(bridge: &Bridge, channel: &str, count: usize) {
+    let stands = bridge.sandbox.wait_for(|view| view.subscribed(channel) == count);
+    patiently(&format!("{count} subscriptions to {channel}"), stands).await;
+}
+
+/// The connection that the sandbox has after `number` of them, with `channel` subscribed.
+async fn reconnected(bridge: &Bridge, number: u64, channel: &str) {
+    let back = bridge.sandbox.wait_for(|view| {
+        view.connections_total() > number && view.connections() == 1 && view.subscribed(channel) == 1
+    });
+    patiently("the resubscription", back).await;
+}
+
+/// An event arrives as the client's very next frame.
+async fn next_is(bridge: &Bridge, client: &mut OldClient, event: &str) {
+    bridge.sandbox.trigger(PLUGIN, event, "1");
+    assert_eq!(client.json().await["type"], event);
+}
+
+// ------------------------------------------------------------------------------------------ subscriptions
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_subscribes_and_the_last_unsubscribes() {
+    let bridge = Bridge::with(SHIPPED, |config| config.upstream.linger = Duration::from_millis(30)).await;
+    assert!(bridge.sandbox.ever_subscribed().is_empty());
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(bridge.login("/ws/plugin/p1").await);
+        assert_eq!(bridge.sandbox.subscriptions(), [(PLUGIN.to_owned(), 1)]);
+    }
+    while let Some(client) = clients.pop() {
+        drop(client);
+        if let Some(left) = clients.last_mut() {
+            next_is(&bridge, left, "still").await;
+        }
+    }
+    subscribed(&bridge, PLUGIN, 0).await;
+    bridge.becomes(r#"pusher_bridge_subscriptions{state="lingering"}"#, 0.0).await;
+    assert_eq!(bridge.metric(r#"pusher_bridge_subscriptions{state="live"}"#), 0.0);
+
+    let mut again = bridge.login("/ws/plugin/p1").await;
+    next_is(&bridge, &mut again, "again").await;
+    assert_eq!(bridge.metric("pusher_bridge_subscription_failures_total"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn within_the_linger_nothing_is_unsubscribed() {
+    let bridge = Bridge::with(SHIPPED, |config| config.upstream.linger = Duration::from_secs(3600)).await;
+    drop(bridge.login("/ws/plugin/p1").await);
+    bridge.becomes(r#"pusher_bridge_subscriptions{state="lingering"}"#, 1.0).await;
+    assert_eq!(bridge.sandbox.subscriptions(), [(PLUGIN.to_owned(), 1)]);
+    // The channel is held upstream: a new subscription would wait for ever.
+    bridge.sandbox.hold_subscriptions(PLUGIN);
+    let mut client = bridge.login("/ws/plugin/p1").await;
+    bridge.becomes(r#"pusher_bridge_subscriptions{state="live"}"#, 1.0).await;
+    next_is(&bridge, &mut client, "e").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_confirmed_only_when_its_subscription_stands() {
+    let bridge = Bridge::start().await;
+    bridge.sandbox.hold_subscriptions(PLUGIN);
+    let mut first = bridge.connect("/ws/plugin/p1").await;
+    first.auth(&token("1")).await;
+    patiently("the subscription", bridge.sandbox.wait_for(|view| view.pending(PLUGIN) == 1)).await;
+    let mut second = bridge.connect("/ws/plugin/p1").await;
+    second.auth(&token("2")).await;
+    // Errors that are about other channels confirm nothing.
+    for message in
+        ["Existing subscription to channel elsewhere", "No current subscription to channel elsewhere"]
+    {
+        let error = format!(r#"{{"event":"pusher:error","data":{{"code":null,"message":"{message}"}}}}"#);
+        bridge.sandbox.raw_frame_to_all(&error);
+    }
+    bridge.becomes(r#"pusher_bridge_auth_total{route="plugin",result="accepted"}"#, 2.0).await;
+    assert_eq!(bridge.metric(r#"pusher_bridge_connections{route="plugin",phase="live"}"#), 0.0);
+    bridge.sandbox.trigger(PLUGIN, "too-early", "1");
+    bridge.sandbox.release_subscriptions(PLUGIN);
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.json().await["type"], "auth_response");
+    }
+    bridge.sandbox.trigger(PLUGIN, "e", "1");
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.json().await["type"], "e");
+    }
+    assert_eq!(bridge.metric("pusher_bridge_subscription_failures_total"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_does_not_stand_is_told_and_may_be_retried() {
+    let bridge = Bridge::with(SHIPPED, |config| {
+        config.upstream.subscribe_timeout = Duration::from_millis(400);
+        config.upstream.linger = Duration::ZERO;
+    })
+    .await;
+    bridge.sandbox.hold_subscriptions(PLUGIN);
+    let mut client = bridge.connect("/ws/plugin/p1").await;
+    client.auth(&token("1")).await;
+    assert_eq!(client.error_code().await, "UPSTREAM_UNAVAILABLE");
+    client.send(r#"{"type":"run"}"#).await;
+    assert_eq!(client.error_code().await, "WEBSOCKET_AUTH_REQUIRED", "it is not in service");
+    bridge.sandbox.release_subscriptions(PLUGIN);
+    loop {
+        client.auth(&token("1")).await;
+        let answer = client.json().await;
+        if answer["type"] == "auth_response" {
+            break;
+        }
+        // Another attempt upstream is made after a second; five are within the client's limit.
+        assert_eq!(answer["data"]["error_code"], "UPSTREAM_UNAVAILABLE", "{answer}");
+    }
+    next_is(&bridge, &mut client, "e").await;
+    drop(client);
+    subscribed(&bridge, PLUGIN, 0).await;
+}
+
+/// What came to stand after everybody had given up is ended, not left for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_subscription_that_nobody_wants_is_ended() {
+    let bridge = Bridge::with(SHIPPED, |config| {
+        config.upstream.subscribe_timeout = Duration::from_millis(50);
+        config.upstream.linger = Duration::ZERO;
+    })
+    .await;
+    bridge.sandbox.hold_subscriptions(PLUGIN);
+    let mut client = bridge.connect("/ws/plugin/p1").await;
+    client.auth(&token("1")).await;
+    assert_eq!(client.error_code().await, "UPSTREAM_UNAVAILABLE");
+    drop(client);
+    bridge.becomes(r#"pusher_bridge_subscriptions{state="pending"}"#, 0.0).await;
+    bridge.sandbox.release_subscriptions(PLUGIN);
+    subscribed(&bridge, PLUGIN, 0).await;
+}
+
+// ------------------------------------------------------------------------------------- lost connections
+
+/// Loses the connection by `lose`; clients stay, channels come back, events flow again.
+async fn survives(cause: &str, lose: impl AsyncFn(&Bridge)) {
+    let bridge = Bridge::with(SHIPPED, quick).await;
+    let mut client = bridge.login("/ws/plugin/p1").await;
+    let mut agent = bridge.login("/ws/agent/agent_7").await;
+    let reconnects = format!("pusher_bridge_upstream_reconnects_total{{cause=\"{cause}\"}}");
+    for round in 1..=2 {
+        let before = bridge.sandbox.view(|view| view.connections_total());
+        lose(&bridge).await;
+        reconnected(&bridge, before, PLUGIN).await;
+        subscribed(&bridge, "agent-status", 1).await;
+        next_is(&bridge, &mut client, "back").await;
+        bridge.sandbox.trigger("agent-status", "back", r#"{"agent_id":"agent_7"}"#);
+        assert_eq!(agent.json().await["type"], "back");
+        assert_eq!(bridge.sandbox.connections(), 1);
+        assert_eq!(
+            bridge.metric("pusher_bridge_upstream_gaps_total"),
+            2.0 * f64::from(round),
+            "two channels"
+        );
+        assert!(bridge.metric(&reconnects) >= f64::from(round), "{}", bridge.running.metrics.render());
+        assert_eq!(bridge.metric(r#"pusher_bridge_upstream_connected{link="0"}"#), 1.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_connection_is_survived() {
+    survives("broken", async |bridge| bridge.sandbox.cut_connections()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_close_that_asks_to_reconnect_is_survived() {
+    survives("closed_4200", async |bridge| bridge.sandbox.close_connections(4200)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_close_for_lack_of_capacity_is_survived() {
+    survives("closed_4100", async |bridge| {
+        bridge.sandbox.close_connections(4100);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_close_over_quota_is_survived() {
+    survives("closed_4000", async |bridge| bridge.sandbox.close_connections(4004)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordinary_close_is_survived() {
+    survives("closed_other", async |bridge| bridge.sandbox.close_connections(1000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_with_a_close_code_is_survived() {
+    survives("closed_4200", async |bridge| {
+        let error = r#"{"event":"pusher:error","data":"{\"code\":4200,\"message\":\"restart\"}"}"#;
+        bridge.sandbox.raw_frame_to_all(error);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_connections_are_tried_again() {
+    for refusal in [Refusal::Drop, Refusal::Status(503)] {
+        survives(if refusal == Refusal::Drop { "handshake" } else { "refused" }, async |bridge| {
+            let before = bridge.sandbox.view(|view| view.attempts());
+            bridge.sandbox.refuse_connections(refusal);
+            bridge.sandbox.cut_connections();
+            let tried = bridge.sandbox.wait_for(|view| view.attempts() >= before + 4);
+            patiently("four attempts", tried).await;
+            bridge.sandbox.refuse_connections(Refusal::None);
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_pusher_is_away_newcomers_are_told_and_may_retry() {
+    let bridge = Bridge::with(SHIPPED, |config| {
+        quick(config);
+        config.upstream.subscribe_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let mut old = bridge.login_as("/ws/plugin/p1", "1").await;
+    bridge.sandbox.refuse_connections(Refusal::Drop);
+    bridge.sandbox.cut_connections();
+    bridge.becomes(r#"pusher_bridge_upstream_connected{link="0"}"#, 0.0).await;
+    let mut new = bridge.connect("/ws/plugin/p1").await;
+    new.auth(&token("2")).await;
+    assert_eq!(new.error_code().await, "UPSTREAM_UNAVAILABLE");
+    bridge.sandbox.refuse_connections(Refusal::None);
+    subscribed(&bridge, PLUGIN, 1).await;
+    new.auth(&token("2")).await;
+    assert_eq!(new.json().await["type"], "auth_response");
+    bridge.sandbox.trigger(PLUGIN, "e", "1");
+    for client in [&mut old, &mut new] {
+        assert_eq!(client.json().await["type"], "e");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_is_told_where_the_route_asks_for_it() {
+    let bridge = Bridge::with(SHIPPED, |config| on_gap(config, OnGap::Notify)).await;
+    let mut client = bridge.login("/ws/plugin/p1").await;
+    bridge.sandbox.hold_subscriptions(PLUGIN);
+    bridge.sandbox.cut_connections();
+    patiently("the resubscription", bridge.sandbox.wait_for(|view| view.pending(PLUGIN) == 1)).await;
+    // Who comes while the channel does not stand has missed nothing.
+    let mut newcomer = bridge.connect("/ws/plugin/p1").await;
+    newcomer.auth(&token("2")).await;
+    bridge.becomes(r#"pusher_bridge_auth_total{route="plugin",result="accepted"}"#, 2.0).await;
+    bridge.sandbox.release_subscriptions(PLUGIN);
+    assert_eq!(client.error_code().await, "EVENTS_MAY_BE_MISSING");
+    assert_eq!(newcomer.json().await["type"], "auth_response");
+    bridge.sandbox.trigger(PLUGIN, "e", "1");
+    for client in [&mut client, &mut newcomer] {
+        assert_eq!(client.json().await["type"], "e", "and it is told once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_closes_where_the_route_asks_for_it() {
+    let bridge = Bridge::with(SHIPPED, |config| on_gap(config, OnGap::Close)).await;
+    let mut client = bridge.login("/ws/plugin/p1").await;
+    let mut other = bridge.login("/ws/roblox").await;
+    bridge.sandbox.cut_connections();
+    for client in [&mut client, &mut other] {
+        assert_eq!(client.closed().await.map(|(code, _)| code), Some(1001));
+    }
+    let mut again = bridge.login("/ws/plugin/p1").await;
+    next_is(&bridge, &mut again, "e").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_channels_come_back() {
+    const CHANNELS: usize = 300;
+    let bridge = Bridge::with(SHIPPED, |config| {
+        quick(config);
+        unlimited_connections(config);
+    })
+    .await;
+    let mut clients = Vec::new();
+    for n in 0..CHANNELS {
+        clients.push(bridge.login(&format!("/ws/content/gen_{n}")).await);
+    }
+    bridge.sandbox.cut_connections();
+    let all =
+        bridge.sandbox.wait_for(|view| view.subscriptions().len() == CHANNELS && view.connections() == 1);
+    patiently("all channels", all).await;
+    assert_eq!(bridge.metric("pusher_bridge_upstream_gaps_total"), CHANNELS as f64);
+    for (n, client) in clients.iter_mut().enumerate() {
+        bridge.sandbox.trigger(&format!("content-generation-gen_{n}"), "e", &n.to_string());
+        assert_eq!(client.json().await["data"], n);
+    }
+}
+
+/// A peer behind a dead network: nothing comes, and nothing breaks.
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_is_noticed() {
+    let options = Options { activity_timeout: Duration::from_secs(1), ..Options::local() };
+    let sandbox = Sandbox::start(options).await.unwrap();
+    let running = bridge::start(&sandbox.app(), SHIPPED, &[], |config| {
+        quick(config);
+        config.upstream.pong_timeout = Duration::from_millis(200);
+    })
+    .await;
+    let bridge = Bridge { running, sandbox };
+    let mut client = bridge.login("/ws/plugin/p1").await;
+    patiently("a ping", bridge.sandbox.wait_for(|view| view.pings() == 1)).await;
+    assert_eq!(bridge.sandbox.view(|view| view.connections_total()), 1, "an answered ping is life");
+    bridge.sandbox.silence(true);
+    bridge.becomes(r#"pusher_bridge_upstream_reconnects_total{cause="pong_timeout"}"#, 1.0).await;
+    bridge.sandbox.silence(false);
+    reconnected(&bridge, 1, PLUGIN).await;
+    next_is(&bridge, &mut client, "back").await;
+}
+
+// ------------------------------------------------------------------------------------------- what comes
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_frames_are_counted_and_nothing_else_is_lost() {
+    let bridge = Bridge::start().await;
+    let mut client = bridge.login("/ws/plugin/p1").await;
+    let deep = format!("{}{}", r#"{"event":"e","channel":"#, "[".repeat(100_000));
+    let malformed = [
+        "",
+        "not JSON",
+        "[]",
+        "{}",
+        "null",
+        r#"{"event":1}"#,
+        r#"{"event":"e","channel":5}"#,
+        r#"{"event":"e","channel":"private-plugin-p1","data":}"#,
+        r#"{"event":"e","channel":"private-plugin-p1"} {}"#,
+        r#"{"event":"\ud800","channel":"private-plugin-p1"}"#,
+        r#"{"event":"pusher_internal:subscription_succeeded"}"#,
+        deep.as_str(),
+    ];
+    // These say nothing, or nothing that is known.
+    let harmless = [
+        r#"{"event":"pusher:error","data":{"code":null,"message":"what?"}}"#,
+        r#"{"event":"pusher:error","data":"text"}"#,
+        r#"{"event":"pusher:error"}"#,
+        r#"{"event":"pusher:error","data":{"code":4301,"message":"too fast"}}"#,
+        r#"{"event":"pusher:error","data":{"code":null,"message":"Existing subscription to channel private-plugin-p1"}}"#,
+        r#"{"event":"pusher:unheard-of","channel":"private-plugin-p1","data":{}}"#,
+        r#"{"event":"pusher_internal:subscription_count","channel":"private-plugin-p1","data":"{\"subscription_count\":1}"}"#,
+        r#"{"event":"pusher_internal:subscription_succeeded","channel":"nobodys","data":"{}"}"#,
+        r#"{"event":"pusher_internal:subscription_succeeded","channel":"private-plugin-p1","data":"{}"}"#,
+        r#"{"event":"pusher:connection_established","data":"{\"socket_id\":\"1.1\"}"}"#,
+        r#"{"event":"pusher:pong"}"#,
+        r#"{"event":"pusher:ping","data":{}}"#,
+        r#"{"event":"e","channel":"nobodys","data":"1"}"#,
+        r#"{"event":"e","data":"1"}"#,
+        r#"{"event":"pusher:private","channel":"private-plugin-p1","data":"1"}"#,
+    ];
+    for frame in malformed.into_iter().chain(harmless) {
+        bridge.sandbox.raw_frame_to_all(frame);
+        next_is(&bridge, &mut client, "fence").await;
+    }
+    let count = bridge.metric(r#"pusher_bridge_upstream_events_total{result="malformed"}"#);
+    assert_eq!(count, malformed.len() as f64);
+    assert_eq!(bridge.sandbox.view(|view| view.connections_total()), 1);
+}
+
+// ----------------------------------------------------------------------------------------- several links
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_links_share_the_channels() {
+    let bridge = Bridge::with(SHIPPED, |config| {
+        quick(config);
+        unlimited_connections(config);
+        config.upstream.connections = 3;
+    })
+    .await;
+    let mut clients = Vec::new();
+    for n in 0..20 {
+        clients.push(bridge.login(&format!("/ws/content/gen_{n}")).await);
+    }
+    let mut plugin = bridge.login("/ws/plugin/p1").await;
+    let mut neighbour = bridge.login("/ws/plugin/p1").await;
+    for round in 0..2 {
+        let all = bridge.sandbox.wait_for(|view| view.connections() == 3 && view.subscriptions().len() == 21);
+        patiently("three links with all channels", all).await;
+        assert!(bridge.sandbox.subscriptions().iter().all(|(_, count)| *count == 1));
+        for (n, client) in clients.iter_mut().enumerate() {
+            bridge.sandbox.trigger(&format!("content-generation-gen_{n}"), "e", &n.to_string());
+            assert_eq!(client.json().await["data"], n);
+        }
+        plugin.send(r#"{"type":"x","data":7}"#).await;
+        assert_eq!(neighbour.json().await["type"], "client-x");
+        next_is(&bridge, &mut plugin, "fence").await;
+        assert_eq!(neighbour.json().await["type"], "fence");
+        if round == 0 {
+            bridge.sandbox.cut_connections();
+        }
+    }
+    let connected =
+        |link: usize| bridge.metric(&format!("pusher_bridge_upstream_connected{{link=\"{link}\"}}"));
+    assert_eq!([connected(0), connected(1), connected(2)], [1.0; 3]);
+}
+
+// --------------------------------------------------------------------------------------------------- TLS
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wss_and_https_trust_the_configured_authority() {
+    let sandbox = Sandbox::start(Options::local()).await.unwrap();
+    let proxy = TlsProxy::start(sandbox.addr()).await;
+    let port = proxy.port.to_string();
+    let tls = [("PUSHER_HOST", "localhost"), ("PUSHER_PORT", port.as_str()), ("PUSHER_TLS", "true")];
+    let app = sandbox.app();
+    let running = bridge::start(&app, SHIPPED, &tls, |config| {
+        config.upstream.app.ca_file = Some(proxy.ca_file());
+    })
+    .await;
+    let bridge = Bridge { running, sandbox };
+    let mut sender = bridge.login("/ws/plugin/p1").await;
+    let mut neighbour = bridge.login("/ws/plugin/p1").await;
+    sender.send(r#"{"type":"x","data":1}"#).await;
+    assert_eq!(neighbour.json().await["type"], "client-x");
+    next_is(&bridge, &mut sender, "fence").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wss_refuses_an_unknown_authority() {
+    let sandbox = Sandbox::start(Options::local()).await.unwrap();
+    let proxy = TlsProxy::start(sandbox.addr()).await;
+    let mut environment = sandbox.app().environment();
+    for (name, value) in
+        [("PUSHER_HOST", "localhost"), ("PUSHER_PORT", &proxy.port.to_string()), ("PUSHER_TLS", "true")]
+    {
+        environment.insert(name.to_owned(), value.to_owned());
+    }
+    let running = pusher_bridge::app::start(bridge::config(SHIPPED, &environment)).await.unwrap();
+    let bridge = Bridge { running, sandbox };
+    bridge.at_least(r#"pusher_bridge_upstream_reconnects_total{cause="tls"}"#, 1.0).await;
+    assert_eq!(bridge.sandbox.view(|view| view.attempts()), 0, "the key went to nobody");
+    let text = bridge.running.metrics.render();
+    assert!(!text.contains(bridge.sandbox.options().secret.expose_secret()));
+}
