@@ -9,13 +9,9 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::auth::Refused;
 use crate::deprecation::Phase;
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
-use crate::legacy::machine::VERDICTS;
-use crate::pusher::api::RETRY_CAUSES;
-use crate::pusher::link::CAUSES;
 
 /// The names, as they stand on `/metrics`.
 pub mod names {
@@ -272,12 +268,6 @@ impl Metrics {
             let _ = c(names::UPSTREAM_RECONNECTS_TOTAL, &[("cause", cause.into())]);
         }
         gauge(&recorder, names::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION").into())]).set(1.0);
-        for cause in RETRY_CAUSES {
-            c(names::PUBLISH_RETRIES_TOTAL, &[("cause", cause.into())]).increment(0);
-        }
-        for cause in CAUSES {
-            c(names::UPSTREAM_RECONNECTS_TOTAL, &[("cause", cause.into())]).increment(0);
-        }
         let metrics = Self {
             routes: routes.iter().map(|name| RouteMetrics::new(&recorder, name)).collect(),
             unrouted: refusals(&recorder, &"none".into()),

@@ -35,23 +35,6 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// Every label, for metrics that exist from the start.
-    pub const LABELS: [&'static str; 13] = [
-        "malformed",
-        "too_long",
-        "unsupported_header",
-        "unsupported_algorithm",
-        "unknown_key",
-        "bad_signature",
-        "expired",
-        "not_yet_valid",
-        "wrong_issuer",
-        "wrong_audience",
-        "missing_claim",
-        "bad_claim",
-        "keys_unavailable",
-    ];
-
     /// The label in metrics.
     #[must_use]
     pub const fn label(&self) -> &'static str {

@@ -202,7 +202,7 @@ impl Conn {
         let _ = socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write);
     }
 
-    /// Reads and throws away until the client ends, at most [`DISCARDED_MAX`] bytes.
+    /// Reads and throws away until the client ends, at most a mebibyte.
     pub fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut buffer = [0; 1024];
         loop {

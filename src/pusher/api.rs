@@ -23,9 +23,6 @@ const WHY_CHARS_MAX: usize = 200;
 /// Sent with every request.
 const AGENT: &str = concat!("pusher-bridge/", env!("CARGO_PKG_VERSION"));
 
-/// Why a request is sent again: the metric's labels.
-pub const RETRY_CAUSES: [&str; 5] = ["not_sent", "no_answer", "rate_limited", "unavailable", "server_error"];
-
 /// The API of one app.
 pub struct Api {
     app: App,

@@ -37,23 +37,6 @@ const ECHO_KEPT: Duration = Duration::from_secs(60);
 /// As much of an upstream frame as a log gets.
 const LOGGED_CHARS_MAX: usize = 200;
 
-/// Why there is no connection, or no more: the metric's labels.
-pub const CAUSES: [&str; 13] = [
-    "connect",
-    "connect_timeout",
-    "tls",
-    "handshake",
-    "refused",
-    "broken",
-    "pong_timeout",
-    "write_timeout",
-    "closed",
-    "closed_4000",
-    "closed_4100",
-    "closed_4200",
-    "closed_other",
-];
-
 /// What a link needs.
 pub struct Link {
     /// Its number.

@@ -9,8 +9,9 @@ use pusher_bridge::app;
 use pusher_bridge::sandbox::{Options, Refusal, Sandbox};
 use secrecy::ExposeSecret as _;
 
-use crate::support::bridge::{JWT_SECRET, SHIPPED, config, environment, token};
+use crate::support::bridge::{JWT_SECRET, SHIPPED, config, token};
 use crate::support::process::{Program, file};
+use crate::support::pusher::Pusher as _;
 use crate::support::raw::{Answer, CLOSE, TEXT, auth, frame, upgrade};
 use crate::support::{Bridge, OldClient, Raw, patiently};
 
@@ -137,7 +138,7 @@ async fn frames_bytes_and_tokens_are_counted() {
 async fn probes_tell_what_is_so() {
     let sandbox = Sandbox::start(Options::local()).await.unwrap();
     sandbox.refuse_connections(Refusal::Drop);
-    let running = app::start(config(SHIPPED, &environment(&sandbox))).await.unwrap();
+    let running = app::start(config(SHIPPED, &sandbox.app().environment())).await.unwrap();
     let admin = running.admin_address;
     assert_eq!(get(admin, "/healthz").await.status, 200);
     let readyz = get(admin, "/readyz").await;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use pusher_bridge::sandbox::{Options, Sandbox};
 
-use crate::support::bridge::{SHIPPED, environment, token};
+use crate::support::bridge::{SHIPPED, token};
 use crate::support::process::{Program, command, file, run};
+use crate::support::pusher::Pusher as _;
 use crate::support::{Bridge, patiently};
 
 fn no_env() -> HashMap<String, String> {
@@ -24,7 +25,7 @@ async fn serve_without_credentials_names_what_is_missing() {
     let sandbox = Sandbox::start(Options::local()).await.unwrap();
     for missing in ["PUSHER_SECRET", "JWT_SECRET"] {
         for value in [None, Some(String::new())] {
-            let mut env = environment(&sandbox);
+            let mut env = sandbox.app().environment();
             env.remove(missing);
             env.extend(value.map(|value| (missing.to_owned(), value)));
             let ended = run(&["serve", "--listen", "127.0.0.1:0"], &env).await;
@@ -150,7 +151,7 @@ async fn flags_override_the_environment_and_that_the_file() {
     };
     let ((_a, by_file), (_b, by_env), (_c, by_flag)) = (taken(), taken(), taken());
     let config = file("ports.toml", &SHIPPED.replacen("127.0.0.1:8009", &by_file, 1));
-    let mut env = environment(&sandbox);
+    let mut env = sandbox.app().environment();
     env.insert("PUSHER_BRIDGE_ADMIN".to_owned(), "127.0.0.1:0".to_owned());
     let by_default = ["serve", "--config", &config];
     let with_flag = ["serve", "--config", &config, "--listen", &by_flag];

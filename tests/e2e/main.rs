@@ -6,13 +6,20 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::disallowed_methods,
+    clippy::print_stderr,
     unreachable_pub,
     dead_code
 )]
 
 mod support;
 
+mod admin;
+mod autobahn;
+mod cli;
+mod frames;
 mod isolation;
+mod limits;
+mod liveness;
 mod publish;
 mod relay;
 mod upstream;

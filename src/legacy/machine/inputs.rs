@@ -16,8 +16,6 @@ use crate::routes::check_channel;
 use crate::template::Var;
 use std::time::Duration;
 
-/// What [`Machine::verified`] can say of a good token.
-pub const VERDICTS: [&str; 5] = ["accepted", "renewed", "missing_permission", "not_owner", "other_user"];
 /// Longest value of a filter, in bytes.
 const FILTER_VALUE_BYTES_MAX: usize = 256;
 

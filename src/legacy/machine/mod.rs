@@ -8,8 +8,6 @@ mod timers;
 #[cfg(test)]
 mod tests;
 
-pub use self::inputs::VERDICTS;
-
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -4,7 +4,10 @@ pub mod backend;
 pub mod bridge;
 pub mod client;
 pub mod process;
+pub mod proxy;
+pub mod pusher;
 pub mod raw;
+pub mod sockudo;
 mod watch;
 
 pub use bridge::Bridge;

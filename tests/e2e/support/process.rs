@@ -9,8 +9,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use pusher_bridge::sandbox::SandboxHandle;
 use tokio::sync::mpsc;
 
-use super::bridge::environment;
 use super::patiently;
+use super::pusher::Pusher as _;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pusher-bridge");
 
@@ -97,7 +97,7 @@ impl Program {
     /// `serve` with JSON logs on free ports, and where it then serves: clients and admin.
     pub async fn serve(sandbox: &SandboxHandle, args: &[&str]) -> (Self, SocketAddr, SocketAddr) {
         let ports = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json"];
-        let mut program = Self::start(&[&ports, args].concat(), &environment(sandbox));
+        let mut program = Self::start(&[&ports, args].concat(), &sandbox.app().environment());
         let line = program.stderr.find("\"serving\"").await;
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         let address = |name: &str| line[name].as_str().unwrap().parse().unwrap();
