@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use metrics::{
-    Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit,
-};
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use crate::deprecation::Phase;
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
+
+mod describe;
 
 /// The names, as they stand on `/metrics`.
 pub mod names {
@@ -254,7 +254,7 @@ impl Metrics {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
             .build_recorder();
-        describe(&recorder);
+        describe::describe(&recorder);
         let handle = recorder.handle();
         let c =
             |name: &'static str, labels: &[(&'static str, SharedString)]| counter(&recorder, name, labels);
@@ -512,49 +512,6 @@ fn gauge(
     labels: &[(&'static str, SharedString)],
 ) -> Gauge {
     recorder.register_gauge(&key(name, labels), &METADATA)
-}
-
-fn describe(recorder: &PrometheusRecorder) {
-    let counters = [
-        (names::CONNECTIONS_TOTAL, "Connections upgraded"),
-        (names::REFUSALS_TOTAL, "Requests refused instead of being upgraded"),
-        (names::CLOSES_TOTAL, "Connections closed, by reason"),
-        (names::AUTH_TOTAL, "Tokens judged, by result"),
-        (names::FRAMES_TOTAL, "WebSocket messages from (in) and to (out) old clients"),
-        (names::FRAME_BYTES_TOTAL, "Bytes of those messages"),
-        (names::CLIENT_ERRORS_TOTAL, "Error frames sent to old clients, by code"),
-        (names::PUBLISH_TOTAL, "Client messages, by what became of them"),
-        (names::PUBLISH_RETRIES_TOTAL, "Publishing requests sent again, by cause"),
-        (names::UPSTREAM_RECONNECTS_TOTAL, "Connections to Pusher lost or refused, by cause"),
-        (names::UPSTREAM_GAPS_TOTAL, "Subscribed channels at the loss of a connection: each may miss events"),
-        (names::UPSTREAM_EVENTS_TOTAL, "Events received from Pusher"),
-        (names::SUBSCRIPTION_FAILURES_TOTAL, "Subscriptions that Pusher refused or did not answer"),
-        (names::DEPRECATED_REQUESTS_TOTAL, "Requests to deprecated endpoints, by phase"),
-        (names::ACCEPT_ERRORS_TOTAL, "Failures to accept a connection"),
-        (names::JWKS_FETCHES_TOTAL, "Fetches of a JWKS document"),
-    ];
-    for (name, help) in counters {
-        recorder.describe_counter(KeyName::from_const_str(name), None, help.into());
-    }
-    let gauges = [
-        (names::CONNECTIONS, "Connections now, by route and phase"),
-        (names::PUBLISH_QUEUE_MESSAGES, "Client messages waiting to be published"),
-        (names::PUBLISH_QUEUE_BYTES, "Bytes of those messages"),
-        (names::UPSTREAM_CONNECTED, "1 while the link to Pusher is connected"),
-        (names::SUBSCRIPTIONS, "Channels by the state of their subscription"),
-        (names::READY, "1 while new clients are welcome"),
-        (names::BUILD_INFO, "Always 1; the version is a label"),
-    ];
-    for (name, help) in gauges {
-        recorder.describe_gauge(KeyName::from_const_str(name), None, help.into());
-    }
-    let histograms = [
-        (names::DELIVERY_DELAY_SECONDS, "From an event read from Pusher to its frames given to the sockets"),
-        (names::PUBLISH_SECONDS, "One publishing request, from sending to its answer"),
-    ];
-    for (name, help) in histograms {
-        recorder.describe_histogram(KeyName::from_const_str(name), Some(Unit::Seconds), help.into());
-    }
 }
 
 #[cfg(test)]
