@@ -14,7 +14,8 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 #[tokio::test(flavor = "multi_thread")]
 async fn autobahn_finds_nothing_wrong() {
     let Some(wstest) = std::env::var_os("WSTEST") else {
-        eprintln!("SKIPPED: WSTEST is not set");
+        // Not even in a complete run a failure: there may be no Python 2.7 to run it with.
+        eprintln!("SKIPPED: WSTEST is not set; tests/run installs it where there is a Python 2.7");
         return;
     };
     let bridge = Bridge::start().await;

@@ -225,8 +225,10 @@ async fn a_reader_that_has_gone_ends_it_quietly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_invites_and_its_guest_sees_events() {
-    let ports = ["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-    let mut demo = Program::start(&ports, &no_env());
+    let text = SHIPPED.replacen("[upstream]", "[server.shutdown]\nclose_window = \"0s\"\n\n[upstream]", 1);
+    let config = file("demo.toml", &text);
+    let args = ["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config", &config];
+    let mut demo = Program::start(&args, &no_env());
     let address = demo.stdout.find("ws://").await;
     let address = address.split("ws://").nth(1).unwrap().split(';').next().unwrap().to_owned();
     let token = demo.stdout.find("TOKEN=").await.trim().trim_start_matches("TOKEN=").to_owned();

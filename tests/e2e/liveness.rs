@@ -92,6 +92,7 @@ async fn a_slow_reader_is_closed_alone() {
     slow.upgrade(PATH).await;
     slow.authenticate(&token("123")).await;
     let mut neighbours = [bridge.login(PATH).await, bridge.login_as(PATH, "124").await];
+    bridge.until(r#"pusher_bridge_connections{route="agent",phase="live"}"#, 3.0).await;
     let padding = "x".repeat(8_000);
     let (mut sent, mut rounds) = (0, 0);
     while bridge.connections_live("agent") == 3.0 {

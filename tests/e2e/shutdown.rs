@@ -1,10 +1,11 @@
 //! Going down in order: unready, clients told over a window, what was accepted published.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pusher_bridge::app::Shutdown;
 use pusher_bridge::sandbox::{Options, Sandbox};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::support::bridge::{SHIPPED, token};
 use crate::support::process::Program;

@@ -1,6 +1,8 @@
 //! The door: which requests are upgraded, and how the others are told.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::support::bridge::{SHIPPED, token};
 use crate::support::raw::{Answer, Frame, TEXT, auth, frame, request, upgrade};
