@@ -376,6 +376,8 @@ impl Session {
         // The same filled key on another route is another thing.
         let exclusive_key = exclusive.map(|key| (self.route.name.clone(), key));
         let (bridge, holder) = (self.worker.bridge.clone(), self.holder.clone());
+        let (route, conn, address) = (self.route.clone(), self.conn.id().0, self.address);
+        let logged_user = loggable(&user_key.1);
         let taking = async move {
             let user = take(&bridge.user_slots, Some(&user_key), user_limit, &holder)
                 .await
@@ -385,7 +387,20 @@ impl Session {
                 .map_err(|()| ErrorCode::SessionInUse)?;
             Ok([user, exclusive])
         };
-        self.pending = Some(Box::pin(async move { Done::Slots(taking.await) }));
+        self.pending = Some(Box::pin(async move {
+            let taken: Result<Slotted, ErrorCode> = taking.await;
+            if let Err(code) = taken {
+                tracing::info!(
+                    route = &*route.name,
+                    conn,
+                    client.address = %address,
+                    user = logged_user,
+                    code = code.as_str(),
+                    "no slot"
+                );
+            }
+            Done::Slots(taken)
+        }));
     }
 
     // ---------------------------------------------------------------------------------------------- end

@@ -131,8 +131,7 @@ async fn frames_bytes_and_tokens_are_counted() {
     assert_eq!(bridge.metric(r#"pusher_bridge_auth_total{route="agent",result="malformed"}"#), 1.0);
     bridge.sandbox.trigger("agent-status", "e", r#"{"agent_id":"agent_7"}"#);
     client.json().await;
-    let text = get(bridge.running.admin_address, "/metrics").await.body;
-    assert!(text.contains("pusher_bridge_delivery_delay_seconds_count 1"), "{text}");
+    bridge.until("pusher_bridge_delivery_delay_seconds_count", 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,6 +184,7 @@ group = "typed-api"
 path = "/places/{session_id}"
 channel = "private-places-{session_id}"
 auth = { also_from = ["header", "query:access_token", "subprotocol:bearer"] }
+limits.exclusive = { key = "{session_id}", on_conflict = "refuse" }
 
 [[routes.publish]]
 types = ["*"]
@@ -218,6 +218,10 @@ types = ["*"]
         let mut client = OldClient::connect(address, "/places/5").await;
         client.auth(&token).await;
         assert_eq!(client.json().await["type"], "auth_response");
+        let mut second = OldClient::connect(address, "/places/5").await;
+        second.auth(&token).await;
+        assert_eq!(second.error_code().await, "SESSION_IN_USE");
+        drop(second);
         client.send(r#"{"type":"run","data":1}"#).await;
         client.send(&format!(r#"{{"type":"auth","token":"{token}""#)).await;
         assert_eq!(client.error_code().await, "INVALID_JSON");
@@ -238,7 +242,7 @@ types = ["*"]
         let lines: Vec<HashMap<String, serde_json::Value>> =
             ended.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let closed: Vec<_> = lines.iter().filter(|line| line["message"] == "closed").collect();
-        assert_eq!(closed.len(), 5, "{}", ended.stderr);
+        assert_eq!(closed.len(), 6, "{}", ended.stderr);
         let last = closed.iter().find(|line| line["frames_in"] == 3).unwrap();
         for field in ["timestamp", "level", "conn", "duration_ms", "bytes_in", "bytes_out", "frames_out"] {
             assert!(last.contains_key(field), "{field}: {last:?}");
@@ -249,6 +253,8 @@ types = ["*"]
         assert_eq!(last["reason"], "by_client");
         let coded = closed.iter().find(|line| line.get("code").is_some_and(|code| code == 4321)).unwrap();
         assert_eq!(coded["user_agent.original"], "OldClient/1.0 31m", "fit for a terminal");
+        let refused = lines.iter().find(|line| line["message"] == "no slot").unwrap();
+        assert_eq!((&refused["code"], &refused["user"]), (&"SESSION_IN_USE".into(), &"123".into()));
         let attempts: Vec<_> = lines.iter().filter(|line| line["message"] == "auth").collect();
         for result in ["accepted", "bad_signature"] {
             assert!(attempts.iter().any(|line| line["result"] == result), "{result}: {attempts:?}");
