@@ -125,9 +125,9 @@ impl RunArgs {
             args.connects = args.connects.min(500);
             args.delay_clients = args.delay_clients.min(50);
             args.delay_seconds = args.delay_seconds.min(1);
-            args.agents = vec![50, 200];
+            args.agents = vec![200];
             args.agent_events = args.agent_events.min(100);
-            args.channels = vec![200, 400];
+            args.channels = vec![400];
             args.publishers = args.publishers.min(20);
             args.messages = args.messages.min(20);
         }
