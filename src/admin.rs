@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -202,6 +202,12 @@ fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>>
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(CONTENT_TYPE, kind);
             response
+        }
+        // A page in somebody's browser must not reach it.
+        "/drain"
+            if request.headers().contains_key(ORIGIN) || request.headers().contains_key("sec-fetch-site") =>
+        {
+            text(StatusCode::FORBIDDEN, "not for browsers\n".to_owned())
         }
         // A Kubernetes preStop hook can only GET.
         "/drain" => {

@@ -139,6 +139,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         user_slots: Slots::new(),
         exclusive_slots: Slots::new(),
         address_slots: Slots::new(),
+        refused_slots: Slots::new(),
         wrong_tokens: AddressGate::new(wrong_tokens, Now::read().mono),
         next_conn: AtomicU64::new(1),
     });

@@ -193,7 +193,7 @@ pub struct Metrics {
     queue_bytes: Gauge,
     /// Channels that stood when a connection was lost.
     pub gaps: Counter,
-    events: [Counter; 3],
+    events: [Counter; 4],
     subscriptions: [Gauge; 3],
     /// Subscriptions refused or not answered.
     pub subscription_failures: Counter,
@@ -238,7 +238,7 @@ impl Metrics {
             queue_messages: g(names::PUBLISH_QUEUE_MESSAGES, &[]),
             queue_bytes: g(names::PUBLISH_QUEUE_BYTES, &[]),
             gaps: c(names::UPSTREAM_GAPS_TOTAL, &[]),
-            events: ["delivered", "no_subscriber", "malformed"]
+            events: ["delivered", "no_subscriber", "duplicate", "malformed"]
                 .map(|result| c(names::UPSTREAM_EVENTS_TOTAL, &[("result", result.into())])),
             subscriptions: ["pending", "live", "lingering"]
                 .map(|state| g(names::SUBSCRIPTIONS, &[("state", state.into())])),
@@ -323,7 +323,7 @@ impl Metrics {
 
     /// An event from Pusher that somebody wants, or nobody.
     pub fn upstream_event(&self, wanted: bool) {
-        let [delivered, no_subscriber, _] = &self.events;
+        let [delivered, no_subscriber, ..] = &self.events;
         if wanted { delivered } else { no_subscriber }.increment(1);
     }
 
@@ -331,6 +331,12 @@ impl Metrics {
     pub fn upstream_malformed(&self) {
         let [.., malformed] = &self.events;
         malformed.increment(1);
+    }
+
+    /// A second copy, made by a retry, of a message published here.
+    pub fn upstream_duplicate(&self) {
+        let [_, _, duplicate, _] = &self.events;
+        duplicate.increment(1);
     }
 
     /// The gauges of pending, live and lingering subscriptions, moved by differences: links share them.

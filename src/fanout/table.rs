@@ -183,9 +183,14 @@ impl<S, W> Table<S, W> {
         }
     }
 
-    /// The routes that have subscribers on `channel`.
+    /// The routes that have subscribers on `channel`; none before it stands, for nobody's subscription has been
+    /// confirmed yet.
     pub fn routes(&self, channel: &str) -> impl Iterator<Item = usize> {
-        self.channels.get(channel).into_iter().flat_map(|entry| entry.groups.iter().map(|group| group.route))
+        self.channels
+            .get(channel)
+            .filter(|entry| entry.live)
+            .into_iter()
+            .flat_map(|entry| entry.groups.iter().map(|group| group.route))
     }
 
     /// Subscribers of the route that want every event, and those that want the ones with this value.
@@ -292,6 +297,15 @@ mod tests {
         assert!(!table.detach(&b.ticket));
         assert!(table.detach(&c.ticket));
         assert!(table.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_fanned_out_before_the_channel_stands() {
+        let mut table = Plain::default();
+        table.attach("c", 3, Interest::All, 1, 1);
+        assert_eq!(table.routes("c").count(), 0);
+        table.live("c");
+        assert_eq!(table.routes("c").collect::<Vec<_>>(), [3]);
     }
 
     #[test]

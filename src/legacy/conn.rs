@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use super::error::ErrorCode;
 use super::id::ConnId;
@@ -23,7 +24,7 @@ const NOTICES_MAX: usize = 4096;
 const DISCARDED_MAX: usize = 1024 * 1024;
 
 /// Something that a session is told.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Notice {
     /// The subscription with this number stands.
     Subscribed(u32),
@@ -36,8 +37,13 @@ pub enum Notice {
     },
     /// Events may have been missed.
     Gap,
-    /// Show a sign of life within this time.
-    Probe(Duration),
+    /// Show a sign of life.
+    Probe {
+        /// Within this time.
+        within: Duration,
+        /// Gets a permit for the sign.
+        answers: Option<Arc<Semaphore>>,
+    },
     /// Another connection took the slot.
     Replaced,
     /// Close after this time: the server shuts down.
@@ -45,7 +51,7 @@ pub enum Notice {
 }
 
 /// What [`Conn::poll_attend`] found.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Attention {
     /// A notice.
     Notice(Notice),
@@ -137,7 +143,7 @@ impl Conn {
     /// Leaves a notice for the session.
     pub fn notify(&self, notice: Notice) {
         let mut state = self.state();
-        if notice == Notice::Gap && std::mem::replace(&mut state.gap, true) {
+        if matches!(notice, Notice::Gap) && std::mem::replace(&mut state.gap, true) {
             return;
         }
         if state.notices.len() < NOTICES_MAX {
@@ -166,7 +172,7 @@ impl Conn {
     pub fn poll_attend(&self, cx: &mut Context<'_>) -> Poll<Attention> {
         let mut state = self.state();
         if let Some(notice) = state.notices.pop_front() {
-            if notice == Notice::Gap {
+            if matches!(notice, Notice::Gap) {
                 state.gap = false;
             }
             if state.notices.is_empty() {
@@ -180,7 +186,7 @@ impl Conn {
         if let Poll::Ready(Flushed::Broken) = self.poll_flush_locked(&mut state, cx) {
             return Poll::Ready(Attention::Broken);
         }
-        if state.paused && state.outbox.is_empty() {
+        if state.paused && !state.outbox.congested() {
             state.paused = false;
             return Poll::Ready(Attention::Drained);
         }
@@ -192,8 +198,16 @@ impl Conn {
     /// [`Attention::Drained`] comes when it has caught up.
     pub fn pause_if_congested(&self) -> bool {
         let mut state = self.state();
-        state.paused = !state.outbox.is_empty();
+        state.paused = state.outbox.congested();
         state.paused
+    }
+
+    /// While something waits: the bytes the socket took so far. That they grow shows that the client reads, for
+    /// what waits has found the kernel's buffers full.
+    #[must_use]
+    pub fn taken_while_waiting(&self) -> Option<u64> {
+        let state = self.state();
+        (!state.outbox.is_empty()).then(|| state.outbox.taken())
     }
 
     /// Ends the writing side: the client reads the end after what was sent.

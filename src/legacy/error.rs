@@ -20,6 +20,8 @@ pub enum ErrorCode {
     RateLimited,
     /// Too many connections of this user.
     TooManyConnections,
+    /// Too many connections of this client address.
+    AddressLimit,
     /// The session is open elsewhere.
     SessionInUse,
     /// Too many in-band subscriptions.
@@ -60,7 +62,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for metrics that exist from the start and for configuration.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::AuthRequired,
         Self::InvalidToken,
         Self::MissingPermission,
@@ -69,6 +71,7 @@ impl ErrorCode {
         Self::AuthRateLimited,
         Self::RateLimited,
         Self::TooManyConnections,
+        Self::AddressLimit,
         Self::SessionInUse,
         Self::TooManySubscriptions,
         Self::InvalidJson,
@@ -101,6 +104,7 @@ impl ErrorCode {
             Self::AuthRateLimited => "AUTH_RATE_LIMITED",
             Self::RateLimited => "RATE_LIMITED",
             Self::TooManyConnections => "TOO_MANY_CONNECTIONS",
+            Self::AddressLimit => "TOO_MANY_CONNECTIONS_FROM_ADDRESS",
             Self::SessionInUse => "SESSION_IN_USE",
             Self::TooManySubscriptions => "TOO_MANY_SUBSCRIPTIONS",
             Self::InvalidJson => "INVALID_JSON",
@@ -134,6 +138,7 @@ impl ErrorCode {
             Self::AuthRateLimited => "Too many authentication attempts",
             Self::RateLimited => "Too many messages",
             Self::TooManyConnections => "Too many connections of this user",
+            Self::AddressLimit => "Too many connections from this address",
             Self::SessionInUse => "This session is open on another connection",
             Self::TooManySubscriptions => "Too many subscriptions on this connection",
             Self::InvalidJson => "The message is not JSON",

@@ -172,6 +172,7 @@ impl Outbox {
     }
 
     fn fail(&mut self) -> Flushed {
+        self.bytes_out -= self.bytes as u64;
         self.state = State::Broken;
         self.queue = VecDeque::new();
         self.written = 0;
@@ -201,6 +202,18 @@ impl Outbox {
         if self.state == State::Open {
             self.state = State::Overflowed;
         }
+    }
+
+    /// Whether more than half of a bound is taken: time to ask the client for no more.
+    #[must_use]
+    pub fn congested(&self) -> bool {
+        self.queue.len() > self.bounds.frames_max / 2 || self.bytes > self.bounds.bytes_max / 2
+    }
+
+    /// Bytes that the socket took, ever.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.bytes_out - self.bytes as u64
     }
 
     /// Whether nothing waits.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
@@ -40,6 +41,10 @@ const READ_BUFFER_BYTES: usize = 1024;
 const WRITE_BUFFER_BYTES_MAX: usize = 4096;
 /// How long a closing connection is waited for.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// As often the wait is renewed while the client still takes bytes.
+const CLOSE_ROUNDS_MAX: usize = 10;
+/// How much later a token is judged when too many wrong ones came from its client's address.
+const THROTTLE: Duration = Duration::from_secs(1);
 /// Time without any deadline.
 const FAR: Duration = Duration::from_secs(86_400 * 365);
 
@@ -47,6 +52,7 @@ type Pending = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// What a session waited for.
 enum Done {
+    Judge(String),
     Verified(Result<Claims, Refused>),
     Slots(Result<Slotted, ErrorCode>),
 }
@@ -64,6 +70,10 @@ struct Session {
     slots: Slotted,
     address_slot: AddressSlot,
     holder: Holder,
+    /// Who wants a sign of life.
+    asked: Vec<Arc<Semaphore>>,
+    /// What the socket had taken when last looked at, while something waited.
+    taken: Option<u64>,
     address: IpAddr,
     user_agent: Box<str>,
     opened: Instant,
@@ -138,6 +148,8 @@ fn open(worker: Arc<Worker>, stream: TcpStream, granted: Upgraded, admitted: Adm
         slots: Slotted::default(),
         address_slot,
         holder,
+        asked: Vec::new(),
+        taken: None,
         address,
         user_agent: user_agent.into(),
         opened: Instant::now(),
@@ -185,7 +197,10 @@ impl Session {
                 biased;
                 attention = std::future::poll_fn(|cx| conn.poll_attend(cx)) => self.attend(attention),
                 done = wait_for(&mut self.pending) => self.done(done),
-                () = &mut sleep => self.machine.timer(Now::read(), &mut self.actions),
+                () = &mut sleep => {
+                    self.look_for_progress();
+                    self.machine.timer(Now::read(), &mut self.actions);
+                }
                 message = socket.next(), if reads => self.message(message),
             }
         }
@@ -199,7 +214,11 @@ impl Session {
                 self.machine.publish_failed(code, &message_type, now, out);
             }
             Attention::Notice(Notice::Gap) => self.machine.gap(now, out),
-            Attention::Notice(Notice::Probe(timeout)) => self.machine.probe(timeout, now, out),
+            Attention::Notice(Notice::Probe { within, answers }) => {
+                self.machine.probe(within, now, out);
+                self.asked.extend(answers);
+                self.look_for_progress();
+            }
             Attention::Notice(Notice::Replaced) => self.machine.replaced(out),
             Attention::Notice(Notice::Drain(after)) => self.machine.drain(after, now),
             Attention::Drained => {}
@@ -208,9 +227,30 @@ impl Session {
         }
     }
 
+    /// A client that reads slowly may have its frames unread here for long; that it takes ours shows that it
+    /// lives.
+    fn look_for_progress(&mut self) {
+        let taken = self.conn.taken_while_waiting();
+        if let (Some(before), Some(taken)) = (self.taken, taken)
+            && taken > before
+        {
+            self.sign_of_life();
+            self.machine.heard(Now::read());
+        }
+        self.taken = taken;
+    }
+
+    /// Whoever asked for a sign of life gets it.
+    fn sign_of_life(&mut self) {
+        for asked in self.asked.drain(..) {
+            asked.add_permits(1);
+        }
+    }
+
     fn done(&mut self, done: Done) {
         self.pending = None;
         match done {
+            Done::Judge(token) => self.judge(token),
             Done::Verified(verdict) => self.verified(verdict),
             Done::Slots(Ok(slots)) => {
                 self.slots = slots;
@@ -227,6 +267,7 @@ impl Session {
             Some(Err(error)) => return self.closing = Some(reason_of(&error)),
             None => return self.closing = Some(CloseReason::Lost),
         };
+        self.sign_of_life();
         match &message {
             Message::Text(text) => {
                 self.count_in(text.len());
@@ -323,7 +364,19 @@ impl Session {
 
     // ------------------------------------------------------------------------------------------- tokens
 
+    /// Where wrong tokens come too often from the client's address, each is judged a moment later: a guesser is
+    /// slowed, and a neighbour behind the same address is not locked out.
     fn verify(&mut self, token: String) {
+        if self.worker.bridge.wrong_tokens.check(self.address, Now::read().mono).is_ok() {
+            return self.judge(token);
+        }
+        self.pending = Some(Box::pin(async move {
+            tokio::time::sleep(THROTTLE).await;
+            Done::Judge(token)
+        }));
+    }
+
+    fn judge(&mut self, token: String) {
         let Some(verifier) = self.worker.bridge.verifier.clone() else {
             return self.verified(Err(Refused::KeysUnavailable));
         };
@@ -412,7 +465,7 @@ impl Session {
         }
         self.pending = None;
         self.slots = Slotted::default();
-        self.address_slot = None;
+        self.address_slot = AddressSlot::Uncounted;
         self.phase = None;
     }
 
@@ -448,15 +501,17 @@ async fn take(
 ) -> Result<Option<Slot<Key<String>>>, ()> {
     let (Some(key), Some(limit)) = (key, limit) else { return Ok(None) };
     let deadline = Instant::now() + limit.probe_timeout + PROBE_MARGIN;
-    let mut asked = false;
+    let answers = Arc::new(Semaphore::new(0));
+    let mut asked = None;
     loop {
         match slots.acquire(key, limit.max, holder.clone()) {
             Acquire::Granted(slot) => return Ok(Some(slot)),
             Acquire::Full { holders, waiter } => {
-                let first = !std::mem::replace(&mut asked, true);
                 match limit.on_conflict {
                     OnConflict::Refuse => return Err(()),
-                    OnConflict::Probe if first => probe_all(&holders, limit.probe_timeout),
+                    OnConflict::Probe if asked.is_none() => {
+                        asked = Some(probe_all(&holders, limit.probe_timeout, Some(&answers)));
+                    }
                     OnConflict::Replace => {
                         if let Some(oldest) = holders.iter().find_map(|holder| holder.get()) {
                             oldest.notify(Notice::Replaced);
@@ -465,17 +520,29 @@ async fn take(
                     OnConflict::Probe => {}
                 }
                 let waiter = waiter.ok_or(())?;
-                tokio::time::timeout_at(deadline, waiter).await.map_err(|_| ())?;
+                // When every holder has shown that it lives, there is nothing to wait for.
+                let all_alive = asked.filter(|asked| *asked >= limit.max).unwrap_or(u32::MAX as usize);
+                tokio::select! {
+                    freed = tokio::time::timeout_at(deadline, waiter) => freed.map_err(|_| ())?,
+                    () = permits(&answers, all_alive) => return Err(()),
+                }
             }
         }
     }
 }
 
-/// Asks every holder for a sign of life.
-pub fn probe_all(holders: &[Holder], within: Duration) {
-    for conn in holders.iter().filter_map(|holder| holder.get()) {
-        conn.notify(Notice::Probe(within));
+/// Waits until `count` permits are there.
+async fn permits(answers: &Semaphore, count: usize) {
+    match u32::try_from(count) {
+        Ok(count) if count < u32::MAX => drop(answers.acquire_many(count).await),
+        _ => std::future::pending().await,
     }
+}
+
+/// Asks every holder for a sign of life; gives how many could be asked.
+pub fn probe_all(holders: &[Holder], within: Duration, answers: Option<&Arc<Semaphore>>) -> usize {
+    let conns = holders.iter().filter_map(|holder| holder.get());
+    conns.map(|conn| conn.notify(Notice::Probe { within, answers: answers.cloned() })).count()
 }
 
 async fn wait_for(pending: &mut Option<Pending>) -> Done {
@@ -506,20 +573,26 @@ async fn end(conn: &Arc<Conn>, socket: &mut WebSocketStream<ConnIo>, reason: Clo
     if reason == CloseReason::Lost {
         return;
     }
-    let _ = timeout(CLOSE_TIMEOUT, async {
-        if reason == CloseReason::ByClient {
-            // Reading on lets tungstenite send its answer to the client's close.
-            while let Some(Ok(_)) = socket.next().await {}
-        }
-        std::future::poll_fn(|cx| conn.poll_flushed(cx)).await;
-        if reason == CloseReason::ByClient {
+    for _ in 0..CLOSE_ROUNDS_MAX {
+        let before = conn.taken_while_waiting();
+        let over = timeout(CLOSE_TIMEOUT, goodbye(conn, socket, reason)).await.is_ok();
+        if over || conn.taken_while_waiting() == before {
             return;
         }
+    }
+}
+
+async fn goodbye(conn: &Arc<Conn>, socket: &mut WebSocketStream<ConnIo>, reason: CloseReason) {
+    if reason == CloseReason::ByClient {
+        // Reading on lets tungstenite send its answer to the client's close.
+        while let Some(Ok(_)) = socket.next().await {}
+    }
+    std::future::poll_fn(|cx| conn.poll_flushed(cx)).await;
+    if reason != CloseReason::ByClient {
         // Unread bytes would make the kernel reset the connection, and the close frame be lost with it.
         conn.shut_write();
         std::future::poll_fn(|cx| conn.poll_discard(cx)).await;
-    })
-    .await;
+    }
 }
 
 fn loggable(text: &str) -> String {

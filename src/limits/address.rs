@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use governor::RateLimiter;
@@ -21,10 +21,11 @@ pub const ADDRESSES_MAX: usize = 100_000;
 /// A bucket per client address; IPv6 is counted by /64, which is what one customer has.
 pub struct AddressGate {
     limiter: Limiter,
+    peek: Limiter<Peek>,
     start: Instant,
 }
 
-type Limiter = RateLimiter<AddressKey, Store, CallersClock, NoOpMiddleware<Nanos>>;
+type Limiter<S = Store> = RateLimiter<AddressKey, S, CallersClock, NoOpMiddleware<Nanos>>;
 
 impl AddressGate {
     /// Full buckets of `rate` for up to [`ADDRESSES_MAX`] addresses.
@@ -34,8 +35,13 @@ impl AddressGate {
     }
 
     fn with_addresses_max(rate: Rate, now: Instant, addresses_max: usize) -> Self {
-        let store = Store { addresses_max, tables: Mutex::default() };
-        Self { limiter: RateLimiter::new(quota(rate), store, CallersClock::default()), start: now }
+        let store = Store { addresses_max, tables: Arc::new(Mutex::new(Tables::default())) };
+        let peek = Peek(store.clone());
+        Self {
+            limiter: RateLimiter::new(quota(rate), store, CallersClock::default()),
+            peek: RateLimiter::new(quota(rate), peek, CallersClock::default()),
+            start: now,
+        }
     }
 
     /// Counts one wrong token from `address`.
@@ -43,8 +49,16 @@ impl AddressGate {
     /// # Errors
     /// There were too many already; how long until one more is borne.
     pub fn record_failure(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        let at = self.limiter.clock().advance(now.saturating_duration_since(self.start));
-        self.limiter.check_key(&AddressKey::new(address)).map_err(|refused| refused.wait_time_from(at))
+        Self::ask(&self.limiter, address, now, self.start)
+    }
+
+    /// Whether a wrong token from `address` would be borne, without counting one: asked before a token is looked
+    /// at.
+    ///
+    /// # Errors
+    /// It would not; how long until it is.
+    pub fn check(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
+        Self::ask(&self.peek, address, now, self.start)
     }
 
     /// Forgets the addresses whose buckets are full again. To be called by a timer, once a minute or so.
@@ -65,12 +79,28 @@ impl AddressGate {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    fn ask<S: StateStore<Key = AddressKey>>(
+        limiter: &Limiter<S>,
+        address: IpAddr,
+        now: Instant,
+        start: Instant,
+    ) -> Result<(), Duration> {
+        let at = limiter.clock().advance(now.saturating_duration_since(start));
+        limiter.check_key(&AddressKey::new(address)).map_err(|refused| refused.wait_time_from(at))
+    }
 }
 
 impl std::fmt::Debug for AddressGate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "AddressGate({} addresses)", self.len())
     }
+}
+
+/// What counts as one client: an IPv4 address, or an IPv6 /64, which is what one customer has.
+#[must_use]
+pub fn one_client(address: IpAddr) -> IpAddr {
+    AddressKey::new(address).0
 }
 
 /// An IPv4 address, or an IPv6 /64.
@@ -88,10 +118,10 @@ impl AddressKey {
 
 /// governor's state per address, bounded, which its own stores are not. One lock suffices: it is taken for a
 /// token only, never for a message.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Store {
     addresses_max: usize,
-    tables: Mutex<Tables>,
+    tables: Arc<Mutex<Tables>>,
 }
 
 /// Theoretical arrival times (GCRA), as governor counts them.
@@ -159,6 +189,21 @@ impl ShrinkableKeyedStateStore<AddressKey> for Store {
     }
 }
 
+/// The same state, measured and not replaced.
+struct Peek(Store);
+
+impl StateStore for Peek {
+    type Key = AddressKey;
+
+    fn measure_and_replace<T, F, E>(&self, key: &AddressKey, f: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let state = self.0.tables().get(*key, self.0.addresses_max);
+        f(state).map(|(outcome, _)| outcome)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,11 +220,22 @@ mod tests {
         let now = Now::read().mono;
         let gate = AddressGate::new(RATE, now);
         assert_eq!(gate.record_failure(ip("192.0.2.1"), now), Ok(()));
+        assert_eq!(gate.check(ip("192.0.2.1"), now), Ok(()));
+        assert_eq!(gate.check(ip("192.0.2.1"), now), Ok(()), "asking counts nothing");
         assert_eq!(gate.record_failure(ip("192.0.2.1"), now), Ok(()));
+        assert_eq!(gate.check(ip("192.0.2.1"), now), Err(Duration::from_secs(3)));
         assert_eq!(gate.record_failure(ip("::ffff:192.0.2.1"), now), Err(Duration::from_secs(3)));
         assert_eq!(gate.record_failure(ip("192.0.2.2"), now), Ok(()));
         let later = now + Duration::from_secs(3);
+        assert_eq!(gate.check(ip("192.0.2.1"), later), Ok(()));
         assert_eq!(gate.record_failure(ip("192.0.2.1"), later), Ok(()));
+    }
+
+    #[test]
+    fn one_client_is_an_address_or_a_64() {
+        assert_eq!(one_client(ip("192.0.2.1")), ip("192.0.2.1"));
+        assert_eq!(one_client(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
+        assert_eq!(one_client(ip("2001:db8:0:1:ffff::2")), ip("2001:db8:0:1::"));
     }
 
     #[test]
@@ -218,6 +274,7 @@ mod tests {
         }
         assert_eq!(gate.len(), 2);
         assert!(gate.record_failure(ip("192.0.2.5"), now).is_err(), "shares the bucket of .3 and .4");
+        assert!(gate.check(ip("192.0.2.6"), now).is_err());
         assert_eq!(gate.record_failure(ip("192.0.2.1"), now), Ok(()), "has a bucket of its own");
         let later = now + Duration::from_secs(60);
         gate.upkeep(later);

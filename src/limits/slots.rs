@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// Holders that a refused newcomer is shown, at most: it probes them all at once.
-pub const HOLDERS_SHOWN_MAX: usize = 16;
+/// Holders that a refused newcomer is shown, at most: it probes them all at once, and the dead one may be any.
+pub const HOLDERS_SHOWN_MAX: usize = 1024;
 /// Newcomers that wait for one key at once, at most; further ones get no [`Waiter`].
 pub const WAITERS_PER_KEY_MAX: usize = 64;
 /// Each with its own lock. Far more than there are workers.
@@ -279,14 +279,15 @@ mod tests {
 
     #[test]
     fn holders_are_shown_oldest_first_and_bounded() {
+        const MAX: usize = HOLDERS_SHOWN_MAX + 4;
         let slots: Slots<&str, usize> = Slots::new();
-        let mut permits: Vec<_> = (0..20).map(|n| slots.acquire(&"k", 20, n).granted()).collect();
-        let (holders, _) = slots.acquire(&"k", 20, 99).full();
+        let mut permits: Vec<_> = (0..MAX).map(|n| slots.acquire(&"k", MAX, n).granted()).collect();
+        let (holders, _) = slots.acquire(&"k", MAX, 9999).full();
         assert_eq!(holders, (0..HOLDERS_SHOWN_MAX).collect::<Vec<_>>());
         drop(permits.remove(0));
-        permits.push(slots.acquire(&"k", 20, 20).granted());
-        assert_eq!(slots.acquire(&"k", 20, 99).full().0, (1..=HOLDERS_SHOWN_MAX).collect::<Vec<_>>());
-        assert_eq!(slots.len(&"k"), 20);
+        permits.push(slots.acquire(&"k", MAX, MAX).granted());
+        assert_eq!(slots.acquire(&"k", MAX, 9999).full().0, (1..=HOLDERS_SHOWN_MAX).collect::<Vec<_>>());
+        assert_eq!(slots.len(&"k"), MAX);
         let other = slots.acquire(&"other", 1, 0).granted();
         drop(permits);
         assert_eq!((slots.len(&"k"), slots.len(&"other")), (0, 1));

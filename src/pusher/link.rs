@@ -245,7 +245,7 @@ impl Actor {
             Command::Unwant(channel, hub) => self.table.unwant(&channel, hub, now),
             Command::Expect(sent) => {
                 // Without a subscription nothing comes back.
-                if self.table.receivers(&sent.channel).is_some() {
+                if self.table.is_wanted(&sent.channel) {
                     self.echoes.expect(sent.id, &sent.channel, &sent.event, &sent.data, sent.origin, now);
                 }
             }
@@ -390,7 +390,7 @@ impl Actor {
         let origin = match self.echoes.arrive(&channel, event, &data, at.into_std()) {
             Arrival::Foreign => None,
             Arrival::Own(origin) => Some(origin),
-            Arrival::Duplicate => return,
+            Arrival::Duplicate => return self.link.metrics.upstream_duplicate(),
         };
         self.link.metrics.upstream_event(true);
         let event = Arc::new(Event {

@@ -61,11 +61,14 @@ struct Entry {
     /// It stood before, and does not now.
     missed: bool,
     attempts: u32,
-    /// Nobody wants it: when it may go.
-    lingers_until: Instant,
-    /// Tells this entry's timers from those of its past.
-    generation: u64,
+    /// While nobody wants it: the timer after which it goes.
+    linger: Option<TimerKey>,
+    /// The timer of the subscription under way, or of the next attempt.
+    attempt: Option<TimerKey>,
 }
+
+/// A timer's place: its time, and a number that makes it unique.
+type TimerKey = (Instant, u64);
 
 #[derive(Debug)]
 enum Timer {
@@ -80,8 +83,9 @@ pub struct LinkTable {
     channels: HashMap<Arc<str>, Entry>,
     queue: VecDeque<Arc<str>>,
     in_flight: usize,
-    timers: BTreeMap<(Instant, u64), (Timer, Arc<str>, u64)>,
-    next: u64,
+    /// At most two for each channel.
+    timers: BTreeMap<TimerKey, (Timer, Arc<str>)>,
+    next_timer: u64,
     connected: bool,
     subscribe_timeout: Duration,
     linger: Duration,
@@ -97,7 +101,7 @@ impl LinkTable {
             queue: VecDeque::new(),
             in_flight: 0,
             timers: BTreeMap::new(),
-            next: 0,
+            next_timer: 0,
             connected: false,
             subscribe_timeout,
             linger,
@@ -112,19 +116,21 @@ impl LinkTable {
             self.counts.leave(entry);
             entry.hubs |= bit;
             self.counts.enter(entry);
+            if let Some(linger) = entry.linger.take() {
+                self.timers.remove(&linger);
+            }
             if entry.state == State::Live {
                 out.push(Op::TellLive { hub, channel: channel.clone(), gap: false });
             }
             return;
         }
-        let generation = self.number();
         let entry = Entry {
             hubs: bit,
             state: State::Queued,
             missed: false,
             attempts: 0,
-            lingers_until: now,
-            generation,
+            linger: None,
+            attempt: None,
         };
         self.counts.enter(&entry);
         self.channels.insert(channel.clone(), entry);
@@ -139,9 +145,7 @@ impl LinkTable {
         entry.hubs &= !hub_bit(hub);
         self.counts.enter(entry);
         if entry.hubs == 0 {
-            entry.lingers_until = now + self.linger;
-            let (until, generation) = (entry.lingers_until, entry.generation);
-            self.set_timer(until, Timer::Linger, channel, generation);
+            self.set_linger(channel, now);
         }
     }
 
@@ -165,6 +169,8 @@ impl LinkTable {
             entry.missed |= entry.state == State::Live;
             entry.state = State::Queued;
             entry.attempts = 0;
+            entry.linger = None;
+            entry.attempt = None;
         }
         self.counts = Counts { pending: self.channels.len(), ..Counts::default() };
         missed
@@ -192,13 +198,15 @@ impl LinkTable {
         self.counts.enter(entry);
         entry.attempts = 0;
         let gap = std::mem::take(&mut entry.missed);
-        entry.lingers_until = now + self.linger;
-        let (hubs, until, generation) = (entry.hubs, entry.lingers_until, entry.generation);
+        let hubs = entry.hubs;
+        if let Some(timeout) = entry.attempt.take() {
+            self.timers.remove(&timeout);
+        }
         for hub in (0..HUBS_MAX).filter(|hub| hubs & hub_bit(*hub) != 0) {
             out.push(Op::TellLive { hub, channel: name.clone(), gap });
         }
         if hubs == 0 {
-            self.set_timer(until, Timer::Linger, &name, generation);
+            self.set_linger(&name, now);
         }
         self.in_flight = self.in_flight.saturating_sub(1);
         self.pump(now, out);
@@ -213,9 +221,7 @@ impl LinkTable {
         entry.state = State::Refused;
         let delay = RETRY_DELAY_MIN.saturating_mul(1 << entry.attempts.min(6)).min(RETRY_DELAY_MAX);
         entry.attempts += 1;
-        let generation = entry.generation;
-        let name: Arc<str> = Arc::from(channel);
-        self.set_timer(now + delay, Timer::Retry, &name, generation);
+        self.set_attempt(&Arc::from(channel), now + delay, Timer::Retry);
         self.in_flight = self.in_flight.saturating_sub(1);
         self.pump(now, out);
     }
@@ -242,20 +248,22 @@ impl LinkTable {
     pub fn timer(&mut self, now: Instant, out: &mut Vec<Op>) -> Vec<Arc<str>> {
         let mut unanswered = Vec::new();
         while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now) {
-            let (timer, channel, generation) = first.remove();
-            let Some(entry) = self.channels.get_mut(&channel).filter(|entry| entry.generation == generation)
-            else {
-                continue;
-            };
+            let (timer, channel) = first.remove();
+            let Some(entry) = self.channels.get_mut(&channel) else { continue };
+            match timer {
+                Timer::Linger => entry.linger = None,
+                Timer::SubscribeTimeout | Timer::Retry => entry.attempt = None,
+            }
             match (timer, entry.state) {
                 // While a subscription is under way its answer must be awaited: a late success would be taken
                 // for that of the next one.
-                (Timer::Linger, State::Live | State::Queued | State::Refused)
-                    if entry.hubs == 0 && entry.lingers_until <= now =>
-                {
+                (Timer::Linger, State::Live | State::Queued | State::Refused) if entry.hubs == 0 => {
                     self.counts.leave(entry);
                     if entry.state == State::Live {
                         out.push(Op::Unsubscribe(channel.clone()));
+                    }
+                    if let Some(retry) = entry.attempt.take() {
+                        self.timers.remove(&retry);
                     }
                     self.channels.remove(&channel);
                 }
@@ -286,7 +294,13 @@ impl LinkTable {
     #[must_use]
     pub fn receivers(&self, channel: &str) -> Option<(Arc<str>, u64)> {
         let (name, entry) = self.channels.get_key_value(channel)?;
-        (entry.hubs != 0).then(|| (name.clone(), entry.hubs))
+        (entry.hubs != 0 && entry.state == State::Live).then(|| (name.clone(), entry.hubs))
+    }
+
+    /// Whether a hub wants `channel`.
+    #[must_use]
+    pub fn is_wanted(&self, channel: &str) -> bool {
+        self.channels.get(channel).is_some_and(|entry| entry.hubs != 0)
     }
 
     /// Whether `channel` stands, or may: its subscription has been sent, and the answer may wait to be read.
@@ -316,21 +330,35 @@ impl LinkTable {
                 continue;
             }
             entry.state = State::Subscribing;
-            let generation = entry.generation;
             self.in_flight += 1;
-            self.set_timer(now + self.subscribe_timeout, Timer::SubscribeTimeout, &channel, generation);
+            self.set_attempt(&channel, now + self.subscribe_timeout, Timer::SubscribeTimeout);
             out.push(Op::Subscribe(channel));
         }
     }
 
-    fn set_timer(&mut self, at: Instant, timer: Timer, channel: &Arc<str>, generation: u64) {
-        let number = self.number();
-        self.timers.insert((at, number), (timer, channel.clone(), generation));
+    /// Sets the timer after which the channel goes, instead of an earlier one.
+    fn set_linger(&mut self, channel: &Arc<str>, now: Instant) {
+        let key = self.set_timer(now + self.linger, Timer::Linger, channel);
+        let before = self.channels.get_mut(channel).and_then(|entry| entry.linger.replace(key));
+        if let Some(before) = before {
+            self.timers.remove(&before);
+        }
     }
 
-    fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+    /// Sets the timer of the channel's attempt, instead of an earlier one.
+    fn set_attempt(&mut self, channel: &Arc<str>, at: Instant, timer: Timer) {
+        let key = self.set_timer(at, timer, channel);
+        let before = self.channels.get_mut(channel).and_then(|entry| entry.attempt.replace(key));
+        if let Some(before) = before {
+            self.timers.remove(&before);
+        }
+    }
+
+    fn set_timer(&mut self, at: Instant, timer: Timer, channel: &Arc<str>) -> TimerKey {
+        self.next_timer += 1;
+        let key = (at, self.next_timer);
+        self.timers.insert(key, (timer, channel.clone()));
+        key
     }
 }
 
@@ -358,233 +386,4 @@ const fn hub_bit(hub: usize) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::legacy::dialect::tests::now;
-    use proptest::prelude::*;
-    use std::collections::HashSet;
-
-    const TIMEOUT: Duration = Duration::from_secs(10);
-    const LINGER: Duration = Duration::from_secs(1);
-
-    struct Bench {
-        table: LinkTable,
-        now: Instant,
-        out: Vec<Op>,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            Self { table: LinkTable::new(TIMEOUT, LINGER), now: now().mono, out: Vec::new() }
-        }
-
-        fn connected() -> Self {
-            let mut bench = Self::new();
-            bench.table.connected(bench.now, &mut bench.out);
-            bench
-        }
-
-        fn want(&mut self, channel: &str, hub: usize) -> Vec<Op> {
-            self.table.want(&Arc::from(channel), hub, self.now, &mut self.out);
-            std::mem::take(&mut self.out)
-        }
-
-        fn unwant(&mut self, channel: &str, hub: usize) {
-            self.table.unwant(&Arc::from(channel), hub, self.now);
-        }
-
-        fn succeeded(&mut self, channel: &str) -> Vec<Op> {
-            self.table.succeeded(channel, self.now, &mut self.out);
-            std::mem::take(&mut self.out)
-        }
-
-        fn after(&mut self, time: Duration) -> Vec<Op> {
-            self.now += time;
-            self.table.timer(self.now, &mut self.out);
-            std::mem::take(&mut self.out)
-        }
-    }
-
-    fn subscribe(channel: &str) -> Op {
-        Op::Subscribe(channel.into())
-    }
-
-    fn live(hub: usize, channel: &str, gap: bool) -> Op {
-        Op::TellLive { hub, channel: channel.into(), gap }
-    }
-
-    #[test]
-    fn the_first_subscribes_and_all_are_told() {
-        let mut b = Bench::connected();
-        assert_eq!(b.want("c", 0), [subscribe("c")]);
-        assert_eq!(b.want("c", 1), []);
-        assert_eq!(b.succeeded("c"), [live(0, "c", false), live(1, "c", false)]);
-        assert_eq!(b.want("c", 2), [live(2, "c", false)]);
-        assert_eq!(b.succeeded("c"), [], "a second success is nobody's");
-        assert_eq!(b.table.receivers("c"), Some(("c".into(), 0b111)));
-        assert_eq!(b.table.counts(), Counts { pending: 0, live: 1, lingering: 0 });
-    }
-
-    #[test]
-    fn the_last_unsubscribes_after_a_linger_unless_somebody_comes() {
-        let mut b = Bench::connected();
-        b.want("c", 0);
-        b.succeeded("c");
-        b.unwant("c", 0);
-        assert_eq!(b.table.counts(), Counts { pending: 0, live: 0, lingering: 1 });
-        assert_eq!(b.after(LINGER / 2), []);
-        assert_eq!(b.want("c", 0), [live(0, "c", false)]);
-        assert_eq!(b.after(LINGER), []);
-        b.unwant("c", 0);
-        assert_eq!(b.after(LINGER), [Op::Unsubscribe("c".into())]);
-        assert_eq!(b.table.receivers("c"), None);
-        assert_eq!(b.table.counts(), Counts::default());
-        assert_eq!(b.want("c", 0), [subscribe("c")]);
-    }
-
-    #[test]
-    fn each_leaving_lingers_in_full() {
-        let mut b = Bench::connected();
-        b.want("c", 0);
-        b.succeeded("c");
-        b.unwant("c", 0);
-        b.after(LINGER / 2);
-        b.want("c", 0);
-        b.unwant("c", 0);
-        assert_eq!(b.after(LINGER / 2), [], "the first leaving's time is over, not the second's");
-        assert_eq!(b.after(LINGER / 2), [Op::Unsubscribe("c".into())]);
-    }
-
-    #[test]
-    fn what_stands_after_everybody_gave_up_is_ended() {
-        let mut b = Bench::connected();
-        assert_eq!(b.succeeded("c"), [Op::Unsubscribe("c".into())]);
-        b.table.disconnected();
-        assert_eq!(b.succeeded("c"), []);
-    }
-
-    #[test]
-    fn a_subscription_under_way_is_not_given_up_before_its_answer() {
-        let mut b = Bench::connected();
-        b.want("c", 0);
-        b.unwant("c", 0);
-        assert_eq!(b.after(LINGER), []);
-        assert_eq!(b.succeeded("c"), []);
-        assert_eq!(b.after(LINGER), [Op::Unsubscribe("c".into())]);
-    }
-
-    #[test]
-    fn after_a_loss_everything_is_subscribed_anew_and_the_gap_is_told() {
-        let mut b = Bench::connected();
-        b.want("stood", 0);
-        b.succeeded("stood");
-        b.want("pending", 1);
-        b.want("left", 0);
-        b.succeeded("left");
-        b.unwant("left", 0);
-        assert_eq!(b.table.disconnected(), 1);
-        assert_eq!(b.table.receivers("left"), None);
-        assert_eq!(b.want("new", 0), [], "nothing is sent while there is no connection");
-        b.table.connected(b.now, &mut b.out);
-        let asked: HashSet<Arc<str>> = b
-            .out
-            .drain(..)
-            .map(|op| match op {
-                Op::Subscribe(channel) => channel,
-                op => panic!("{op:?}"),
-            })
-            .collect();
-        assert_eq!(asked, HashSet::from(["stood".into(), "pending".into(), "new".into()]));
-        assert_eq!(b.succeeded("stood"), [live(0, "stood", true)]);
-        assert_eq!(b.succeeded("pending"), [live(1, "pending", false)]);
-    }
-
-    #[test]
-    fn refusals_are_tried_again_ever_more_slowly() {
-        let mut b = Bench::connected();
-        b.want("c", 0);
-        for delay in [1, 2, 4, 8, 16, 32, 60, 60] {
-            b.table.refused("c", b.now, &mut b.out);
-            assert_eq!(b.after(Duration::from_millis(delay * 1000 - 1)), [], "{delay}");
-            assert_eq!(b.after(Duration::from_millis(1)), [subscribe("c")]);
-        }
-        b.now += TIMEOUT;
-        assert_eq!(b.table.timer(b.now, &mut b.out), [Arc::from("c")], "no answer is a refusal");
-    }
-
-    #[test]
-    fn an_error_without_a_channel_finds_its_subscription() {
-        let mut b = Bench::connected();
-        b.want("private-a", 0);
-        assert_eq!(b.table.blame("Invalid signature"), Some("private-a".into()), "the only one");
-        b.want("private-ab", 0);
-        assert_eq!(b.table.blame("Invalid signature"), None);
-        assert_eq!(b.table.blame("Auth info required to subscribe to private-ab"), Some("private-ab".into()));
-        b.succeeded("private-ab");
-        assert_eq!(b.table.blame("Auth info required to subscribe to private-ab"), Some("private-a".into()));
-    }
-
-    #[test]
-    fn no_more_are_under_way_than_allowed() {
-        let mut b = Bench::new();
-        for i in 0..IN_FLIGHT_MAX + 10 {
-            b.want(&format!("c{i}"), 0);
-        }
-        b.table.connected(b.now, &mut b.out);
-        assert_eq!(b.out.len(), IN_FLIGHT_MAX);
-        let Some(Op::Subscribe(first)) = b.out.first() else { panic!() };
-        let first = first.clone();
-        b.out.clear();
-        assert_eq!(b.succeeded(&first).len(), 2, "told, and the next one sent");
-    }
-
-    proptest! {
-        /// Whatever happens, the counts agree with the channels, and a channel is subscribed at most once.
-        #[test]
-        fn counts_agree(steps in proptest::collection::vec((0_u8..8, 0_u8..4, 0_usize..3), 0..150)) {
-            let mut b = Bench::new();
-            let (mut connected, mut sent) = (false, HashSet::<Arc<str>>::new());
-            for (step, channel, hub) in steps {
-                let name = format!("c{channel}");
-                match step {
-                    0 | 1 => b.table.want(&Arc::from(name.as_str()), hub, b.now, &mut b.out),
-                    2 => b.unwant(&name, hub),
-                    3 if sent.contains(name.as_str()) => b.table.succeeded(&name, b.now, &mut b.out),
-                    4 => {
-                        let asked = b.table.channels.get(name.as_str());
-                        if asked.is_some_and(|entry| entry.state == State::Subscribing) {
-                            sent.remove(name.as_str());
-                        }
-                        b.table.refused(&name, b.now, &mut b.out);
-                    }
-                    5 if connected => {
-                        b.table.disconnected();
-                        sent.clear();
-                        connected = false;
-                    }
-                    5 => {
-                        b.table.connected(b.now, &mut b.out);
-                        connected = true;
-                    }
-                    _ => {
-                        b.now += Duration::from_millis(700);
-                        b.table.timer(b.now, &mut b.out);
-                    }
-                }
-                for op in b.out.drain(..) {
-                    prop_assert!(connected || matches!(op, Op::TellLive { .. }), "sent while not connected");
-                    match op {
-                        Op::Subscribe(channel) => prop_assert!(sent.insert(channel)),
-                        Op::Unsubscribe(channel) => prop_assert!(sent.remove(&channel)),
-                        Op::TellLive { .. } => {}
-                    }
-                }
-                let mut counts = Counts::default();
-                for entry in b.table.channels.values() {
-                    counts.enter(entry);
-                }
-                prop_assert_eq!(b.table.counts(), counts);
-            }
-        }
-    }
-}
+mod tests;

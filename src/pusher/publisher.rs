@@ -50,6 +50,8 @@ struct Job {
     conn: Arc<Conn>,
     message_type: String,
     deadline: Instant,
+    /// An attempt ended without an answer.
+    maybe_accepted: bool,
     bytes: usize,
     lane_bytes: Arc<AtomicUsize>,
     _queued: [GaugeGuard; 2],
@@ -142,6 +144,7 @@ impl Publisher {
                 conn: conn.clone(),
                 message_type,
                 deadline: Instant::now() + self.settings.deadline,
+                maybe_accepted: false,
                 bytes,
                 lane_bytes: lane.bytes.clone(),
                 _queued: self.metrics.queued(bytes),
@@ -234,6 +237,7 @@ impl Runner {
                     let wait = wait.unwrap_or_default().max(least);
                     self.pause(attempt, wait, &batch).await;
                     if maybe_accepted {
+                        batch.iter_mut().for_each(|job| job.maybe_accepted = true);
                         batch = self.without_returned(batch).await;
                     }
                 }
@@ -302,8 +306,10 @@ impl Runner {
     /// Tells the senders that their messages were not carried.
     fn fail(&self, jobs: Vec<Job>, code: ErrorCode, result: PublishResult) {
         for mut job in jobs {
-            self.metrics.published(result);
-            if let Some(sent) = job.sent() {
+            let unknown = job.maybe_accepted && result == PublishResult::Expired;
+            self.metrics.published(if unknown { PublishResult::Unknown } else { result });
+            // What may have been accepted may yet come back, and then not to its sender.
+            if let Some(sent) = job.sent().filter(|_| !job.maybe_accepted) {
                 self.links.cancel(sent);
             }
             let message_type = std::mem::take(&mut job.message_type);

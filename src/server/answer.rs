@@ -28,7 +28,8 @@ use crate::config::{self, Route};
 use crate::deprecation::Phase;
 use crate::legacy::error::ErrorCode;
 use crate::legacy::session;
-use crate::limits::slots::Acquire;
+use crate::limits::address::one_client;
+use crate::limits::slots::{Acquire, Permit};
 use crate::metrics::Refusal;
 use crate::routes::{Matched, PathValues};
 
@@ -38,6 +39,8 @@ const RETRY_AFTER_S: u32 = 5;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time left for a request when the server shuts down: a client that sends none must not hold it up.
 const DRAINING_TIMEOUT: Duration = Duration::from_secs(1);
+/// Refused connections of one address that are held, as `refusal = "frame"` asks; more are refused by HTTP.
+const REFUSED_PER_ADDRESS_MAX: usize = 50;
 /// As much of a User-Agent as a log gets.
 const AGENT_CHARS_MAX: usize = 200;
 
@@ -208,8 +211,14 @@ fn decide(
         Err((refusal, status, code)) => match route.refusal {
             config::Refusal::Http => return Err(Denial::new(refusal, status, code.message())),
             config::Refusal::Frame { .. } => {
+                // Held refusals are counted too, or one address could hold every connection there is.
+                let held =
+                    worker.bridge.refused_slots.acquire(&one_client(address), REFUSED_PER_ADDRESS_MAX, ());
+                let Acquire::Granted(held) = held else {
+                    return Err(Denial::new(refusal, status, code.message()));
+                };
                 worker.bridge.metrics.refused(Some(route.index), refusal);
-                (Some(code), None)
+                (Some(code), AddressSlot::Refused(held))
             }
         },
     };
@@ -244,8 +253,15 @@ fn switching_protocols(route: &Route, key: &[u8], protocol: Option<String>) -> h
     response.body(Full::default())
 }
 
-/// A connection's slot of its address's, where the route counts them.
-pub type AddressSlot = Option<Slot<Key<IpAddr>>>;
+/// A connection's slot of its address's.
+pub enum AddressSlot {
+    /// The route counts none.
+    Uncounted,
+    /// Among those in service.
+    Counted(Slot<Key<IpAddr>>),
+    /// Among those kept only to be told a refusal.
+    Refused(Permit<IpAddr, ()>),
+}
 
 /// The checks whose refusal a route may want told by a frame.
 fn admit(
@@ -263,13 +279,14 @@ fn admit(
     if !route.origins.is_empty() && origin.is_some_and(|origin| !origin_allowed(origin, &route.origins)) {
         return Err((Refusal::Origin, StatusCode::FORBIDDEN, ErrorCode::OriginNotAllowed));
     }
-    let Some(max) = route.limits.connections_per_address else { return Ok(None) };
-    match worker.bridge.address_slots.acquire(&(route.limits.scope.clone(), address), max, holder.clone()) {
-        Acquire::Granted(slot) => Ok(Some(slot)),
+    let Some(max) = route.limits.connections_per_address else { return Ok(AddressSlot::Uncounted) };
+    let key = (route.limits.scope.clone(), one_client(address));
+    match worker.bridge.address_slots.acquire(&key, max, holder.clone()) {
+        Acquire::Granted(slot) => Ok(AddressSlot::Counted(slot)),
         Acquire::Full { holders, .. } => {
             // The dead among them make room before the client tries again.
-            session::probe_all(&holders, session::ADDRESS_PROBE_TIMEOUT);
-            Err((Refusal::AddressLimit, StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyConnections))
+            session::probe_all(&holders, session::ADDRESS_PROBE_TIMEOUT, None);
+            Err((Refusal::AddressLimit, StatusCode::TOO_MANY_REQUESTS, ErrorCode::AddressLimit))
         }
     }
 }

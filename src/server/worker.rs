@@ -98,6 +98,8 @@ pub struct Bridge {
     pub exclusive_slots: Slots<Key<String>, Holder>,
     /// Connections of each client address.
     pub address_slots: Slots<Key<IpAddr>, Holder>,
+    /// Connections of each client address that are kept only to be told a refusal.
+    pub refused_slots: Slots<IpAddr, ()>,
     /// Wrong tokens of each client address.
     pub wrong_tokens: AddressGate,
     /// The next connection's number.

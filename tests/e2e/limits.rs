@@ -103,7 +103,7 @@ async fn tokens_are_counted_per_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_tokens_are_counted_per_address_and_lock_no_neighbour_out() {
-    let bridge = Bridge::with(&with_deadline("500ms"), |config| {
+    let bridge = Bridge::with(&with_deadline("4s"), |config| {
         config.auth.as_mut().unwrap().failures_per_address =
             Rate { count: 1, per: Duration::from_secs(3600), burst: 2 };
     })
@@ -115,7 +115,9 @@ async fn wrong_tokens_are_counted_per_address_and_lock_no_neighbour_out() {
         assert_eq!(client.error_code().await, expected, "reconnecting does not reset the count");
         last = Some(client);
     }
+    let asked = std::time::Instant::now();
     bridge.login(PATH).await;
+    assert!(asked.elapsed() >= Duration::from_secs(1), "tokens from there are judged late, good ones too");
     let mut elsewhere = Raw::connect_from([127, 0, 0, 2], bridge.address()).await;
     elsewhere.send(upgrade(PATH, &[])).await;
     assert_eq!(elsewhere.answer().await.status, 101);
@@ -242,6 +244,36 @@ async fn a_live_holder_is_kept_and_the_newcomer_stays_connected() {
     newcomer.auth(&token("124")).await;
     assert_eq!(newcomer.json().await["type"], "auth_response");
     assert_eq!(bridge.closes("content", "replaced"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newcomer_is_told_as_soon_as_the_holder_has_answered() {
+    // Were the probe's time waited for, this test would lose its patience.
+    let bridge =
+        Bridge::with(&with_exclusive(r#"on_conflict = "probe", probe_timeout = "1h""#), |_| {}).await;
+    let _holder = keep_alive(bridge.login(PATH).await);
+    let mut newcomer = bridge.connect(PATH).await;
+    newcomer.auth(&token("124")).await;
+    assert_eq!(newcomer.error_code().await, "SESSION_IN_USE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dead_one_is_found_among_many_that_live() {
+    let limit = with_user_limit(r#"max = 30, on_conflict = "probe", probe_timeout = "300ms""#);
+    let bridge = Bridge::with(&limit, |_| {}).await;
+    let mut alive = Vec::new();
+    for n in 0..29 {
+        alive.push(keep_alive(bridge.login(&format!("/ws/agent/a{n}")).await));
+    }
+    let mut dead = Raw::connect(bridge.address()).await;
+    dead.send(upgrade("/ws/agent/dead", &[])).await;
+    dead.answer().await;
+    dead.send(auth(&token("123"))).await;
+    assert_eq!(dead.frame().await.json()["type"], "auth_response");
+    let mut newcomer = bridge.connect("/ws/agent/new").await;
+    newcomer.auth(&token("123")).await;
+    assert_eq!(newcomer.json().await["type"], "auth_response");
+    bridge.until_closed("agent", "replaced", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -101,6 +101,12 @@ async fn the_drain_order_makes_it_unready_and_refuses_newcomers_politely() {
     };
     assert_eq!(ask("GET /readyz").await.status, 200);
     assert_eq!(ask("DELETE /drain").await.status, 405);
+    for header in ["Origin: http://evil.example", "Sec-Fetch-Site: cross-site"] {
+        let request = format!("GET /drain HTTP/1.1\r\nHost: a\r\n{header}\r\n\r\n");
+        let answer = Raw::ask(bridge.running.admin_address, request).await;
+        assert_eq!(answer.status, 403, "a page in a browser drains nothing");
+    }
+    assert_eq!(ask("GET /readyz").await.status, 200);
     assert_eq!(ask("GET /drain").await.status, 202);
     let readyz = ask("GET /readyz").await;
     assert_eq!((readyz.status, readyz.body.starts_with("draining\n")), (503, true));

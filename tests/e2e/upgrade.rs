@@ -278,6 +278,19 @@ async fn after_the_sunset_a_route_that_says_so_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn held_refusals_of_one_address_are_bounded() {
+    let routes = gone().replace("[groups.typed-api]\n", "[groups.typed-api]\nrefusal = \"frame\"\n");
+    let bridge = Bridge::with(&routes, |_| {}).await;
+    let mut held = Vec::new();
+    for n in 0..60 {
+        let mut raw = Raw::connect(bridge.address()).await;
+        raw.send(upgrade(PATH, &[])).await;
+        assert_eq!(raw.answer().await.status, if n < 50 { 101 } else { 410 }, "{n}");
+        held.push(raw);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_browser_is_told_by_a_frame_and_held() {
     let routes = gone().replace(
         "[groups.typed-api]\n",

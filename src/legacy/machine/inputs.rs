@@ -22,8 +22,7 @@ const FILTER_VALUE_BYTES_MAX: usize = 256;
 impl Machine {
     /// A text message.
     pub fn text(&mut self, text: &str, now: Now, out: &mut Vec<Action>) {
-        self.timers.heard = now.mono;
-        self.timers.probe = None;
+        self.heard(now);
         match self.state {
             State::Live if self.route.echo => self.echo(now, out),
             State::Live => self.live_text(text, now, out),
@@ -35,8 +34,7 @@ impl Machine {
 
     /// A binary message.
     pub fn binary(&mut self, now: Now, out: &mut Vec<Action>) {
-        self.timers.heard = now.mono;
-        self.timers.probe = None;
+        self.heard(now);
         match self.state {
             State::Live if self.route.echo => self.echo(now, out),
             State::Live => self.refuse_message(ErrorCode::BinaryNotSupported, now, out),
@@ -46,10 +44,15 @@ impl Machine {
         }
     }
 
-    /// A WebSocket ping or pong. tungstenite answers the ping.
-    pub fn control(&mut self, now: Now, out: &mut Vec<Action>) {
+    /// A sign of life that is no message: the client reads what had waited for it.
+    pub fn heard(&mut self, now: Now) {
         self.timers.heard = now.mono;
         self.timers.probe = None;
+    }
+
+    /// A WebSocket ping or pong. tungstenite answers the ping.
+    pub fn control(&mut self, now: Now, out: &mut Vec<Action>) {
+        self.heard(now);
         self.flood_check(now, out);
     }
 
