@@ -22,4 +22,8 @@ mod limits;
 mod liveness;
 mod publish;
 mod relay;
+mod scenarios;
+mod shutdown;
+mod sockudo;
+mod upgrade;
 mod upstream;

@@ -1,11 +1,12 @@
 //! Client messages on their way to Pusher: batches, order, retries, refusals, and who gets them back.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pusher_bridge::app::Shutdown;
 use pusher_bridge::config::Config;
 use pusher_bridge::sandbox::{PublishHold, Refusal};
+use tokio::time::Instant;
 
 use crate::support::bridge::{self, SHIPPED};
 use crate::support::pusher::{Native, Pusher};

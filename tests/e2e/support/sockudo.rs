@@ -4,11 +4,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use secrecy::SecretString;
+use tokio::time::sleep;
 
-use super::PATIENCE;
+use super::patiently;
 use super::pusher::{App, Pusher};
 
 /// Between two looks whether it is there: it says so in no other way.
@@ -17,6 +18,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const CONFIG: &str = r#"
 host = "127.0.0.1"
 port = {port}
+shutdown_grace_period = 1
 [adapter]
 driver = "local"
 [cache]
@@ -34,7 +36,7 @@ max_messages = 1000
 [app_manager]
 driver = "memory"
 [[app_manager.array.apps]]
-id = "test-app"
+id = "1001"
 key = "test-key"
 secret = "test-secret"
 enabled = true
@@ -55,7 +57,7 @@ pub struct Sockudo {
 
 impl Sockudo {
     /// `None`: it is not installed, which is said, and no test may be skipped in a complete run.
-    pub fn start() -> Option<Self> {
+    pub async fn start() -> Option<Self> {
         let Some(binary) = std::env::var_os("SOCKUDO_BIN") else {
             super::skipped("SOCKUDO_BIN is not set; run tests/run");
             return None;
@@ -66,32 +68,28 @@ impl Sockudo {
         let binary = PathBuf::from(binary);
         let process = spawn(&binary, &directory, port);
         let mut sockudo = Self { binary, directory, port, process };
-        sockudo.wait_until_up();
+        patiently("sockudo", sockudo.up()).await;
         Some(sockudo)
     }
 
-    /// Sends SIGTERM, waits for the end, and starts it again on the same port.
-    pub fn restart(&mut self) {
+    /// Ends it by SIGTERM, and starts it again on the same port.
+    pub async fn restart(&mut self) {
         let pid = self.process.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        let begin = Instant::now();
-        while self.process.try_wait().unwrap().is_none() {
-            // It may wait long for connections to end; they have been told by then.
-            if begin.elapsed() > Duration::from_secs(2) {
-                let _ = self.process.kill();
+        let ended = async {
+            while self.process.try_wait().unwrap().is_none() {
+                sleep(LOOK_AGAIN).await;
             }
-            std::thread::sleep(LOOK_AGAIN);
-        }
+        };
+        patiently("sockudo's end", ended).await;
         self.process = spawn(&self.binary, &self.directory, self.port);
-        self.wait_until_up();
+        patiently("sockudo again", self.up()).await;
     }
 
-    fn wait_until_up(&mut self) {
-        let begin = Instant::now();
+    async fn up(&mut self) {
         while !self.is_up() {
-            let ended = self.process.try_wait().unwrap();
-            assert!(ended.is_none() && begin.elapsed() < PATIENCE, "sockudo does not start: {}", self.log());
-            std::thread::sleep(LOOK_AGAIN);
+            assert!(self.process.try_wait().unwrap().is_none(), "sockudo does not start: {}", self.log());
+            sleep(LOOK_AGAIN).await;
         }
     }
 
@@ -117,7 +115,7 @@ impl Pusher for Sockudo {
     fn app(&self) -> App {
         App {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)),
-            id: "test-app".into(),
+            id: "1001".into(),
             key: "test-key".into(),
             secret: SecretString::from("test-secret"),
         }
