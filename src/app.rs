@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -70,6 +70,8 @@ pub struct Running {
     acceptor: JoinHandle<()>,
     workers: Vec<oneshot::Receiver<()>>,
     publishing: JoinSet<()>,
+    /// Messages accepted and not yet settled.
+    unsettled: Arc<AtomicUsize>,
     links: JoinSet<()>,
     admin: oneshot::Receiver<()>,
 }
@@ -129,6 +131,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let api = Api::new(config.upstream.app.clone(), client);
     let publish = config.upstream.publish.clone();
     let publisher = Publisher::start(api, publish, links.clone(), metrics.clone(), &mut publishing);
+    let unsettled = publisher.unsettled();
     let status = Status::new(connected, worker_count, config.server.close_window, metrics.clone());
     let wrong_tokens = config.auth.as_ref().map_or(ANY_RATE, |auth| auth.failures_per_address);
     let bridge = Arc::new(Bridge {
@@ -187,6 +190,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         acceptor,
         workers,
         publishing,
+        unsettled,
         links: link_tasks,
         admin,
     })
@@ -245,7 +249,7 @@ pub enum Shutdown {
 impl Running {
     /// Unready, no new clients, closes spread over the window, accepted messages published, links closed; all
     /// within the grace period.
-    pub async fn shutdown(self) -> Shutdown {
+    pub async fn shutdown(mut self) -> Shutdown {
         let started = Instant::now();
         let grace = self.config.server.grace;
         let end = started + grace;
@@ -258,14 +262,18 @@ impl Running {
             clean &= timeout_at(sessions_end, worker).await.is_ok();
         }
         // With the last worker the publisher's entrance is gone: its lanes finish, then the links.
-        clean &= all_done(self.publishing, end).await;
-        clean &= all_done(self.links, end).await;
+        if !all_done(&mut self.publishing, end).await {
+            let messages = self.unsettled.load(Ordering::Relaxed);
+            tracing::error!(messages, "accepted messages are lost: they could not be published in time");
+            clean = false;
+        }
+        clean &= all_done(&mut self.links, end).await;
         self.stop_admin.send_replace(true);
         let _ = timeout_at(end, self.admin).await;
         if clean { Shutdown::Clean } else { Shutdown::Cut }
     }
 }
 
-async fn all_done(mut tasks: JoinSet<()>, end: Instant) -> bool {
+async fn all_done(tasks: &mut JoinSet<()>, end: Instant) -> bool {
     timeout_at(end, async { while tasks.join_next().await.is_some() {} }).await.is_ok()
 }

@@ -16,6 +16,11 @@ use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
+mod conflict;
+
+pub use self::conflict::probe_all;
+
+use self::conflict::take;
 use super::close::CloseReason;
 use super::conn::{Attention, Conn, ConnIo, Notice};
 use super::error::ErrorCode;
@@ -24,17 +29,14 @@ use super::machine::{Action, Machine, Opening};
 use super::outbox::{Bounds, Opcode, encode_close, encode_frame};
 use crate::auth::{Claims, Refused, Verify};
 use crate::clock::Now;
-use crate::config::{OnConflict, Route, SlotLimit};
+use crate::config::Route;
 use crate::fanout::table::Ticket;
-use crate::limits::slots::{Acquire, Slots};
 use crate::metrics::{ConnPhase, GaugeGuard};
 use crate::server::answer::{AddressSlot, Upgraded};
 use crate::server::worker::{Admitted, Holder, Key, Registered, Slot, Worker};
 
 /// How long a connection that keeps others of its address out has to answer a probe.
 pub const ADDRESS_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Beyond a probe's timeout, so long is waited for the dead one to be gone.
-const PROBE_MARGIN: Duration = Duration::from_secs(2);
 /// tungstenite's read buffer: it is filled with zeros before every read.
 const READ_BUFFER_BYTES: usize = 1024;
 /// What tungstenite may hold of its own frames; they go to the outbox at once.
@@ -272,6 +274,7 @@ impl Session {
             Message::Text(text) => {
                 self.count_in(text.len());
                 self.machine.text(text, now, &mut self.actions);
+                self.note_unjudged();
                 self.echo(Opcode::Text, text.as_bytes());
             }
             Message::Binary(bytes) => {
@@ -286,6 +289,27 @@ impl Session {
             }
             Message::Frame(_) => {}
         }
+    }
+
+    /// An `auth` message that was refused before its token was looked at is an attempt too.
+    fn note_unjudged(&self) {
+        match self.actions.last() {
+            Some(Action::Error(ErrorCode::InvalidToken, _)) => self.note_auth("", "no_token"),
+            Some(Action::Error(ErrorCode::AuthRateLimited, _)) => self.note_auth("", "rate_limited"),
+            _ => {}
+        }
+    }
+
+    fn note_auth(&self, user: &str, result: &'static str) {
+        self.worker.bridge.metrics.auth(self.route.index, result);
+        tracing::info!(
+            route = &*self.route.name,
+            conn = self.conn.id().0,
+            client.address = %self.address,
+            user = loggable(user),
+            result,
+            "auth"
+        );
     }
 
     /// An echo needs the message at hand, so it is not left to [`Self::carry_out`].
@@ -406,16 +430,7 @@ impl Session {
                 .flatten()
         });
         let outcome = self.machine.verified(verdict, leeway, now, &mut self.actions);
-        let result = reason.unwrap_or(outcome);
-        bridge.metrics.auth(self.route.index, result);
-        tracing::info!(
-            route = &*self.route.name,
-            conn = self.conn.id().0,
-            client.address = %self.address,
-            user = loggable(&user),
-            result,
-            "auth"
-        );
+        self.note_auth(&user, reason.unwrap_or(outcome));
     }
 
     // -------------------------------------------------------------------------------------------- slots
@@ -490,59 +505,6 @@ impl Session {
             "closed"
         );
     }
-}
-
-/// Takes one slot of `key`; `Err`: all are taken by connections that are alive.
-async fn take(
-    slots: &Slots<Key<String>, Holder>,
-    key: Option<&Key<String>>,
-    limit: Option<SlotLimit>,
-    holder: &Holder,
-) -> Result<Option<Slot<Key<String>>>, ()> {
-    let (Some(key), Some(limit)) = (key, limit) else { return Ok(None) };
-    let deadline = Instant::now() + limit.probe_timeout + PROBE_MARGIN;
-    let answers = Arc::new(Semaphore::new(0));
-    let mut asked = None;
-    loop {
-        match slots.acquire(key, limit.max, holder.clone()) {
-            Acquire::Granted(slot) => return Ok(Some(slot)),
-            Acquire::Full { holders, waiter } => {
-                match limit.on_conflict {
-                    OnConflict::Refuse => return Err(()),
-                    OnConflict::Probe if asked.is_none() => {
-                        asked = Some(probe_all(&holders, limit.probe_timeout, Some(&answers)));
-                    }
-                    OnConflict::Replace => {
-                        if let Some(oldest) = holders.iter().find_map(|holder| holder.get()) {
-                            oldest.notify(Notice::Replaced);
-                        }
-                    }
-                    OnConflict::Probe => {}
-                }
-                let waiter = waiter.ok_or(())?;
-                // When every holder has shown that it lives, there is nothing to wait for.
-                let all_alive = asked.filter(|asked| *asked >= limit.max).unwrap_or(u32::MAX as usize);
-                tokio::select! {
-                    freed = tokio::time::timeout_at(deadline, waiter) => freed.map_err(|_| ())?,
-                    () = permits(&answers, all_alive) => return Err(()),
-                }
-            }
-        }
-    }
-}
-
-/// Waits until `count` permits are there.
-async fn permits(answers: &Semaphore, count: usize) {
-    match u32::try_from(count) {
-        Ok(count) if count < u32::MAX => drop(answers.acquire_many(count).await),
-        _ => std::future::pending().await,
-    }
-}
-
-/// Asks every holder for a sign of life; gives how many could be asked.
-pub fn probe_all(holders: &[Holder], within: Duration, answers: Option<&Arc<Semaphore>>) -> usize {
-    let conns = holders.iter().filter_map(|holder| holder.get());
-    conns.map(|conn| conn.notify(Notice::Probe { within, answers: answers.cloned() })).count()
 }
 
 async fn wait_for(pending: &mut Option<Pending>) -> Done {

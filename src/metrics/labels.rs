@@ -1,7 +1,8 @@
 //! The labels that other parts name by their text: closed sets, so that each series exists from the start.
 
-/// What [`super::Metrics::auth`] may be told: the labels of `auth::Refused` and the session machine's words.
-pub const AUTH_RESULTS: [&str; 20] = [
+/// What [`super::Metrics::auth`] may be told: the labels of `auth::Refused`, the session machine's words, and
+/// those of attempts that have no token to judge.
+pub const AUTH_RESULTS: [&str; 22] = [
     "accepted",
     "renewed",
     "missing_permission",
@@ -22,6 +23,8 @@ pub const AUTH_RESULTS: [&str; 20] = [
     "missing_claim",
     "bad_claim",
     "keys_unavailable",
+    "no_token",
+    "rate_limited",
 ];
 
 /// What [`super::Metrics::publish_retry`] may be told: the causes of `pusher::api`.

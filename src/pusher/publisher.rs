@@ -54,6 +54,7 @@ struct Job {
     maybe_accepted: bool,
     bytes: usize,
     lane_bytes: Arc<AtomicUsize>,
+    unsettled: Arc<AtomicUsize>,
     _queued: [GaugeGuard; 2],
 }
 
@@ -65,6 +66,7 @@ enum Work {
 impl Drop for Job {
     fn drop(&mut self) {
         self.lane_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.unsettled.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -84,6 +86,7 @@ pub struct Publisher {
     settings: config::Publish,
     metrics: Arc<Metrics>,
     next_id: AtomicU64,
+    unsettled: Arc<AtomicUsize>,
 }
 
 impl Publisher {
@@ -110,7 +113,12 @@ impl Publisher {
         };
         let triggers = (0..settings.lanes).map(|_| lane()).collect();
         let posts = (0..settings.lanes).map(|_| lane()).collect();
-        Self { triggers, posts, settings, metrics, next_id: AtomicU64::new(1) }
+        Self { triggers, posts, settings, metrics, next_id: AtomicU64::new(1), unsettled: Arc::default() }
+    }
+
+    /// How many messages are accepted and neither published nor reported: readable when this is gone.
+    pub fn unsettled(&self) -> Arc<AtomicUsize> {
+        self.unsettled.clone()
     }
 
     /// Takes a message for publishing.
@@ -139,6 +147,7 @@ impl Publisher {
         let accepted = lanes.get(stable_hash(channel) % lanes.len().max(1)).is_some_and(|lane| {
             // The job takes its bytes back when it is dropped, wherever that is.
             let waiting = lane.bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.unsettled.fetch_add(1, Ordering::Relaxed);
             let job = Job {
                 work,
                 conn: conn.clone(),
@@ -147,6 +156,7 @@ impl Publisher {
                 maybe_accepted: false,
                 bytes,
                 lane_bytes: lane.bytes.clone(),
+                unsettled: self.unsettled.clone(),
                 _queued: self.metrics.queued(bytes),
             };
             waiting + bytes <= self.settings.queue_bytes_max && lane.jobs.try_send(job).is_ok()
