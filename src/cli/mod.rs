@@ -122,13 +122,13 @@ struct SandboxArgs {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6001")]
     listen: SocketAddr,
     /// The app's id.
-    #[arg(long, default_value = "sandbox-app")]
+    #[arg(long, default_value = "1")]
     app_id: String,
     /// The app's key.
     #[arg(long, default_value = "sandbox-key")]
     key: String,
     /// The app's secret.
-    #[arg(long, default_value = "sandbox-secret", hide_default_value = true)]
+    #[arg(long, default_value = "sandbox-secret")]
     secret: String,
     #[command(flatten)]
     log: LogArgs,

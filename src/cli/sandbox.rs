@@ -1,6 +1,6 @@
-//! `sandbox`: the in-process Pusher-compatible server alone.
+//! `sandbox`: the in-process Pusher-compatible server alone. Its secret guards nothing, and is printed.
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{Failure, SandboxArgs, logging, print, runtime};
 use crate::sandbox::{Options, Sandbox};
@@ -18,11 +18,12 @@ pub(super) fn run(args: SandboxArgs) -> Result<(), Failure> {
         let sandbox = Sandbox::start(options).await.map_err(Failure::runtime)?;
         let (addr, options) = (sandbox.addr(), sandbox.options());
         print(&format!(
-            "PUSHER_HOST={}\nPUSHER_PORT={}\nPUSHER_TLS=false\nPUSHER_APP_ID={}\nPUSHER_KEY={}\n",
+            "PUSHER_HOST={}\nPUSHER_PORT={}\nPUSHER_TLS=false\nPUSHER_APP_ID={}\nPUSHER_KEY={}\nPUSHER_SECRET={}\n",
             addr.ip(),
             addr.port(),
             options.app_id,
-            options.key
+            options.key,
+            options.secret.expose_secret()
         ))?;
         let _ = tokio::signal::ctrl_c().await;
         sandbox.shutdown().await;

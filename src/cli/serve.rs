@@ -1,5 +1,6 @@
 //! `serve`: production.
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, ServeArgs, complete, load, logging, process_env, runtime};
@@ -11,6 +12,8 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     config.server.listen = args.listen.unwrap_or(config.server.listen);
     config.server.admin = args.admin.unwrap_or(config.server.admin);
     logging::init(&args.log)?;
+    let most = connections_within_descriptors(config.server.connections_max);
+    config.server.connections_max = most;
     runtime()?.block_on(async {
         let mut term = signal(SignalKind::terminate()).map_err(Failure::runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::runtime)?;
@@ -48,4 +51,25 @@ async fn heed_hangups() {
     while hangup.recv().await.is_some() {
         tracing::warn!("SIGHUP: the configuration is read at start only; restart to change it");
     }
+}
+
+/// Descriptors kept for Pusher, backends, probes and files.
+const DESCRIPTORS_KEPT: usize = 256;
+
+/// Raises the limit of open files as far as the system lets it be, and gives how many of the configured
+/// connections fit: beyond, there would be none left for Pusher and the probes.
+fn connections_within_descriptors(configured: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    let fit = current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let fit = fit.saturating_sub(DESCRIPTORS_KEPT).max(1);
+    if fit < configured {
+        tracing::warn!(
+            configured,
+            fit,
+            "fewer connections than server.limits.connections: raise the limit of open files"
+        );
+    }
+    configured.min(fit)
 }

@@ -124,6 +124,7 @@ impl Conn {
     /// [`Self::flush`] is due; else the session's task is already at it.
     pub fn queue(&self, frame: Bytes) -> (Pushed, bool) {
         let mut state = self.state();
+        state.outbox.make_room(frame.len(), |slices| self.socket.try_write_vectored(slices));
         let was_empty = state.outbox.is_empty();
         let pushed = state.outbox.queue_only(frame);
         if pushed != Pushed::Queued {

@@ -550,9 +550,9 @@ async fn goodbye(conn: &Arc<Conn>, socket: &mut WebSocketStream<ConnIo>, reason:
         while let Some(Ok(_)) = socket.next().await {}
     }
     std::future::poll_fn(|cx| conn.poll_flushed(cx)).await;
+    conn.shut_write();
     if reason != CloseReason::ByClient {
         // Unread bytes would make the kernel reset the connection, and the close frame be lost with it.
-        conn.shut_write();
         std::future::poll_fn(|cx| conn.poll_discard(cx)).await;
     }
 }

@@ -1,8 +1,8 @@
 //! Publishing client messages: lanes of signed HTTP requests. A channel has one lane and a lane one request
 //! under way, so each channel keeps its order; what comes meanwhile goes together in the next request.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -47,7 +47,8 @@ pub struct Sent {
 /// A client message in its lane.
 struct Job {
     work: Work,
-    conn: Arc<Conn>,
+    /// Not owned: a message that waits must not keep its sender's socket open.
+    conn: Weak<Conn>,
     message_type: String,
     deadline: Instant,
     /// An attempt ended without an answer.
@@ -150,7 +151,7 @@ impl Publisher {
             self.unsettled.fetch_add(1, Ordering::Relaxed);
             let job = Job {
                 work,
-                conn: conn.clone(),
+                conn: Arc::downgrade(conn),
                 message_type,
                 deadline: Instant::now() + self.settings.deadline,
                 maybe_accepted: false,
@@ -323,7 +324,9 @@ impl Runner {
                 self.links.cancel(sent);
             }
             let message_type = std::mem::take(&mut job.message_type);
-            job.conn.notify(Notice::PublishFailed { code, message_type });
+            if let Some(conn) = job.conn.upgrade() {
+                conn.notify(Notice::PublishFailed { code, message_type });
+            }
         }
     }
 }

@@ -171,3 +171,17 @@ async fn an_event_behind_a_large_echo_waits_for_it() {
     assert!(echo == payload, "16 MiB came back otherwise");
     assert_eq!(client.frame().await.json()["type"], "hello");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_alone_does_not_make_a_fast_reader_slow() {
+    let routes =
+        SHIPPED.replace("[groups.typed-api.limits]\n", "[groups.typed-api.limits]\noutbox_frames = 4\n");
+    let bridge = Bridge::with(&routes, |_| {}).await;
+    let mut client = bridge.login("/ws/content/gen_1").await;
+    for n in 0..200 {
+        bridge.sandbox.trigger("content-generation-gen_1", "e", &n.to_string());
+    }
+    for n in 0..200 {
+        assert_eq!(client.json().await["data"], n);
+    }
+}
