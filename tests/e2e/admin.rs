@@ -86,10 +86,10 @@ async fn gauges_return_to_nothing_when_the_clients_are_gone() {
     }
     let early = Raw::open(address, "/ws/content/gen_1").await;
     let idle = Raw::connect(address).await;
-    bridge.until(live, 6.0).await;
-    bridge.until(r#"pusher_bridge_connections{route="none",phase="handshake"}"#, 1.0).await;
-    bridge.until(r#"pusher_bridge_connections{route="content",phase="authenticating"}"#, 1.0).await;
-    bridge.until(r#"pusher_bridge_subscriptions{state="live"}"#, 1.0).await;
+    bridge.becomes(live, 6.0).await;
+    bridge.becomes(r#"pusher_bridge_connections{route="none",phase="handshake"}"#, 1.0).await;
+    bridge.becomes(r#"pusher_bridge_connections{route="content",phase="authenticating"}"#, 1.0).await;
+    bridge.becomes(r#"pusher_bridge_subscriptions{state="live"}"#, 1.0).await;
     clients[0].send(frame(TEXT, br#"{"type":"run","data":1}"#)).await;
     patiently("the message", bridge.sandbox.wait_for(|view| view.published().count() == 1)).await;
     for (mut client, end) in clients.into_iter().zip(ends) {
@@ -104,11 +104,11 @@ async fn gauges_return_to_nothing_when_the_clients_are_gone() {
     drop((early, idle));
     bridge.until_empty().await;
     for state in ["pending", "live", "lingering"] {
-        bridge.until(&format!(r#"pusher_bridge_subscriptions{{state="{state}"}}"#), 0.0).await;
+        bridge.becomes(&format!(r#"pusher_bridge_subscriptions{{state="{state}"}}"#), 0.0).await;
     }
-    bridge.until("pusher_bridge_publish_queue_messages", 0.0).await;
-    bridge.until("pusher_bridge_publish_queue_bytes", 0.0).await;
-    bridge.until(r#"pusher_bridge_connections_total{route="plugin"}"#, 6.0).await;
+    bridge.becomes("pusher_bridge_publish_queue_messages", 0.0).await;
+    bridge.becomes("pusher_bridge_publish_queue_bytes", 0.0).await;
+    bridge.becomes(r#"pusher_bridge_connections_total{route="plugin"}"#, 6.0).await;
     bridge.until_closed("plugin", "lost", 2).await;
 }
 
@@ -131,7 +131,7 @@ async fn frames_bytes_and_tokens_are_counted() {
     assert_eq!(bridge.metric(r#"pusher_bridge_auth_total{route="agent",result="malformed"}"#), 1.0);
     bridge.sandbox.trigger("agent-status", "e", r#"{"agent_id":"agent_7"}"#);
     client.json().await;
-    bridge.until("pusher_bridge_delivery_delay_seconds_count", 1.0).await;
+    bridge.becomes("pusher_bridge_delivery_delay_seconds_count", 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

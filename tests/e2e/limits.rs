@@ -346,7 +346,7 @@ async fn slots_are_free_again_after_any_kind_of_end() {
             }
         }
         bridge
-            .until(
+            .becomes(
                 &format!(r#"pusher_bridge_closes_total{{route="content",reason="{reason}"}}"#),
                 before + 1.0,
             )

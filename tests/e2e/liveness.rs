@@ -92,7 +92,7 @@ async fn a_slow_reader_is_closed_alone() {
     slow.upgrade(PATH).await;
     slow.authenticate(&token("123")).await;
     let mut neighbours = [bridge.login(PATH).await, bridge.login_as(PATH, "124").await];
-    bridge.until(r#"pusher_bridge_connections{route="agent",phase="live"}"#, 3.0).await;
+    bridge.becomes(r#"pusher_bridge_connections{route="agent",phase="live"}"#, 3.0).await;
     let padding = "x".repeat(8_000);
     let (mut sent, mut rounds) = (0, 0);
     while bridge.connections_live("agent") == 3.0 {
@@ -164,9 +164,9 @@ async fn an_event_behind_a_large_echo_waits_for_it() {
     client.upgrade("/ws/native").await;
     let payload: Vec<u8> = (0..16 * 1024 * 1024).map(|n: u32| n as u8).collect();
     client.send(frame(BINARY, &payload)).await;
-    bridge.until(r#"pusher_bridge_frames_total{route="native",direction="out"}"#, 1.0).await;
+    bridge.becomes(r#"pusher_bridge_frames_total{route="native",direction="out"}"#, 1.0).await;
     bridge.sandbox.trigger("test-channel", "hello", "1");
-    bridge.until(r#"pusher_bridge_upstream_events_total{result="delivered"}"#, 1.0).await;
+    bridge.becomes(r#"pusher_bridge_upstream_events_total{result="delivered"}"#, 1.0).await;
     let Frame(BINARY, echo) = client.frame().await else { panic!("not the echo") };
     assert!(echo == payload, "16 MiB came back otherwise");
     assert_eq!(client.frame().await.json()["type"], "hello");

@@ -50,7 +50,7 @@ async fn what_was_accepted_is_published_in_order() {
     for n in 0..25 {
         client.send(&format!(r#"{{"type":"run","data":{n}}}"#)).await;
     }
-    bridge.until("pusher_bridge_publish_queue_messages", 25.0).await;
+    bridge.becomes("pusher_bridge_publish_queue_messages", 25.0).await;
     let Bridge { running, sandbox } = bridge;
     let shutdown = tokio::spawn(running.shutdown());
     assert_eq!(client.closed().await.unwrap().0, 1001);
@@ -86,7 +86,7 @@ async fn a_client_that_sends_no_request_does_not_keep_it() {
     })
     .await;
     let idle = Raw::connect(bridge.address()).await;
-    bridge.until(r#"pusher_bridge_connections{route="none",phase="handshake"}"#, 1.0).await;
+    bridge.becomes(r#"pusher_bridge_connections{route="none",phase="handshake"}"#, 1.0).await;
     assert_eq!(patiently("the shutdown", bridge.shutdown()).await, Shutdown::Clean);
     idle.ended().await;
 }

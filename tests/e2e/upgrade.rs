@@ -334,7 +334,7 @@ async fn a_request_that_does_not_come_is_not_waited_for() {
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     bridge.until_empty().await;
     let reason = |reason| format!(r#"pusher_bridge_refusals_total{{route="none",reason="{reason}"}}"#);
-    bridge.until(&reason("timeout"), 2.0).await;
+    bridge.becomes(&reason("timeout"), 2.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -353,7 +353,7 @@ async fn heads_that_are_too_large_or_no_http_are_refused() {
         raw.ended().await;
     }
     bridge.until_empty().await;
-    bridge.until(r#"pusher_bridge_refusals_total{route="none",reason="malformed"}"#, 3.0).await;
+    bridge.becomes(r#"pusher_bridge_refusals_total{route="none",reason="malformed"}"#, 3.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,23 +72,6 @@ impl Bridge {
         metric(&self.running, series)
     }
 
-    /// Waits until the series has the value. Metrics tell nobody of a change, so they are looked at again
-    /// and again.
-    pub async fn becomes(&self, series: &str, value: f64) {
-        patiently(&format!("{series} {value}"), self.sees(|| self.metric(series) == value)).await;
-    }
-
-    /// Waits until the series has reached the value.
-    pub async fn at_least(&self, series: &str, value: f64) {
-        patiently(&format!("{series} of {value}"), self.sees(|| self.metric(series) >= value)).await;
-    }
-
-    async fn sees(&self, holds: impl Fn() -> bool) {
-        while !holds() {
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-        }
-    }
-
     pub async fn shutdown(self) -> Shutdown {
         self.running.shutdown().await
     }
