@@ -2,13 +2,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
@@ -211,6 +209,16 @@ impl Conn {
         (!state.outbox.is_empty()).then(|| state.outbox.taken())
     }
 
+    /// Ready when there may be something to read, or the connection is broken.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_read_ready(cx)
+    }
+
+    /// Reads what is there.
+    pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.try_read(buffer)
+    }
+
     /// Ends the writing side: the client reads the end after what was sent.
     pub fn shut_write(&self) {
         // It fails on a connection that is gone already.
@@ -278,46 +286,5 @@ impl State {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
         }
-    }
-}
-
-/// The stream that tungstenite works on: it reads the socket, and what it writes (its pongs and closes) goes
-/// through the outbox.
-#[derive(Debug)]
-pub struct ConnIo(pub Arc<Conn>);
-
-impl AsyncRead for ConnIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let socket = &self.0.socket;
-        loop {
-            std::task::ready!(socket.poll_read_ready(cx))?;
-            match socket.try_read(buf.initialize_unfilled()) {
-                Ok(read) => {
-                    buf.advance(read);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-}
-
-impl AsyncWrite for ConnIo {
-    /// Always takes everything: tungstenite writes whole frames, and a part of one must never be left over.
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.0.push(Bytes::copy_from_slice(buf)) {
-            // After an overflow the session ends by itself; tungstenite need not know.
-            Pushed::Written | Pushed::Queued | Pushed::Overflow => Poll::Ready(Ok(buf.len())),
-            Pushed::Closed => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }

@@ -7,14 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio_tungstenite::tungstenite::Message;
 
 mod conflict;
 
@@ -22,11 +18,12 @@ pub use self::conflict::probe_all;
 
 use self::conflict::take;
 use super::close::CloseReason;
-use super::conn::{Attention, Conn, ConnIo, Notice};
+use super::conn::{Attention, Conn, Notice};
 use super::error::ErrorCode;
 use super::id::ConnId;
 use super::machine::{Action, Machine, Opening};
 use super::outbox::{Bounds, Opcode, encode_close, encode_frame};
+use super::reader::Reader;
 use crate::auth::{Claims, Refused, Verify};
 use crate::clock::Now;
 use crate::config::Route;
@@ -37,10 +34,6 @@ use crate::server::worker::{Admitted, Holder, Key, Registered, Slot, Worker};
 
 /// How long a connection that keeps others of its address out has to answer a probe.
 pub const ADDRESS_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// tungstenite's read buffer: it is filled with zeros before every read.
-const READ_BUFFER_BYTES: usize = 1024;
-/// What tungstenite may hold of its own frames; they go to the outbox at once.
-const WRITE_BUFFER_BYTES_MAX: usize = 4096;
 /// How long a closing connection is waited for.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// As often the wait is renewed while the client still takes bytes.
@@ -86,7 +79,7 @@ struct Session {
     phase: Option<(ConnPhase, GaugeGuard)>,
     frames_in: u64,
     bytes_in: u64,
-    _counted: (Registered, Admitted),
+    _counted: (Registered, Admitted, mpsc::Sender<()>),
 }
 
 /// Also when the session ends by a panic, nobody waits for what it held.
@@ -96,28 +89,33 @@ impl Drop for Session {
     }
 }
 
-/// An upgraded connection's session, from its first frame to its end. What is needed only to set it up is not
-/// part of the future: it lives as long as the connection does.
+/// An upgraded connection's session, from its first frame to its end; `alive` is dropped with it. What is needed
+/// only to set it up is not part of the future: it lives as long as the connection does.
 pub fn run(
     worker: Arc<Worker>,
     stream: TcpStream,
-    early: Bytes,
+    early: &Bytes,
     granted: Upgraded,
-    admitted: Admitted,
-) -> impl Future<Output = ()> + Send {
-    let session = open(worker, stream, granted, admitted);
-    async move {
-        let mut session = session;
-        let message_bytes_max = session.route.limits.message_bytes_max;
-        let mut socket = websocket(ConnIo(session.conn.clone()), early, message_bytes_max).await;
-        let reason = session.serve(&mut socket).await;
-        session.leave();
-        end(&session.conn, &mut socket, reason).await;
-        session.summarise(reason);
-    }
+    counted: (Admitted, mpsc::Sender<()>),
+) -> impl Future<Output = ()> + Send + use<> {
+    let session = open(worker, stream, granted, counted);
+    let reader = Reader::new(session.conn.clone(), early, session.route.limits.message_bytes_max);
+    serve(session, reader)
 }
 
-fn open(worker: Arc<Worker>, stream: TcpStream, granted: Upgraded, admitted: Admitted) -> Box<Session> {
+async fn serve(mut session: Box<Session>, mut reader: Reader) {
+    let reason = session.serve(&mut reader).await;
+    session.leave();
+    end(&session.conn, &mut reader, reason).await;
+    session.summarise(reason);
+}
+
+fn open(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    granted: Upgraded,
+    (admitted, alive): (Admitted, mpsc::Sender<()>),
+) -> Box<Session> {
     let Upgraded { route, endpoint, values, token, refused, address, user_agent, holder, address_slot } =
         granted;
     let limits = &route.limits;
@@ -161,27 +159,12 @@ fn open(worker: Arc<Worker>, stream: TcpStream, granted: Upgraded, admitted: Adm
         phase: None,
         frames_in: 0,
         bytes_in: 0,
-        _counted: (registered, admitted),
+        _counted: (registered, admitted, alive),
     })
 }
 
-/// tungstenite on the connection, with bounds of ours: its own defaults are far too large.
-async fn websocket(io: ConnIo, early: Bytes, message_bytes_max: usize) -> WebSocketStream<ConnIo> {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(0)
-        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-        .max_message_size(Some(message_bytes_max))
-        .max_frame_size(Some(message_bytes_max));
-    if early.is_empty() {
-        WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
-    } else {
-        WebSocketStream::from_partially_read(io, early.to_vec(), Role::Server, Some(config)).await
-    }
-}
-
 impl Session {
-    async fn serve(&mut self, socket: &mut WebSocketStream<ConnIo>) -> CloseReason {
+    async fn serve(&mut self, reader: &mut Reader) -> CloseReason {
         let sleep = sleep_until(Instant::now() + FAR);
         tokio::pin!(sleep);
         loop {
@@ -203,7 +186,7 @@ impl Session {
                     self.look_for_progress();
                     self.machine.timer(Now::read(), &mut self.actions);
                 }
-                message = socket.next(), if reads => self.message(message),
+                message = std::future::poll_fn(|cx| reader.poll(cx)), if reads => self.message(message),
             }
         }
     }
@@ -262,12 +245,11 @@ impl Session {
         }
     }
 
-    fn message(&mut self, message: Option<Result<Message, WsError>>) {
+    fn message(&mut self, message: Result<Message, CloseReason>) {
         let now = Now::read();
         let message = match message {
-            Some(Ok(message)) => message,
-            Some(Err(error)) => return self.closing = Some(reason_of(&error)),
-            None => return self.closing = Some(CloseReason::Lost),
+            Ok(message) => message,
+            Err(reason) => return self.closing = Some(reason),
         };
         self.sign_of_life();
         match &message {
@@ -365,6 +347,8 @@ impl Session {
             Action::Subscribe(subscribe) => {
                 let id = subscribe.id;
                 let (ticket, live) = self.worker.hub.attach(self.route.index, subscribe, &self.conn);
+                // Most connections have one for all their life.
+                self.subscriptions.reserve_exact(usize::from(self.subscriptions.is_empty()));
                 self.subscriptions.push((id, ticket));
                 if live {
                     self.machine.subscribed(id, Now::read(), &mut self.actions);
@@ -514,21 +498,9 @@ async fn wait_for(pending: &mut Option<Pending>) -> Done {
     }
 }
 
-/// Why reading ended.
-fn reason_of(error: &WsError) -> CloseReason {
-    match error {
-        WsError::Capacity(CapacityError::MessageTooLong { .. }) => CloseReason::TooBig,
-        WsError::Utf8(_) => CloseReason::NotUtf8,
-        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => CloseReason::Lost,
-        WsError::Protocol(_) | WsError::Capacity(_) => CloseReason::Protocol,
-        WsError::ConnectionClosed | WsError::AlreadyClosed => CloseReason::ByClient,
-        _ => CloseReason::Lost,
-    }
-}
-
 /// Says goodbye: the close frame, then the client's answer, both within bounds. tungstenite sends no close
 /// frame for what it cannot read, so all of them come from here.
-async fn end(conn: &Arc<Conn>, socket: &mut WebSocketStream<ConnIo>, reason: CloseReason) {
+async fn end(conn: &Arc<Conn>, reader: &mut Reader, reason: CloseReason) {
     if let Some(code) = reason.code() {
         conn.finish(encode_close(code, reason.text()));
     }
@@ -537,17 +509,17 @@ async fn end(conn: &Arc<Conn>, socket: &mut WebSocketStream<ConnIo>, reason: Clo
     }
     for _ in 0..CLOSE_ROUNDS_MAX {
         let before = conn.taken_while_waiting();
-        let over = timeout(CLOSE_TIMEOUT, goodbye(conn, socket, reason)).await.is_ok();
+        let over = timeout(CLOSE_TIMEOUT, goodbye(conn, reader, reason)).await.is_ok();
         if over || conn.taken_while_waiting() == before {
             return;
         }
     }
 }
 
-async fn goodbye(conn: &Arc<Conn>, socket: &mut WebSocketStream<ConnIo>, reason: CloseReason) {
+async fn goodbye(conn: &Arc<Conn>, reader: &mut Reader, reason: CloseReason) {
     if reason == CloseReason::ByClient {
         // Reading on lets tungstenite send its answer to the client's close.
-        while let Some(Ok(_)) = socket.next().await {}
+        while std::future::poll_fn(|cx| reader.poll(cx)).await.is_ok() {}
     }
     std::future::poll_fn(|cx| conn.poll_flushed(cx)).await;
     conn.shut_write();

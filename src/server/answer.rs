@@ -104,11 +104,8 @@ pub async fn serve(
         (Some(Ok(())), Some(granted)) => {
             let stream = parts.io.into_inner();
             // A task of its own, so that nothing of the request lives on for the connection's whole life.
-            let session = session::run(worker.clone(), stream, parts.read_buf, granted, admitted);
-            tokio::spawn(async move {
-                session.await;
-                drop(alive);
-            });
+            let counted = (admitted, alive);
+            tokio::spawn(session::run(worker.clone(), stream, &parts.read_buf, granted, counted));
         }
         (Some(Err(error)), _) => {
             note_unread(&worker, &error);

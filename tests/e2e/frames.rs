@@ -247,3 +247,19 @@ async fn a_refused_message_of_an_echo_route_is_told_too() {
     assert_eq!(raw.frame().await.text(), "2");
     assert_eq!(raw.frame().await.json()["data"]["error_code"], "RATE_LIMITED", "nothing is dropped silently");
 }
+
+/// Empty fragments add nothing to a message's size, so its limit never ends them.
+#[tokio::test(flavor = "multi_thread")]
+async fn fragments_without_end_close_the_connection_and_disturb_nobody() {
+    let bridge = Bridge::with(SHIPPED, |config| config.server.workers = 1).await;
+    let mut neighbour = bridge.login("/ws/agent/agent_7").await;
+    let mut flooder = Raw::open(bridge.address(), "/ws/native").await;
+    flooder.send(frame(0x01, b"")).await;
+    let flood = frame(0x00, b"").repeat(10_000);
+    // The server may hang up in the middle of it.
+    let _ = flooder.try_send(&flood).await;
+    assert_eq!(flooder.close_code().await, Some(1008));
+    bridge.until_closed("native", "control_flood", 1).await;
+    bridge.sandbox.trigger("agent-status", "status", r#"{"agent_id":"agent_7"}"#);
+    assert_eq!(neighbour.json().await["type"], "status");
+}

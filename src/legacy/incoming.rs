@@ -1,0 +1,207 @@
+//! Follows the frames among the bytes a client sends (RFC 6455 §5.2): whether part of a message is outstanding,
+//! and how much of it has come. It judges nothing; that is tungstenite's.
+
+/// Frames that one message may come in, beyond one for each of its bytes. Only empty fragments can be more, and
+/// tungstenite would take them without end.
+const FRAMES_MAX: u64 = 1024;
+
+/// Where in a frame the next byte stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum At {
+    #[default]
+    Opcode,
+    Length,
+    /// So many bytes of the extended length are left.
+    Extended(u8),
+    /// So many bytes of the mask are left.
+    Mask(u8),
+    Payload,
+}
+
+/// What has come of a message that is not complete.
+#[derive(Debug, Default)]
+pub struct Incoming {
+    at: At,
+    last: bool,
+    control: bool,
+    masked: bool,
+    /// Bytes of the frame's payload that are left.
+    left: u64,
+    /// A fragment came, and the message's last has not.
+    fragmented: bool,
+    frames: u64,
+    bytes: usize,
+}
+
+impl Incoming {
+    /// Takes what was read.
+    pub fn feed(&mut self, mut read: &[u8]) {
+        while let Some((&byte, rest)) = read.split_first() {
+            if self.at == At::Payload {
+                let part = usize::try_from(self.left).unwrap_or(usize::MAX).min(read.len());
+                self.left -= part as u64;
+                self.bytes += part;
+                read = read.get(part..).unwrap_or(&[]);
+            } else {
+                self.header(byte);
+                self.bytes += 1;
+                read = rest;
+            }
+            if self.at == At::Payload && self.left == 0 {
+                self.end_frame();
+            }
+        }
+    }
+
+    fn header(&mut self, byte: u8) {
+        self.at = match self.at {
+            At::Opcode => {
+                self.last = byte & 0x80 != 0;
+                self.control = byte & 0x08 != 0;
+                At::Length
+            }
+            At::Length => {
+                self.masked = byte & 0x80 != 0;
+                self.left = 0;
+                match byte & 0x7F {
+                    126 => At::Extended(2),
+                    127 => At::Extended(8),
+                    length => {
+                        self.left = length.into();
+                        self.after_length()
+                    }
+                }
+            }
+            At::Extended(left) => {
+                self.left = self.left << 8 | u64::from(byte);
+                if left > 1 { At::Extended(left - 1) } else { self.after_length() }
+            }
+            At::Mask(left) if left > 1 => At::Mask(left - 1),
+            At::Mask(_) | At::Payload => At::Payload,
+        };
+    }
+
+    const fn after_length(&self) -> At {
+        if self.masked { At::Mask(4) } else { At::Payload }
+    }
+
+    fn end_frame(&mut self) {
+        self.at = At::Opcode;
+        self.frames += 1;
+        if !self.control {
+            self.fragmented = !self.last;
+        }
+        if !self.fragmented {
+            self.frames = 0;
+            self.bytes = 0;
+        }
+    }
+
+    /// Bytes that have come of the incomplete message, headers and interjected control frames included; 0
+    /// between messages.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether a message comes in more frames than it could need.
+    #[must_use]
+    pub const fn is_flood(&self) -> bool {
+        // Each masked frame that carries something has seven bytes at least.
+        self.frames > FRAMES_MAX + self.bytes as u64 / 7
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A masked frame; the mask is of no account.
+    fn frame(first: u8, length: usize) -> Vec<u8> {
+        let mut frame = vec![first];
+        match length {
+            0..=125 => frame.push(0x80 | length as u8),
+            126..=0xFFFF => {
+                frame.push(0xFE);
+                frame.extend((length as u16).to_be_bytes());
+            }
+            _ => {
+                frame.push(0xFF);
+                frame.extend((length as u64).to_be_bytes());
+            }
+        }
+        frame.extend([0; 4]);
+        frame.resize(frame.len() + length, 7);
+        frame
+    }
+
+    fn fed(parts: &[Vec<u8>]) -> Incoming {
+        let mut incoming = Incoming::default();
+        parts.iter().for_each(|part| incoming.feed(part));
+        incoming
+    }
+
+    #[test]
+    fn whole_messages_leave_nothing_outstanding() {
+        for length in [0, 1, 125, 126, 127, 65_535, 65_536, 100_000] {
+            assert_eq!(fed(&[frame(0x81, length)]).bytes(), 0, "{length}");
+        }
+        assert_eq!(fed(&[frame(0x01, 5), frame(0x89, 3), frame(0x00, 0), frame(0x80, 2)]).bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_outstanding_is_counted() {
+        let whole = frame(0x82, 300);
+        for cut in 1..whole.len() {
+            assert_eq!(fed(&[frame(0x81, 9), whole[..cut].to_vec()]).bytes(), cut);
+        }
+        let (first, ping) = (frame(0x01, 5), frame(0x89, 3));
+        assert_eq!(fed(&[first.clone(), ping.clone()]).bytes(), first.len() + ping.len());
+    }
+
+    #[test]
+    fn an_endless_row_of_empty_fragments_is_a_flood() {
+        let mut incoming = fed(&[frame(0x01, 0)]);
+        let mut frames = 1_u64;
+        while !incoming.is_flood() {
+            incoming.feed(&frame(0x00, 0));
+            frames += 1;
+            assert!(frames < 100_000, "never found out");
+        }
+        assert!(frames > FRAMES_MAX);
+        let mut incoming = fed(&[frame(0x01, 1)]);
+        for _ in 0..100_000 {
+            incoming.feed(&frame(0x00, 1));
+            assert!(!incoming.is_flood());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn how_it_is_cut_does_not_matter(
+            frames in prop::collection::vec((any::<u8>(), 0_usize..300), 0..20),
+            cuts in prop::collection::vec(1_usize..64, 1..200),
+        ) {
+            let bytes: Vec<u8> = frames.iter().flat_map(|(first, length)| frame(*first, *length)).collect();
+            let whole = fed(std::slice::from_ref(&bytes));
+            let mut cut = Incoming::default();
+            let mut rest = &bytes[..];
+            for length in cuts.iter().cycle() {
+                if rest.is_empty() { break; }
+                let (part, left) = rest.split_at((*length).min(rest.len()));
+                cut.feed(part);
+                rest = left;
+            }
+            prop_assert_eq!(cut.bytes(), whole.bytes());
+            prop_assert_eq!(cut.is_flood(), whole.is_flood());
+        }
+
+        #[test]
+        fn junk_does_no_harm(junk in prop::collection::vec(any::<u8>(), 0..2_000)) {
+            let mut incoming = Incoming::default();
+            incoming.feed(&junk);
+            prop_assert!(incoming.bytes() <= junk.len());
+        }
+    }
+}
