@@ -17,6 +17,7 @@ use crate::clock::Now;
 use crate::config::{Config, Rate};
 use crate::fanout::hub::{Hub, INBOX_MAX};
 use crate::limits::address::AddressGate;
+use crate::limits::budget::Budget;
 use crate::limits::slots::Slots;
 use crate::metrics::Metrics;
 use crate::pusher::api::Api;
@@ -144,6 +145,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         address_slots: Slots::new(),
         refused_slots: Slots::new(),
         wrong_tokens: AddressGate::new(wrong_tokens, Now::read().mono),
+        buffers: Budget::new(config.server.buffered_bytes_max, config.server.connections_max),
         next_conn: AtomicU64::new(1),
     });
 
@@ -202,6 +204,7 @@ const ANY_RATE: Rate = Rate { count: 1, per: Duration::from_secs(1), burst: 1 };
 fn upkeep(bridge: &Weak<Bridge>, now: Now) {
     if let Some(bridge) = bridge.upgrade() {
         bridge.wrong_tokens.upkeep(now.mono);
+        bridge.metrics.buffered_bytes.set(bridge.buffers.held() as f64);
         if let Some(verifier) = &bridge.verifier {
             verifier.upkeep(now);
         }

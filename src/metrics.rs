@@ -60,6 +60,8 @@ pub mod names {
     pub const SUBSCRIPTION_FAILURES_TOTAL: &str = "pusher_bridge_subscription_failures_total";
     /// Requests to deprecated endpoints.
     pub const DEPRECATED_REQUESTS_TOTAL: &str = "pusher_bridge_deprecated_requests_total";
+    /// Bytes held for clients beyond their shares.
+    pub const BUFFERED_BYTES: &str = "pusher_bridge_buffered_bytes";
     /// Failures to accept.
     pub const ACCEPT_ERRORS_TOTAL: &str = "pusher_bridge_accept_errors_total";
     /// Fetches of a JWKS document.
@@ -197,6 +199,8 @@ pub struct Metrics {
     subscriptions: [Gauge; 3],
     /// Subscriptions refused or not answered.
     pub subscription_failures: Counter,
+    /// Bytes held for clients beyond their shares.
+    pub buffered_bytes: Gauge,
     /// Failures to accept.
     pub accept_errors: Counter,
     jwks: [Counter; 2],
@@ -243,6 +247,7 @@ impl Metrics {
             subscriptions: ["pending", "live", "lingering"]
                 .map(|state| g(names::SUBSCRIPTIONS, &[("state", state.into())])),
             subscription_failures: c(names::SUBSCRIPTION_FAILURES_TOTAL, &[]),
+            buffered_bytes: g(names::BUFFERED_BYTES, &[]),
             accept_errors: c(names::ACCEPT_ERRORS_TOTAL, &[]),
             jwks: ["ok", "failed"].map(|result| c(names::JWKS_FETCHES_TOTAL, &[("result", result.into())])),
             ready: g(names::READY, &[]),

@@ -173,6 +173,7 @@ fn defaults_are_what_a_minimal_file_gets() {
     let defaults = defaults();
     for (key, real) in [
         ("server.limits.connections", server.connections_max.to_string()),
+        ("server.limits.buffered_bytes", server.buffered_bytes_max.to_string()),
         ("server.limits.header_timeout", seconds(server.header_timeout)),
         ("server.limits.header_bytes", server.header_bytes_max.to_string()),
         ("server.limits.headers", server.headers_max.to_string()),

@@ -60,6 +60,9 @@ pub struct Server {
     pub forwarded: ForwardedHeader,
     /// Connections at once, all together (default 18,000). More are answered 503 with `Retry-After`.
     pub connections_max: usize,
+    /// Bytes held for all clients together, beyond an equal share for each: parts of messages that are not
+    /// complete, and frames that their readers have not taken (default 128 MiB, least 1 MiB).
+    pub buffered_bytes_max: usize,
     /// From accept to the request's last header byte (default 10 s).
     pub header_timeout: Duration,
     /// Bytes of one request's head (default 16 KiB, least 8 KiB).

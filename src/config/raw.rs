@@ -124,6 +124,9 @@ pub(super) struct ServerLimits {
     /// Connections at once, all together (default 18000).
     #[schemars(extend("minimum" = 1, "maximum" = 10_000_000))]
     pub(super) connections: Num,
+    /// Bytes held for all clients together: parts of messages, and frames not yet taken (default 134217728).
+    #[schemars(extend("minimum" = 1_048_576, "maximum" = 1_099_511_627_776_u64))]
+    pub(super) buffered_bytes: Num,
     /// From accept to the request's last header byte (default 10s).
     #[schemars(extend("pattern" = s::DURATION))]
     pub(super) header_timeout: Str,

@@ -26,6 +26,8 @@ pub enum CloseReason {
     ControlFlood,
     /// The client did not read fast enough.
     SlowReader,
+    /// Too much is held in memory for all clients together, and this one holds much.
+    Overload,
     /// Nothing was heard from the client for too long.
     Silent,
     /// Another connection took its slot.
@@ -40,7 +42,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, for metrics that exist from the start.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ByClient,
         Self::Lost,
         Self::GoingAway,
@@ -52,6 +54,7 @@ impl CloseReason {
         Self::TokenExpired,
         Self::ControlFlood,
         Self::SlowReader,
+        Self::Overload,
         Self::Silent,
         Self::Replaced,
         Self::Gap,
@@ -76,6 +79,8 @@ impl CloseReason {
             | Self::Refused => Some(1008),
             Self::TooBig => Some(1009),
             Self::Internal => Some(1011),
+            // IANA's registry of close codes: Try Again Later.
+            Self::Overload => Some(1013),
         }
     }
 
@@ -93,6 +98,7 @@ impl CloseReason {
             Self::TokenExpired => "token expired",
             Self::ControlFlood => "too many control frames",
             Self::SlowReader => "reading too slowly",
+            Self::Overload => "too much is waiting, try again later",
             Self::Silent => "nothing heard for too long",
             Self::Replaced => "replaced by a newer connection",
             Self::Gap => "events may be missing, reconnect",
@@ -116,6 +122,7 @@ impl CloseReason {
             Self::TokenExpired => "token_expired",
             Self::ControlFlood => "control_flood",
             Self::SlowReader => "slow_reader",
+            Self::Overload => "overload",
             Self::Silent => "silent",
             Self::Replaced => "replaced",
             Self::Gap => "gap",

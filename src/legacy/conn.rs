@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::error::ErrorCode;
 use super::id::ConnId;
 use super::outbox::{Bounds, Flushed, Outbox, Pushed};
+use crate::limits::budget::{Budget, Holding};
 
 /// Notices waiting for one session. More than its subscriptions and messages under way cannot come; beyond
 /// it the connection is closed as too slow.
@@ -57,6 +58,8 @@ pub enum Attention {
     Drained,
     /// The reader is too slow.
     Overflow,
+    /// Too much waits for all clients together.
+    Overload,
     /// The socket cannot be written to.
     Broken,
 }
@@ -72,6 +75,9 @@ pub struct Conn {
 #[derive(Debug)]
 struct State {
     outbox: Outbox,
+    /// What waits in the outbox.
+    holding: Holding,
+    overload: bool,
     notices: VecDeque<Notice>,
     /// Only one gap is told at a time.
     gap: bool,
@@ -85,9 +91,11 @@ struct State {
 impl Conn {
     /// Wraps an upgraded socket.
     #[must_use]
-    pub fn new(id: ConnId, socket: TcpStream, bounds: Bounds) -> Arc<Self> {
+    pub fn new(id: ConnId, socket: TcpStream, bounds: Bounds, buffers: &Arc<Budget>) -> Arc<Self> {
         let state = State {
             outbox: Outbox::new(bounds),
+            holding: Holding::new(buffers.clone()),
+            overload: false,
             notices: VecDeque::new(),
             gap: false,
             paused: false,
@@ -113,6 +121,7 @@ impl Conn {
         let mut state = self.state();
         let pushed = state.outbox.push(frame, |slices| self.socket.try_write_vectored(slices));
         if pushed != Pushed::Written {
+            state.account();
             state.wake();
         }
         pushed
@@ -135,6 +144,7 @@ impl Conn {
     pub fn flush(&self) {
         let mut state = self.state();
         if state.outbox.flush(|slices| self.socket.try_write_vectored(slices)) != Flushed::Empty {
+            state.account();
             state.wake();
         }
     }
@@ -178,6 +188,9 @@ impl Conn {
                 state.notices = VecDeque::new();
             }
             return Poll::Ready(Attention::Notice(notice));
+        }
+        if state.overload {
+            return Poll::Ready(Attention::Overload);
         }
         if state.outbox.overflowed() {
             return Poll::Ready(Attention::Overflow);
@@ -261,7 +274,9 @@ impl Conn {
             if state.outbox.broken() {
                 return Poll::Ready(Flushed::Broken);
             }
-            match state.outbox.flush(|slices| self.socket.try_write_vectored(slices)) {
+            let flushed = state.outbox.flush(|slices| self.socket.try_write_vectored(slices));
+            state.account();
+            match flushed {
                 Flushed::Blocked => {}
                 done => return Poll::Ready(done),
             }
@@ -276,6 +291,14 @@ impl Conn {
 }
 
 impl State {
+    /// What waits counts for the budget of all connections.
+    fn account(&mut self) {
+        if !self.holding.set(self.outbox.waiting()) {
+            self.overload = true;
+            self.outbox.give_up();
+        }
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();

@@ -233,6 +233,12 @@ impl Outbox {
         self.bytes_out - self.bytes as u64
     }
 
+    /// Bytes that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -15,6 +15,7 @@ use super::close::CloseReason;
 use super::conn::Conn;
 use super::incoming::Incoming;
 use super::outbox::Pushed;
+use crate::limits::budget::Holding;
 
 /// tungstenite's read buffer: it is filled with zeros before every read.
 const READ_BUFFER_BYTES: usize = 1024;
@@ -26,14 +27,16 @@ const READS_PER_TURN_MAX: u32 = 32;
 /// Reads one client's messages.
 pub(super) struct Reader {
     conn: Arc<Conn>,
+    /// What has come of an incomplete message.
+    holding: Holding,
     message_bytes_max: usize,
     socket: Option<Box<WebSocket<Wire>>>,
 }
 
 impl Reader {
     /// Reads `conn`, from which `early` has been read already. Messages have at most `message_bytes_max` bytes.
-    pub(super) fn new(conn: Arc<Conn>, early: &Bytes, message_bytes_max: usize) -> Self {
-        let mut reader = Self { conn, message_bytes_max, socket: None };
+    pub(super) fn new(conn: Arc<Conn>, holding: Holding, early: &Bytes, message_bytes_max: usize) -> Self {
+        let mut reader = Self { conn, holding, message_bytes_max, socket: None };
         if !early.is_empty() {
             let mut wire = reader.wire();
             wire.incoming.feed(early);
@@ -82,6 +85,9 @@ impl Reader {
         }
         if flood {
             return Poll::Ready(Err(CloseReason::ControlFlood));
+        }
+        if !self.holding.set(bytes) {
+            return Poll::Ready(Err(CloseReason::Overload));
         }
         match result {
             Some(result) => {

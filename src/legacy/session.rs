@@ -28,6 +28,7 @@ use crate::auth::{Claims, Refused, Verify};
 use crate::clock::Now;
 use crate::config::Route;
 use crate::fanout::table::Ticket;
+use crate::limits::budget::Holding;
 use crate::metrics::{ConnPhase, GaugeGuard};
 use crate::server::answer::{AddressSlot, Upgraded};
 use crate::server::worker::{Admitted, Holder, Key, Registered, Slot, Worker};
@@ -99,7 +100,8 @@ pub fn run(
     counted: (Admitted, mpsc::Sender<()>),
 ) -> impl Future<Output = ()> + Send + use<> {
     let session = open(worker, stream, granted, counted);
-    let reader = Reader::new(session.conn.clone(), early, session.route.limits.message_bytes_max);
+    let holding = Holding::new(session.worker.bridge.buffers.clone());
+    let reader = Reader::new(session.conn.clone(), holding, early, session.route.limits.message_bytes_max);
     serve(session, reader)
 }
 
@@ -121,7 +123,7 @@ fn open(
     let limits = &route.limits;
     let id = ConnId(worker.bridge.next_conn.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
     let bounds = Bounds { frames_max: limits.outbox_frames_max, bytes_max: limits.outbox_bytes_max };
-    let conn = Conn::new(id, stream, bounds);
+    let conn = Conn::new(id, stream, bounds, &worker.bridge.buffers);
     let _ = holder.set(conn.clone());
     let registered = worker.register(&conn);
     if let Some(metrics) = worker.bridge.metrics.route(route.index) {
@@ -208,6 +210,7 @@ impl Session {
             Attention::Notice(Notice::Drain(after)) => self.machine.drain(after, now),
             Attention::Drained => {}
             Attention::Overflow => self.closing = Some(CloseReason::SlowReader),
+            Attention::Overload => self.closing = Some(CloseReason::Overload),
             Attention::Broken => self.closing = Some(CloseReason::Lost),
         }
     }

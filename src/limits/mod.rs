@@ -1,5 +1,6 @@
 //! How much, how often, how many at once.
 
 pub mod address;
+pub mod budget;
 pub mod rate;
 pub mod slots;

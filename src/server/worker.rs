@@ -17,6 +17,7 @@ use crate::fanout::hub::{Delivery, Hub};
 use crate::legacy::conn::{Conn, Notice};
 use crate::legacy::id::ConnId;
 use crate::limits::address::AddressGate;
+use crate::limits::budget::Budget;
 use crate::limits::slots::{Permit, Slots};
 use crate::metrics::Metrics;
 use crate::pusher::publisher::Publisher;
@@ -102,6 +103,8 @@ pub struct Bridge {
     pub refused_slots: Slots<IpAddr, ()>,
     /// Wrong tokens of each client address.
     pub wrong_tokens: AddressGate,
+    /// What all connections may hold in memory for their clients.
+    pub buffers: Arc<Budget>,
     /// The next connection's number.
     pub next_conn: AtomicU64,
 }

@@ -10,7 +10,7 @@ use pusher_bridge::config::Rate;
 use tokio::net::TcpListener;
 
 use crate::support::bridge::{SHIPPED, token, token_with};
-use crate::support::raw::{CLOSE, Frame, PING, PONG, TEXT, auth, frame, upgrade};
+use crate::support::raw::{BINARY, CLOSE, Frame, PING, PONG, TEXT, auth, frame, upgrade};
 use crate::support::{Bridge, OldClient, Raw, patiently};
 
 const PATH: &str = "/ws/content/gen_1";
@@ -452,4 +452,33 @@ async fn subscriptions_have_a_limit_and_are_given_back() {
     let told = client.json().await;
     assert_eq!(told["error"], "INVALID_FIELD");
     assert_eq!(told["details"]["field"], "channel");
+}
+
+/// Neither parts of messages nor unread frames of many clients together may fill the memory; who holds little
+/// does not notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_all_clients_may_hold_together_is_bounded() {
+    let bridge = Bridge::with(SHIPPED, |config| config.server.buffered_bytes_max = 1 << 20).await;
+    let mut modest = bridge.login("/ws/agent/agent_7").await;
+    let part = |bytes: usize| {
+        let mut part = vec![0x82, 0xFF];
+        part.extend((4_u64 << 20).to_be_bytes());
+        part.resize(part.len() + 4 + bytes, 0);
+        part
+    };
+    let mut first = Raw::open(bridge.address(), "/ws/native").await;
+    first.send(part(700_000)).await;
+    bridge.at_least("pusher_bridge_buffered_bytes", 690_000.0).await;
+    let mut second = Raw::open(bridge.address(), "/ws/native").await;
+    // It may be closed before it has sent all.
+    let _ = second.try_send(part(700_000)).await;
+    assert_eq!(second.close_code().await, Some(1013));
+    bridge.until_closed("native", "overload", 1).await;
+    bridge.sandbox.trigger("agent-status", "status", r#"{"agent_id":"agent_7"}"#);
+    assert_eq!(modest.json().await["type"], "status");
+    drop(first);
+    bridge.becomes("pusher_bridge_buffered_bytes", 0.0).await;
+    let mut third = Raw::open(bridge.address(), "/ws/native").await;
+    third.send(frame(BINARY, &vec![7; 700_000])).await;
+    assert_eq!(third.frame().await.1.len(), 700_000);
 }

@@ -14,6 +14,7 @@ use crate::config::{ForwardedHeader, Server};
 const LISTEN: &str = "127.0.0.1:8009";
 const ADMIN: &str = "127.0.0.1:9009";
 const CONNECTIONS: usize = 18_000;
+const BUFFERED_BYTES: usize = 128 * 1024 * 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_BYTES: usize = 16 * 1024;
 /// The least that hyper takes as a read buffer.
@@ -49,6 +50,11 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
             Some(raw::ForwardedHeader::None) => ForwardedHeader::None,
         },
         connections_max: problems.number(limits.connections.as_ref(), 1..=10_000_000, CONNECTIONS),
+        buffered_bytes_max: problems.number(
+            limits.buffered_bytes.as_ref(),
+            1 << 20..=1 << 40,
+            BUFFERED_BYTES,
+        ),
         header_timeout: problems.duration(limits.header_timeout.as_ref(), POSITIVE, HEADER_TIMEOUT),
         header_bytes_max: problems.number(
             limits.header_bytes.as_ref(),
