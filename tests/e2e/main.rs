@@ -17,6 +17,7 @@ mod admin;
 mod autobahn;
 mod cli;
 mod frames;
+mod hostile;
 mod isolation;
 mod limits;
 mod liveness;

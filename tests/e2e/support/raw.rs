@@ -235,6 +235,12 @@ impl Raw {
         code
     }
 
+    /// Everything to the end of the stream, or its reset.
+    pub async fn rest(mut self) -> String {
+        while self.more().await {}
+        String::from_utf8_lossy(&self.buffer).into_owned()
+    }
+
     /// Reads to the end of the stream, or its reset, and ends too.
     pub async fn ended(mut self) {
         while self.more().await {
