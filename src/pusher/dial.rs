@@ -129,7 +129,7 @@ async fn greeting(socket: &mut Socket) -> Result<(String, Option<Duration>), Fai
                 return Err(Failed { cause: "refused", code, why: loggable(&message) });
             }
             Ok(_) => {}
-            Err(error) => return Err(Failed::new("handshake", error)),
+            Err(error) => return Err(Failed::new("handshake", loggable(&error.to_string()))),
         }
     }
 }

@@ -338,7 +338,10 @@ impl Actor {
             Ok(_) => {}
             Err(error) => {
                 self.link.metrics.upstream_malformed();
-                tracing::warn!(link = self.link.index, %error, frame = loggable(text), "a frame from Pusher makes no sense");
+                // The error quotes the frame.
+                let error = loggable(&error.to_string());
+                let frame = loggable(text);
+                tracing::warn!(link = self.link.index, error, frame, "a frame from Pusher makes no sense");
             }
         }
         Ok(())

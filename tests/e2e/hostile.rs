@@ -6,7 +6,8 @@ use pusher_bridge::sandbox::{Options, Sandbox};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::bridge::{SHIPPED, config, token};
+use crate::support::bridge::{SHIPPED, config, token, token_with};
+use crate::support::process::{Program, file};
 use crate::support::pusher::Pusher as _;
 use crate::support::raw::{Frame, PING, PONG, TEXT, auth, frame, request, upgrade};
 use crate::support::{Bridge, Raw, patiently};
@@ -232,4 +233,60 @@ async fn handshake(stream: &mut TcpStream) -> String {
         .unwrap()
         .1;
     tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes())
+}
+
+/// What clients, tokens, Pusher and backends write reaches the log as text: no line of theirs, no escape.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_writes_lines_or_escapes_into_the_log() {
+    const EVIL: &str = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m\r\n1970-01-01T00:00:00Z  INFO forged: forged";
+    let json = |text: &str| serde_json::Value::from(text).to_string();
+    let at_once = "[server.shutdown]\nclose_window = \"0s\"\n\n[upstream]";
+    let file = file("hostile-logs.toml", &SHIPPED.replacen("[upstream]", at_once, 1));
+    for format in ["text", "json"] {
+        let sandbox = Sandbox::start(Options::local()).await.unwrap();
+        let args = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", format];
+        let args = [&args[..], &["--config", &file, "--log", "debug"]].concat();
+        let mut program = Program::start(&args, &sandbox.app().environment());
+        let line = program.stderr.find("serving").await;
+        let port = line.split("127.0.0.1:").nth(1).unwrap();
+        let port = port.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+        let address = format!("127.0.0.1:{port}").parse().unwrap();
+        // Clients: agents, paths, hosts, tokens' claims.
+        let agent = EVIL.replace(['\r', '\n', '\u{1b}', '\u{7}'], "\u{9b}");
+        let path = "/ws/content/%1B%5B2J%0D%0Aforged";
+        let answer = Raw::ask(address, upgrade(path, &[("User-Agent", &agent)])).await;
+        assert_eq!(answer.status, 400);
+        let mut raw = Raw::open(address, "/ws/content/gen_1").await;
+        raw.send(auth(&token_with("123", |claims| claims["sub"] = EVIL.into()))).await;
+        assert_eq!(raw.frame().await.json()["type"], "auth_response");
+        // Pusher, or whoever is in its place.
+        for text in [
+            format!(r#"{{"event":{},"channel":5}}"#, json(EVIL)),
+            json(EVIL),
+            EVIL.to_owned(),
+            format!(r#"{{"event":"pusher:error","data":{{"code":4301,"message":{}}}}}"#, json(EVIL)),
+            format!(
+                r#"{{"event":"pusher:subscription_error","channel":{},"data":{{"error":{}}}}}"#,
+                json(EVIL),
+                json(EVIL)
+            ),
+        ] {
+            sandbox.raw_frame_to_all(&text);
+        }
+        sandbox.trigger("content-generation-gen_1", "fence", "1");
+        assert_eq!(raw.frame().await.json()["type"], "fence");
+        let message =
+            format!(r#"{{"event":"pusher:error","data":{{"code":4001,"message":{}}}}}"#, json(EVIL));
+        sandbox.raw_frame_to_all(&message);
+        program.stderr.find("not connected to Pusher").await;
+        drop(raw);
+        program.signal("TERM");
+        let ended = program.ended().await;
+        for line in ended.stderr.lines() {
+            let forged = line.contains("forged: forged") && line.starts_with("1970");
+            assert!(!forged && !line.contains(|c: char| c.is_control()), "{format}: {line:?}");
+        }
+        assert!(ended.stderr.matches("forged").count() >= 5, "{format}: {}", ended.stderr);
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    }
 }
