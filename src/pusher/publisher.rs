@@ -135,7 +135,7 @@ impl Publisher {
     ) -> Result<(), ErrorCode> {
         let (lanes, work, bytes) = match outgoing {
             Outgoing::Trigger { event, data } => {
-                let bytes = event.len() + data.len();
+                let bytes = channel.len() + event.len() + data.len();
                 let id = self.next_id.fetch_add(1, Ordering::Relaxed);
                 let sent = Sent { id, channel: channel.into(), event, data, origin: conn.id() };
                 (&self.triggers, Work::Trigger(Arc::new(sent)), bytes)
@@ -145,6 +145,8 @@ impl Publisher {
                 (&self.posts, Work::Post(Backend { url, body, headers }), bytes)
             }
         };
+        // All of it waits: a type may be as long as a message.
+        let bytes = bytes + message_type.len();
         let accepted = lanes.get(stable_hash(channel) % lanes.len().max(1)).is_some_and(|lane| {
             // The job takes its bytes back when it is dropped, wherever that is.
             let waiting = lane.bytes.fetch_add(bytes, Ordering::Relaxed);

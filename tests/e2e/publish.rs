@@ -298,6 +298,35 @@ async fn a_queue_is_full_by_bytes_too() {
     assert_eq!(stage.neighbour.json().await["data"], 9, "there is room again");
 }
 
+/// A type may be as long as a message, and waits for the answer to its sender.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_type_takes_room_in_the_queue() {
+    let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let routes = format!(
+        "{SHIPPED}\n{}",
+        r#"
+[[routes]]
+name = "any"
+group = "typed-api"
+path = "/any"
+channel = "private-any"
+
+[[routes.publish]]
+types = ["*"]
+post = "http://ADDRESS/any"
+body = '{"at":{data}}'
+"#
+    )
+    .replace("ADDRESS", &silent.local_addr().unwrap().to_string());
+    let bridge = Bridge::with(&routes, |config| config.upstream.publish.queue_bytes_max = 20_000).await;
+    let mut client = bridge.login("/any").await;
+    for _ in 0..2 {
+        client.send(&format!(r#"{{"type":"{}","data":1}}"#, "t".repeat(12_000))).await;
+    }
+    assert_eq!(client.error_code().await, "QUEUE_FULL");
+    assert!(bridge.metric("pusher_bridge_publish_queue_bytes") > 12_000.0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_passed_deadline_is_told() {
     let mut stage = Stage::new(|config| config.upstream.publish.deadline = Duration::from_millis(150)).await;
