@@ -106,8 +106,9 @@ fn fill(text: &Text, message: &Message<'_>, for_url: bool) -> Option<String> {
             Var::Type => message.message_type,
             Var::Subscribe(_) => return None,
         };
-        if for_url && matches!(value, "." | "..") {
-            // No encoding helps: %2E%2E leads out of the path as `..` does (WHATWG URL, "double-dot segment").
+        if for_url && matches!(value, "" | "." | "..") {
+            // No encoding helps: %2E%2E leads out of the path as `..` does (WHATWG URL, "double-dot segment"), and
+            // a type that is empty would ask for the collection.
             return None;
         }
         Some(if for_url {

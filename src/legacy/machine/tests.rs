@@ -306,6 +306,23 @@ fn messages_are_published_as_the_rules_say() {
 }
 
 #[test]
+fn no_value_leads_out_of_its_segment_of_a_url() {
+    let config = shipped(
+        "[[routes]]\nname = \"p\"\npath = \"/p/{id}\"\ndialect = \"typed\"\nchannel = \"p-{id}\"\nauth = { required = false }\n[[routes.publish]]\ntypes = [\"*\"]\npost = \"http://127.0.0.1:3000/{id}/{type}\"\nbody = '{frame}'\n",
+    );
+    let say = |id: &str, message_type: &str| {
+        let text = format!(r#"{{"type":"{message_type}"}}"#);
+        let said = Bench::open_in(&config, &format!("/p/{id}"), |_| {}).text(&text);
+        said.last().unwrap().replace(&text, "…")
+    };
+    assert_eq!(say("1", "a/../../b?c#d"), "post http://127.0.0.1:3000/1/a%2F..%2F..%2Fb%3Fc%23d …");
+    assert_eq!(say("1", "%2e%2e"), "post http://127.0.0.1:3000/1/%252e%252e …");
+    for (id, message_type) in [("1", ""), ("1", "."), ("1", ".."), (".", "a"), ("..", "a")] {
+        assert_eq!(say(id, message_type), "error INVALID_FIELD", "{id} {message_type}");
+    }
+}
+
+#[test]
 fn with_chosen_channels_a_message_names_its_own() {
     let config = shipped(
         "[[routes]]\nname = \"c\"\npath = \"/c\"\ndialect = \"channel\"\nchannel = \"x-{subscribe.channel}\"\nauth = { required = false }\n[[routes.publish]]\ntypes = [\"say\"]\n",
