@@ -164,13 +164,15 @@ impl EventFrame {
         let object = Object::parse(data.json).ok()?;
         let mut inner = None;
         for (name, expect) in &self.envelope {
+            // A second one would let a client's data name one type to us and another to its readers.
+            let value = object.only(name)?;
             let matches = match expect {
-                Expect::Event => object.string(name)? == data.event,
-                Expect::Channel => object.string(name)? == data.channel,
-                Expect::Literal(text) => object.string(name)? == text.as_str(),
+                Expect::Event => json::string(value)? == data.event,
+                Expect::Channel => json::string(value)? == data.channel,
+                Expect::Literal(text) => json::string(value)? == text.as_str(),
                 Expect::Present => {
-                    inner = object.get(name);
-                    inner.is_some()
+                    inner = Some(value);
+                    true
                 }
             };
             if !matches {
@@ -430,6 +432,9 @@ pub(crate) mod tests {
             r#"{"type":"stdout","data":"x"}"#,
             r#"{"type":"output"}"#,
             r#"{"type":7,"data":1}"#,
+            r#"{"type":"auth_error","type":"output","data":1}"#,
+            r#"{"type":"output","data":1,"t\u0079pe":"auth_error"}"#,
+            r#"{"type":"output","data":1,"data":2}"#,
             r#"["output"]"#,
             "\"output\"",
             "null",

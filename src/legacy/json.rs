@@ -25,6 +25,14 @@ impl<'a> Object<'a> {
         self.0.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.get())
     }
 
+    /// The value of `name`, unless there are several: of those, readers differ in which one counts.
+    #[must_use]
+    pub fn only(&self, name: &str) -> Option<&'a str> {
+        let mut values = self.0.iter().filter(|(n, _)| n == name);
+        let (_, value) = values.next()?;
+        values.next().is_none().then(|| value.get())
+    }
+
     /// The value of `name` when it is a string.
     #[must_use]
     pub fn string(&self, name: &str) -> Option<Cow<'a, str>> {
