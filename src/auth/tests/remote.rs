@@ -135,6 +135,30 @@ async fn an_unknown_kid_fetches_once_per_refresh_min() {
     assert_eq!(server.fetches(), 3);
 }
 
+/// What a header says of keys elsewhere steers no request: nothing in it is to be believed before its signature.
+#[tokio::test]
+async fn a_token_chooses_no_place_to_fetch_from() {
+    let ours = Server::start(set(&["k1"])).await;
+    let theirs = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let kid = r#","kid":"evil""#;
+    let attackers = Server::start(jwks(&[public_jwk(Algorithm::EdDSA, &theirs, kid)])).await;
+    let verifier = ours.verifier(REFRESH, REFRESH_MIN);
+    let url = &attackers.url;
+    let mut later = now();
+    for header in [
+        format!(r#"{{"alg":"EdDSA","kid":"evil","jku":"{url}"}}"#),
+        format!(r#"{{"alg":"EdDSA","kid":"evil","x5u":"{url}"}}"#),
+        format!(r#"{{"alg":"EdDSA","kid":"{url}"}}"#),
+        r#"{"alg":"EdDSA","kid":"../evil?x=y"}"#.to_owned(),
+    ] {
+        let claims = format!(r#"{{"sub":"user_1","exp":1737457200,"iss":"{url}"}}"#);
+        let token = sign_raw(&header, &claims, &signing_key(Algorithm::EdDSA, &theirs), Algorithm::EdDSA);
+        assert_eq!(user(&verifier, &token, later).await, Err("unknown_key"), "{header}");
+        later = later.plus(REFRESH_MIN);
+    }
+    assert_eq!((ours.fetches(), attackers.fetches()), (4, 0), "the configured place alone was asked");
+}
+
 #[tokio::test]
 async fn a_wrong_signature_under_a_known_kid_fetches_nothing() {
     let server = Server::start(set(&["k1"])).await;
