@@ -6,7 +6,7 @@ use pusher_bridge::sandbox::{Options, Sandbox};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::bridge::{SHIPPED, config, token, token_with};
+use crate::support::bridge::{SHIPPED, config, metric, token, token_with};
 use crate::support::process::{Program, file};
 use crate::support::pusher::Pusher as _;
 use crate::support::raw::{Frame, PING, PONG, TEXT, auth, frame, request, upgrade};
@@ -191,6 +191,25 @@ async fn a_frame_from_pusher_beyond_its_limit_costs_only_that_connection() {
     bridge.becomes(r#"pusher_bridge_subscriptions{state="live"}"#, 1.0).await;
     bridge.sandbox.trigger("content-generation-gen_1", "back", "1");
     assert_eq!(client.json().await["type"], "back");
+}
+
+/// Whoever accepts and says nothing is given up, and dialled again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pusher_that_never_greets_is_given_up() {
+    let silent = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let mut app = Sandbox::start(Options::local()).await.unwrap().app();
+    app.address = silent.local_addr().unwrap();
+    let mut config = config(SHIPPED, &app.environment());
+    config.upstream.connect_timeout = Duration::from_millis(50);
+    config.upstream.reconnect_delay_max = Duration::from_millis(50);
+    let running = pusher_bridge::app::start(config).await.unwrap();
+    let mut kept_open = Vec::new();
+    for _ in 0..3 {
+        kept_open.push(patiently("the link", silent.accept()).await.unwrap());
+    }
+    let lost = metric(&running, r#"pusher_bridge_upstream_reconnects_total{cause="connect_timeout"}"#);
+    assert!(lost >= 2.0, "{lost}");
+    patiently("the shutdown", running.shutdown()).await;
 }
 
 /// The length in a frame's header is believed by nobody: from Pusher's place, too.
