@@ -1,8 +1,10 @@
 //! README.md, held to what the program is: its TOML loads, its commands and flags exist, its tables name every
-//! limit with the real default, every metric, error code, close and refusal reason, and every dependency.
+//! limit with the real default, every metric, error code, close and refusal reason, and every dependency. So is
+//! docs/security.md: its limits, constants, metrics, files and tests exist.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -12,19 +14,24 @@ use pusher_bridge::legacy::error::ErrorCode;
 use pusher_bridge::metrics::Metrics;
 
 const README: &str = include_str!("../README.md");
+const SECURITY: &str = include_str!("../docs/security.md");
 const SHIPPED: &str = include_str!("../routes.toml");
 const BINARY: &str = env!("CARGO_BIN_EXE_pusher-bridge");
 
 /// The cells of the table whose header begins with this cell, row by row.
 fn table(first: &str) -> Vec<Vec<&'static str>> {
+    table_of(README, first)
+}
+
+fn table_of(document: &'static str, first: &str) -> Vec<Vec<&'static str>> {
     let head = format!("| {first} |");
-    let mut rows = README.lines().skip_while(|line| !line.starts_with(&head)).skip(2);
+    let mut rows = document.lines().skip_while(|line| !line.starts_with(&head)).skip(2);
     let rows: Vec<Vec<&str>> = rows
         .by_ref()
         .take_while(|line| line.starts_with('|'))
         .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
         .collect();
-    assert!(!rows.is_empty(), "README has no table that begins with `{first}`");
+    assert!(!rows.is_empty(), "no table begins with `{first}`");
     rows
 }
 
@@ -114,7 +121,7 @@ fn every_command_and_flag_exists() {
     for variable in README.split(['`', ' ', '\n']).filter(|word| word.starts_with("PUSHER_BRIDGE_")) {
         assert!(serve.contains(&format!("[env: {variable}=")), "{variable}");
     }
-    assert!(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/run")).exists());
+    assert!(root().join("tests/run").exists());
 }
 
 /// Key → default, as the schema tells them. The schema's texts are the comments of the code that reads the file.
@@ -268,7 +275,94 @@ fn every_direct_dependency_is_in_the_table() {
 #[test]
 fn links_lead_to_files() {
     for target in README.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(target);
-        assert!(target.starts_with("https://") || path.exists(), "{target}");
+        assert!(target.starts_with("https://") || root().join(target).exists(), "{target}");
     }
+}
+
+// ---------------------------------------------------------------------------------------- docs/security.md
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn securitys_limits_are_all_there_with_their_defaults() {
+    let defaults = defaults();
+    let mut told = BTreeSet::new();
+    for row in table_of(SECURITY, "limit") {
+        let [keys, default, _, file, shown] = row[..] else { panic!("{row:?}") };
+        assert!(root().join(names(file)[0]).exists(), "{file}");
+        assert!(!names(shown).is_empty() && names(shown).iter().all(|name| name.contains("::")), "{shown}");
+        let values: Vec<&str> = default.split(", ").collect();
+        assert_eq!(names(keys).len(), values.len(), "{keys}");
+        for (key, value) in names(keys).into_iter().zip(values) {
+            assert_eq!(defaults.get(key).map(String::as_str), Some(value), "{key}");
+            told.insert(key);
+        }
+    }
+    let readmes: BTreeSet<&str> = table("limit").iter().map(|row| names(row[0])[0]).collect();
+    assert_eq!(told, readmes, "the two tables of limits");
+}
+
+/// What `const NAME: … = VALUE;` says: a product of numbers, or seconds.
+fn constant(source: &str, name: &str) -> Option<String> {
+    let (_, rest) = source.split_once(&format!("const {name}: "))?;
+    let value = rest.split_once(" = ")?.1.split(';').next()?.replace('_', "");
+    if let Some(seconds) = value.strip_prefix("Duration::fromsecs(") {
+        return Some(format!("{}s", seconds.trim_end_matches(')')));
+    }
+    let product: usize = value.split(" * ").map(|factor| factor.parse::<usize>().unwrap()).product();
+    Some(product.to_string())
+}
+
+#[test]
+fn securitys_constants_have_their_values() {
+    for row in table_of(SECURITY, "constant") {
+        let source = std::fs::read_to_string(root().join(names(row[3])[0])).unwrap();
+        let values: Vec<&str> = row[1].split(", ").collect();
+        assert_eq!(names(row[0]).len(), values.len(), "{row:?}");
+        for (name, value) in names(row[0]).into_iter().zip(values) {
+            assert_eq!(constant(&source, name).as_deref(), Some(value), "{name}");
+        }
+    }
+}
+
+/// The file of a test named `module::function` or `path::function`, and the function.
+fn test_of(name: &str) -> (PathBuf, &str) {
+    let (place, function) = name.rsplit_once("::").unwrap();
+    let file = if place.ends_with(".rs") { place.to_owned() } else { format!("tests/e2e/{place}.rs") };
+    (root().join(file), function)
+}
+
+#[test]
+fn securitys_tests_metrics_keys_and_files_exist() {
+    let metrics = include_str!("../src/metrics.rs");
+    let codes = ErrorCode::ALL.map(ErrorCode::as_str);
+    let keys = defaults();
+    let (mut tests, mut others) = (0, 0);
+    for name in names(SECURITY).into_iter().filter(|name| !name.contains(' ')) {
+        if name.contains("::") {
+            let (file, function) = test_of(name);
+            let source = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let at = source.find(&format!("fn {function}(")).unwrap_or_else(|| panic!("no test {name}"));
+            let attributes = source[..at].rsplit("\n\n").next().unwrap();
+            assert!(
+                attributes.contains("[test]") || attributes.contains("[tokio::test"),
+                "{name} is no test"
+            );
+            tests += 1;
+        } else if name.starts_with("pusher_bridge_") {
+            assert!(metrics.contains(&format!("\"{name}\"")), "{name}");
+            others += 1;
+        } else if name.ends_with(".rs") || name.ends_with(".toml") || name.starts_with("tests/") {
+            assert!(root().join(name).exists(), "{name}");
+            others += 1;
+        } else if name.contains("limits.") || name.starts_with("upstream.") && name != "upstream.tls" {
+            assert!(keys.contains_key(name), "{name}");
+            others += 1;
+        } else if name == "QUEUE_FULL" {
+            assert!(codes.contains(&name));
+        }
+    }
+    assert!(tests > 60 && others > 60, "{tests} tests and {others} other names were looked at");
 }
