@@ -1,0 +1,81 @@
+//! From an event to its receivers' sockets.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion};
+use pusher_bridge::fanout::table::Table;
+use pusher_bridge::legacy::id::ConnId;
+use pusher_bridge::legacy::machine::Interest;
+use pusher_bridge::legacy::outbox::{Bounds, Opcode, Outbox, Pushed, encode_frame};
+use pusher_bridge::pusher::echo::{Arrival, Echoes};
+
+use super::{data, now};
+
+/// One agent's event on a channel that all agents share. Compared with asking every subscriber's filter.
+pub fn lookup(c: &mut Criterion) {
+    let mut group = c.benchmark_group("find the receivers of one agent's event");
+    for subscribers in [10, 10_000] {
+        let mut table: Table<usize, ()> = Table::default();
+        let values: Vec<(String, usize)> = (0..subscribers).map(|n| (format!("agent_{n}"), n)).collect();
+        for (value, n) in &values {
+            table.attach("agent-status", 3, Interest::Value(value.clone()), *n, ());
+        }
+        table.live("agent-status");
+        let receivers = |value: &str| table.receivers("agent-status", 3, Some(value)).count();
+        assert_eq!(receivers("agent_7"), 1);
+        let among = format!("{subscribers} connected");
+        group.bench_function(BenchmarkId::new("table", &among), |b| {
+            b.iter(|| receivers(black_box("agent_7")))
+        });
+        group.bench_function(BenchmarkId::new("every filter", &among), |b| {
+            b.iter(|| values.iter().filter(|(value, _)| value == black_box("agent_7")).count());
+        });
+    }
+    group.finish();
+}
+
+/// A frame handed to a connection whose socket takes everything: our share of a delivery.
+pub fn outbox(c: &mut Criterion) {
+    const BOUNDS: Bounds = Bounds { frames_max: 1024, bytes_max: 1 << 20 };
+    let frame = encode_frame(Opcode::Text, data(300).as_bytes());
+    let taken = |slices: &[std::io::IoSlice<'_>]| Ok(slices.iter().map(|slice| slice.len()).sum());
+    let mut group = c.benchmark_group("push a frame of 300 B");
+    let mut outbox = Outbox::new(BOUNDS);
+    group.bench_function("written at once", |b| {
+        b.iter(|| assert_eq!(outbox.push(black_box(&frame).clone(), taken), Pushed::Written));
+    });
+    group.bench_function("8 queued, then one flush", |b| {
+        b.iter(|| {
+            for _ in 0..8 {
+                outbox.queue_only(black_box(&frame).clone());
+            }
+            outbox.flush(taken)
+        });
+    });
+    // What a copy for each receiver would cost.
+    group.bench_function("copied", |b| b.iter(|| Bytes::copy_from_slice(black_box(&frame))));
+    group.finish();
+}
+
+/// An event that may be one of ours, with as many of ours expected.
+pub fn echoes(c: &mut Criterion) {
+    let now = now().mono;
+    let channel: Arc<str> = "private-plugin-p1".into();
+    let mut group = c.benchmark_group("tell an event from our own");
+    for expected in [0, 10, 1024] {
+        let mut echoes = Echoes::new(std::time::Duration::from_secs(60));
+        for id in 0..expected {
+            echoes.expect(id, &channel, "client-run", &id.to_string(), ConnId(id), now);
+        }
+        let foreign = data(300);
+        group.bench_function(format!("{expected} expected"), |b| {
+            b.iter(|| {
+                let arrival = echoes.arrive(black_box(&channel), "client-run", &foreign, now);
+                assert_eq!(arrival, Arrival::Foreign);
+            });
+        });
+    }
+    group.finish();
+}

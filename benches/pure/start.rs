@@ -1,0 +1,34 @@
+//! What is done once, or now and then: reading the file, answering a scrape.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::Criterion;
+use pusher_bridge::config::{self, Source};
+use pusher_bridge::metrics::Metrics;
+
+use super::{SHIPPED, credentials};
+
+/// The shipped file, to a configuration that is ready to serve. Compared with parsing its TOML alone.
+pub fn load(c: &mut Criterion) {
+    let source = Source { name: "routes.toml".into(), text: SHIPPED.into() };
+    let mut group = c.benchmark_group("load the shipped routes.toml");
+    group.bench_function("ours", |b| {
+        b.iter(|| config::load(black_box(&source), &credentials).unwrap().complete().unwrap());
+    });
+    group.bench_function("toml::Table", |b| {
+        b.iter(|| black_box(SHIPPED).parse::<toml::Table>().unwrap());
+    });
+    group.finish();
+}
+
+/// A scrape of all metrics, as many routes as a large file has.
+pub fn metrics(c: &mut Criterion) {
+    let mut group = c.benchmark_group("render /metrics");
+    for routes in [7, 50] {
+        let names: Vec<Arc<str>> = (0..routes).map(|n| format!("route-{n}").into()).collect();
+        let metrics = Metrics::new(&names).unwrap();
+        group.bench_function(format!("{routes} routes"), |b| b.iter(|| metrics.render()));
+    }
+    group.finish();
+}
