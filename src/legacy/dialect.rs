@@ -235,7 +235,7 @@ impl Dialect {
     /// # Errors
     /// The code to answer with: too deep, not JSON, no object, no type.
     pub fn decode<'a>(&self, text: &'a str, depth_max: usize) -> Result<ClientMessage<'a>, ErrorCode> {
-        if json::depth(text) > depth_max {
+        if json::deeper_than(text, depth_max) {
             return Err(ErrorCode::TooDeep);
         }
         let object = match Object::parse(text) {
