@@ -54,12 +54,15 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(150..=10_000))]
     pub(crate) bytes: u32,
     /// idle: clients that are connected and silent
-    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=18_000))]
+    #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(1..=18_000))]
     pub(crate) idle_clients: u32,
     /// connect: connects with authentication
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=18_000))]
     pub(crate) connects: u32,
-    /// Connects under way at once; as many as clients make a herd
+    /// herd: clients that connect at once
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=18_000))]
+    pub(crate) herd_clients: u32,
+    /// Connects under way at once, but for the herd
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=18_000))]
     pub(crate) window: u32,
     /// delay: clients of one channel
@@ -123,6 +126,7 @@ impl RunArgs {
             args.burst = args.burst.min(10);
             args.idle_clients = args.idle_clients.min(300);
             args.connects = args.connects.min(500);
+            args.herd_clients = args.herd_clients.min(500);
             args.delay_clients = args.delay_clients.min(50);
             args.delay_seconds = args.delay_seconds.min(1);
             args.agents = vec![200];

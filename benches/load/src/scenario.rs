@@ -5,6 +5,7 @@ mod connect;
 mod delay;
 mod fanout;
 mod filter;
+mod herd;
 mod idle;
 mod publish;
 
@@ -35,6 +36,8 @@ pub(crate) enum Scenario {
     Idle,
     /// Connects with authentication a second, and the CPU of each
     Connect,
+    /// Thousands of connects with authentication at once
+    Herd,
     /// From trigger to client, at a fixed modest rate
     Delay,
     /// CPU per event of a channel that all share and each gets a part of
@@ -46,8 +49,16 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
-    pub(crate) const DEFAULT: [Self; 7] =
-        [Self::Fanout, Self::Idle, Self::Connect, Self::Delay, Self::Filter, Self::Channels, Self::Publish];
+    pub(crate) const DEFAULT: [Self; 8] = [
+        Self::Fanout,
+        Self::Idle,
+        Self::Connect,
+        Self::Herd,
+        Self::Delay,
+        Self::Filter,
+        Self::Channels,
+        Self::Publish,
+    ];
 
     /// `None`: it makes no sense for this contender.
     fn measure(self, context: &Context<'_>, contender: Contender) -> Option<Result<Vec<Measure>>> {
@@ -56,6 +67,7 @@ impl Scenario {
             (Self::Fanout, _) => fanout::run,
             (Self::Idle, _) => idle::run,
             (Self::Connect, _) => connect::run,
+            (Self::Herd, _) => herd::run,
             (Self::Delay, _) => delay::run,
             (Self::Filter, C::Floor | C::Node | C::Bridge) => return Some(filter::run(context, contender)),
             (Self::Channels, C::Direct | C::Node | C::Bridge) => {
@@ -74,6 +86,7 @@ impl fmt::Display for Scenario {
             Self::Fanout => "fanout",
             Self::Idle => "idle",
             Self::Connect => "connect",
+            Self::Herd => "herd",
             Self::Delay => "delay",
             Self::Filter => "filter",
             Self::Channels => "channels",
