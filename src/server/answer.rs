@@ -18,6 +18,7 @@ use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::forwarded::client_address;
@@ -76,6 +77,17 @@ pub async fn serve(
     alive: mpsc::Sender<()>,
 ) {
     let handshake = worker.bridge.metrics.handshake();
+    let server = &worker.bridge.config.server;
+    let deadline = Instant::now() + server.header_timeout;
+    // Only then is there anything to read it with: who connects and is silent, and a herd that waits for its turn,
+    // cost no buffers. An error is hyper's to find.
+    let readable = tokio::select! {
+        readable = tokio::time::timeout_at(deadline, stream.readable()) => readable.is_ok(),
+        () = worker.draining_for(DRAINING_TIMEOUT) => false,
+    };
+    if !readable {
+        return note_late(&worker, peer);
+    }
     let upgraded: Arc<Mutex<Option<Upgraded>>> = Arc::default();
     let over = admitted.over;
     let service = service_fn(|request: Request<Incoming>| {
@@ -84,17 +96,16 @@ pub async fn serve(
         *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = granted;
         std::future::ready(Ok::<_, Infallible>(response))
     });
-    let server = &worker.bridge.config.server;
     let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(server.header_timeout)
+        .header_read_timeout(deadline.saturating_duration_since(Instant::now()))
         .max_headers(server.headers_max)
         .max_buf_size(server.header_bytes_max)
         .half_close(false)
         .serve_connection(TokioIo::new(stream), service);
     let run = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx));
     let done = tokio::select! {
-        done = tokio::time::timeout(server.header_timeout + ANSWER_TIMEOUT, run) => done.ok(),
+        done = tokio::time::timeout_at(deadline + ANSWER_TIMEOUT, run) => done.ok(),
         () = worker.draining_for(DRAINING_TIMEOUT) => None,
     };
     let parts = connection.into_parts();
@@ -111,13 +122,16 @@ pub async fn serve(
             note_unread(&worker, &error);
             tracing::debug!(%peer, %error, "a request could not be read");
         }
-        (None, _) => {
-            let refusal = if worker.is_draining() { Refusal::Draining } else { Refusal::Timeout };
-            worker.bridge.metrics.refused(None, refusal);
-            tracing::debug!(%peer, "a request was not over in time");
-        }
+        (None, _) => note_late(&worker, peer),
         (Some(Ok(())), None) => {}
     }
+}
+
+/// Counts a request that was not over in time.
+fn note_late(worker: &Worker, peer: SocketAddr) {
+    let refusal = if worker.is_draining() { Refusal::Draining } else { Refusal::Timeout };
+    worker.bridge.metrics.refused(None, refusal);
+    tracing::debug!(%peer, "a request was not over in time");
 }
 
 /// Counts what hyper refused by itself. A connection that merely went away is none of it.
