@@ -4,8 +4,8 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -39,8 +39,10 @@ pub struct Status {
     /// Set once every link has been connected: from then on Pusher's outages are no reason to be unready,
     /// for clients stay connected through them.
     started: watch::Sender<bool>,
-    /// When each worker moved last, Unix milliseconds.
-    pulses: Vec<AtomicI64>,
+    /// The beginning of the pulses' time.
+    since: Instant,
+    /// When each worker moved last, milliseconds: monotonic, for a clock that is set must not look like a stop.
+    pulses: Vec<AtomicU64>,
     /// The order to drain, with the window to spread closes over.
     pub drain: watch::Sender<Option<Duration>>,
     close_window: Duration,
@@ -56,11 +58,11 @@ impl Status {
         close_window: Duration,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let now = Now::read().unix_ms;
         Arc::new(Self {
             links,
             started: watch::Sender::new(false),
-            pulses: (0..workers).map(|_| AtomicI64::new(now)).collect(),
+            since: Now::read().mono,
+            pulses: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             drain: watch::Sender::new(None),
             close_window,
             metrics,
@@ -70,7 +72,7 @@ impl Status {
     /// A worker shows that it moves.
     pub fn pulse(&self, worker: usize, now: Now) {
         if let Some(pulse) = self.pulses.get(worker) {
-            pulse.store(now.unix_ms, Ordering::Relaxed);
+            pulse.store(self.millis(now), Ordering::Relaxed);
         }
     }
 
@@ -115,9 +117,12 @@ impl Status {
         }
     }
 
+    fn millis(&self, now: Now) -> u64 {
+        now.mono.saturating_duration_since(self.since).as_millis() as u64
+    }
+
     fn liveness(&self) -> (bool, String) {
-        let limit = i64::try_from(STUCK_AFTER.as_millis()).unwrap_or(i64::MAX);
-        let oldest = Now::read().unix_ms.saturating_sub(limit);
+        let oldest = self.millis(Now::read()).saturating_sub(STUCK_AFTER.as_millis() as u64);
         let stuck = self.pulses.iter().filter(|pulse| pulse.load(Ordering::Relaxed) < oldest).count();
         match stuck {
             0 => (true, "ok\n".to_owned()),
