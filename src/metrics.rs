@@ -1,7 +1,8 @@
 //! Every metric: its name, its help and its handles, made once. Labels come from closed sets: route names of
 //! the configuration and the enums of this crate, never from what a client sent.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString};
@@ -66,6 +67,8 @@ pub mod names {
     pub const ACCEPT_ERRORS_TOTAL: &str = "pusher_bridge_accept_errors_total";
     /// Fetches of a JWKS document.
     pub const JWKS_FETCHES_TOTAL: &str = "pusher_bridge_jwks_fetches_total";
+    /// Log lines that could not be written.
+    pub const LOG_LINES_LOST_TOTAL: &str = "pusher_bridge_log_lines_lost_total";
     /// Whether new clients are welcome.
     pub const READY: &str = "pusher_bridge_ready";
     /// Always 1, with the version.
@@ -204,6 +207,9 @@ pub struct Metrics {
     /// Failures to accept.
     pub accept_errors: Counter,
     jwks: [Counter; 2],
+    log_lines_lost: Counter,
+    /// How many there are, as the log counts them; it is there before the metrics.
+    log_counts: OnceLock<Arc<AtomicU64>>,
     /// Whether new clients are welcome.
     pub ready: Gauge,
 }
@@ -250,6 +256,8 @@ impl Metrics {
             buffered_bytes: g(names::BUFFERED_BYTES, &[]),
             accept_errors: c(names::ACCEPT_ERRORS_TOTAL, &[]),
             jwks: ["ok", "failed"].map(|result| c(names::JWKS_FETCHES_TOTAL, &[("result", result.into())])),
+            log_lines_lost: c(names::LOG_LINES_LOST_TOTAL, &[]),
+            log_counts: OnceLock::new(),
             ready: g(names::READY, &[]),
             handle,
             recorder,
@@ -260,7 +268,15 @@ impl Metrics {
     /// The text of `/metrics`.
     #[must_use]
     pub fn render(&self) -> String {
+        if let Some(lost) = self.log_counts.get() {
+            self.log_lines_lost.absolute(lost.load(Ordering::Relaxed));
+        }
         self.handle.render()
+    }
+
+    /// The count of log lines lost is `lost` from now on.
+    pub fn watch_log(&self, lost: Arc<AtomicU64>) {
+        let _ = self.log_counts.set(lost);
     }
 
     /// Moves the histograms' samples into their buckets; to be called every few seconds.

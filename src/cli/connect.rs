@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::http::Uri;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-use super::{ConnectArgs, Failure, print, runtime};
+use super::{ConnectArgs, Failure, block_on, print};
 use crate::clock::Now;
 use crate::config::diagnostics::printable;
 use crate::legacy::json::Object;
@@ -25,7 +25,7 @@ use crate::tls;
 const LINES_MAX: usize = 64;
 
 pub(super) fn run(args: &ConnectArgs) -> Result<(), Failure> {
-    runtime()?.block_on(async {
+    block_on(async {
         let (mut socket, response) = open(&args.url).await?;
         print(&format!("connected to {}\n", args.url))?;
         let deprecation = ["deprecation", "sunset"].map(HeaderName::from_static).into_iter().chain([LINK]);

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 
-use super::{DemoArgs, Failure, complete, load, load_text, logging, print, runtime};
+use super::{DemoArgs, Failure, block_on, complete, load, load_text, logging, print};
 use crate::app;
 use crate::auth::mint_hs256;
 use crate::clock::Now;
@@ -31,8 +31,8 @@ const TOKEN_SECONDS: i64 = 24 * 3600;
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
-    logging::init(&args.log)?;
-    runtime()?.block_on(async {
+    let log = logging::init(&args.log)?;
+    block_on(async {
         let secret: String = std::iter::repeat_with(fastrand::alphanumeric).take(32).collect();
         let options = Options { key: "demo-key".into(), secret: secret.clone().into(), ..Options::local() };
         let sandbox = Arc::new(Sandbox::start(options).await.map_err(Failure::runtime)?);
@@ -49,6 +49,7 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         config.server.listen = args.listen;
         config.server.admin = args.admin;
         let running = app::start(config).await.map_err(Failure::runtime)?;
+        running.metrics.watch_log(log.lost());
         running.status.wait_ready().await;
         print(&invitation(running.address, running.admin_address, &token(&secret)))?;
         tokio::select! {

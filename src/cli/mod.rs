@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -21,6 +22,8 @@ use crate::config::{self, Config, Loaded};
 const EXIT_FAILURE: u8 = 1;
 /// The configuration is wrong or incomplete (sysexits.h, EX_CONFIG). Wrong usage exits with 2, by clap.
 const EXIT_CONFIG: u8 = 78;
+/// How long standard error may take the last words.
+const PRINT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Keeps old raw-WebSocket clients working after their server moved to Pusher Channels.
 ///
@@ -211,10 +214,18 @@ fn complete(loaded: Loaded, file: &str) -> Result<Config, Failure> {
     })
 }
 
+/// Nobody is left to be told when standard error is gone; and when nobody reads it, the program ends all the same.
 fn print_err(text: &str) {
     use std::io::Write as _;
-    // Nobody is left to be told when standard error is gone.
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let text = text.to_owned();
+    let (done, written) = std::sync::mpsc::channel::<()>();
+    let writing = std::thread::Builder::new().spawn(move || {
+        let _ = std::io::stderr().write_all(text.as_bytes());
+        drop(done);
+    });
+    if writing.is_ok() {
+        let _ = written.recv_timeout(PRINT_TIMEOUT);
+    }
 }
 
 /// Prints to standard output; a reader that has gone, as `head` does, ends the program quietly.
@@ -226,6 +237,12 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::runtime)
+/// Runs a command to its end. What still waits on another thread then, such as a question to a name server, is
+/// left behind.
+fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(Failure::runtime)?;
+    let result = runtime.block_on(command);
+    runtime.shutdown_background();
+    result
 }

@@ -2,12 +2,12 @@
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{Failure, SandboxArgs, logging, print, runtime};
+use super::{Failure, SandboxArgs, block_on, logging, print};
 use crate::sandbox::{Options, Sandbox};
 
 pub(super) fn run(args: SandboxArgs) -> Result<(), Failure> {
-    logging::init(&args.log)?;
-    runtime()?.block_on(async {
+    let _log = logging::init(&args.log)?;
+    block_on(async {
         let options = Options {
             listen: args.listen,
             app_id: args.app_id,

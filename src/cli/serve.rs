@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, ServeArgs, complete, load, logging, process_env, runtime};
+use super::{Failure, ServeArgs, block_on, complete, load, logging, process_env};
 use crate::app::{self, Shutdown};
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
@@ -11,14 +11,15 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let mut config = complete(load(path, &process_env)?, &path.display().to_string())?;
     config.server.listen = args.listen.unwrap_or(config.server.listen);
     config.server.admin = args.admin.unwrap_or(config.server.admin);
-    logging::init(&args.log)?;
+    let log = logging::init(&args.log)?;
     let most = connections_within_descriptors(config.server.connections_max);
     config.server.connections_max = most;
-    runtime()?.block_on(async {
+    block_on(async {
         let mut term = signal(SignalKind::terminate()).map_err(Failure::runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::runtime)?;
         let routes = config.routes.len();
         let running = app::start(config).await.map_err(Failure::runtime)?;
+        running.metrics.watch_log(log.lost());
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             listen = %running.address,

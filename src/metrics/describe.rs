@@ -24,6 +24,7 @@ pub(super) fn describe(recorder: &PrometheusRecorder) {
         (names::DEPRECATED_REQUESTS_TOTAL, "Requests to deprecated endpoints, by phase"),
         (names::ACCEPT_ERRORS_TOTAL, "Failures to accept a connection"),
         (names::JWKS_FETCHES_TOTAL, "Fetches of a JWKS document"),
+        (names::LOG_LINES_LOST_TOTAL, "Log lines that could not be written"),
     ];
     for (name, help) in counters {
         recorder.describe_counter(KeyName::from_const_str(name), None, help.into());
