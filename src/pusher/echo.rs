@@ -91,6 +91,12 @@ impl Echoes {
         echo.seen
     }
 
+    /// Whether the message has come back.
+    #[must_use]
+    pub fn has_returned(&self, id: u64, channel: &str) -> bool {
+        self.channels.get(channel).is_some_and(|list| list.iter().any(|echo| echo.id == id && echo.seen))
+    }
+
     /// The message was accepted by Pusher.
     pub fn accepted(&mut self, id: u64, channel: &str) {
         let echo = self.channels.get_mut(channel).and_then(|list| list.iter_mut().find(|echo| echo.id == id));
@@ -184,7 +190,7 @@ mod tests {
     fn a_retrys_second_copy_is_for_nobody() {
         let (mut echoes, channel, at) = (Echoes::new(KEPT), Arc::from("c"), now().mono);
         echoes.expect(1, &channel, "e", "1", A, at);
-        assert!(!echoes.repeat(1, "c", at));
+        assert!(!echoes.repeat(1, "c", at) && !echoes.has_returned(1, "c"));
         assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Own(A));
         assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Duplicate);
         assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Foreign);
@@ -195,7 +201,7 @@ mod tests {
         let (mut echoes, channel, at) = (Echoes::new(KEPT), Arc::from("c"), now().mono);
         echoes.expect(1, &channel, "e", "1", A, at);
         assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Own(A));
-        assert!(echoes.repeat(1, "c", at));
+        assert!(echoes.repeat(1, "c", at) && echoes.has_returned(1, "c"));
     }
 
     #[test]

@@ -252,6 +252,9 @@ impl Actor {
             Command::Repeat(sent, answer) => {
                 let _ = answer.send(self.echoes.repeat(sent.id, &sent.channel, now));
             }
+            Command::HasReturned(sent, answer) => {
+                let _ = answer.send(self.echoes.has_returned(sent.id, &sent.channel));
+            }
             Command::Accepted(sent) if self.table.is_asked_for(&sent.channel) => {
                 self.echoes.accepted(sent.id, &sent.channel);
             }

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::publisher::Sent;
 
 /// Something a link is told. There are at most two for each channel and hub, three for each message
-/// under way and one for its retry, so that the queue needs no bound of its own; and hubs must never wait for links.
+/// under way and one for its retry or end, so that the queue needs no bound of its own; and hubs must never wait for links.
 #[derive(Debug)]
 pub enum Command {
     /// The hub has its first subscriber of the channel.
@@ -19,6 +19,8 @@ pub enum Command {
     Expect(Arc<Sent>),
     /// It is about to be published again; the answer is whether it has come back already.
     Repeat(Arc<Sent>, oneshot::Sender<bool>),
+    /// It is given up; the answer is whether it has come back all the same.
+    HasReturned(Arc<Sent>, oneshot::Sender<bool>),
     /// It was accepted.
     Accepted(Arc<Sent>),
     /// It was refused.
@@ -70,6 +72,13 @@ impl Links {
     pub async fn repeat(&self, sent: &Arc<Sent>) -> bool {
         let (answer, answered) = oneshot::channel();
         self.tell(&sent.channel, Command::Repeat(sent.clone(), answer));
+        answered.await.unwrap_or(false)
+    }
+
+    /// Whether the message, about to be given up, has come back already.
+    pub async fn has_returned(&self, sent: &Arc<Sent>) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.tell(&sent.channel, Command::HasReturned(sent.clone(), answer));
         answered.await.unwrap_or(false)
     }
 

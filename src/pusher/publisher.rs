@@ -221,7 +221,7 @@ impl Runner {
     /// Sends the batch until it is accepted, refused, or late. Gives what was refused.
     async fn attempt(&mut self, mut batch: Vec<Job>) -> RefusedBatch {
         for attempt in 0.. {
-            self.expire(&mut batch);
+            self.expire(&mut batch).await;
             let sents: Vec<&Sent> = batch.iter().filter_map(|job| job.sent().map(|sent| &**sent)).collect();
             if sents.is_empty() {
                 return RefusedBatch::default();
@@ -248,9 +248,11 @@ impl Runner {
                     self.metrics.publish_retry(cause);
                     let least = if maybe_accepted { RETURN_WAIT } else { Duration::ZERO };
                     let wait = wait.unwrap_or_default().max(least);
-                    self.pause(attempt, wait, &batch).await;
                     if maybe_accepted {
                         batch.iter_mut().for_each(|job| job.maybe_accepted = true);
+                    }
+                    self.pause(attempt, wait, &mut batch).await;
+                    if maybe_accepted {
                         batch = self.without_returned(batch).await;
                     }
                 }
@@ -276,41 +278,57 @@ impl Runner {
         left
     }
 
-    /// Waits before the next attempt, but not beyond the last message's deadline.
-    async fn pause(&mut self, attempt: u32, wait: Duration, batch: &[Job]) {
+    /// Waits before the next attempt; whose deadline comes meanwhile is told then.
+    async fn pause(&mut self, attempt: u32, wait: Duration, batch: &mut Vec<Job>) {
         let jitter = full_jitter(attempt, RETRY_DELAY_FIRST, RETRY_DELAY_MAX, &mut self.rng);
         let until = Instant::now() + wait + jitter;
-        let last = batch.iter().map(|job| job.deadline).max().unwrap_or(until);
-        tokio::time::sleep_until(until.min(last)).await;
+        while let Some(first) = batch.iter().map(|job| job.deadline).min() {
+            tokio::time::sleep_until(until.min(first)).await;
+            if until <= first {
+                return;
+            }
+            self.expire(batch).await;
+        }
     }
 
-    fn expire(&self, batch: &mut Vec<Job>) {
+    async fn expire(&self, batch: &mut Vec<Job>) {
         let now = Instant::now();
         let (late, left) = std::mem::take(batch).into_iter().partition(|job| job.deadline <= now);
         *batch = left;
-        self.fail(late, ErrorCode::UpstreamUnavailable, PublishResult::Expired);
+        let mut failed: Vec<Job> = Vec::new();
+        for job in late {
+            let returned = match job.sent() {
+                Some(sent) if job.maybe_accepted => self.links.has_returned(sent).await,
+                _ => false,
+            };
+            if returned {
+                self.metrics.published(PublishResult::Ok);
+            } else {
+                failed.push(job);
+            }
+        }
+        self.fail(failed, ErrorCode::UpstreamUnavailable, PublishResult::Expired);
     }
 
     async fn post(&mut self, job: Job) {
-        let Work::Post(backend) = &job.work else { return };
+        let mut jobs = vec![job];
         for attempt in 0.. {
-            if job.deadline <= Instant::now() {
-                return self.fail(vec![job], ErrorCode::UpstreamUnavailable, PublishResult::Expired);
-            }
+            self.expire(&mut jobs).await;
+            let Some(Work::Post(backend)) = jobs.first().map(|job| &job.work) else { return };
             match self.api.post(backend, self.settings.timeout).await {
                 Outcome::Accepted => return self.metrics.published(PublishResult::Ok),
                 Outcome::Refused { why, .. } => {
                     tracing::warn!(why, "a backend refused a message");
-                    return self.fail(vec![job], ErrorCode::UpstreamRefused, PublishResult::Refused);
+                    return self.fail(jobs, ErrorCode::UpstreamRefused, PublishResult::Refused);
                 }
                 // Nobody knows whether it took effect, and twice may be wrong: `rm` is no idempotent input.
                 Outcome::Retry { why, maybe_accepted: true, .. } => {
                     tracing::warn!(why, "it is not known whether a backend took a message");
-                    return self.fail(vec![job], ErrorCode::UpstreamUnavailable, PublishResult::Unknown);
+                    return self.fail(jobs, ErrorCode::UpstreamUnavailable, PublishResult::Unknown);
                 }
                 Outcome::Retry { cause, wait, .. } => {
                     self.metrics.publish_retry(cause);
-                    self.pause(attempt, wait.unwrap_or_default(), std::slice::from_ref(&job)).await;
+                    self.pause(attempt, wait.unwrap_or_default(), &mut jobs).await;
                 }
             }
         }
@@ -346,5 +364,81 @@ impl Job {
             Work::Trigger(sent) => Some(sent),
             Work::Post(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runner(metrics: &Arc<Metrics>) -> Runner {
+        let app = config::App {
+            id: "1".into(),
+            key: "k".into(),
+            secret: "s".into(),
+            api_host: "localhost".into(),
+            ws_host: "localhost".into(),
+            port: None,
+            tls: false,
+            ca_file: None,
+        };
+        let client = Arc::new(crate::http::Client::new(&crate::tls::client_config(None).unwrap()));
+        let settings = config::Publish {
+            lanes: 1,
+            queue_messages_max: 1,
+            queue_bytes_max: 1,
+            batch_max: 10,
+            timeout: Duration::from_secs(5),
+            deadline: Duration::from_secs(30),
+        };
+        let (links, _) = Links::new(1);
+        let rng = fastrand::Rng::with_seed(7);
+        Runner { api: Arc::new(Api::new(app, client)), settings, links, metrics: metrics.clone(), rng }
+    }
+
+    fn job(seconds: u64, metrics: &Metrics) -> Job {
+        let backend = Backend { url: String::new(), body: String::new(), headers: Vec::new() };
+        let unsettled = Arc::new(AtomicUsize::new(1));
+        Job {
+            work: Work::Post(backend),
+            conn: Weak::new(),
+            message_type: String::new(),
+            deadline: Instant::now() + Duration::from_secs(seconds),
+            maybe_accepted: false,
+            bytes: 0,
+            lane_bytes: Arc::default(),
+            unsettled,
+            _queued: metrics.queued(0),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_message_is_told_at_its_own_deadline() {
+        let metrics = Metrics::new(&[]).unwrap();
+        let mut runner = runner(&metrics);
+        let begin = Instant::now();
+        let mut batch = vec![job(3, &metrics), job(1, &metrics), job(60, &metrics)];
+        let expired = |count: usize| {
+            let line = format!("pusher_bridge_publish_total{{result=\"expired\"}} {count}\n");
+            metrics.render().contains(&line)
+        };
+        let pausing = async {
+            runner.pause(0, Duration::from_secs(20), &mut batch).await;
+            begin.elapsed()
+        };
+        let watching = async {
+            for (second, count) in [(0, 0), (2, 1), (4, 2)] {
+                tokio::time::sleep_until(begin + Duration::from_secs(second)).await;
+                assert!(expired(count), "{count} after {second} s");
+            }
+        };
+        let (paused, ()) = tokio::join!(pausing, watching);
+        assert!(paused >= Duration::from_secs(20) && paused < Duration::from_secs(21), "{paused:?}");
+        assert_eq!(batch.len(), 1);
+
+        let mut batch = vec![job(2, &metrics)];
+        let begin = Instant::now();
+        runner.pause(0, Duration::from_secs(20), &mut batch).await;
+        assert_eq!((begin.elapsed().as_secs(), batch.len()), (2, 0), "nothing is left to be waited for");
     }
 }
