@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::pusher::publisher::Publisher;
 
 /// Beyond `connections_max`, so many more are accepted only to be told 503.
-const REFUSING_MAX: usize = 256;
+pub const REFUSING_MAX: usize = 256;
 
 /// A connection fresh from the listener.
 pub struct Accepted {
