@@ -163,6 +163,7 @@ async fn a_late_subscription_that_nobody_wants_is_ended() {
     assert_eq!(client.error_code().await, "UPSTREAM_UNAVAILABLE");
     drop(client);
     bridge.becomes(r#"pusher_bridge_subscriptions{state="pending"}"#, 0.0).await;
+    assert_eq!(bridge.sandbox.view(|view| view.pending(PLUGIN)), 1, "it is what comes to stand now");
     bridge.sandbox.release_subscriptions(PLUGIN);
     subscribed(&bridge, PLUGIN, 0).await;
 }
