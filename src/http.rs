@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{HeaderMap, RETRY_AFTER};
+use hyper::header::{DATE, HeaderMap, RETRY_AFTER};
 use hyper::{Method, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
@@ -53,6 +53,8 @@ pub struct Response {
     pub status: StatusCode,
     /// `Retry-After`, counted from the response's arrival.
     pub retry_after: Option<Duration>,
+    /// `Date`: the server's clock, Unix seconds.
+    pub date: Option<i64>,
     /// The body, within the limit that was given.
     pub body: Bytes,
 }
@@ -187,8 +189,9 @@ async fn read(
 ) -> Result<Response, HttpError> {
     let status = response.status();
     let retry_after = retry_after(response.headers(), Now::read());
+    let date = response.headers().get(DATE).and_then(|value| unix_seconds(value.to_str().ok()?));
     match Limited::new(response.into_body(), bytes_max).collect().await {
-        Ok(body) => Ok(Response { status, retry_after, body: body.to_bytes() }),
+        Ok(body) => Ok(Response { status, retry_after, date, body: body.to_bytes() }),
         Err(error) if error.is::<LengthLimitError>() => {
             let message = format!("{place} answered {status} with more than {bytes_max} bytes");
             Err(HttpError::TooLarge { status, failure: Failure { message, source: None } })
@@ -245,9 +248,14 @@ pub fn retry_after(headers: &HeaderMap, now: Now) -> Option<Duration> {
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         return value.parse().ok().map(Duration::from_secs);
     }
-    let date = httpdate::parse_http_date(value).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
-    let now = Duration::from_millis(u64::try_from(now.unix_ms).unwrap_or(0));
-    Some(date.saturating_sub(now))
+    let left = unix_seconds(value)?.saturating_mul(1000).saturating_sub(now.unix_ms);
+    Some(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+}
+
+/// An HTTP date (RFC 9110 §5.6.7).
+fn unix_seconds(date: &str) -> Option<i64> {
+    let since_epoch = httpdate::parse_http_date(date).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(since_epoch.as_secs()).ok()
 }
 
 #[cfg(test)]

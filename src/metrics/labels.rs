@@ -28,7 +28,8 @@ pub const AUTH_RESULTS: [&str; 22] = [
 ];
 
 /// What [`super::Metrics::publish_retry`] may be told: the causes of `pusher::api`.
-pub const RETRY_CAUSES: [&str; 5] = ["rate_limited", "unavailable", "server_error", "no_answer", "not_sent"];
+pub const RETRY_CAUSES: [&str; 6] =
+    ["rate_limited", "unavailable", "server_error", "no_answer", "not_sent", "clock"];
 
 /// What [`super::Metrics::reconnect`] may be told: the causes of `pusher::dial` and `pusher::link`.
 pub const RECONNECT_CAUSES: [&str; 13] = [

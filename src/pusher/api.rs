@@ -1,6 +1,7 @@
 //! Pusher's HTTP API, as far as publishing needs it, and POSTs to backends. Decides what an answer means.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +21,9 @@ use crate::template::escape_into;
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// As much of an answer's text as a log gets.
 const WHY_CHARS_MAX: usize = 200;
+/// A signature refused while the clocks are further apart than this is refused for that reason: Pusher takes 600 s
+/// (Pusher docs, "HTTP API", authentication), and a `Date` may be some seconds old.
+const CLOCK_DIFFERENCE_MAX_S: i64 = 300;
 /// Sent with every request.
 const AGENT: &str = concat!("pusher-bridge/", env!("CARGO_PKG_VERSION"));
 
@@ -29,6 +33,8 @@ pub struct Api {
     client: Arc<Client>,
     base: String,
     path: String,
+    /// What Pusher's clock is ahead of this machine's, as far as it mattered: seconds.
+    clock_difference_s: AtomicI64,
 }
 
 /// A POST to a backend.
@@ -75,13 +81,14 @@ impl Api {
         let port = app.port.map(|port| format!(":{port}")).unwrap_or_default();
         let base = format!("{scheme}://{}{port}", bracketed(&app.api_host));
         let path = format!("/apps/{}/batch_events", app.id);
-        Self { app, client, base, path }
+        Self { app, client, base, path, clock_difference_s: AtomicI64::new(0) }
     }
 
     /// Publishes events in one request (Pusher docs, "HTTP API", POST batch events: at most 10).
     pub async fn trigger(&self, batch: &[&Sent], timeout: Duration) -> Outcome {
         let body = batch_body(batch);
-        let seconds = Now::read().unix_seconds();
+        let here = Now::read().unix_seconds();
+        let seconds = here.saturating_add(self.clock_difference_s.load(Ordering::Relaxed));
         let query = sign::signed_query(
             "POST",
             &self.path,
@@ -91,7 +98,35 @@ impl Api {
             &self.app.secret,
             seconds,
         );
-        self.send(format!("{}{}?{query}", self.base, self.path), body, HeaderMap::new(), timeout).await
+        let url = format!("{}{}?{query}", self.base, self.path);
+        match self.send(url, body, HeaderMap::new(), timeout).await {
+            Ok(Ok(response)) if self.learns_time(&response, seconds, here) => Outcome::Retry {
+                cause: "clock",
+                why: "signed by a clock that differs from Pusher's".to_owned(),
+                maybe_accepted: false,
+                wait: None,
+            },
+            Ok(answer) => judge(answer),
+            Err(refused) => refused,
+        }
+    }
+
+    /// Whether a request signed at `seconds` was refused because of this machine's clock; then the next ones are
+    /// signed by Pusher's.
+    fn learns_time(&self, response: &Response, seconds: i64, here: i64) -> bool {
+        let Some(date) = response.date.filter(|_| response.status == StatusCode::UNAUTHORIZED) else {
+            return false;
+        };
+        if date.abs_diff(seconds) <= CLOCK_DIFFERENCE_MAX_S.unsigned_abs() {
+            return false;
+        }
+        let difference_s = date.saturating_sub(here);
+        self.clock_difference_s.store(difference_s, Ordering::Relaxed);
+        tracing::warn!(
+            difference_s,
+            "this machine's clock differs from Pusher's, by which requests are signed now"
+        );
+        true
     }
 
     /// POSTs a client's message to a backend.
@@ -106,18 +141,27 @@ impl Api {
             value.set_sensitive(true);
             headers.insert(name, value);
         }
-        self.send(backend.url.clone(), backend.body.clone(), headers, timeout).await
+        let sent = self.send(backend.url.clone(), backend.body.clone(), headers, timeout).await;
+        sent.map_or_else(|refused| refused, judge)
     }
 
-    async fn send(&self, url: String, body: String, mut headers: HeaderMap, timeout: Duration) -> Outcome {
-        let uri: Uri = match url.parse() {
-            Ok(uri) => uri,
-            Err(error) => return refused(format!("the URL is not usable: {error}"), false),
-        };
+    /// What the server said.
+    ///
+    /// # Errors
+    /// The URL is none.
+    async fn send(
+        &self,
+        url: String,
+        body: String,
+        mut headers: HeaderMap,
+        timeout: Duration,
+    ) -> Result<Result<Response, HttpError>, Outcome> {
+        let uri: Uri =
+            url.parse().map_err(|error| refused(format!("the URL is not usable: {error}"), false))?;
         headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         let request = Request { method: Method::POST, uri, headers, body: Bytes::from(body) };
-        judge(self.client.send(request, timeout, ANSWER_BYTES_MAX).await)
+        Ok(self.client.send(request, timeout, ANSWER_BYTES_MAX).await)
     }
 }
 
@@ -149,7 +193,7 @@ fn judge(result: Result<Response, HttpError>) -> Outcome {
         Ok(response) => response,
         // The answer is known, if not all of its text.
         Err(HttpError::TooLarge { status, .. }) => {
-            Response { status, retry_after: None, body: Bytes::from_static(b"(a large answer)") }
+            Response { status, retry_after: None, date: None, body: Bytes::from_static(b"(a large answer)") }
         }
         Err(error) => {
             let maybe_accepted = !matches!(error, HttpError::NotSent(_));
@@ -208,6 +252,7 @@ mod tests {
         judge(Ok(Response {
             status: StatusCode::from_u16(status).unwrap(),
             retry_after: Some(Duration::from_secs(7)),
+            date: None,
             body: Bytes::copy_from_slice(body.as_bytes()),
         }))
     }
@@ -241,6 +286,36 @@ mod tests {
                 }
             };
             assert_eq!(outcome, expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn only_a_refused_signature_far_from_pushers_time_teaches_it() {
+        let app = App {
+            id: "1".into(),
+            key: "k".into(),
+            secret: "s".into(),
+            api_host: "localhost".into(),
+            ws_host: "localhost".into(),
+            port: None,
+            tls: false,
+            ca_file: None,
+        };
+        let api = Api::new(app, Arc::new(Client::new(&crate::tls::client_config(None).unwrap())));
+        let here = 1_000_000;
+        for (status, date, signed, learns, difference) in [
+            (200, Some(here + 7200), here, false, 0),
+            (401, None, here, false, 0),
+            (401, Some(here + 300), here, false, 0),
+            (401, Some(here + 7200), here, true, 7200),
+            (401, Some(here + 7201), here + 7200, false, 7200),
+            (401, Some(here - 9000), here + 7200, true, -9000),
+            (401, Some(i64::MIN), i64::MAX, true, i64::MIN),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let response = Response { status, retry_after: None, date, body: Bytes::new() };
+            assert_eq!(api.learns_time(&response, signed, here), learns, "{date:?}");
+            assert_eq!(api.clock_difference_s.load(Ordering::Relaxed), difference, "{date:?}");
         }
     }
 
