@@ -11,10 +11,11 @@ use hyper::body::Incoming;
 use hyper::header::{DATE, HeaderMap, RETRY_AFTER};
 use hyper::{Method, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
+use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::clock::Now;
+use crate::net::Connector;
 
 /// Idle connections kept per host. The publisher has 4 lanes by default.
 pub const IDLE_PER_HOST_MAX: usize = 16;
@@ -123,7 +124,7 @@ impl StdError for HttpError {
 /// The client: a bounded pool of kept-alive connections. Cheap to share by `Arc`.
 #[derive(Clone, Debug)]
 pub struct Client {
-    pool: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    pool: hyper_util::client::legacy::Client<HttpsConnector<Connector>, Full<Bytes>>,
 }
 
 impl Client {
@@ -136,14 +137,11 @@ impl Client {
     pub fn new(tls: &Arc<rustls::ClientConfig>) -> Self {
         let mut tls = rustls::ClientConfig::clone(tls);
         tls.alpn_protocols.clear();
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(tcp);
+            .wrap_connector(Connector);
         let pool = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)

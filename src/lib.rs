@@ -15,6 +15,7 @@ pub mod http;
 pub mod legacy;
 pub mod limits;
 pub mod metrics;
+pub mod net;
 pub mod pusher;
 pub mod routes;
 pub mod sandbox;

@@ -50,6 +50,7 @@ const DRIVING: &[&str] = &[
     "legacy::conn",
     "legacy::session",
     "metrics",
+    "net",
     "pusher::api",
     "pusher::dial",
     "pusher::link",

@@ -6,7 +6,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
@@ -16,6 +15,7 @@ use super::api::bracketed;
 use super::frame::ServerFrame;
 use super::link::loggable;
 use crate::config::Upstream;
+use crate::net::connect;
 
 /// Bytes read at once: tungstenite zero-fills them before every read.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
@@ -63,8 +63,7 @@ pub async fn dial(upstream: &Upstream, tls: Arc<rustls::ClientConfig>) -> Result
     let app = &upstream.app;
     let port = app.port.unwrap_or(if app.tls { 443 } else { 80 });
     let host = app.ws_host.trim_start_matches('[').trim_end_matches(']');
-    let tcp = TcpStream::connect((host, port)).await.map_err(|error| Failed::new("connect", error))?;
-    tcp.set_nodelay(true).map_err(|error| Failed::new("connect", error))?;
+    let tcp = connect(host, port).await.map_err(|error| Failed::new("connect", error))?;
     let stream: Box<dyn Stream> = if app.tls {
         let name = ServerName::try_from(host.to_owned()).map_err(|error| Failed::new("tls", error))?;
         Box::new(TlsConnector::from(tls).connect(name, tcp).await.map_err(|error| Failed::new("tls", error))?)

@@ -1,0 +1,119 @@
+//! Connecting to a host by name, over whichever of its addresses answers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Between attempts at a host's addresses (RFC 8305 §5, "Connection Attempt Delay").
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+
+/// Connects to the first of the host's addresses that answers. They are tried in the resolver's order, the next
+/// one when the one before has failed or takes its time: a dead address costs a moment, not the caller's timeout.
+///
+/// # Errors
+/// The name does not resolve, or every address fails: the last one's error.
+pub async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    first_of(lookup_host((host, port)).await?).await
+}
+
+async fn first_of(mut addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let mut attempts = JoinSet::new();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    loop {
+        let next = addresses.next();
+        let patience = if next.is_some() { NEXT_ADDRESS_AFTER } else { Duration::MAX };
+        if let Some(address) = next {
+            attempts.spawn(TcpStream::connect(address));
+        }
+        match timeout(patience, attempts.join_next()).await {
+            Ok(Some(Ok(Ok(stream)))) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Ok(Some(Ok(Err(error)))) => failure = error,
+            Ok(Some(Err(error))) => failure = io::Error::other(error),
+            Ok(None) => return Err(failure),
+            Err(_) => {}
+        }
+    }
+}
+
+/// [`connect`] for the HTTP client.
+#[derive(Clone, Debug)]
+pub struct Connector;
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        Box::pin(async move {
+            let host = uri.host().ok_or_else(|| io::Error::other("the URL has no host"))?;
+            let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            Ok(TokioIo::new(connect(host, uri.port_u16().unwrap_or(default)).await?))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Domain, Socket, Type};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn local(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    /// An address that answers nothing, as behind a dead network: its queue of connections is full.
+    async fn black_hole() -> (SocketAddr, impl Sized) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&local(0).into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = timeout(NEXT_ADDRESS_AFTER, TcpStream::connect(address)).await {
+            queued.push(stream.unwrap());
+        }
+        (address, (socket, queued))
+    }
+
+    #[tokio::test]
+    async fn a_dead_address_costs_a_moment_only() {
+        let (dead, _hole) = black_hole().await;
+        let refusing = TcpListener::bind(local(0)).await.unwrap().local_addr().unwrap();
+        let listener = TcpListener::bind(local(0)).await.unwrap();
+        let alive = listener.local_addr().unwrap();
+        let begin = tokio::time::Instant::now();
+        for addresses in [vec![alive], vec![refusing, alive], vec![dead, refusing, alive], vec![alive, dead]]
+        {
+            let stream = first_of(addresses.into_iter()).await.unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), alive);
+        }
+        assert!(begin.elapsed() >= NEXT_ADDRESS_AFTER, "the dead one was given its time");
+    }
+
+    #[tokio::test]
+    async fn without_an_address_that_answers_the_last_error_is_told() {
+        let refusing = TcpListener::bind(local(0)).await.unwrap().local_addr().unwrap();
+        let error = first_of([refusing, refusing].into_iter()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        let error = first_of(std::iter::empty()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}
