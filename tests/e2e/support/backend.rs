@@ -56,6 +56,11 @@ impl Backend {
         self.answers.lock().unwrap().extend(statuses);
     }
 
+    /// The requests that have come since the last look.
+    pub fn come(&mut self) -> Vec<Posted> {
+        std::iter::from_fn(|| self.requests.try_recv().ok()).collect()
+    }
+
     pub async fn next(&mut self) -> Posted {
         patiently("a POST", self.requests.recv()).await.unwrap()
     }

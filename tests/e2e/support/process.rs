@@ -52,6 +52,10 @@ impl Lines {
         Self { coming, seen: String::new() }
     }
 
+    fn none() -> Self {
+        Self { coming: mpsc::unbounded_channel().1, seen: String::new() }
+    }
+
     /// The next line with `part` in it.
     pub async fn find(&mut self, part: &str) -> String {
         loop {
@@ -85,23 +89,43 @@ pub fn command(args: &[&str], env: &HashMap<String, String>) -> Command {
 
 impl Program {
     pub fn start(args: &[&str], env: &HashMap<String, String>) -> Self {
-        let mut child = command(args, env).spawn().unwrap();
+        Self::spawn(command(args, env))
+    }
+
+    /// Of an output that is no pipe there are no lines.
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
         Self {
             stdin: child.stdin.take(),
-            stdout: Lines::of(child.stdout.take().unwrap()),
-            stderr: Lines::of(child.stderr.take().unwrap()),
+            stdout: child.stdout.take().map_or_else(Lines::none, Lines::of),
+            stderr: child.stderr.take().map_or_else(Lines::none, Lines::of),
             child,
         }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// `serve` with JSON logs on free ports, and where it then serves: clients and admin.
     pub async fn serve(sandbox: &SandboxHandle, args: &[&str]) -> (Self, SocketAddr, SocketAddr) {
         let ports = ["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json"];
         let mut program = Self::start(&[&ports, args].concat(), &sandbox.app().environment());
-        let line = program.stderr.find("\"serving\"").await;
+        let (address, admin) = program.serves().await;
+        (program, address, admin)
+    }
+
+    /// Where it says, in JSON, that it serves: clients and admin.
+    pub async fn serves(&mut self) -> (SocketAddr, SocketAddr) {
+        let line = self.stderr.find("\"serving\"").await;
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         let address = |name: &str| line[name].as_str().unwrap().parse().unwrap();
-        (program, address("listen"), address("admin"))
+        (address("listen"), address("admin"))
     }
 
     pub fn type_line(&mut self, line: &str) {
