@@ -100,14 +100,20 @@ impl Api {
         );
         let url = format!("{}{}?{query}", self.base, self.path);
         match self.send(url, body, HeaderMap::new(), timeout).await {
-            Ok(Ok(response)) if self.learns_time(&response, seconds, here) => Outcome::Retry {
+            Ok(response) if self.learns_time(&response, seconds, here) => Outcome::Retry {
                 cause: "clock",
                 why: "signed by a clock that differs from Pusher's".to_owned(),
                 maybe_accepted: false,
                 wait: None,
             },
-            Ok(answer) => judge(answer),
-            Err(refused) => refused,
+            Ok(response) if !may_be_pushers(&response) => Outcome::Retry {
+                cause: "no_answer",
+                why: format!("HTTP {}, which is not Pusher's answer", response.status.as_u16()),
+                maybe_accepted: true,
+                wait: None,
+            },
+            Ok(response) => judge(&response),
+            Err(outcome) => outcome,
         }
     }
 
@@ -142,26 +148,38 @@ impl Api {
             headers.insert(name, value);
         }
         let sent = self.send(backend.url.clone(), backend.body.clone(), headers, timeout).await;
-        sent.map_or_else(|refused| refused, judge)
+        sent.map_or_else(|outcome| outcome, |response| judge(&response))
     }
 
     /// What the server said.
     ///
     /// # Errors
-    /// The URL is none.
+    /// What it means that it said nothing.
     async fn send(
         &self,
         url: String,
         body: String,
         mut headers: HeaderMap,
         timeout: Duration,
-    ) -> Result<Result<Response, HttpError>, Outcome> {
+    ) -> Result<Response, Outcome> {
         let uri: Uri =
             url.parse().map_err(|error| refused(format!("the URL is not usable: {error}"), false))?;
         headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         let request = Request { method: Method::POST, uri, headers, body: Bytes::from(body) };
-        Ok(self.client.send(request, timeout, ANSWER_BYTES_MAX).await)
+        match self.client.send(request, timeout, ANSWER_BYTES_MAX).await {
+            Ok(response) => Ok(response),
+            // The answer is known, if not all of its text.
+            Err(HttpError::TooLarge { status, .. }) => {
+                let body = Bytes::from_static(b"(a large answer)");
+                Ok(Response { status, retry_after: None, date: None, body })
+            }
+            Err(error) => {
+                let maybe_accepted = !matches!(error, HttpError::NotSent(_));
+                let cause = if maybe_accepted { "no_answer" } else { "not_sent" };
+                Err(Outcome::Retry { cause, why: error.to_string(), maybe_accepted, wait: None })
+            }
+        }
     }
 }
 
@@ -187,20 +205,18 @@ fn batch_body(batch: &[&Sent]) -> String {
     body
 }
 
-/// What an answer means: network errors, 429 and 5xx may pass, all other refusals are final.
-fn judge(result: Result<Response, HttpError>) -> Outcome {
-    let response = match result {
-        Ok(response) => response,
-        // The answer is known, if not all of its text.
-        Err(HttpError::TooLarge { status, .. }) => {
-            Response { status, retry_after: None, date: None, body: Bytes::from_static(b"(a large answer)") }
-        }
-        Err(error) => {
-            let maybe_accepted = !matches!(error, HttpError::NotSent(_));
-            let cause = if maybe_accepted { "no_answer" } else { "not_sent" };
-            return Outcome::Retry { cause, why: error.to_string(), maybe_accepted, wait: None };
-        }
-    };
+/// Pusher's successes are JSON (Pusher docs, "HTTP API"): others, such as a proxy's welcome page, carry nothing on.
+fn may_be_pushers(response: &Response) -> bool {
+    let body = response.body.trim_ascii();
+    let is_json = || body.is_empty() || serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
+    match response.status {
+        status if status.is_informational() => false,
+        status => !status.is_success() || is_json(),
+    }
+}
+
+/// What an answer means: 429 and 5xx may pass, all other refusals are final.
+fn judge(response: &Response) -> Outcome {
     let text = String::from_utf8_lossy(&response.body);
     let status = real_status(response.status, &text);
     let why = || {
@@ -249,12 +265,33 @@ mod tests {
     use crate::legacy::id::ConnId;
 
     fn answer(status: u16, body: &str) -> Outcome {
-        judge(Ok(Response {
+        judge(&response(status, body))
+    }
+
+    fn response(status: u16, body: &str) -> Response {
+        Response {
             status: StatusCode::from_u16(status).unwrap(),
             retry_after: Some(Duration::from_secs(7)),
             date: None,
             body: Bytes::copy_from_slice(body.as_bytes()),
-        }))
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_not_pushers_success() {
+        for (status, body, may_be) in [
+            (200, "{}", true),
+            (200, " {\"batch\":[{}]}\n", true),
+            (200, "", true),
+            (400, "plain text", true),
+            (502, "<p>Bad gateway</p>", true),
+            (200, "<p>Welcome!</p>", false),
+            (200, "(a large answer)", false),
+            (200, "{} {", false),
+            (101, "", false),
+        ] {
+            assert_eq!(may_be_pushers(&response(status, body)), may_be, "{status} {body}");
+        }
     }
 
     #[test]
