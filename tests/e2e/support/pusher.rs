@@ -16,7 +16,7 @@ use pusher_bridge::sandbox::SandboxHandle;
 use pusher_bridge::tls;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::bridge::JWT_SECRET;
@@ -93,9 +93,14 @@ impl App {
 
     /// A new-world client, subscribed to `channel`.
     pub async fn native(&self, channel: &str) -> Native {
-        let stream = TcpStream::connect(self.address).await.unwrap();
+        self.try_native(channel).await.unwrap()
+    }
+
+    /// The same of a Pusher that may be down.
+    pub async fn try_native(&self, channel: &str) -> Result<Native, Error> {
+        let stream = TcpStream::connect(self.address).await?;
         let url = format!("ws://{}/app/{}?protocol=7&client=test&version=1.0", self.address, self.key);
-        let (socket, _) = patiently("a native connection", client_async(url, stream)).await.unwrap();
+        let (socket, _) = patiently("a native connection", client_async(url, stream)).await?;
         let mut native = Native { socket, waiting: VecDeque::new() };
         let socket_id = native
             .until(|frame| match frame {
@@ -108,7 +113,7 @@ impl App {
             .then(|| sign::channel_auth(&self.key, &self.secret, &socket_id, channel, None));
         native.socket.send(Message::text(frame::subscribe(channel, auth.as_deref(), None))).await.unwrap();
         native.until(|frame| matches!(frame, ServerFrame::SubscriptionSucceeded { .. }).then_some(())).await;
-        native
+        Ok(native)
     }
 }
 
@@ -130,6 +135,19 @@ impl Native {
             }
             if let ServerFrame::Event { event, data, .. } = frame {
                 self.waiting.push_back((event.into_owned(), data_json(data).into_owned()));
+            }
+        }
+    }
+
+    /// The next event, `None` at the connection's end.
+    pub async fn try_event(&mut self) -> Option<(String, String)> {
+        if let Some(event) = self.waiting.pop_front() {
+            return Some(event);
+        }
+        loop {
+            let Message::Text(text) = self.socket.next().await?.ok()? else { continue };
+            if let Ok(ServerFrame::Event { event, data, .. }) = ServerFrame::decode(&text) {
+                return Some((event.into_owned(), data_json(data).into_owned()));
             }
         }
     }

@@ -74,8 +74,13 @@ impl Sockudo {
 
     /// Ends it by SIGTERM, and starts it again on the same port.
     pub async fn restart(&mut self) {
+        self.restart_by("TERM").await;
+    }
+
+    /// The same by another signal.
+    pub async fn restart_by(&mut self, signal: &str) {
         let pid = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap().success());
         let ended = async {
             while self.process.try_wait().unwrap().is_none() {
                 sleep(LOOK_AGAIN).await;

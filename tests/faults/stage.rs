@@ -1,0 +1,526 @@
+//! The program between its Pusher, old clients and a backend, with numbered streams between all of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use pusher_bridge::http::Client;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::account::{Account, Fate, Mark, table};
+use crate::support::backend::Backend;
+use crate::support::bridge::token_with;
+use crate::support::process::{self, Program};
+use crate::support::pusher::App;
+use crate::support::{OldClient, Raw, patiently};
+
+/// Between two numbers of a stream.
+const PACE: Duration = Duration::from_millis(12);
+/// Between two looks at what tells nobody of its changes.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// The routes of these tests. Deadlines are short, and gaps are told.
+const ROUTES: &str = include_str!("routes.toml");
+
+/// The channels that the publisher's numbers go to, and at what path an old client gets them.
+pub const DOWN: [(&str, &str); 4] = [
+    ("watch-a", "/watch/a"),
+    ("watch-b", "/watch/b"),
+    ("private-talk-a", "/talk/a"),
+    ("private-talk-b", "/talk/b"),
+];
+
+/// How the program is started.
+pub struct Launch {
+    /// Replacements in the routes.
+    pub routes: Vec<(&'static str, String)>,
+    pub env: HashMap<String, String>,
+    pub stderr: Stdio,
+    pub ports: Option<[u16; 2]>,
+}
+
+impl Launch {
+    /// With this app as its Pusher, reached at `via`.
+    pub fn new(app: &App, via: SocketAddr) -> Self {
+        let env = App { address: via, ..app.clone() }.environment();
+        Self { routes: Vec::new(), env, stderr: Stdio::piped(), ports: None }
+    }
+
+    pub fn replace(mut self, what: &'static str, by: impl Into<String>) -> Self {
+        self.routes.push((what, by.into()));
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.insert(name.to_owned(), value.into());
+        self
+    }
+
+    fn text(&self) -> String {
+        let mut text = ROUTES.to_owned();
+        for (what, by) in &self.routes {
+            assert_eq!(text.matches(what).count(), 1, "{what} is in the routes once");
+            text = text.replace(what, by);
+        }
+        text
+    }
+}
+
+/// The running program.
+pub struct Served {
+    pub program: Program,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+impl Served {
+    pub async fn start(name: &str, launch: Launch) -> Self {
+        let file = process::file(&format!("faults-{name}.toml"), &launch.text());
+        let ports = launch.ports.unwrap_or([0, 0]).map(|port| format!("127.0.0.1:{port}"));
+        let args = ["serve", "--config", &file, "--listen", &ports[0], "--admin", &ports[1]];
+        let mut command = process::command(&[&args[..], &["--log-format", "json"]].concat(), &launch.env);
+        command.stderr(launch.stderr);
+        let mut program = Program::spawn(command);
+        let (address, admin) = match launch.ports {
+            None => program.serves().await,
+            Some(ports) => ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port))).into(),
+        };
+        let mut served = Self { program, address, admin };
+        served.until("it is ready", async |served| served.is("/readyz").await).await;
+        served
+    }
+
+    /// Looks again and again.
+    pub async fn until(&mut self, what: &str, holds: impl AsyncFn(&Self) -> bool) {
+        let holding = async {
+            while !holds(self).await {
+                assert!(!self.program.is_over(), "it has ended before {what}");
+                sleep(LOOK_AGAIN).await;
+            }
+        };
+        patiently(what, holding).await;
+    }
+
+    /// Whether a probe says yes.
+    pub async fn is(&self, probe: &str) -> bool {
+        if TcpStream::connect(self.admin).await.is_err() {
+            return false;
+        }
+        Raw::ask(self.admin, format!("GET {probe} HTTP/1.1\r\nHost: a\r\n\r\n")).await.status == 200
+    }
+
+    pub async fn metrics(&self) -> Metrics {
+        Metrics(Raw::ask(self.admin, "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").await.body)
+    }
+
+    pub async fn until_metric(&mut self, what: &str, holds: impl Fn(&Metrics) -> bool) {
+        self.until(what, async |served| holds(&served.metrics().await)).await;
+    }
+}
+
+/// A look at `/metrics`.
+pub struct Metrics(String);
+
+impl Metrics {
+    /// The sum of the series that begin so, with their values.
+    pub fn sum(&self, series: &str) -> f64 {
+        let lines = self.0.lines().filter(|line| line.starts_with(series));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// How many messages of clients have been settled, in whatever way.
+    pub fn settled(&self) -> f64 {
+        self.sum("pusher_bridge_publish_total{")
+    }
+
+    pub fn gaps(&self) -> f64 {
+        self.sum("pusher_bridge_upstream_gaps_total")
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ clients
+
+/// What an old client saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// A number from the publisher.
+    Down(u32),
+    /// A number from another client.
+    Up(u32),
+    /// A message of its own was not carried.
+    Told(u32, String),
+    Gap,
+    /// Its connection ended, by a close frame or without.
+    Over(Option<u16>),
+}
+
+/// All that an old client saw.
+#[derive(Debug, Default)]
+pub struct Heard {
+    pub log: Vec<Seen>,
+    down: usize,
+    up: usize,
+    ended: bool,
+}
+
+/// An old client whose connection is listened to.
+pub struct Ear {
+    heard: watch::Receiver<Heard>,
+}
+
+type Socket = WebSocketStream<TcpStream>;
+
+impl Ear {
+    fn of(mut stream: SplitStream<Socket>) -> Self {
+        let (sender, heard) = watch::channel(Heard::default());
+        tokio::spawn(async move {
+            loop {
+                let seen = match stream.next().await {
+                    Some(Ok(Message::Text(text))) => read(&text),
+                    Some(Ok(Message::Close(close))) => Some(Seen::Over(close.map(|close| close.code.into()))),
+                    Some(Ok(_)) => continue,
+                    Some(Err(_)) | None => Some(Seen::Over(None)),
+                };
+                let over = matches!(seen, Some(Seen::Over(_)));
+                sender.send_modify(|heard| match seen {
+                    Some(seen) => {
+                        heard.down += usize::from(matches!(seen, Seen::Down(_)));
+                        heard.up += usize::from(matches!(seen, Seen::Up(_)));
+                        heard.log.push(seen);
+                    }
+                    None => heard.ended = true,
+                });
+                if over {
+                    return;
+                }
+            }
+        });
+        Self { heard }
+    }
+
+    pub fn log(&self) -> Vec<Seen> {
+        self.heard.borrow().log.clone()
+    }
+
+    pub async fn until(&self, what: &str, mut holds: impl FnMut(&Heard) -> bool) {
+        patiently(what, self.heard.clone().wait_for(|heard| holds(heard))).await.expect(what);
+    }
+
+    /// Its connection's end.
+    pub async fn over(&self) -> Option<u16> {
+        let code = |heard: &Heard| match heard.log.last() {
+            Some(Seen::Over(code)) => Some(*code),
+            _ => None,
+        };
+        self.until("its connection to end", |heard| code(heard).is_some()).await;
+        code(&self.heard.borrow()).unwrap()
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.heard.borrow().log.last(), Some(Seen::Over(_)))
+    }
+
+    /// A stream's marks.
+    fn marks(&self, number: impl Fn(&Seen) -> Option<u32>) -> Vec<Mark> {
+        let mark = |seen: &Seen| match seen {
+            Seen::Gap | Seen::Over(_) => Some(Mark::Gap),
+            seen => number(seen).map(Mark::Number),
+        };
+        self.heard.borrow().log.iter().filter_map(mark).collect()
+    }
+
+    fn told(&self) -> BTreeSet<u32> {
+        let told = |seen: &Seen| match seen {
+            Seen::Told(n, _) => Some(*n),
+            _ => None,
+        };
+        self.heard.borrow().log.iter().filter_map(told).collect()
+    }
+}
+
+fn down(seen: &Seen) -> Option<u32> {
+    if let Seen::Down(n) = seen { Some(*n) } else { None }
+}
+
+fn up(seen: &Seen) -> Option<u32> {
+    if let Seen::Up(n) = seen { Some(*n) } else { None }
+}
+
+/// What a frame is; `None`: the end of the streams.
+fn read(text: &str) -> Option<Seen> {
+    let json: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let number = || u32::try_from(json["data"]["n"].as_u64().unwrap_or_else(|| panic!("{json}"))).unwrap();
+    Some(match json["type"].as_str().unwrap() {
+        "number" => Seen::Down(number()),
+        "end" => return None,
+        "error" => match json["data"]["error_code"].as_str().unwrap() {
+            "EVENTS_MAY_BE_MISSING" => Seen::Gap,
+            code => {
+                let message = json["data"]["details"]["type"].as_str().unwrap_or_else(|| panic!("{json}"));
+                Seen::Told(message.strip_prefix('u').unwrap().parse().unwrap(), code.to_owned())
+            }
+        },
+        kind if kind.starts_with("client-u") => Seen::Up(number()),
+        other => panic!("{other}: {json}"),
+    })
+}
+
+/// An old client that only listens.
+pub async fn listener(address: SocketAddr, path: &str) -> Ear {
+    Ear::of(login(address, path).await.1)
+}
+
+/// An old client's two directions, authenticated.
+pub async fn login(address: SocketAddr, path: &str) -> (SplitSink<Socket, Message>, SplitStream<Socket>) {
+    let mut client = OldClient::connect(address, path).await;
+    client.auth(&token_with("1", |claims| claims["exp"] = FAR.into())).await;
+    let answer = client.json().await;
+    assert_eq!(answer["type"], "auth_response", "{answer}");
+    client.socket.split()
+}
+
+/// Late in this century: the clocks of these tests jump by years.
+pub const FAR: i64 = 4_000_000_000;
+
+/// An old client that sends numbers, and hears what becomes of them.
+struct Talker {
+    ear: Ear,
+    sending: JoinHandle<u32>,
+}
+
+impl Talker {
+    async fn start(address: SocketAddr, path: &str, padding: usize, stop: watch::Receiver<bool>) -> Self {
+        let (sink, stream) = login(address, path).await;
+        Self { ear: Ear::of(stream), sending: tokio::spawn(talk(sink, padding, stop)) }
+    }
+}
+
+/// Each number has a type of its own, for that is what an error frame names. Gives the last number sent.
+async fn talk(mut sink: SplitSink<Socket, Message>, padding: usize, stop: watch::Receiver<bool>) -> u32 {
+    let padding = "x".repeat(padding);
+    let mut n = 0;
+    while !*stop.borrow() {
+        let frame = format!(r#"{{"type":"u{}","data":{{"n":{},"x":"{padding}"}}}}"#, n + 1, n + 1);
+        if sink.send(Message::text(frame)).await.is_err() {
+            break;
+        }
+        n += 1;
+        sleep(PACE).await;
+    }
+    n
+}
+
+/// Publishes numbers on every channel at once, by the upstream's HTTP API.
+async fn publish(app: App, padding: usize, stop: watch::Receiver<bool>) -> Vec<(u32, Fate)> {
+    let client = Client::new(&pusher_bridge::tls::client_config(None).unwrap());
+    let channels = DOWN.map(|(channel, _)| channel);
+    let padding = "x".repeat(padding);
+    let mut sent = Vec::new();
+    let mut n = 0;
+    while !*stop.borrow() {
+        n += 1;
+        let data = format!(r#"{{"n":{n},"x":"{padding}"}}"#);
+        match app.try_trigger(&client, &channels, "number", &data).await {
+            Ok(response) if response.status == 200 => sent.push((n, Fate::Taken)),
+            // It does not count as sent.
+            Ok(_) => {}
+            // One that is being ended may have taken it.
+            Err(_) => sent.push((n, Fate::Unknown)),
+        }
+        sleep(PACE).await;
+    }
+    sent
+}
+
+// ------------------------------------------------------------------------------------------------- streams
+
+/// Running streams.
+pub struct Run {
+    pub served: Served,
+    pub listeners: Vec<(&'static str, Ear)>,
+    talkers: [Talker; 2],
+    poster: Talker,
+    pub backend: Backend,
+    app: App,
+    publishing: JoinHandle<Vec<(u32, Fate)>>,
+    stop: watch::Sender<bool>,
+}
+
+/// What of a run is left when all is over.
+pub struct Over {
+    pub accounts: BTreeMap<&'static str, Account>,
+    pub served: Served,
+    /// The codes that senders were told.
+    pub codes: BTreeMap<String, usize>,
+}
+
+/// The names of the streams from clients, by where they end.
+pub const UP: [&str; 2] = ["a: client to Pusher", "b: client to Pusher"];
+pub const BESIDE: [&str; 2] = ["a: client to its neighbour", "b: client to its neighbour"];
+pub const POST: &str = "client to backend";
+
+impl Run {
+    /// Starts the program and the streams; `app` is where the publisher publishes, past every proxy.
+    pub async fn start(name: &str, app: &App, launch: Launch) -> Self {
+        Self::padded(name, app, launch, 0).await
+    }
+
+    /// The same, with numbers that carry so many bytes beside.
+    pub async fn padded(name: &str, app: &App, launch: Launch, padding: usize) -> Self {
+        let backend = Backend::start().await;
+        let served = Served::start(name, launch.env("BACKEND_URL", backend.url())).await;
+        let (stop, stopped) = watch::channel(false);
+        let mut listeners = Vec::new();
+        for (channel, path) in DOWN {
+            listeners.push((channel, listener(served.address, path).await));
+        }
+        let talker = async |path: &str| Talker::start(served.address, path, padding, stopped.clone()).await;
+        let talkers = [talker("/talk/a").await, talker("/talk/b").await];
+        let poster = talker("/post/p").await;
+        let publishing = tokio::spawn(publish(app.clone(), padding, stopped));
+        let run = Self { served, listeners, talkers, poster, backend, app: app.clone(), publishing, stop };
+        run.flow("at first", 10).await;
+        run
+    }
+
+    pub fn ear(&self, channel: &str) -> &Ear {
+        &self.listeners.iter().find(|(name, _)| *name == channel).unwrap().1
+    }
+
+    pub fn sender(&self, index: usize) -> &Ear {
+        &self.talkers[index].ear
+    }
+
+    /// Waits until every stream has moved on by so much.
+    pub async fn flow(&self, when: &str, by: usize) {
+        for (channel, ear) in &self.listeners {
+            self.flow_of(ear, &format!("{channel} {when}"), by).await;
+        }
+    }
+
+    async fn flow_of(&self, ear: &Ear, what: &str, by: usize) {
+        let (down, up) = (ear.heard.borrow().down, ear.heard.borrow().up);
+        ear.until(&format!("numbers on {what}"), |heard| heard.down >= down + by).await;
+        if what.contains("talk") {
+            ear.until(&format!("clients' numbers on {what}"), |heard| heard.up >= up + by).await;
+        }
+    }
+
+    /// Waits until one channel has moved on by so much.
+    pub async fn flow_on(&self, channel: &str, by: usize) {
+        self.flow_of(self.ear(channel), channel, by).await;
+    }
+
+    /// Ends the streams when everything has come through, and accounts for them. `taken` gives what the upstream
+    /// saw of a channel, as event and data, or `None` where nobody watched it.
+    pub async fn finish(mut self, fault: &str, taken: impl AsyncFn(&str) -> Option<Vec<Mark>>) -> Over {
+        self.stop.send_replace(true);
+        let sent = patiently("the publisher's end", &mut self.publishing).await.unwrap();
+        let mut counts = Vec::new();
+        for talker in self.talkers.iter_mut().chain([&mut self.poster]) {
+            counts.push(patiently("a sender's end", &mut talker.sending).await.unwrap());
+        }
+        let all: u32 = counts.iter().sum();
+        let settled = format!("{all} messages to be settled");
+        self.served.until_metric(&settled, |metrics| metrics.settled() == f64::from(all)).await;
+        let ears = || self.listeners.iter().map(|(_, ear)| ear).chain(self.talkers.iter().map(|t| &t.ear));
+        let client = Client::new(&pusher_bridge::tls::client_config(None).unwrap());
+        let ending = async {
+            // Again and again, for one may fall into a gap.
+            while !ears().all(|ear| ear.heard.borrow().ended || ear.is_over()) {
+                let channels = DOWN.map(|(channel, _)| channel);
+                let _ = self.app.try_trigger(&client, &channels, "end", "1").await;
+                sleep(LOOK_AGAIN).await;
+            }
+        };
+        patiently("the streams' end", ending).await;
+
+        let mut accounts = BTreeMap::new();
+        let none = BTreeSet::new();
+        for (channel, ear) in &self.listeners {
+            accounts.insert(*channel, Account::of(channel, &sent, &ear.marks(down), &none, false));
+        }
+        for (index, talker) in self.talkers.iter().enumerate() {
+            let channel = DOWN[index + 2].0;
+            let numbers: Vec<(u32, Fate)> = (1..=counts[index]).map(|n| (n, Fate::Taken)).collect();
+            let (told, cut) = (talker.ear.told(), talker.ear.is_over());
+            let beside = self.ear(channel).marks(up);
+            accounts.insert(BESIDE[index], Account::of(BESIDE[index], &numbers, &beside, &told, cut));
+            if let Some(marks) = taken(channel).await {
+                accounts.insert(UP[index], Account::of(UP[index], &numbers, &marks, &told, cut));
+            }
+            assert!(talker.ear.marks(up).iter().all(|mark| *mark == Mark::Gap), "its own messages came back");
+        }
+        let posted: Vec<Mark> = self.backend.come().iter().map(|posted| number_in(&posted.body)).collect();
+        let numbers: Vec<(u32, Fate)> = (1..=counts[2]).map(|n| (n, Fate::Taken)).collect();
+        let (told, cut) = (self.poster.ear.told(), self.poster.ear.is_over());
+        accounts.insert(POST, Account::of(POST, &numbers, &posted, &told, cut));
+
+        println!("{}", table(fault, &accounts.values().cloned().collect::<Vec<_>>()));
+        let mut codes: BTreeMap<String, usize> = BTreeMap::new();
+        for ear in self.talkers.iter().map(|talker| &talker.ear).chain([&self.poster.ear]) {
+            for seen in ear.log() {
+                if let Seen::Told(_, code) = seen {
+                    *codes.entry(code).or_default() += 1;
+                }
+            }
+        }
+        let metrics = self.served.metrics().await;
+        let ok = metrics.sum(r#"pusher_bridge_publish_total{result="ok"}"#);
+        println!("  told: {codes:?}; gaps counted: {}", metrics.gaps());
+        assert_eq!(
+            ok as usize + codes.values().sum::<usize>(),
+            all as usize,
+            "each message is carried or told"
+        );
+        let over = Over { accounts, served: self.served, codes };
+        assert!(over.missed() == 0 || metrics.gaps() > 0.0, "what was missed is counted");
+        over
+    }
+}
+
+/// The number in a message's data.
+pub fn number_in(data: &str) -> Mark {
+    let json: Value = serde_json::from_str(data).unwrap_or_else(|error| panic!("{error}: {data}"));
+    Mark::Number(u32::try_from(json["n"].as_u64().unwrap_or_else(|| panic!("{data}"))).unwrap())
+}
+
+impl Over {
+    pub fn get(&self, name: &str) -> &Account {
+        &self.accounts[name]
+    }
+
+    /// These streams, and no others, may have noticed something; all are honest.
+    #[track_caller]
+    pub fn only(&self, affected: &[&str]) {
+        for (name, account) in &self.accounts {
+            match *name {
+                name if !affected.contains(&name) => account.is_clean(),
+                // At least once, as Pusher's own subscribers get it.
+                name if UP.contains(&name) => account.is_complete(),
+                _ => account.is_honest(),
+            }
+        }
+    }
+
+    /// All but what goes to the backend.
+    #[track_caller]
+    pub fn only_pushers(&self) {
+        let affected: Vec<&str> = self.accounts.keys().copied().filter(|name| *name != POST).collect();
+        self.only(&affected);
+    }
+
+    /// How many of the publisher's numbers old clients missed.
+    pub fn missed(&self) -> usize {
+        DOWN.iter().map(|(channel, _)| self.get(channel).missed).sum()
+    }
+}

@@ -1,0 +1,291 @@
+//! Pusher cut, hung, slow, wrong, dead and restarted.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pusher_bridge::pusher::links::stable_hash;
+use pusher_bridge::sandbox::{Options, Sandbox, SandboxHandle};
+
+use crate::account::Mark;
+use crate::proxy::{Kind, Mode, Proxy};
+use crate::stage::{BESIDE, DOWN, Ear, Launch, Metrics, Over, Run, Seen, UP, number_in};
+use crate::support::patiently;
+use crate::support::pusher::{App, Pusher as _};
+use crate::support::sockudo::Sockudo;
+
+/// The streams over a proxy to the sandbox.
+pub struct Proxied {
+    pub run: Run,
+    pub proxy: Proxy,
+    pub sandbox: SandboxHandle,
+}
+
+impl Proxied {
+    pub async fn start(name: &str, change: impl FnOnce(Launch) -> Launch) -> Self {
+        Self::with(name, Options::local(), change).await
+    }
+
+    pub async fn with(name: &str, options: Options, change: impl FnOnce(Launch) -> Launch) -> Self {
+        let sandbox = Sandbox::start(options).await.unwrap();
+        let proxy = Proxy::start(sandbox.addr()).await;
+        let app = sandbox.app();
+        let run = Run::start(name, &app, change(Launch::new(&app, proxy.address))).await;
+        Self { run, proxy, sandbox }
+    }
+
+    pub async fn finish(self, fault: &str) -> Over {
+        let sandbox = self.sandbox;
+        self.run.finish(fault, async |channel| Some(published(&sandbox, channel))).await
+    }
+}
+
+/// What the sandbox took from the program's clients on a channel.
+pub fn published(sandbox: &SandboxHandle, channel: &str) -> Vec<Mark> {
+    sandbox.view(|view| {
+        let on = view.published().filter(|published| published.channel == channel);
+        on.filter(|published| published.event.starts_with("client-u"))
+            .map(|published| number_in(&published.data))
+            .collect()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_fault_every_stream_is_clean() {
+    let stage = Proxied::start("none", |launch| launch).await;
+    stage.run.flow("for a while", 50).await;
+    let over = stage.finish("no fault").await;
+    over.only(&[]);
+    assert_eq!(over.accounts.len(), 9);
+}
+
+/// Both ends of a link's life: all that stood is a gap, and told as one.
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_twice() {
+    let stage = Proxied::start("cut", |launch| launch).await;
+    for time in ["after a cut", "after another"] {
+        stage.proxy.cut();
+        stage.run.flow(time, 40).await;
+    }
+    let over = stage.finish("cut twice").await;
+    over.only_pushers();
+    assert_eq!(over.codes.len(), 0, "a cut is over sooner than any deadline");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_link_of_two_is_cut() {
+    let two = |launch: Launch| launch.replace("connections = 1", "connections = 2");
+    let stage = Proxied::start("one-link", two).await;
+    assert_eq!(stage.proxy.cut_link_of("watch-a"), 1);
+    stage.run.flow("after the cut", 40).await;
+    let over = stage.finish("one link of two cut").await;
+    let link = |channel: &str| stable_hash(channel) % 2;
+    let (mut affected, mut others) = (Vec::new(), 0);
+    for (index, (channel, _)) in DOWN.into_iter().enumerate() {
+        if link(channel) == link("watch-a") {
+            affected.push(channel);
+            affected.extend(index.checked_sub(2).map(|talk| BESIDE[talk]));
+            assert_eq!(over.get(channel).gaps, 1, "{channel}");
+        } else {
+            others += 1;
+        }
+    }
+    assert!(others > 0, "both links carry something");
+    over.only(&affected);
+}
+
+/// It accepts and never answers, and is then killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn hung() {
+    let stage = Proxied::with("hung", quick_pings(), |launch| launch).await;
+    let mut stage = stage;
+    stage.proxy.set_both(Mode::Hang);
+    let hung = |metrics: &Metrics| {
+        metrics.sum(r#"pusher_bridge_upstream_reconnects_total{cause="connect_timeout"}"#) >= 1.0
+            && metrics.sum(r#"pusher_bridge_publish_total{result="unknown"}"#) >= 10.0
+    };
+    stage.run.served.until_metric("it to be noticed", hung).await;
+    stage.proxy.set_both(Mode::Pass);
+    stage.run.flow("afterwards", 40).await;
+    let over = stage.finish("hung, then killed").await;
+    over.only_pushers();
+    assert!(over.missed() > 0 && over.codes["UPSTREAM_UNAVAILABLE"] >= 10);
+}
+
+/// What was on the way arrives when the network is back, late.
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_dead_network() {
+    let mut stage = Proxied::with("dead-network", quick_pings(), |launch| launch).await;
+    stage.proxy.set_both(Mode::Freeze);
+    let noticed = |metrics: &Metrics| {
+        metrics.sum(r#"pusher_bridge_upstream_reconnects_total{cause="pong_timeout"}"#) >= 1.0
+            && metrics.sum(r#"pusher_bridge_publish_total{result="unknown"}"#) >= 10.0
+    };
+    stage.run.served.until_metric("it to be noticed", noticed).await;
+    stage.proxy.set_both(Mode::Pass);
+    stage.run.flow("afterwards", 40).await;
+    let over = stage.finish("dead network").await;
+    over.only_pushers();
+    assert!(over.missed() > 0 && over.codes["UPSTREAM_UNAVAILABLE"] >= 10);
+}
+
+/// Slowness alone costs nobody anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow() {
+    let stage = Proxied::start("slow", |launch| launch).await;
+    stage.proxy.set(Kind::Link, Mode::Slow(500, Duration::from_millis(5)));
+    stage.proxy.set(Kind::Api, Mode::Slow(1000, Duration::from_millis(30)));
+    stage.run.flow("slowly", 100).await;
+    let over = stage.finish("slow").await;
+    over.only(&[]);
+}
+
+fn quick_pings() -> Options {
+    Options { activity_timeout: Duration::from_secs(1), ..Options::local() }
+}
+
+// ------------------------------------------------------------------------------------------------- wrong
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_frames_are_passed_over() {
+    let stage = Proxied::start("wrong-frames", |launch| launch).await;
+    let wrong = [
+        "",
+        "not JSON",
+        "[]",
+        "{}",
+        r#"{"event":1}"#,
+        r#"{"event":"number","channel":"watch-a","data":}"#,
+        r#"{"event":"number","channel":"watch-a"} trailing"#,
+        r#"{"event":"number","channel":"nobodys","data":"{\"n\":1}"}"#,
+        r#"{"event":"number","data":"{\"n\":1}"}"#,
+        r#"{"event":"pusher:error","data":{"code":null,"message":"what?"}}"#,
+        r#"{"event":"pusher_internal:subscription_succeeded","channel":"nobodys","data":"{}"}"#,
+        r#"{"event":"pusher:connection_established","data":"{\"socket_id\":\"1.1\"}"}"#,
+    ];
+    for _ in 0..10 {
+        for frame in wrong {
+            stage.sandbox.raw_frame_to_all(frame);
+        }
+        stage.run.flow("among wrong frames", 5).await;
+    }
+    let over = stage.finish("wrong frames").await;
+    over.only(&[]);
+    let counted = over.served.metrics().await;
+    assert!(counted.sum(r#"pusher_bridge_upstream_events_total{result="malformed"}"#) >= 70.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_huge_frame_costs_a_gap() {
+    let stage = Proxied::start("huge", |launch| launch).await;
+    let huge = "x".repeat(300_000);
+    stage.sandbox.raw_frame_to_all(&format!(r#"{{"event":"e","channel":"watch-a","data":"{huge}"}}"#));
+    stage.run.ear("watch-a").until("the gap to be told", |heard| heard.log.contains(&Seen::Gap)).await;
+    stage.run.flow("afterwards", 40).await;
+    let over = stage.finish("a huge frame").await;
+    over.only(&[&DOWN.map(|(channel, _)| channel)[..], &BESIDE].concat());
+    assert_eq!(over.codes.len(), 0);
+}
+
+/// Something else answers in Pusher's place.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_answers() {
+    let answers: [&[u8]; 6] = [
+        b"\x00\xFF\x16\x03\x01 no HTTP at all\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n<p>Welcome!</p>",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{",
+        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81\x00",
+        b"",
+    ];
+    let mut stage = Proxied::start("wrong-answers", |launch| launch).await;
+    for (number, answer) in answers.into_iter().enumerate() {
+        stage.proxy.set_both(Mode::Answer(answer));
+        stage.proxy.cut();
+        let again = move |metrics: &Metrics| {
+            metrics.sum("pusher_bridge_upstream_reconnects_total") >= 3.0 * (number + 1) as f64
+        };
+        stage.run.served.until_metric("several attempts", again).await;
+        stage.proxy.set_both(Mode::Pass);
+        stage.run.flow("after a wrong answer", 10).await;
+    }
+    let over = stage.finish("wrong answers").await;
+    over.only_pushers();
+}
+
+/// A refusal is told, and takes nobody else's message along.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_statuses() {
+    let stage = Proxied::start("wrong-statuses", |launch| launch).await;
+    let refused = |run: &Run| {
+        let told = |ear: &Ear| ear.log().iter().filter(|seen| matches!(seen, Seen::Told(..))).count();
+        told(run.sender(0)) + told(run.sender(1))
+    };
+    for status in [500, 503, 429, 502] {
+        stage.sandbox.fail_publishes(3, status, None);
+        stage.run.flow("after refusals that pass", 10).await;
+    }
+    assert_eq!(refused(&stage.run), 0);
+    for status in [400, 401, 403, 413] {
+        stage.sandbox.fail_publishes(1, status, None);
+        stage.run.flow("after a refusal", 10).await;
+    }
+    let over = stage.finish("wrong statuses").await;
+    over.only(&[UP, BESIDE].concat());
+    for name in BESIDE {
+        assert_eq!(over.get(name).gaps, 0);
+    }
+    assert_eq!(over.codes.keys().collect::<Vec<_>>(), ["UPSTREAM_REFUSED"]);
+}
+
+// --------------------------------------------------------------------------------------------- restarted
+
+/// A client of Pusher itself that comes back: what it got of a channel.
+fn observe(app: App, channel: &'static str) -> Arc<Mutex<Vec<Mark>>> {
+    let marks: Arc<Mutex<Vec<Mark>>> = Arc::default();
+    let noted = marks.clone();
+    tokio::spawn(async move {
+        loop {
+            let Ok(mut native) = app.try_native(channel).await else {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            while let Some((event, data)) = native.try_event().await {
+                if event.starts_with("client-u") {
+                    noted.lock().unwrap().push(number_in(&data));
+                }
+            }
+            noted.lock().unwrap().push(Mark::Gap);
+        }
+    });
+    marks
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_one_is_killed_and_restarted() {
+    let Some(mut sockudo) = Sockudo::start().await else { return };
+    let app = sockudo.app();
+    let observed =
+        ["private-talk-a", "private-talk-b"].map(|channel| (channel, observe(app.clone(), channel)));
+    let all = || observed.iter().map(|(_, marks)| marks.lock().unwrap().len()).min().unwrap();
+    let run = Run::start("killed", &app, Launch::new(&app, app.address)).await;
+    for time in ["after a kill", "after another"] {
+        sockudo.restart_by("KILL").await;
+        run.flow(time, 40).await;
+        let before = all();
+        let coming = async {
+            while all() < before + 10 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        patiently("the observers' numbers", coming).await;
+    }
+    let taken = async |channel: &str| {
+        let (_, marks) = observed.iter().find(|(name, _)| *name == channel)?;
+        Some(marks.lock().unwrap().clone())
+    };
+    let over = run.finish("sockudo killed twice", taken).await;
+    over.only_pushers();
+    for (channel, _) in DOWN {
+        assert_eq!(over.get(channel).gaps, 2, "{channel}");
+    }
+}
