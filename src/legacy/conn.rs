@@ -79,6 +79,8 @@ struct State {
     holding: Holding,
     overload: bool,
     notices: VecDeque<Notice>,
+    /// Nobody hears notices any more.
+    left: bool,
     /// Only one gap is told at a time.
     gap: bool,
     /// Nothing is read from the client until it has read what it asked for.
@@ -97,6 +99,7 @@ impl Conn {
             holding: Holding::new(buffers.clone()),
             overload: false,
             notices: VecDeque::new(),
+            left: false,
             gap: false,
             paused: false,
             discarded: 0,
@@ -149,11 +152,14 @@ impl Conn {
         }
     }
 
-    /// Leaves a notice for the session.
-    pub fn notify(&self, notice: Notice) {
+    /// Leaves a notice for the session. `false`: it has ended, and hears nothing any more.
+    pub fn notify(&self, notice: Notice) -> bool {
         let mut state = self.state();
+        if state.left {
+            return false;
+        }
         if matches!(notice, Notice::Gap) && std::mem::replace(&mut state.gap, true) {
-            return;
+            return true;
         }
         if state.notices.len() < NOTICES_MAX {
             state.notices.push_back(notice);
@@ -161,6 +167,14 @@ impl Conn {
             state.outbox.give_up();
         }
         state.wake();
+        true
+    }
+
+    /// The session has ended. Gives the notices that it did not hear.
+    pub fn leave(&self) -> VecDeque<Notice> {
+        let mut state = self.state();
+        state.left = true;
+        std::mem::take(&mut state.notices)
     }
 
     /// The last frame: nothing is accepted after it.

@@ -30,6 +30,7 @@ use crate::config::Route;
 use crate::fanout::table::Ticket;
 use crate::limits::budget::Holding;
 use crate::metrics::{ConnPhase, GaugeGuard};
+use crate::pusher::publisher::note_untold;
 use crate::server::answer::{AddressSlot, Upgraded};
 use crate::server::worker::{Admitted, Holder, Key, Registered, Slot, Worker};
 
@@ -464,6 +465,11 @@ impl Session {
     fn leave(&mut self) {
         for (_, ticket) in self.subscriptions.drain(..) {
             self.worker.hub.detach(&ticket);
+        }
+        for notice in self.conn.leave() {
+            if let Notice::PublishFailed { code, .. } = notice {
+                note_untold(1, code);
+            }
         }
         self.pending = None;
         self.slots = Slotted::default();

@@ -336,6 +336,7 @@ impl Runner {
 
     /// Tells the senders that their messages were not carried.
     fn fail(&self, jobs: Vec<Job>, code: ErrorCode, result: PublishResult) {
+        let mut untold = 0;
         for mut job in jobs {
             let unknown = job.maybe_accepted && result == PublishResult::Expired;
             self.metrics.published(if unknown { PublishResult::Unknown } else { result });
@@ -344,11 +345,18 @@ impl Runner {
                 self.links.cancel(sent);
             }
             let message_type = std::mem::take(&mut job.message_type);
-            if let Some(conn) = job.conn.upgrade() {
-                conn.notify(Notice::PublishFailed { code, message_type });
-            }
+            let notice = Notice::PublishFailed { code, message_type };
+            untold += usize::from(!job.conn.upgrade().is_some_and(|conn| conn.notify(notice)));
+        }
+        if untold > 0 {
+            note_untold(untold, code);
         }
     }
+}
+
+/// Messages could not be carried, and there is nobody to be told but the log's reader.
+pub fn note_untold(messages: usize, code: ErrorCode) {
+    tracing::warn!(messages, code = code.as_str(), "messages were not carried, and their senders are gone");
 }
 
 /// What Pusher refused of a batch.

@@ -64,5 +64,5 @@ async fn permits(answers: &Semaphore, count: usize) {
 /// Asks every holder for a sign of life; gives how many could be asked.
 pub fn probe_all(holders: &[Holder], within: Duration, answers: Option<&Arc<Semaphore>>) -> usize {
     let conns = holders.iter().filter_map(|holder| holder.get());
-    conns.map(|conn| conn.notify(Notice::Probe { within, answers: answers.cloned() })).count()
+    conns.filter(|conn| conn.notify(Notice::Probe { within, answers: answers.cloned() })).count()
 }
