@@ -123,7 +123,7 @@ impl Account {
 }
 
 /// The accounts as one table.
-pub fn table(fault: &str, accounts: &[Account]) -> String {
+pub fn table<'a>(fault: &str, accounts: impl Iterator<Item = &'a Account>) -> String {
     let mut out = format!(
         "\n{fault:<46} {:>6} {:>6} {:>6} {:>5} {:>6} {:>8} {:>7} {:>5}\n",
         "sent", "taken", "deliv", "dupl", "missed", "reported", "in vain", "gaps"

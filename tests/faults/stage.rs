@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
@@ -19,8 +19,9 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::account::{Account, Fate, Mark, table};
 use crate::support::backend::Backend;
 use crate::support::bridge::token_with;
-use crate::support::process::{self, Program};
+use crate::support::process::{self, Ended, Program};
 use crate::support::pusher::App;
+use crate::support::sockudo::free_port;
 use crate::support::{OldClient, Raw, patiently};
 
 /// Between two numbers of a stream.
@@ -63,6 +64,11 @@ impl Launch {
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.env.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// With its log going there; the ports are chosen before, for nobody reads which it has.
+    pub fn log_to(self, stderr: impl Into<Stdio>) -> Self {
+        Self { stderr: stderr.into(), ports: Some([free_port(), free_port()]), ..self }
     }
 
     fn text(&self) -> String {
@@ -302,6 +308,12 @@ impl Talker {
         let (sink, stream) = login(address, path).await;
         Self { ear: Ear::of(stream), sending: tokio::spawn(talk(sink, padding, stop)) }
     }
+
+    /// What became of the numbers up to `last`, of which these arrived.
+    fn account(&self, name: &str, last: u32, arrived: &[Mark]) -> Account {
+        let numbers: Vec<(u32, Fate)> = (1..=last).map(|n| (n, Fate::Taken)).collect();
+        Account::of(name, &numbers, arrived, &self.ear.told(), self.ear.is_over())
+    }
 }
 
 /// Each number has a type of its own, for that is what an error frame names. Gives the last number sent.
@@ -352,6 +364,8 @@ pub struct Run {
     pub backend: Backend,
     app: App,
     publishing: JoinHandle<Vec<(u32, Fate)>>,
+    /// Messages of clients that are no streams.
+    beside: usize,
     stop: watch::Sender<bool>,
 }
 
@@ -387,9 +401,15 @@ impl Run {
         let talkers = [talker("/talk/a").await, talker("/talk/b").await];
         let poster = talker("/post/p").await;
         let publishing = tokio::spawn(publish(app.clone(), padding, stopped));
-        let run = Self { served, listeners, talkers, poster, backend, app: app.clone(), publishing, stop };
+        let app = app.clone();
+        let run = Self { served, listeners, talkers, poster, backend, app, publishing, beside: 0, stop };
         run.flow("at first", 10).await;
         run
+    }
+
+    /// Others have sent so many messages, and all of them were carried.
+    pub fn beside(self, messages: usize) -> Self {
+        Self { beside: messages, ..self }
     }
 
     pub fn ear(&self, channel: &str) -> &Ear {
@@ -421,71 +441,114 @@ impl Run {
     }
 
     /// Ends the streams when everything has come through, and accounts for them. `taken` gives what the upstream
-    /// saw of a channel, as event and data, or `None` where nobody watched it.
+    /// took of a channel, or `None` where nobody watched it.
     pub async fn finish(mut self, fault: &str, taken: impl AsyncFn(&str) -> Option<Vec<Mark>>) -> Over {
-        self.stop.send_replace(true);
-        let sent = patiently("the publisher's end", &mut self.publishing).await.unwrap();
-        let mut counts = Vec::new();
-        for talker in self.talkers.iter_mut().chain([&mut self.poster]) {
-            counts.push(patiently("a sender's end", &mut talker.sending).await.unwrap());
-        }
-        let all: u32 = counts.iter().sum();
+        let sent = self.stop().await;
+        let all = (sent.up.iter().sum::<u32>() + sent.posted) as usize + self.beside;
         let settled = format!("{all} messages to be settled");
-        self.served.until_metric(&settled, |metrics| metrics.settled() == f64::from(all)).await;
-        let ears = || self.listeners.iter().map(|(_, ear)| ear).chain(self.talkers.iter().map(|t| &t.ear));
+        self.served.until_metric(&settled, |metrics| metrics.settled() == all as f64).await;
         let client = Client::new(&pusher_bridge::tls::client_config(None).unwrap());
         let ending = async {
             // Again and again, for one may fall into a gap.
-            while !ears().all(|ear| ear.heard.borrow().ended || ear.is_over()) {
+            while !self.ears().all(|ear| ear.heard.borrow().ended || ear.is_over()) {
                 let channels = DOWN.map(|(channel, _)| channel);
                 let _ = self.app.try_trigger(&client, &channels, "end", "1").await;
                 sleep(LOOK_AGAIN).await;
             }
         };
         patiently("the streams' end", ending).await;
+        let accounts = self.account(fault, &sent, taken).await;
+        let codes = self.codes();
+        let metrics = self.served.metrics().await;
+        let ok = metrics.sum(r#"pusher_bridge_publish_total{result="ok"}"#);
+        println!("  told: {codes:?}; gaps counted: {}", metrics.gaps());
+        assert_eq!(ok as usize + codes.values().sum::<usize>(), all, "each message is carried or told");
+        let over = Over { accounts, served: self.served, codes };
+        assert!(over.missed() == 0 || metrics.gaps() > 0.0, "what was missed is counted");
+        over
+    }
 
+    /// The same when the program itself ends, and with it every connection.
+    pub async fn finish_ended(
+        mut self,
+        fault: &str,
+        taken: impl AsyncFn(&str) -> Option<Vec<Mark>>,
+    ) -> (BTreeMap<&'static str, Account>, Ended) {
+        for ear in self.ears().chain([&self.poster.ear]) {
+            ear.over().await;
+        }
+        let sent = self.stop().await;
+        // Its outputs end with it.
+        let ended =
+            std::mem::replace(&mut self.served.program, Program::spawn(Command::new("true"))).ended().await;
+        let accounts = self.account(fault, &sent, taken).await;
+        println!("  exit code: {:?}; told: {:?}", ended.code, self.codes());
+        (accounts, ended)
+    }
+
+    /// Ends the sending.
+    async fn stop(&mut self) -> Sent {
+        self.stop.send_replace(true);
+        let down = patiently("the publisher's end", &mut self.publishing).await.unwrap();
+        let mut counts = [0; 3];
+        let talkers = self.talkers.iter_mut().chain([&mut self.poster]);
+        for (count, talker) in counts.iter_mut().zip(talkers) {
+            *count = patiently("a sender's end", &mut talker.sending).await.unwrap();
+        }
+        let [a, b, posted] = counts;
+        Sent { down, up: [a, b], posted }
+    }
+
+    /// Everybody who gets numbers.
+    fn ears(&self) -> impl Iterator<Item = &Ear> {
+        self.listeners.iter().map(|(_, ear)| ear).chain(self.talkers.iter().map(|talker| &talker.ear))
+    }
+
+    async fn account(
+        &mut self,
+        fault: &str,
+        sent: &Sent,
+        taken: impl AsyncFn(&str) -> Option<Vec<Mark>>,
+    ) -> BTreeMap<&'static str, Account> {
         let mut accounts = BTreeMap::new();
-        let none = BTreeSet::new();
         for (channel, ear) in &self.listeners {
-            accounts.insert(*channel, Account::of(channel, &sent, &ear.marks(down), &none, false));
+            let account = Account::of(channel, &sent.down, &ear.marks(down), &BTreeSet::new(), false);
+            accounts.insert(*channel, account);
         }
         for (index, talker) in self.talkers.iter().enumerate() {
             let channel = DOWN[index + 2].0;
-            let numbers: Vec<(u32, Fate)> = (1..=counts[index]).map(|n| (n, Fate::Taken)).collect();
-            let (told, cut) = (talker.ear.told(), talker.ear.is_over());
             let beside = self.ear(channel).marks(up);
-            accounts.insert(BESIDE[index], Account::of(BESIDE[index], &numbers, &beside, &told, cut));
+            accounts.insert(BESIDE[index], talker.account(BESIDE[index], sent.up[index], &beside));
             if let Some(marks) = taken(channel).await {
-                accounts.insert(UP[index], Account::of(UP[index], &numbers, &marks, &told, cut));
+                accounts.insert(UP[index], talker.account(UP[index], sent.up[index], &marks));
             }
             assert!(talker.ear.marks(up).iter().all(|mark| *mark == Mark::Gap), "its own messages came back");
         }
         let posted: Vec<Mark> = self.backend.come().iter().map(|posted| number_in(&posted.body)).collect();
-        let numbers: Vec<(u32, Fate)> = (1..=counts[2]).map(|n| (n, Fate::Taken)).collect();
-        let (told, cut) = (self.poster.ear.told(), self.poster.ear.is_over());
-        accounts.insert(POST, Account::of(POST, &numbers, &posted, &told, cut));
+        accounts.insert(POST, self.poster.account(POST, sent.posted, &posted));
+        println!("{}", table(fault, accounts.values()));
+        accounts
+    }
 
-        println!("{}", table(fault, &accounts.values().cloned().collect::<Vec<_>>()));
+    /// The codes that senders were told.
+    fn codes(&self) -> BTreeMap<String, usize> {
         let mut codes: BTreeMap<String, usize> = BTreeMap::new();
-        for ear in self.talkers.iter().map(|talker| &talker.ear).chain([&self.poster.ear]) {
-            for seen in ear.log() {
+        for talker in self.talkers.iter().chain([&self.poster]) {
+            for seen in talker.ear.log() {
                 if let Seen::Told(_, code) = seen {
                     *codes.entry(code).or_default() += 1;
                 }
             }
         }
-        let metrics = self.served.metrics().await;
-        let ok = metrics.sum(r#"pusher_bridge_publish_total{result="ok"}"#);
-        println!("  told: {codes:?}; gaps counted: {}", metrics.gaps());
-        assert_eq!(
-            ok as usize + codes.values().sum::<usize>(),
-            all as usize,
-            "each message is carried or told"
-        );
-        let over = Over { accounts, served: self.served, codes };
-        assert!(over.missed() == 0 || metrics.gaps() > 0.0, "what was missed is counted");
-        over
+        codes
     }
+}
+
+/// What was sent.
+struct Sent {
+    down: Vec<(u32, Fate)>,
+    up: [u32; 2],
+    posted: u32,
 }
 
 /// The number in a message's data.

@@ -135,9 +135,9 @@ impl Drop for Sockudo {
     }
 }
 
-/// sockudo cannot be told to choose one itself. Another process may take it in between: then it does not
-/// start, and says so.
-fn free_port() -> u16 {
+/// For a program that cannot choose one itself, or not say which. Another process may take it in between: then it
+/// does not start, and says so.
+pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
