@@ -155,7 +155,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     for (index, inbox) in hub_inboxes.into_iter().enumerate() {
         let (sender, receiver) = mpsc::channel(DEALT_MAX);
         dealt.push(sender);
-        let hub = Arc::new(Hub::new(index, routes.clone(), links.clone(), metrics.clone()));
+        let hub =
+            Arc::new(Hub::new(index, routes.clone(), links.clone(), metrics.clone(), bridge.buffers.clone()));
         let worker = Worker::new(bridge.clone(), hub);
         let (status, drain) = (status.clone(), status.drain.subscribe());
         workers.push(thread(&format!("worker-{index}"), async move {

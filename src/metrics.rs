@@ -61,7 +61,7 @@ pub mod names {
     pub const SUBSCRIPTION_FAILURES_TOTAL: &str = "pusher_bridge_subscription_failures_total";
     /// Requests to deprecated endpoints.
     pub const DEPRECATED_REQUESTS_TOTAL: &str = "pusher_bridge_deprecated_requests_total";
-    /// Bytes held for clients beyond their shares.
+    /// Bytes held for clients.
     pub const BUFFERED_BYTES: &str = "pusher_bridge_buffered_bytes";
     /// Failures to accept.
     pub const ACCEPT_ERRORS_TOTAL: &str = "pusher_bridge_accept_errors_total";
@@ -202,7 +202,7 @@ pub struct Metrics {
     subscriptions: [Gauge; 3],
     /// Subscriptions refused or not answered.
     pub subscription_failures: Counter,
-    /// Bytes held for clients beyond their shares.
+    /// Bytes held for clients.
     pub buffered_bytes: Gauge,
     /// Failures to accept.
     pub accept_errors: Counter,

@@ -39,7 +39,7 @@ pub fn lookup(c: &mut Criterion) {
 /// A frame handed to a connection whose socket takes everything: our share of a delivery.
 pub fn outbox(c: &mut Criterion) {
     const BOUNDS: Bounds = Bounds { frames_max: 1024, bytes_max: 1 << 20 };
-    let frame = encode_frame(Opcode::Text, data(300).as_bytes());
+    let frame = Bytes::from(encode_frame(Opcode::Text, data(300).as_bytes()));
     let taken = |slices: &[std::io::IoSlice<'_>]| Ok(slices.iter().map(|slice| slice.len()).sum());
     let mut group = c.benchmark_group("push a frame of 300 B");
     let mut outbox = Outbox::new(BOUNDS);

@@ -60,8 +60,8 @@ pub struct Server {
     pub forwarded: ForwardedHeader,
     /// Connections at once, all together (default 18,000). More are answered 503 with `Retry-After`.
     pub connections_max: usize,
-    /// Bytes held for all clients together, beyond an equal share for each: parts of messages that are not
-    /// complete, and frames that their readers have not taken (default 128 MiB, least 1 MiB).
+    /// Bytes held for all clients together: parts of messages that are not complete, and frames that their
+    /// readers have not taken, a frame for many once (default 128 MiB, least 1 MiB).
     pub buffered_bytes_max: usize,
     /// From accept to the request's last header byte (default 10 s).
     pub header_timeout: Duration,

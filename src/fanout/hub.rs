@@ -17,6 +17,7 @@ use crate::legacy::json;
 use crate::legacy::machine::Subscribe;
 use crate::legacy::outbox::{Opcode, Pushed, encode_frame};
 use crate::legacy::publish::relayed_name;
+use crate::limits::budget::Budget;
 use crate::metrics::Metrics;
 use crate::pusher::links::Links;
 
@@ -76,6 +77,8 @@ pub struct Hub {
     routes: Arc<[Arc<Route>]>,
     links: Links,
     metrics: Arc<Metrics>,
+    /// Its frames count there.
+    buffers: Arc<Budget>,
     /// Locked by this worker's thread alone, so it is never contended.
     table: Mutex<Table<Arc<Conn>, Waiting>>,
 }
@@ -83,8 +86,14 @@ pub struct Hub {
 impl Hub {
     /// The hub number `index`.
     #[must_use]
-    pub fn new(index: usize, routes: Arc<[Arc<Route>]>, links: Links, metrics: Arc<Metrics>) -> Self {
-        Self { index, routes, links, metrics, table: Mutex::default() }
+    pub fn new(
+        index: usize,
+        routes: Arc<[Arc<Route>]>,
+        links: Links,
+        metrics: Arc<Metrics>,
+        buffers: Arc<Budget>,
+    ) -> Self {
+        Self { index, routes, links, metrics, buffers, table: Mutex::default() }
     }
 
     fn table(&self) -> MutexGuard<'_, Table<Arc<Conn>, Waiting>> {
@@ -95,7 +104,7 @@ impl Hub {
     /// returned; else both happen when it comes to stand, by a notice.
     pub fn attach(&self, route: usize, subscribe: Subscribe, conn: &Arc<Conn>) -> (Ticket, bool) {
         let Subscribe { id, channel, interest, confirm } = subscribe;
-        let confirm = confirm.map(|text| encode_frame(Opcode::Text, text.as_bytes()));
+        let confirm = confirm.map(|text| self.buffers.frame(encode_frame(Opcode::Text, text.as_bytes())));
         let waiting = Waiting { conn: conn.clone(), route, id, confirm };
         let mut table = self.table();
         let (attached, stands) = table.attach(&channel, route, interest, conn.clone(), waiting);
@@ -192,7 +201,7 @@ impl Hub {
                     continue;
                 }
                 let Some(frame) =
-                    event.frames.get(index).map(|frame| frame.get_or_init(|| render(route, &data)))
+                    event.frames.get(index).map(|frame| frame.get_or_init(|| self.render(route, &data)))
                 else {
                     continue;
                 };
@@ -212,8 +221,9 @@ impl Hub {
             self.metrics.count_out(index, frames, length);
         }
     }
-}
 
-fn render(route: &Route, data: &EventData<'_>) -> Bytes {
-    encode_frame(Opcode::Text, route.dialect.out.event.render(data, Now::read()).as_bytes())
+    fn render(&self, route: &Route, data: &EventData<'_>) -> Bytes {
+        let text = route.dialect.out.event.render(data, Now::read());
+        self.buffers.frame(encode_frame(Opcode::Text, text.as_bytes()))
+    }
 }

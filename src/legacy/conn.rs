@@ -75,7 +75,7 @@ pub struct Conn {
 #[derive(Debug)]
 struct State {
     outbox: Outbox,
-    /// What waits in the outbox.
+    /// The outbox's queue.
     holding: Holding,
     overload: bool,
     notices: VecDeque<Notice>,
@@ -124,7 +124,7 @@ impl Conn {
         let mut state = self.state();
         let pushed = state.outbox.push(frame, |slices| self.socket.try_write_vectored(slices));
         if pushed != Pushed::Written {
-            state.account();
+            state.grew();
             state.wake();
         }
         pushed
@@ -147,7 +147,7 @@ impl Conn {
     pub fn flush(&self) {
         let mut state = self.state();
         if state.outbox.flush(|slices| self.socket.try_write_vectored(slices)) != Flushed::Empty {
-            state.account();
+            state.grew();
             state.wake();
         }
     }
@@ -289,7 +289,7 @@ impl Conn {
                 return Poll::Ready(Flushed::Broken);
             }
             let flushed = state.outbox.flush(|slices| self.socket.try_write_vectored(slices));
-            state.account();
+            state.count();
             match flushed {
                 Flushed::Blocked => {}
                 done => return Poll::Ready(done),
@@ -305,9 +305,15 @@ impl Conn {
 }
 
 impl State {
-    /// What waits counts for the budget of all connections.
-    fn account(&mut self) {
-        if !self.holding.set(self.outbox.waiting()) {
+    /// The queue counts for the budget of all connections; the frames in it count by themselves.
+    fn count(&mut self) {
+        self.holding.set(self.outbox.queue_bytes());
+    }
+
+    /// More waits than before.
+    fn grew(&mut self) {
+        self.count();
+        if !self.holding.budget().allows(self.outbox.waiting()) {
             self.overload = true;
             self.outbox.give_up();
         }

@@ -239,6 +239,12 @@ impl Outbox {
         self.bytes
     }
 
+    /// Bytes of memory that their queue takes, without the frames themselves: others may hold those too.
+    #[must_use]
+    pub fn queue_bytes(&self) -> usize {
+        self.queue.len() * size_of::<Bytes>()
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -273,7 +279,7 @@ pub enum Opcode {
 
 /// One unfragmented, unmasked frame (RFC 6455 §5.2).
 #[must_use]
-pub fn encode_frame(opcode: Opcode, payload: &[u8]) -> Bytes {
+pub fn encode_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(payload.len() + 10);
     out.push(0x80 | opcode as u8);
     match payload.len() {
@@ -288,12 +294,12 @@ pub fn encode_frame(opcode: Opcode, payload: &[u8]) -> Bytes {
         }
     }
     out.extend_from_slice(payload);
-    out.into()
+    out
 }
 
 /// A close frame; the reason is cut at 123 bytes (RFC 6455 §5.5.1).
 #[must_use]
-pub fn encode_close(code: u16, reason: &str) -> Bytes {
+pub fn encode_close(code: u16, reason: &str) -> Vec<u8> {
     let mut payload = code.to_be_bytes().to_vec();
     let mut end = reason.len().min(123);
     while !reason.is_char_boundary(end) {

@@ -86,7 +86,7 @@ impl Reader {
         if flood {
             return Poll::Ready(Err(CloseReason::ControlFlood));
         }
-        if !self.holding.set(bytes) {
+        if !self.holding.grow(bytes) {
             return Poll::Ready(Err(CloseReason::Overload));
         }
         match result {

@@ -302,11 +302,12 @@ impl Session {
     fn echo(&mut self, opcode: Opcode, payload: &[u8]) {
         if matches!(self.actions.last(), Some(Action::Echo)) {
             self.actions.pop();
-            self.push(encode_frame(opcode, payload));
+            self.push(opcode, payload);
         }
     }
 
-    fn push(&self, frame: Bytes) {
+    fn push(&self, opcode: Opcode, payload: &[u8]) {
+        let frame = self.worker.bridge.buffers.frame(encode_frame(opcode, payload));
         self.worker.bridge.metrics.count_out(self.route.index, 1, frame.len());
         self.conn.push(frame);
     }
@@ -336,14 +337,14 @@ impl Session {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Send(text) => self.push(encode_frame(Opcode::Text, text.as_bytes())),
+            Action::Send(text) => self.push(Opcode::Text, text.as_bytes()),
             Action::Error(code, text) => {
                 if let Some(metrics) = self.worker.bridge.metrics.route(self.route.index) {
                     metrics.error(code);
                 }
-                self.push(encode_frame(Opcode::Text, text.as_bytes()));
+                self.push(Opcode::Text, text.as_bytes());
             }
-            Action::WsPing => self.push(encode_frame(Opcode::Ping, &[])),
+            Action::WsPing => self.push(Opcode::Ping, &[]),
             Action::Echo => {}
             Action::Verify(token) => self.verify(token),
             Action::Acquire { user, exclusive } => self.acquire(user, exclusive),
@@ -511,7 +512,7 @@ async fn wait_for(pending: &mut Option<Pending>) -> Done {
 /// frame for what it cannot read, so all of them come from here.
 async fn end(conn: &Arc<Conn>, reader: &mut Reader, reason: CloseReason) {
     if let Some(code) = reason.code() {
-        conn.finish(encode_close(code, reason.text()));
+        conn.finish(encode_close(code, reason.text()).into());
     }
     if reason == CloseReason::Lost {
         return;

@@ -1,12 +1,14 @@
-//! Pure: what all connections together may hold in memory for their clients: parts of messages that are not
-//! complete, and frames that their readers have not taken.
+//! Pure: what is held in memory for all clients together: parts of messages that are not complete, and frames
+//! that their readers have not taken. A frame for many is held once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes for all connections. Each has an equal share to itself, which is not even counted; what one holds
-/// beyond its share is, and only such a one is ever turned away. So at most twice the budget is held, and who
-/// holds little never suffers from those who hold much.
+use bytes::Bytes;
+
+/// Bytes for all connections. Each has an equal share of them to itself, half for each direction, and only one
+/// that wants more than its share is turned away when all is used up. So at most twice the budget is held, and
+/// who holds little never suffers from those who hold much.
 #[derive(Debug)]
 pub struct Budget {
     bytes_max: usize,
@@ -18,50 +20,83 @@ impl Budget {
     /// A budget for up to `connections` of them.
     #[must_use]
     pub fn new(bytes_max: usize, connections: usize) -> Arc<Self> {
-        Arc::new(Self { bytes_max, share: bytes_max / connections.max(1), held: AtomicUsize::new(0) })
+        Arc::new(Self { bytes_max, share: bytes_max / connections.max(1) / 2, held: AtomicUsize::new(0) })
     }
 
-    /// Bytes held beyond the connections' shares.
+    /// Bytes held now.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
+
+    /// Whether a connection that has come to hold `bytes` in one direction may go on; else it should be closed.
+    #[must_use]
+    pub fn allows(&self, bytes: usize) -> bool {
+        bytes <= self.share || self.held() <= self.bytes_max
+    }
+
+    /// Counts an encoded frame for as long as anybody holds it.
+    #[must_use]
+    pub fn frame(self: &Arc<Self>, frame: Vec<u8>) -> Bytes {
+        let mut holding = Holding::new(self.clone());
+        holding.set(frame.len());
+        Bytes::from_owner(Frame { bytes: frame, _holding: holding })
+    }
 }
 
-/// What one connection holds in one place; given back on drop.
+/// What somebody holds; given back on drop.
 #[derive(Debug)]
 pub struct Holding {
     budget: Arc<Budget>,
-    /// Beyond the share.
-    counted: usize,
+    bytes: usize,
 }
 
 impl Holding {
     /// Nothing held.
     #[must_use]
     pub const fn new(budget: Arc<Budget>) -> Self {
-        Self { budget, counted: 0 }
+        Self { budget, bytes: 0 }
     }
 
-    /// The connection now holds `bytes`. `false`: it holds more than before, and all together too much; it
-    /// should be closed.
-    pub fn set(&mut self, bytes: usize) -> bool {
-        let before = self.counted;
-        self.counted = bytes.saturating_sub(self.budget.share);
-        if self.counted <= before {
-            if self.counted < before {
-                self.budget.held.fetch_sub(before - self.counted, Ordering::Relaxed);
-            }
-            return true;
+    /// `bytes` are held now.
+    pub fn set(&mut self, bytes: usize) {
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        if bytes > before {
+            self.budget.held.fetch_add(bytes - before, Ordering::Relaxed);
+        } else if bytes < before {
+            self.budget.held.fetch_sub(before - bytes, Ordering::Relaxed);
         }
-        let more = self.counted - before;
-        self.budget.held.fetch_add(more, Ordering::Relaxed) + more <= self.budget.bytes_max
+    }
+
+    /// As [`Self::set`], for what one connection holds in one direction. `false`: it holds more than before, and
+    /// all together too much.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let before = self.bytes;
+        self.set(bytes);
+        bytes <= before || self.budget.allows(bytes)
+    }
+
+    /// The budget.
+    #[must_use]
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 }
 
 impl Drop for Holding {
     fn drop(&mut self) {
         self.set(0);
+    }
+}
+
+struct Frame {
+    bytes: Vec<u8>,
+    _holding: Holding,
+}
+
+impl AsRef<[u8]> for Frame {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -74,15 +109,27 @@ mod tests {
     fn who_holds_little_is_never_turned_away() {
         let budget = Budget::new(1000, 10);
         let mut greedy = Holding::new(budget.clone());
-        assert!(greedy.set(1100), "its share and the whole rest");
-        assert!(!greedy.set(1101));
+        assert!(greedy.grow(1000));
+        assert!(!greedy.grow(1001));
         let mut modest = Holding::new(budget.clone());
-        assert!(modest.set(100));
-        assert!(!modest.set(101));
-        assert!(modest.set(50), "less than before is always welcome");
+        assert!(modest.grow(50), "half its share");
+        assert!(!modest.grow(51));
+        assert!(modest.grow(40), "less than before is always welcome");
         drop(greedy);
-        assert!(modest.set(1100));
+        assert!(modest.grow(1000));
         drop(modest);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_frame_is_held_once_and_until_the_last_lets_go() {
+        let budget = Budget::new(1000, 10);
+        let frame = budget.frame(vec![7; 300]);
+        let copies = vec![frame.clone(); 100];
+        assert_eq!((&*frame, budget.held()), (&[7; 300][..], 300));
+        drop(frame);
+        assert_eq!(budget.held(), 300);
+        drop(copies);
         assert_eq!(budget.held(), 0);
     }
 
@@ -94,13 +141,11 @@ mod tests {
             {
                 let mut holdings: Vec<_> = (0..5).map(|_| Holding::new(budget.clone())).collect();
                 for (which, amount) in steps {
-                    let before: usize = bytes.iter().map(|held| held.saturating_sub(100)).sum();
-                    let accepted = holdings[which].set(amount);
-                    let grew = amount.saturating_sub(100) > bytes[which].saturating_sub(100);
+                    let grew = amount > bytes[which];
                     bytes[which] = amount;
-                    let sum: usize = bytes.iter().map(|held| held.saturating_sub(100)).sum();
+                    let sum: usize = bytes.iter().sum();
+                    prop_assert_eq!(holdings[which].grow(amount), !grew || amount <= 50 || sum <= 1000);
                     prop_assert_eq!(budget.held(), sum);
-                    prop_assert_eq!(accepted, !grew || sum <= 1000, "before: {}", before);
                 }
             }
             prop_assert_eq!(budget.held(), 0);

@@ -31,10 +31,7 @@ pub(super) fn describe(recorder: &PrometheusRecorder) {
     }
     let gauges = [
         (names::CONNECTIONS, "Connections now, by route and phase"),
-        (
-            names::BUFFERED_BYTES,
-            "Bytes held for slow or large clients, as limited by server.limits.buffered_bytes",
-        ),
+        (names::BUFFERED_BYTES, "Bytes held for clients: parts of messages, and frames not yet taken"),
         (names::PUBLISH_QUEUE_MESSAGES, "Client messages waiting to be published"),
         (names::PUBLISH_QUEUE_BYTES, "Bytes of those messages"),
         (names::UPSTREAM_CONNECTED, "1 while the link to Pusher is connected"),

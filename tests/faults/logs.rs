@@ -30,7 +30,7 @@ async fn log_to(
 ) {
     let sandbox = Sandbox::start(Options::local()).await.unwrap();
     let app = sandbox.app();
-    let mut run = Run::start(name, &app, Launch::new(&app, app.address).log_to(stderr)).await;
+    let run = Run::start(name, &app, Launch::new(&app, app.address).log_to(stderr)).await;
     // A refusal is a line in the log, and what it says of the client doubles in JSON.
     let agent = r"\".repeat(200);
     let refused = request("GET /watch/a HTTP/1.1", &[("Upgrade", ""), ("User-Agent", &agent)]);
