@@ -208,11 +208,9 @@ impl Machine {
     fn phase_over(&mut self, now: Now, out: &mut Vec<Action>) {
         self.timers.phase = None;
         match self.state {
-            State::Unauthenticated if self.too_many_wrong_tokens => {
-                self.close(CloseReason::AuthFailures, out);
-            }
             State::Unauthenticated | State::Verifying { renewal: false } => {
-                self.close(CloseReason::AuthDeadline, out)
+                let failures = self.too_many_wrong_tokens;
+                self.close(if failures { CloseReason::AuthFailures } else { CloseReason::AuthDeadline }, out);
             }
             State::Subscribing => self.give_up_subscribing(now, out),
             State::Refused => self.close(CloseReason::Refused, out),

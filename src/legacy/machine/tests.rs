@@ -551,6 +551,14 @@ fn the_deadline_holds_while_a_token_is_being_verified() {
     let mut b = Bench::open("/ws/content/gen_1");
     b.text(r#"{"type":"auth","token":"t"}"#);
     assert_eq!(b.after(Duration::from_secs(30)), ["close auth_deadline"]);
+
+    let mut b = Bench::open("/ws/content/gen_1");
+    for _ in 0..2 {
+        b.text(r#"{"type":"auth","token":"t"}"#);
+        b.verified(Err(Some(Duration::from_secs(1))));
+    }
+    b.text(r#"{"type":"auth","token":"t"}"#);
+    assert_eq!(b.after(Duration::from_secs(30)), ["close auth_failures"], "another one waits to be judged");
 }
 
 #[test]
