@@ -36,6 +36,8 @@ use crate::server::worker::{Admitted, Holder, Key, Registered, Slot, Worker};
 
 /// How long a connection that keeps others of its address out has to answer a probe.
 pub const ADDRESS_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Who was heard so recently is not asked again by such a probe.
+const ADDRESS_PROBE_EVERY: Duration = Duration::from_secs(1);
 /// How long a closing connection is waited for.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// As often the wait is renewed while the client still takes bytes.
@@ -202,6 +204,9 @@ impl Session {
                 self.machine.publish_failed(code, &message_type, now, out);
             }
             Attention::Notice(Notice::Gap) => self.machine.gap(now, out),
+            // Who tries again and again for a slot of its address must not have all holders pinged each time.
+            Attention::Notice(Notice::Probe { answers: None, .. })
+                if self.machine.heard_within(ADDRESS_PROBE_EVERY, now) => {}
             Attention::Notice(Notice::Probe { within, answers }) => {
                 self.machine.probe(within, now, out);
                 self.asked.extend(answers);

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::timers::due;
-use super::{Action, Chosen, FIXED, Interest, Machine, State, Subscribe};
+use super::{Action, Chosen, FIXED, Interest, Machine, PINGS_OWED_MAX, State, Subscribe};
 use crate::auth::{Claims, Denied, permits, strip_bearer};
 use crate::clock::Now;
 use crate::config::OnGap;
@@ -294,8 +294,12 @@ impl Machine {
         false
     }
 
+    /// Counts a pong or control frame. Answers to pings of ours are free: how many there are is not up to the
+    /// client, for others who want its slot have it probed.
     fn flood_check(&mut self, now: Now, out: &mut Vec<Action>) {
-        if self.gates.control(&self.route.limits, now.mono).is_err() {
+        if self.pings_owed > 0 {
+            self.pings_owed -= 1;
+        } else if self.gates.control(&self.route.limits, now.mono).is_err() {
             self.close(CloseReason::ControlFlood, out);
         }
     }
@@ -460,12 +464,20 @@ impl Machine {
     fn ping(&mut self, probe: bool, now: Now, out: &mut Vec<Action>) {
         let kind = self.route.heartbeat.kind;
         if kind.json() {
-            out.extend(self.route.dialect.render_ping(now).map(Action::Send));
+            if let Some(ping) = self.route.dialect.render_ping(now) {
+                out.push(Action::Send(ping));
+                self.owe_ping();
+            }
         }
         // A probe must reach even a client that answers no JSON ping: its WebSocket library does.
         if kind.websocket() || probe {
             out.push(Action::WsPing);
+            self.owe_ping();
         }
+    }
+
+    fn owe_ping(&mut self) {
+        self.pings_owed = (self.pings_owed + 1).min(PINGS_OWED_MAX);
     }
 
     /// The channel a message is for: the client's, or where it has several the one the message names, if the

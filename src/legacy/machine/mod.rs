@@ -116,6 +116,8 @@ pub struct Machine {
     timers: Timers,
     subscribe_wait: Duration,
     too_many_wrong_tokens: bool,
+    /// Pings that the client has yet to answer, [`PINGS_OWED_MAX`] at most.
+    pings_owed: u8,
 }
 
 enum State {
@@ -144,6 +146,9 @@ struct Chosen {
     awaited_until: Option<std::time::Instant>,
 }
 
+/// So many pings may be answered late and yet be no flood; clients that answer none save up no more.
+const PINGS_OWED_MAX: u8 = 16;
+
 /// The number of the subscription that the path alone determines.
 const FIXED: u32 = 0;
 
@@ -164,6 +169,7 @@ impl Machine {
             timers,
             subscribe_wait,
             too_many_wrong_tokens: false,
+            pings_owed: 0,
         };
         if let Some(code) = refused {
             machine.refuse(code, now, out);
@@ -191,6 +197,12 @@ impl Machine {
     #[must_use]
     pub const fn is_live(&self) -> bool {
         matches!(self.state, State::Live | State::Verifying { renewal: true })
+    }
+
+    /// Whether the client has been heard in this time.
+    #[must_use]
+    pub fn heard_within(&self, time: Duration, now: Now) -> bool {
+        now.mono < self.timers.heard + time
     }
 
     /// The authenticated user.

@@ -562,6 +562,27 @@ fn the_deadline_holds_while_a_token_is_being_verified() {
 }
 
 #[test]
+fn answers_to_our_pings_are_no_flood() {
+    let mut b = Bench::open("/ws/agent/a");
+    b.authenticate();
+    // Others try for its slot, far more often than a client may send pongs.
+    for _ in 0..5000 {
+        b.machine.probe(Duration::from_secs(5), b.now, &mut b.out);
+        assert_eq!(b.seen().len(), 2, "a JSON ping and a WebSocket ping");
+        b.machine.control(b.now, &mut b.out);
+        assert!(b.text(r#"{"type":"pong"}"#).is_empty());
+    }
+    // What was not asked for still is one, and pings that were never answered are no credit for it.
+    for _ in 0..1000 {
+        b.machine.probe(Duration::from_secs(5), b.now, &mut b.out);
+        b.machine.heard(b.now);
+    }
+    b.seen();
+    let free = (0..).take_while(|_| b.text(r#"{"type":"pong"}"#).is_empty()).count();
+    assert_eq!(free, 600 + usize::from(PINGS_OWED_MAX));
+}
+
+#[test]
 fn a_probe_is_judged_only_while_the_answer_would_be_heard() {
     let mut b = Bench::open("/ws/content/gen_1");
     b.text(r#"{"type":"auth","token":"t"}"#);
