@@ -2,7 +2,7 @@
 //! every connection that wants it.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -23,8 +23,11 @@ use crate::pusher::links::Links;
 
 /// Deliveries waiting for one hub; a link waits when it is full.
 pub const INBOX_MAX: usize = 1024;
-/// Deliveries taken in one turn: their frames go to each connection in one write.
+/// Deliveries taken at once: their frames go to each connection in one write.
 const BURST_MAX: usize = 32;
+/// Time for bursts before this thread's sessions have a turn. Not a number of bursts: while every session has much
+/// to do, a row of trifles would take as many of their turns, and the events behind it wait.
+const TURN: Duration = Duration::from_millis(2);
 
 /// An event from Pusher, decoded once and shared by all hubs.
 #[derive(Debug)]
@@ -127,10 +130,13 @@ impl Hub {
     /// Carries deliveries until every link is gone.
     pub async fn run(self: Arc<Self>, mut inbox: mpsc::Receiver<Delivery>) {
         let mut burst = Vec::with_capacity(BURST_MAX);
+        let mut turn = tokio::time::Instant::now();
         while inbox.recv_many(&mut burst, BURST_MAX).await > 0 {
             self.carry(&mut burst);
-            // A long burst must not keep this thread's sessions from their sockets.
-            tokio::task::yield_now().await;
+            if turn.elapsed() >= TURN {
+                tokio::task::yield_now().await;
+                turn = tokio::time::Instant::now();
+            }
         }
     }
 

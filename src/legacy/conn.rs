@@ -75,9 +75,9 @@ pub struct Conn {
 #[derive(Debug)]
 struct State {
     outbox: Outbox,
-    /// The outbox's queue.
+    /// What waits in the outbox, and what has come of an incomplete message.
     holding: Holding,
-    overload: bool,
+    incoming: usize,
     notices: VecDeque<Notice>,
     /// Nobody hears notices any more.
     left: bool,
@@ -97,7 +97,7 @@ impl Conn {
         let state = State {
             outbox: Outbox::new(bounds),
             holding: Holding::new(buffers.clone()),
-            overload: false,
+            incoming: 0,
             notices: VecDeque::new(),
             left: false,
             gap: false,
@@ -124,7 +124,7 @@ impl Conn {
         let mut state = self.state();
         let pushed = state.outbox.push(frame, |slices| self.socket.try_write_vectored(slices));
         if pushed != Pushed::Written {
-            state.grew();
+            state.account();
             state.wake();
         }
         pushed
@@ -147,7 +147,7 @@ impl Conn {
     pub fn flush(&self) {
         let mut state = self.state();
         if state.outbox.flush(|slices| self.socket.try_write_vectored(slices)) != Flushed::Empty {
-            state.grew();
+            state.account();
             state.wake();
         }
     }
@@ -181,6 +181,7 @@ impl Conn {
     pub fn finish(&self, last: Bytes) {
         let mut state = self.state();
         state.outbox.finish(last);
+        state.account();
         state.wake();
     }
 
@@ -203,7 +204,8 @@ impl Conn {
             }
             return Poll::Ready(Attention::Notice(notice));
         }
-        if state.overload {
+        if state.holding.watch(cx.waker()) {
+            state.outbox.give_up();
             return Poll::Ready(Attention::Overload);
         }
         if state.outbox.overflowed() {
@@ -234,6 +236,15 @@ impl Conn {
     pub fn taken_while_waiting(&self) -> Option<u64> {
         let state = self.state();
         (!state.outbox.is_empty()).then(|| state.outbox.taken())
+    }
+
+    /// So many bytes are held of a message that is not complete.
+    pub(super) fn hold(&self, incoming: usize) {
+        let mut state = self.state();
+        if state.incoming != incoming {
+            state.incoming = incoming;
+            state.account();
+        }
     }
 
     /// Ready when there may be something to read, or the connection is broken.
@@ -289,7 +300,7 @@ impl Conn {
                 return Poll::Ready(Flushed::Broken);
             }
             let flushed = state.outbox.flush(|slices| self.socket.try_write_vectored(slices));
-            state.count();
+            state.account();
             match flushed {
                 Flushed::Blocked => {}
                 done => return Poll::Ready(done),
@@ -305,17 +316,11 @@ impl Conn {
 }
 
 impl State {
-    /// The queue counts for the budget of all connections; the frames in it count by themselves.
-    fn count(&mut self) {
-        self.holding.set(self.outbox.queue_bytes());
-    }
-
-    /// More waits than before.
-    fn grew(&mut self) {
-        self.count();
-        if !self.holding.budget().allows(self.outbox.waiting()) {
-            self.overload = true;
-            self.outbox.give_up();
+    /// What is held counts for the budget of all connections.
+    fn account(&mut self) {
+        let own = self.incoming + self.outbox.queue_bytes();
+        if self.holding.set(own, self.outbox.waiting()) {
+            self.wake();
         }
     }
 

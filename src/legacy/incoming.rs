@@ -31,15 +31,28 @@ pub struct Incoming {
     fragmented: bool,
     frames: u64,
     bytes: usize,
+    /// Bytes of the current frame's payload that have come.
+    frame: usize,
+    /// Payloads of the message's complete fragments.
+    collected: usize,
+    /// The largest payload there was.
+    largest: usize,
 }
 
 impl Incoming {
+    /// At the first byte, with `buffered` bytes about to be fed at once.
+    #[must_use]
+    pub fn new(buffered: usize) -> Self {
+        Self { largest: buffered, ..Self::default() }
+    }
+
     /// Takes what was read.
     pub fn feed(&mut self, mut read: &[u8]) {
         while let Some((&byte, rest)) = read.split_first() {
             if self.at == At::Payload {
                 let part = usize::try_from(self.left).unwrap_or(usize::MAX).min(read.len());
                 self.left -= part as u64;
+                self.frame += part;
                 self.bytes += part;
                 read = read.get(part..).unwrap_or(&[]);
             } else {
@@ -88,8 +101,11 @@ impl Incoming {
     fn end_frame(&mut self) {
         self.at = At::Opcode;
         self.frames += 1;
+        let frame = std::mem::take(&mut self.frame);
+        self.largest = self.largest.max(frame);
         if !self.control {
             self.fragmented = !self.last;
+            self.collected = if self.last { 0 } else { self.collected + frame };
         }
         if !self.fragmented {
             self.frames = 0;
@@ -102,6 +118,13 @@ impl Incoming {
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of memory that tungstenite has for all this: what it has collected of a message, and its read buffer,
+    /// which had room for the largest frame and never shrinks.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.collected + self.largest.max(self.frame)
     }
 
     /// Whether a message comes in more frames than it could need.
@@ -158,6 +181,18 @@ mod tests {
         }
         let (first, ping) = (frame(0x01, 5), frame(0x89, 3));
         assert_eq!(fed(&[first.clone(), ping.clone()]).bytes(), first.len() + ping.len());
+    }
+
+    #[test]
+    fn memory_outlives_the_message_it_was_for() {
+        assert_eq!(fed(&[frame(0x82, 3000)[..2000].to_vec()]).held(), 2000 - 8);
+        assert_eq!(fed(&[frame(0x82, 3000), frame(0x82, 9)]).held(), 3000);
+        let parts = [frame(0x01, 3000), frame(0x89, 10), frame(0x00, 500)];
+        assert_eq!(fed(&parts).held(), 3000 + 3500);
+        assert_eq!(fed(&[&parts[..], &[frame(0x80, 0)]].concat()).held(), 3000);
+        let mut early = Incoming::new(4000);
+        early.feed(&frame(0x82, 10)[..5]);
+        assert_eq!(early.held(), 4000);
     }
 
     #[test]

@@ -15,30 +15,27 @@ use super::close::CloseReason;
 use super::conn::Conn;
 use super::incoming::Incoming;
 use super::outbox::Pushed;
-use crate::limits::budget::Holding;
 
 /// tungstenite's read buffer: it is filled with zeros before every read.
 const READ_BUFFER_BYTES: usize = 1024;
 /// What tungstenite may hold of its own frames; they go to the outbox at once.
 const WRITE_BUFFER_BYTES_MAX: usize = 4096;
 /// Reads in one turn: fragments that make no message must not keep the thread from its other connections.
-const READS_PER_TURN_MAX: u32 = 32;
+const READS_PER_TURN_MAX: u32 = 8;
 
 /// Reads one client's messages.
 pub(super) struct Reader {
     conn: Arc<Conn>,
-    /// What has come of an incomplete message.
-    holding: Holding,
     message_bytes_max: usize,
     socket: Option<Box<WebSocket<Wire>>>,
 }
 
 impl Reader {
     /// Reads `conn`, from which `early` has been read already. Messages have at most `message_bytes_max` bytes.
-    pub(super) fn new(conn: Arc<Conn>, holding: Holding, early: &Bytes, message_bytes_max: usize) -> Self {
-        let mut reader = Self { conn, holding, message_bytes_max, socket: None };
+    pub(super) fn new(conn: Arc<Conn>, early: &Bytes, message_bytes_max: usize) -> Self {
+        let mut reader = Self { conn, message_bytes_max, socket: None };
         if !early.is_empty() {
-            let mut wire = reader.wire();
+            let mut wire = reader.wire(early.len());
             wire.incoming.feed(early);
             let config = reader.config();
             let socket = WebSocket::from_partially_read(wire, early.to_vec(), Role::Server, Some(config));
@@ -47,8 +44,8 @@ impl Reader {
         reader
     }
 
-    fn wire(&self) -> Wire {
-        Wire { conn: self.conn.clone(), incoming: Incoming::default(), reads_left: 0 }
+    fn wire(&self, buffered: usize) -> Wire {
+        Wire { conn: self.conn.clone(), incoming: Incoming::new(buffered), reads_left: 0 }
     }
 
     /// tungstenite's own bounds are far too large.
@@ -70,7 +67,7 @@ impl Reader {
             };
         }
         let mut socket = self.socket.take().unwrap_or_else(|| {
-            Box::new(WebSocket::from_raw_socket(self.wire(), Role::Server, Some(self.config())))
+            Box::new(WebSocket::from_raw_socket(self.wire(0), Role::Server, Some(self.config())))
         });
         socket.get_mut().reads_left = READS_PER_TURN_MAX;
         let result = match socket.read() {
@@ -78,22 +75,20 @@ impl Reader {
             result => Some(result),
         };
         let wire = socket.get_ref();
-        let (bytes, flood, all_read) = (wire.incoming.bytes(), wire.incoming.is_flood(), wire.reads_left > 0);
+        let (flood, all_read) = (wire.incoming.is_flood(), wire.reads_left > 0);
         // Between messages nothing is worth keeping. After a message more may stand in tungstenite's buffer.
-        if result.is_some() || bytes > 0 || !all_read {
-            self.socket = Some(socket);
-        }
+        let keep = result.is_some() || wire.incoming.bytes() > 0 || !all_read;
+        self.conn.hold(if keep { wire.incoming.held() } else { 0 });
+        self.socket = keep.then_some(socket);
         if flood {
-            return Poll::Ready(Err(CloseReason::ControlFlood));
-        }
-        if !self.holding.grow(bytes) {
-            return Poll::Ready(Err(CloseReason::Overload));
+            return self.fail(CloseReason::ControlFlood);
         }
         match result {
-            Some(result) => {
+            Some(Ok(message)) => {
                 turn.made_progress();
-                Poll::Ready(result.map_err(|error| reason_of(&error)))
+                Poll::Ready(Ok(message))
             }
+            Some(Err(error)) => self.fail(reason_of(&error)),
             None if all_read => match self.conn.poll_readable(cx) {
                 // Readable again already, or broken: the next turn finds out.
                 Poll::Ready(_) => {
@@ -107,6 +102,18 @@ impl Reader {
                 Poll::Pending
             }
         }
+    }
+
+    fn fail(&mut self, reason: CloseReason) -> Poll<Result<Message, CloseReason>> {
+        self.give_back();
+        Poll::Ready(Err(reason))
+    }
+
+    /// Nothing more will be read. What was held is given back at once: the connection's end may take its time, and
+    /// others would be turned away meanwhile.
+    pub(super) fn give_back(&mut self) {
+        self.socket = None;
+        self.conn.hold(0);
     }
 }
 

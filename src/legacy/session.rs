@@ -28,7 +28,6 @@ use crate::auth::{Claims, Refused, Verify};
 use crate::clock::Now;
 use crate::config::Route;
 use crate::fanout::table::Ticket;
-use crate::limits::budget::Holding;
 use crate::metrics::{ConnPhase, GaugeGuard};
 use crate::pusher::publisher::note_untold;
 use crate::server::answer::{AddressSlot, Upgraded};
@@ -38,6 +37,8 @@ use crate::server::worker::{Admitted, Holder, Key, Registered, Slot, Worker};
 pub const ADDRESS_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Who was heard so recently is not asked again by such a probe.
 const ADDRESS_PROBE_EVERY: Duration = Duration::from_secs(1);
+/// Messages of one client that are taken in a row, before the thread's other connections and its hub have a turn.
+const MESSAGES_PER_TURN_MAX: u64 = 16;
 /// How long a closing connection is waited for.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// As often the wait is renewed while the client still takes bytes.
@@ -103,8 +104,7 @@ pub fn run(
     counted: (Admitted, mpsc::Sender<()>),
 ) -> impl Future<Output = ()> + Send + use<> {
     let session = open(worker, stream, granted, counted);
-    let holding = Holding::new(session.worker.bridge.buffers.clone());
-    let reader = Reader::new(session.conn.clone(), holding, early, session.route.limits.message_bytes_max);
+    let reader = Reader::new(session.conn.clone(), early, session.route.limits.message_bytes_max);
     serve(session, reader)
 }
 
@@ -172,6 +172,7 @@ impl Session {
     async fn serve(&mut self, reader: &mut Reader) -> CloseReason {
         let sleep = sleep_until(Instant::now() + FAR);
         tokio::pin!(sleep);
+        let mut taken = 0_u64;
         loop {
             self.carry_out();
             if let Some(reason) = self.closing {
@@ -191,7 +192,13 @@ impl Session {
                     self.look_for_progress();
                     self.machine.timer(Now::read(), &mut self.actions);
                 }
-                message = std::future::poll_fn(|cx| reader.poll(cx)), if reads => self.message(message),
+                message = std::future::poll_fn(|cx| reader.poll(cx)), if reads => {
+                    self.message(message);
+                    taken += 1;
+                    if taken.is_multiple_of(MESSAGES_PER_TURN_MAX) {
+                        tokio::task::yield_now().await;
+                    }
+                }
             }
         }
     }
@@ -518,6 +525,9 @@ async fn wait_for(pending: &mut Option<Pending>) -> Done {
 async fn end(conn: &Arc<Conn>, reader: &mut Reader, reason: CloseReason) {
     if let Some(code) = reason.code() {
         conn.finish(encode_close(code, reason.text()).into());
+    }
+    if reason != CloseReason::ByClient {
+        reader.give_back();
     }
     if reason == CloseReason::Lost {
         return;

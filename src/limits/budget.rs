@@ -1,26 +1,42 @@
 //! Pure: what is held in memory for all clients together: parts of messages that are not complete, and frames
 //! that their readers have not taken. A frame for many is held once.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 
-/// Bytes for all connections. Each has an equal share of them to itself, half for each direction, and only one
-/// that wants more than its share is turned away when all is used up. So at most twice the budget is held, and
-/// who holds little never suffers from those who hold much.
+/// Bytes for all connections. Each has an equal share of them to itself. When more is held than there is, whoever
+/// has most beyond its share has to go, so that who holds little never suffers from those who hold much, not even
+/// from those who hold it and wait.
 #[derive(Debug)]
 pub struct Budget {
     bytes_max: usize,
     share: usize,
     held: AtomicUsize,
+    /// Those that hold more than their share. Locked when one of them becomes or ceases to be such, and while more
+    /// is held than there is.
+    large: Mutex<Vec<Arc<Large>>>,
+}
+
+/// A connection beyond its share.
+#[derive(Debug, Default)]
+struct Large {
+    /// Its place in the list.
+    place: AtomicUsize,
+    bytes: AtomicUsize,
+    evicted: AtomicBool,
+    waker: AtomicWaker,
 }
 
 impl Budget {
     /// A budget for up to `connections` of them.
     #[must_use]
     pub fn new(bytes_max: usize, connections: usize) -> Arc<Self> {
-        Arc::new(Self { bytes_max, share: bytes_max / connections.max(1) / 2, held: AtomicUsize::new(0) })
+        let share = bytes_max / connections.max(1);
+        Arc::new(Self { bytes_max, share, held: AtomicUsize::new(0), large: Mutex::default() })
     }
 
     /// Bytes held now.
@@ -29,69 +45,70 @@ impl Budget {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Whether a connection that has come to hold `bytes` in one direction may go on; else it should be closed.
-    #[must_use]
-    pub fn allows(&self, bytes: usize) -> bool {
-        bytes <= self.share || self.held() <= self.bytes_max
-    }
-
     /// Counts an encoded frame for as long as anybody holds it.
     #[must_use]
-    pub fn frame(self: &Arc<Self>, frame: Vec<u8>) -> Bytes {
-        let mut holding = Holding::new(self.clone());
-        holding.set(frame.len());
-        Bytes::from_owner(Frame { bytes: frame, _holding: holding })
-    }
-}
-
-/// What somebody holds; given back on drop.
-#[derive(Debug)]
-pub struct Holding {
-    budget: Arc<Budget>,
-    bytes: usize,
-}
-
-impl Holding {
-    /// Nothing held.
-    #[must_use]
-    pub const fn new(budget: Arc<Budget>) -> Self {
-        Self { budget, bytes: 0 }
+    pub fn frame(self: &Arc<Self>, bytes: Vec<u8>) -> Bytes {
+        self.change(0, bytes.len());
+        Bytes::from_owner(Frame { budget: self.clone(), bytes })
     }
 
-    /// `bytes` are held now.
-    pub fn set(&mut self, bytes: usize) {
-        let before = std::mem::replace(&mut self.bytes, bytes);
-        if bytes > before {
-            self.budget.held.fetch_add(bytes - before, Ordering::Relaxed);
-        } else if bytes < before {
-            self.budget.held.fetch_sub(before - bytes, Ordering::Relaxed);
+    fn change(&self, before: usize, after: usize) {
+        if after > before {
+            self.held.fetch_add(after - before, Ordering::Relaxed);
+        } else if after < before {
+            self.held.fetch_sub(before - after, Ordering::Relaxed);
         }
     }
 
-    /// As [`Self::set`], for what one connection holds in one direction. `false`: it holds more than before, and
-    /// all together too much.
-    pub fn grow(&mut self, bytes: usize) -> bool {
-        let before = self.bytes;
-        self.set(bytes);
-        bytes <= before || self.budget.allows(bytes)
+    fn large(&self) -> MutexGuard<'_, Vec<Arc<Large>>> {
+        self.large.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The budget.
-    #[must_use]
-    pub fn budget(&self) -> &Arc<Budget> {
-        &self.budget
+    fn add(&self, one: Arc<Large>) {
+        let mut large = self.large();
+        one.place.store(large.len(), Ordering::Relaxed);
+        large.push(one);
+    }
+
+    /// At the same cost however many there are: when a stalled proxy goes on, all its clients leave at once.
+    fn remove(&self, one: &Large) {
+        let mut large = self.large();
+        let place = one.place.load(Ordering::Relaxed);
+        if place < large.len() {
+            large.swap_remove(place);
+        }
+        if let Some(moved) = large.get(place) {
+            moved.place.store(place, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells those who have most to go, until what is left fits. Frames that others hold too stay when they go: then
+    /// whoever wants more next finds that out.
+    fn make_room(&self) {
+        let large = self.large();
+        let (mut staying, mut going) = (Vec::with_capacity(large.len()), 0);
+        for one in large.iter() {
+            let bytes = one.bytes.load(Ordering::Relaxed);
+            if one.evicted.load(Ordering::Relaxed) {
+                going += bytes;
+            } else {
+                staying.push((bytes, one));
+            }
+        }
+        staying.sort_unstable_by_key(|(bytes, _)| *bytes);
+        while self.held().saturating_sub(going) > self.bytes_max {
+            let Some((most, one)) = staying.pop() else { return };
+            going += most;
+            one.evicted.store(true, Ordering::Relaxed);
+            one.waker.wake();
+        }
     }
 }
 
-impl Drop for Holding {
-    fn drop(&mut self) {
-        self.set(0);
-    }
-}
-
+/// A frame, counted.
 struct Frame {
+    budget: Arc<Budget>,
     bytes: Vec<u8>,
-    _holding: Holding,
 }
 
 impl AsRef<[u8]> for Frame {
@@ -100,55 +117,169 @@ impl AsRef<[u8]> for Frame {
     }
 }
 
+impl Drop for Frame {
+    fn drop(&mut self) {
+        self.budget.change(self.bytes.len(), 0);
+    }
+}
+
+/// What one connection holds; given back on drop.
+#[derive(Debug)]
+pub struct Holding {
+    budget: Arc<Budget>,
+    own: usize,
+    /// With its frames, whoever else holds them.
+    all: usize,
+    large: Option<Arc<Large>>,
+}
+
+impl Holding {
+    /// Nothing held.
+    #[must_use]
+    pub const fn new(budget: Arc<Budget>) -> Self {
+        Self { budget, own: 0, all: 0, large: None }
+    }
+
+    /// The connection now holds `own` bytes, and `frames` bytes of frames that are counted already. Where that is
+    /// too much for all together, somebody is evicted, perhaps this one. `true`: it holds more than its share, and
+    /// did not before; [`Self::watch`] is due.
+    pub fn set(&mut self, own: usize, frames: usize) -> bool {
+        let (own_before, all_before) = (self.own, self.all);
+        (self.own, self.all) = (own, own + frames);
+        if (own, self.all) == (own_before, all_before) {
+            return false;
+        }
+        self.budget.change(own_before, own);
+        if self.all <= self.budget.share {
+            if let Some(large) = self.large.take() {
+                self.budget.remove(&large);
+            }
+            return false;
+        }
+        let new = self.large.is_none();
+        let large = self.large.get_or_insert_with(|| {
+            let large = Arc::<Large>::default();
+            self.budget.add(large.clone());
+            large
+        });
+        large.bytes.store(self.all, Ordering::Relaxed);
+        if self.all > all_before && self.budget.held() > self.budget.bytes_max {
+            self.budget.make_room();
+        }
+        new
+    }
+
+    /// Whether the connection has to be closed; while not, `waker` is woken when it has.
+    pub fn watch(&self, waker: &Waker) -> bool {
+        self.large.as_ref().is_some_and(|large| {
+            large.waker.register(waker);
+            large.evicted.load(Ordering::Relaxed)
+        })
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.set(0, 0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn evicted(holding: &Holding) -> bool {
+        holding.watch(Waker::noop())
+    }
+
     #[test]
-    fn who_holds_little_is_never_turned_away() {
+    fn who_holds_most_has_to_go() {
         let budget = Budget::new(1000, 10);
-        let mut greedy = Holding::new(budget.clone());
-        assert!(greedy.grow(1000));
-        assert!(!greedy.grow(1001));
-        let mut modest = Holding::new(budget.clone());
-        assert!(modest.grow(50), "half its share");
-        assert!(!modest.grow(51));
-        assert!(modest.grow(40), "less than before is always welcome");
-        drop(greedy);
-        assert!(modest.grow(1000));
-        drop(modest);
-        assert_eq!(budget.held(), 0);
+        let mut all: Vec<_> = (0..4).map(|_| Holding::new(budget.clone())).collect();
+        for (holding, bytes) in all.iter_mut().zip([300, 500, 100, 100]) {
+            holding.set(bytes, 0);
+        }
+        assert_eq!(budget.held(), 1000);
+        assert!(!all.iter().any(evicted));
+        all[3].set(101, 0);
+        assert_eq!(all.iter().map(evicted).collect::<Vec<_>>(), [false, true, false, false]);
+        all[2].set(500, 0);
+        assert!(!evicted(&all[0]) && !evicted(&all[2]), "there will be room when the one told has gone");
+        all[0].set(1000, 0);
+        assert!(evicted(&all[0]), "it is the one that wants too much");
+        all.truncate(0);
+        assert_eq!((budget.held(), budget.large().len()), (0, 0));
     }
 
     #[test]
     fn a_frame_is_held_once_and_until_the_last_lets_go() {
         let budget = Budget::new(1000, 10);
         let frame = budget.frame(vec![7; 300]);
-        let copies = vec![frame.clone(); 100];
-        assert_eq!((&*frame, budget.held()), (&[7; 300][..], 300));
+        let mut stalled: Vec<_> = (0..10).map(|_| Holding::new(budget.clone())).collect();
+        for holding in &mut stalled {
+            holding.set(32, frame.len());
+        }
+        assert_eq!((&*frame, budget.held()), (&[7; 300][..], 620));
+        assert!(!stalled.iter().any(evicted), "all of them together hold little");
+        drop(stalled);
+        let copy = frame.clone();
         drop(frame);
         assert_eq!(budget.held(), 300);
-        drop(copies);
+        drop(copy);
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn who_waits_is_woken() {
+        use std::sync::atomic::AtomicUsize;
+        use std::task::Wake;
+        #[derive(Default)]
+        struct Wakes(AtomicUsize);
+        impl Wake for Wakes {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let budget = Budget::new(1000, 10);
+        let (mut squatter, mut other) = (Holding::new(budget.clone()), Holding::new(budget));
+        let wakes = Arc::new(Wakes::default());
+        assert!(squatter.set(800, 0), "to be watched from now on");
+        assert!(!squatter.set(900, 0));
+        assert!(!squatter.watch(&wakes.clone().into()));
+        other.set(101, 0);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert!(squatter.watch(&wakes.into()) && !evicted(&other));
     }
 
     proptest! {
         #[test]
-        fn the_count_is_the_sum(steps in prop::collection::vec((0_usize..5, 0_usize..500), 0..100)) {
+        fn the_count_is_the_sum_and_what_stays_fits(
+            steps in prop::collection::vec((0_usize..5, 0_usize..900), 0..100),
+        ) {
             let budget = Budget::new(1000, 10);
             let mut bytes = [0_usize; 5];
             {
                 let mut holdings: Vec<_> = (0..5).map(|_| Holding::new(budget.clone())).collect();
                 for (which, amount) in steps {
-                    let grew = amount > bytes[which];
+                    holdings[which].set(amount, 0);
                     bytes[which] = amount;
-                    let sum: usize = bytes.iter().sum();
-                    prop_assert_eq!(holdings[which].grow(amount), !grew || amount <= 50 || sum <= 1000);
-                    prop_assert_eq!(budget.held(), sum);
+                    prop_assert_eq!(budget.held(), bytes.iter().sum::<usize>());
+                    let staying = holdings.iter().zip(bytes).filter(|(holding, _)| !evicted(holding));
+                    let staying = staying.map(|(_, bytes)| bytes).sum::<usize>();
+                    // Only who holds more than its share is told to go, when it or another one grows.
+                    prop_assert!(staying <= 1000 || amount <= 100, "{}", staying);
+                    for (holding, bytes) in holdings.iter_mut().zip(&mut bytes) {
+                        if evicted(holding) {
+                            prop_assert!(*bytes > 100);
+                            holding.set(0, 0);
+                            *bytes = 0;
+                        }
+                    }
                 }
             }
             prop_assert_eq!(budget.held(), 0);
+            prop_assert!(budget.large().is_empty());
         }
     }
 }

@@ -463,11 +463,11 @@ impl Machine {
 
     fn ping(&mut self, probe: bool, now: Now, out: &mut Vec<Action>) {
         let kind = self.route.heartbeat.kind;
-        if kind.json() {
-            if let Some(ping) = self.route.dialect.render_ping(now) {
-                out.push(Action::Send(ping));
-                self.owe_ping();
-            }
+        if kind.json()
+            && let Some(ping) = self.route.dialect.render_ping(now)
+        {
+            out.push(Action::Send(ping));
+            self.owe_ping();
         }
         // A probe must reach even a client that answers no JSON ping: its WebSocket library does.
         if kind.websocket() || probe {
