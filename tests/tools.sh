@@ -161,6 +161,34 @@ find_packaged() {
     fi
 }
 
+# ------------------------------------------------------------------- libraries that programs are run under
+
+# The wall clock of a program, set by a test.
+find_faketime_lib() {
+    find_library "${FAKETIME_LIB:-}" libfaketimeMT.so.1
+}
+
+# What a program's names resolve to, said by a test.
+find_nss_wrapper_lib() {
+    find_library "${NSS_WRAPPER_LIB:-}" libnss_wrapper.so
+}
+
+install_preloads() {
+    if [[ -z $(find_faketime_lib) || -z $(find_nss_wrapper_lib) ]]; then
+        apt_extract "$CACHE/preload" libfaketime libnss-wrapper
+    fi
+    [[ -n $(find_faketime_lib) && -n $(find_nss_wrapper_lib) ]] || die "$CACHE/preload lacks a library"
+}
+
+# find_library CHOSEN NAME: the chosen path, or the unpacked one.
+find_library() {
+    if [[ -n $1 ]]; then
+        echo "$1"
+    elif [[ -d $CACHE/preload ]]; then
+        find "$CACHE/preload" -name "$2" | head -n 1
+    fi
+}
+
 # ------------------------------------------------------------------------------------------ Node packages
 
 # Node resolves packages beside the script that imports them, so these go into the tree (ignored by git).
