@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use crate::account::Mark;
+use crate::proxied::{Proxied, published};
 use crate::stage::FAR;
 use crate::support::Raw;
 use crate::support::bridge::token_with;
 use crate::support::patiently;
 use crate::support::raw::{TEXT, frame};
-use crate::upstream::{Proxied, published};
 
 /// Numbers that each of them sends before it breaks off in the next.
 const WHOLE: u32 = 20;
@@ -61,6 +61,6 @@ async fn cut_in_the_middle_of_a_frame() {
     let over =
         run.beside(others).finish("cut mid-frame", async |channel| Some(published(&sandbox, channel))).await;
     over.only(&[]);
-    let cut = over.served.metrics().await.sum(r#"pusher_bridge_closes_total{route="talk",reason="lost"}"#);
+    let cut = over.metrics.sum(r#"pusher_bridge_closes_total{route="talk",reason="lost"}"#);
     assert_eq!(cut as usize, ends.len());
 }

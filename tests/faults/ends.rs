@@ -6,12 +6,12 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::account::{Account, Mark};
+use crate::proxied::{Proxied, published};
 use crate::proxy::{Kind, Mode};
 use crate::stage::{BESIDE, DOWN, Launch, POST, Run, UP};
 use crate::support::patiently;
 use crate::support::process::Ended;
 use crate::support::pusher::Pusher as _;
-use crate::upstream::{Proxied, published};
 
 /// The log's lines with this message.
 fn lines(ended: &Ended, message: &str) -> Vec<Value> {

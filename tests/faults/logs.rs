@@ -10,11 +10,11 @@ use tokio::sync::mpsc;
 use futures_util::future::join_all;
 use pusher_bridge::sandbox::{Options, Sandbox};
 
+use crate::proxied::published;
 use crate::stage::{Launch, Metrics, Run};
 use crate::support::pusher::Pusher as _;
 use crate::support::raw::request;
 use crate::support::{Raw, patiently};
-use crate::upstream::published;
 
 const LOST: &str = "pusher_bridge_log_lines_lost_total";
 /// Requests sent at once.
@@ -47,7 +47,7 @@ async fn log_to(
     then().await;
     let over = run.finish(name, async |channel| Some(published(&sandbox, channel))).await;
     over.only(&[]);
-    let lost = over.served.metrics().await.sum(LOST);
+    let lost = over.metrics.sum(LOST);
     println!("  log lines lost: {lost}");
     over.served.program.signal("TERM");
     let ended = over.served.program.ended().await;

@@ -16,6 +16,7 @@
 mod support;
 
 mod account;
+mod proxied;
 mod proxy;
 mod stage;
 
@@ -24,5 +25,6 @@ mod clock;
 mod dns;
 mod ends;
 mod logs;
+#[cfg(target_os = "linux")]
 mod resources;
 mod upstream;

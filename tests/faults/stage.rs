@@ -148,6 +148,11 @@ impl Metrics {
         self.sum("pusher_bridge_publish_total{")
     }
 
+    /// The series that begin so and are not zero.
+    pub fn moved(&self, series: &str) -> Vec<&str> {
+        self.0.lines().filter(|line| line.starts_with(series) && !line.ends_with(" 0")).collect()
+    }
+
     pub fn gaps(&self) -> f64 {
         self.sum("pusher_bridge_upstream_gaps_total")
     }
@@ -176,6 +181,13 @@ pub struct Heard {
     down: usize,
     up: usize,
     ended: bool,
+}
+
+impl Heard {
+    /// How many of its messages it was told of.
+    pub fn told(&self) -> usize {
+        self.log.iter().filter(|seen| matches!(seen, Seen::Told(..))).count()
+    }
 }
 
 /// An old client whose connection is listened to.
@@ -231,7 +243,7 @@ impl Ear {
         code(&self.heard.borrow()).unwrap()
     }
 
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         matches!(self.heard.borrow().log.last(), Some(Seen::Over(_)))
     }
 
@@ -373,6 +385,8 @@ pub struct Run {
 pub struct Over {
     pub accounts: BTreeMap<&'static str, Account>,
     pub served: Served,
+    /// What it counted, when everything had come through: afterwards its Pusher ends.
+    pub metrics: Metrics,
     /// The codes that senders were told.
     pub codes: BTreeMap<String, usize>,
 }
@@ -463,8 +477,8 @@ impl Run {
         let ok = metrics.sum(r#"pusher_bridge_publish_total{result="ok"}"#);
         println!("  told: {codes:?}; gaps counted: {}", metrics.gaps());
         assert_eq!(ok as usize + codes.values().sum::<usize>(), all, "each message is carried or told");
-        let over = Over { accounts, served: self.served, codes };
-        assert!(over.missed() == 0 || metrics.gaps() > 0.0, "what was missed is counted");
+        let over = Over { accounts, served: self.served, metrics, codes };
+        assert!(over.missed() == 0 || over.metrics.gaps() > 0.0, "what was missed is counted");
         over
     }
 

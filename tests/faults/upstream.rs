@@ -4,50 +4,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pusher_bridge::pusher::links::stable_hash;
-use pusher_bridge::sandbox::{Options, Sandbox, SandboxHandle};
+use pusher_bridge::sandbox::Options;
 
 use crate::account::Mark;
-use crate::proxy::{Kind, Mode, Proxy};
-use crate::stage::{BESIDE, DOWN, Ear, Launch, Metrics, Over, Run, Seen, UP, number_in};
+use crate::proxied::Proxied;
+use crate::proxy::{Kind, Mode};
+use crate::stage::{BESIDE, DOWN, Ear, Launch, Metrics, Run, Seen, UP, number_in};
 use crate::support::patiently;
 use crate::support::pusher::{App, Pusher as _};
 use crate::support::sockudo::Sockudo;
-
-/// The streams over a proxy to the sandbox.
-pub struct Proxied {
-    pub run: Run,
-    pub proxy: Proxy,
-    pub sandbox: SandboxHandle,
-}
-
-impl Proxied {
-    pub async fn start(name: &str, change: impl FnOnce(Launch) -> Launch) -> Self {
-        Self::with(name, Options::local(), change).await
-    }
-
-    pub async fn with(name: &str, options: Options, change: impl FnOnce(Launch) -> Launch) -> Self {
-        let sandbox = Sandbox::start(options).await.unwrap();
-        let proxy = Proxy::start(sandbox.addr()).await;
-        let app = sandbox.app();
-        let run = Run::start(name, &app, change(Launch::new(&app, proxy.address))).await;
-        Self { run, proxy, sandbox }
-    }
-
-    pub async fn finish(self, fault: &str) -> Over {
-        let sandbox = self.sandbox;
-        self.run.finish(fault, async |channel| Some(published(&sandbox, channel))).await
-    }
-}
-
-/// What the sandbox took from the program's clients on a channel.
-pub fn published(sandbox: &SandboxHandle, channel: &str) -> Vec<Mark> {
-    sandbox.view(|view| {
-        let on = view.published().filter(|published| published.channel == channel);
-        on.filter(|published| published.event.starts_with("client-u"))
-            .map(|published| number_in(&published.data))
-            .collect()
-    })
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_fault_every_stream_is_clean() {
@@ -170,7 +135,7 @@ async fn wrong_frames_are_passed_over() {
     }
     let over = stage.finish("wrong frames").await;
     over.only(&[]);
-    let counted = over.served.metrics().await;
+    let counted = &over.metrics;
     assert!(counted.sum(r#"pusher_bridge_upstream_events_total{result="malformed"}"#) >= 70.0);
 }
 
