@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hyper::header::{FORWARDED, HeaderMap, HeaderName};
+use hyper::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use crate::config::ForwardedHeader;
@@ -23,8 +23,9 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, kind: ForwardedHeader, 
         ForwardedHeader::Forwarded => (FORWARDED, forwarded_for),
     };
     let mut client = peer;
-    let values: Vec<&str> = headers.get_all(&name).iter().map(|value| value.to_str().unwrap_or("")).collect();
-    let hops = values.iter().rev().flat_map(|value| split_elements(value).into_iter().rev());
+    let quotes = kind == ForwardedHeader::Forwarded;
+    let values: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+    let hops = values.iter().rev().flat_map(|value| elements_from_right(value, quotes));
     for hop in hops.take(HOPS_MAX) {
         if !is_trusted(client) {
             break;
@@ -36,9 +37,43 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, kind: ForwardedHeader, 
     client
 }
 
-/// The elements of a list header, split at commas outside of quotes.
-fn split_elements(value: &str) -> Vec<&str> {
-    split_unquoted(value, ',')
+/// The elements of a list header, the last one first, split at commas, and where there are `quotes` at commas
+/// outside of them. What the proxies wrote stands on the right: read from there, a quote that the client left
+/// open, or bytes that are no text, cannot swallow it.
+fn elements_from_right(value: &[u8], quotes: bool) -> impl Iterator<Item = &str> {
+    let mut rest = Some(value);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let element = match last_comma(text, quotes) {
+            Some(at) => {
+                rest = text.get(..at);
+                text.get(at + 1..)?
+            }
+            None => {
+                rest = None;
+                text
+            }
+        };
+        Some(std::str::from_utf8(element).unwrap_or(""))
+    })
+}
+
+fn last_comma(text: &[u8], quotes: bool) -> Option<usize> {
+    let mut quoted = false;
+    let mut before = text;
+    while let Some((byte, shorter)) = before.split_last() {
+        before = shorter;
+        match byte {
+            b',' if !quoted => return Some(before.len()),
+            // Within quotes one with a backslash before it is text, unless that is itself escaped.
+            b'"' if quotes => {
+                let backslashes = before.iter().rev().take_while(|b| **b == b'\\').count();
+                quoted = !quoted || backslashes % 2 == 1;
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 fn split_unquoted(text: &str, separator: char) -> Vec<&str> {
@@ -77,14 +112,13 @@ fn address(text: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::header::HeaderValue;
     use proptest::prelude::*;
 
     fn client(peer: &str, kind: ForwardedHeader, values: &[&str]) -> String {
         let name = if kind == ForwardedHeader::Forwarded { FORWARDED } else { X_FORWARDED_FOR };
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append(&name, HeaderValue::from_str(value).unwrap());
+            headers.append(&name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let trusted: Vec<IpNet> = ["10.0.0.0/8", "::1/128"].iter().map(|n| n.parse().unwrap()).collect();
         client_address(peer.parse().unwrap(), &headers, kind, &trusted).to_string()
@@ -107,6 +141,8 @@ mod tests {
             ("10.0.0.1", &["6.6.6.6, junk"], "10.0.0.1"),
             ("10.0.0.1", &["6.6.6.6, junk, 10.0.0.2"], "10.0.0.2"),
             ("10.0.0.1", &[""], "10.0.0.1"),
+            ("10.0.0.1", &["\"6.6.6.6, 1.2.3.4"], "1.2.3.4"),
+            ("10.0.0.1", &["6.6.6.6\\\", é, 1.2.3.4"], "1.2.3.4"),
         ] {
             assert_eq!(client(peer, X, values), expected, "{peer} {values:?}");
         }
@@ -124,6 +160,10 @@ mod tests {
             (&["for=_hidden"], "10.0.0.1"),
             (&["for=unknown, for=10.0.0.2"], "10.0.0.2"),
             (&["proto=http"], "10.0.0.1"),
+            // A client leaves a quote open before what its proxy adds.
+            (&["for=\"6.6.6.6\";x=\", for=1.2.3.4"], "1.2.3.4"),
+            (&["for=6.6.6.6;x=\"\\, for=1.2.3.4;host=\"a\\\", for=6.6.6.6;b\\\\\""], "1.2.3.4"),
+            (&["for=6.6.6.6;é, for=\"1.2.3.4\""], "1.2.3.4"),
         ] {
             assert_eq!(client("10.0.0.1", F, values), expected, "{values:?}");
         }
