@@ -205,7 +205,9 @@ impl Outbox {
         }
         if self.state == State::Overflowed {
             self.queue.truncate(usize::from(self.written > 0));
-            self.bytes = self.queue.iter().map(Bytes::len).sum::<usize>() - self.written;
+            let kept = self.queue.iter().map(Bytes::len).sum::<usize>() - self.written;
+            self.bytes_out -= (self.bytes - kept) as u64;
+            self.bytes = kept;
         }
         self.frames_out += 1;
         self.bytes_out += last.len() as u64;
@@ -373,9 +375,11 @@ mod tests {
         assert!(outbox.overflowed());
         outbox.finish(frame("BYE"));
         assert_eq!(outbox.push(frame("kl"), |s| socket.write(s)), Pushed::Closed);
+        assert_eq!(outbox.taken(), 1, "what is dropped was not taken");
         socket.room = 100;
         assert_eq!(outbox.flush(|s| socket.write(s)), Flushed::Empty);
         assert_eq!(socket.got, b"abBYE", "the frame under way is completed, the rest is dropped");
+        assert_eq!((outbox.taken(), outbox.bytes_out), (5, 5));
     }
 
     #[test]
