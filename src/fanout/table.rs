@@ -151,10 +151,11 @@ impl<S, W> Table<S, W> {
             return false;
         };
         let Some(group) = entry.groups.get_mut(at) else { return false };
-        if group.members(&ticket.interest).remove(ticket.seq).is_none() {
+        let removed = group.members(&ticket.interest).remove(ticket.seq);
+        group.forget_empty(&ticket.interest);
+        if removed.is_none() {
             return false;
         }
-        group.forget_empty(&ticket.interest);
         if group.is_empty() {
             entry.groups.swap_remove(at);
         }
@@ -294,7 +295,10 @@ mod tests {
         assert_eq!(waits, Some(3));
         assert!(!table.detach(&a.ticket));
         assert!(!table.detach(&a.ticket), "twice does nothing");
+        let (d, _) = table.attach("c", 1, value("x"), 4, 4);
+        assert!(!table.detach(&d.ticket) && !table.detach(&d.ticket));
         assert!(!table.detach(&b.ticket));
+        assert_eq!(table.routes("c").collect::<Vec<_>>(), [0], "nothing is left of route 1");
         assert!(table.detach(&c.ticket));
         assert!(table.is_empty());
     }
