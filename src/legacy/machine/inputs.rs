@@ -192,7 +192,9 @@ impl Machine {
             return self.close(CloseReason::TokenExpired, out);
         }
         if due(self.timers.silence, now) {
-            let until = self.timers.heard + self.route.heartbeat.timeout;
+            // While a token is verified the client's frames wait unread: that is no silence.
+            let heard = if self.wants_frames() { self.timers.heard } else { now.mono };
+            let until = heard + self.route.heartbeat.timeout;
             if until <= now.mono {
                 return self.close(CloseReason::Silent, out);
             }

@@ -375,6 +375,17 @@ fn heartbeats_come_in_time_and_silence_closes() {
 }
 
 #[test]
+fn a_client_is_not_silent_while_its_token_is_verified() {
+    let mut b = Bench::open("/ws/agent/a");
+    b.authenticate();
+    b.text(r#"{"type":"auth","token":"t"}"#);
+    assert!(!b.after(Duration::from_secs(75)).iter().any(|a| a.starts_with("close")));
+    b.verified(Ok(b.claims("123", 7200)));
+    assert!(!b.after(Duration::from_secs(74)).iter().any(|a| a.starts_with("close")));
+    assert_eq!(b.after(Duration::from_secs(1)), ["close silent"]);
+}
+
+#[test]
 fn native_echoes_everything_and_says_nothing_itself() {
     let mut b = Bench::open("/ws/native");
     assert_eq!(b.seen(), ["subscribe 0 test-channel All"]);
