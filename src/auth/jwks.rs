@@ -49,6 +49,15 @@ struct Fetching {
     in_flight: Option<watch::Receiver<()>>,
 }
 
+/// A JWKS URL, as the client takes it.
+pub(super) fn uri(url: &str) -> Result<Uri, String> {
+    let uri: Uri = url.parse().map_err(|error| format!("the JWKS URL is not one: {error}"))?;
+    if uri.host().is_none() || !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err("the JWKS URL needs `https://` or `http://` and a host".to_owned());
+    }
+    Ok(uri)
+}
+
 impl RemoteKeys {
     pub(super) fn new(
         url: &str,
@@ -57,10 +66,7 @@ impl RemoteKeys {
         refresh_min: Duration,
         http: Arc<Client>,
     ) -> Result<Self, String> {
-        let uri: Uri = url.parse().map_err(|error| format!("the JWKS URL is not one: {error}"))?;
-        if uri.host().is_none() || !matches!(uri.scheme_str(), Some("http" | "https")) {
-            return Err("the JWKS URL needs `https://` or `http://` and a host".to_owned());
-        }
+        let uri = uri(url)?;
         if algorithms.is_empty() {
             return Err("no algorithms".to_owned());
         }

@@ -17,7 +17,7 @@ pub use keys::{AuthConfigError, JWKS_KEYS_MAX};
 pub use mint::mint_hs256;
 pub use permits::{Denied, permits};
 pub use refused::Refused;
-pub use verifier::{Verifier, Verify};
+pub use verifier::{Verifier, Verify, check_key};
 
 /// The token in what a client sent: without surrounding spaces and without a leading `Bearer ` in any case.
 #[must_use]

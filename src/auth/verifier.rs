@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::claims::Expected;
-use super::jwks::RemoteKeys;
+use super::jwks::{self, RemoteKeys};
 use super::keys::{self, AuthConfigError, Key};
 use super::{Claims, FetchObserver, Refused};
 use crate::clock::Now;
@@ -41,19 +41,35 @@ enum Source {
     Remote(Arc<RemoteKeys>),
 }
 
+/// The keys that stand in the configuration itself; none of a JWKS URL.
+fn fixed_keys(key: &AuthKey) -> Result<Vec<Key>, String> {
+    match &key.source {
+        KeySource::Secret(secret) => keys::from_secret(secret, &key.algorithms),
+        KeySource::Pem(pem) => keys::from_pem(pem, &key.algorithms),
+        KeySource::JwksText(text) => keys::from_jwks(text, &key.algorithms),
+        KeySource::JwksUrl { .. } => Ok(Vec::new()),
+    }
+}
+
+/// Whether [`Verifier::new`] will take this key. Nothing is fetched.
+///
+/// # Errors
+/// What is wrong with it, as a sentence without a full stop. Nothing of a secret is in it.
+pub fn check_key(key: &AuthKey) -> Result<(), String> {
+    match &key.source {
+        KeySource::JwksUrl { url, .. } => jwks::uri(url).map(drop),
+        _ => fixed_keys(key).map(drop),
+    }
+}
+
 impl Source {
     fn new(key: &AuthKey, http: &Arc<Client>) -> Result<Self, String> {
         let algorithms = &key.algorithms;
-        let keys = match &key.source {
-            KeySource::Secret(secret) => keys::from_secret(secret, algorithms)?,
-            KeySource::Pem(pem) => keys::from_pem(pem, algorithms)?,
-            KeySource::JwksText(text) => keys::from_jwks(text, algorithms)?,
-            KeySource::JwksUrl { url, refresh, refresh_min } => {
-                let http = Arc::clone(http);
-                let remote = RemoteKeys::new(url, algorithms, *refresh, *refresh_min, http)?;
-                return Ok(Self::Remote(Arc::new(remote)));
-            }
-        };
+        if let KeySource::JwksUrl { url, refresh, refresh_min } = &key.source {
+            let remote = RemoteKeys::new(url, algorithms, *refresh, *refresh_min, Arc::clone(http))?;
+            return Ok(Self::Remote(Arc::new(remote)));
+        }
+        let keys = fixed_keys(key)?;
         Ok(Self::Fixed { algorithms: algorithms.clone(), keys })
     }
 

@@ -7,6 +7,7 @@ use jsonwebtoken::Algorithm;
 use secrecy::SecretString;
 
 use super::{POSITIVE, rate, text_or, unknown};
+use crate::auth::check_key;
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::{At, Either};
@@ -79,7 +80,7 @@ fn algorithm(raw: raw::Algorithm) -> (Algorithm, Family) {
 }
 
 fn key(problems: &mut Problems<'_>, at: &At<raw::AuthKey>) -> Option<AuthKey> {
-    let raw = at.get();
+    let (raw, before) = (at.get(), problems.len());
     let mut family = None;
     let mut algorithms = Vec::new();
     for named in raw.algorithms.iter().flatten() {
@@ -117,7 +118,15 @@ fn key(problems: &mut Problems<'_>, at: &At<raw::AuthKey>) -> Option<AuthKey> {
         }
         _ => {}
     }
-    Some(AuthKey { algorithms, source })
+    let key = AuthKey { algorithms, source };
+    // Last, in the words of whoever will use it: what loads can serve.
+    if problems.len() == before
+        && !problems.stands_in(&place.span())
+        && let Err(message) = check_key(&key)
+    {
+        problems.at(place.span(), message);
+    }
+    Some(key)
 }
 
 fn source<'r>(problems: &mut Problems<'_>, at: &'r At<raw::AuthKey>) -> Option<(KeySource, &'r At<String>)> {
