@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
@@ -95,6 +96,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let client = Arc::new(http::Client::new(&tls));
     let names: Vec<Arc<str>> = config.routes.iter().map(|route| route.name.clone()).collect();
     let metrics = Metrics::new(&names).map_err(failed("metrics"))?;
+    metrics.watch_tasks("main", Handle::current());
     let verifier = match &config.auth {
         None => None,
         Some(auth) => {
@@ -159,7 +161,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             Arc::new(Hub::new(index, routes.clone(), links.clone(), metrics.clone(), bridge.buffers.clone()));
         let worker = Worker::new(bridge.clone(), hub);
         let (status, drain) = (status.clone(), status.drain.subscribe());
-        workers.push(thread(&format!("worker-{index}"), async move {
+        workers.push(thread(&format!("worker-{index}"), &metrics, async move {
             let pulse = tokio::spawn(beat(status, index));
             worker.run(receiver, inbox, drain).await;
             pulse.abort();
@@ -168,7 +170,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (stop_admin, admin_stopped) = watch::channel(false);
     let (shared, weak) = (status.clone(), Arc::downgrade(&bridge));
     let std_listener = admin_listener.into_std().map_err(failed("listening (admin)"))?;
-    let admin = thread("admin", async move {
+    let admin = thread("admin", &metrics, async move {
         match TcpListener::from_std(std_listener) {
             Ok(listener) => {
                 let watching = shared.clone();
@@ -224,12 +226,14 @@ async fn beat(status: Arc<Status>, worker: usize) {
 /// Runs `work` on a thread with a runtime of its own; resolves when it is done.
 fn thread(
     name: &str,
+    metrics: &Metrics,
     work: impl Future<Output = ()> + Send + 'static,
 ) -> Result<oneshot::Receiver<()>, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed(format!("the runtime of {name}")))?;
+    metrics.watch_tasks(name, runtime.handle().clone());
     let (done, finished) = oneshot::channel();
     std::thread::Builder::new()
         .name(name.to_owned())

@@ -2,11 +2,12 @@
 //! the configuration and the enums of this crate, never from what a client sent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use tokio::runtime::Handle;
 
 use crate::deprecation::Phase;
 use crate::legacy::close::CloseReason;
@@ -71,6 +72,8 @@ pub mod names {
     pub const LOG_LINES_LOST_TOTAL: &str = "pusher_bridge_log_lines_lost_total";
     /// Whether new clients are welcome.
     pub const READY: &str = "pusher_bridge_ready";
+    /// Tasks that are alive, by thread.
+    pub const TASKS: &str = "pusher_bridge_tasks";
     /// Always 1, with the version.
     pub const BUILD_INFO: &str = "pusher_bridge_build_info";
 }
@@ -187,6 +190,8 @@ pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     routes: Vec<RouteMetrics>,
+    /// Where tasks run, asked at each rendering.
+    runtimes: Mutex<Vec<(Gauge, Handle)>>,
     /// Refusals of requests that match no route.
     unrouted: Vec<Counter>,
     handshakes: Gauge,
@@ -259,6 +264,7 @@ impl Metrics {
             log_lines_lost: c(names::LOG_LINES_LOST_TOTAL, &[]),
             log_counts: OnceLock::new(),
             ready: g(names::READY, &[]),
+            runtimes: Mutex::default(),
             handle,
             recorder,
         };
@@ -271,12 +277,25 @@ impl Metrics {
         if let Some(lost) = self.log_counts.get() {
             self.log_lines_lost.absolute(lost.load(Ordering::Relaxed));
         }
+        for (tasks, runtime) in &*self.runtimes() {
+            tasks.set(runtime.metrics().num_alive_tasks() as f64);
+        }
         self.handle.render()
     }
 
     /// The count of log lines lost is `lost` from now on.
     pub fn watch_log(&self, lost: Arc<AtomicU64>) {
         let _ = self.log_counts.set(lost);
+    }
+
+    /// From now on the tasks of `runtime` are shown as those of `thread`.
+    pub fn watch_tasks(&self, thread: &str, runtime: Handle) {
+        let tasks = gauge(&self.recorder, names::TASKS, &[("thread", thread.to_owned().into())]);
+        self.runtimes().push((tasks, runtime));
+    }
+
+    fn runtimes(&self) -> MutexGuard<'_, Vec<(Gauge, Handle)>> {
+        self.runtimes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves the histograms' samples into their buckets; to be called every few seconds.
@@ -524,6 +543,20 @@ mod tests {
         assert!(text.contains(r#"pusher_bridge_closes_total{route="agent",reason="slow_reader"} 1"#));
         assert!(text.contains(r#"pusher_bridge_refusals_total{route="none",reason="unknown_path"} 1"#));
         assert!(text.contains(r#"pusher_bridge_subscriptions{state="live"} 3"#));
+    }
+
+    #[tokio::test]
+    async fn tasks_are_counted_when_asked_for() {
+        let metrics = Metrics::new(&[]).unwrap();
+        metrics.watch_tasks("main", Handle::current());
+        let shown =
+            |count| metrics.render().contains(&format!("pusher_bridge_tasks{{thread=\"main\"}} {count}\n"));
+        assert!(shown(0));
+        let task = tokio::spawn(std::future::pending::<()>());
+        assert!(shown(1));
+        task.abort();
+        let _ = task.await;
+        assert!(shown(0));
     }
 
     #[test]

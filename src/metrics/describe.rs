@@ -37,6 +37,7 @@ pub(super) fn describe(recorder: &PrometheusRecorder) {
         (names::UPSTREAM_CONNECTED, "1 while the link to Pusher is connected"),
         (names::SUBSCRIPTIONS, "Channels by the state of their subscription"),
         (names::READY, "1 while new clients are welcome"),
+        (names::TASKS, "Asynchronous tasks now, by thread"),
         (names::BUILD_INFO, "Always 1; the version is a label"),
     ];
     for (name, help) in gauges {
