@@ -161,15 +161,12 @@ impl Hub {
     }
 
     fn live(&self, table: &mut Table<Arc<Conn>, Waiting>, channel: &str, gap: bool) {
-        let waiting = table.live(channel);
         if gap {
-            let newcomers: std::collections::HashSet<ConnId> =
-                waiting.iter().map(|waiting| waiting.conn.id()).collect();
-            for conn in table.subscribers(channel).filter(|conn| !newcomers.contains(&conn.id())) {
+            for conn in table.confirmed(channel) {
                 conn.notify(Notice::Gap);
             }
         }
-        for Waiting { conn, route, id, confirm } in waiting {
+        for Waiting { conn, route, id, confirm } in table.live(channel) {
             self.confirm(confirm, route, &conn);
             conn.notify(Notice::Subscribed(id));
         }

@@ -96,7 +96,11 @@ impl<S> Members<S> {
     }
 
     fn iter(&self) -> impl Iterator<Item = &S> {
-        self.list.iter().filter_map(|(_, subscriber)| subscriber.as_ref())
+        self.numbered().map(|(_, subscriber)| subscriber)
+    }
+
+    fn numbered(&self) -> impl Iterator<Item = (u64, &S)> {
+        self.list.iter().filter_map(|(seq, subscriber)| Some((*seq, subscriber.as_ref()?)))
     }
 }
 
@@ -207,16 +211,19 @@ impl<S, W> Table<S, W> {
             .chain(by_value.into_iter().flat_map(Members::iter))
     }
 
-    /// Every subscriber of the channel, for notices.
-    pub fn subscribers(&self, channel: &str) -> impl Iterator<Item = &S> {
+    /// Whose subscription has been confirmed, for notices: who still waits for the channel has missed nothing.
+    pub fn confirmed(&self, channel: &str) -> impl Iterator<Item = &S> {
         self.channels.get(channel).into_iter().flat_map(|entry| {
-            entry.groups.iter().flat_map(|group| {
+            let members = entry.groups.iter().flat_map(|group| {
                 group
                     .all
-                    .iter()
-                    .chain(group.held.iter())
-                    .chain(group.by_value.values().flat_map(Members::iter))
-            })
+                    .numbered()
+                    .chain(group.held.numbered())
+                    .chain(group.by_value.values().flat_map(Members::numbered))
+            });
+            // `waiting` is in the order of its numbers.
+            let waits = |seq| entry.waiting.binary_search_by_key(&seq, |(seq, _)| *seq).is_ok();
+            members.filter_map(move |(seq, subscriber)| (!waits(seq)).then_some(subscriber))
         })
     }
 
@@ -324,7 +331,6 @@ mod tests {
         assert_eq!(receivers(&table, "agents", 0, Some("c")), [0_u32; 0]);
         assert_eq!(receivers(&table, "agents", 0, None), [0_u32; 0]);
         assert_eq!(receivers(&table, "agents", 1, Some("a")), [4]);
-        assert_eq!(table.subscribers("agents").count(), 4);
     }
 
     #[test]
@@ -337,6 +343,7 @@ mod tests {
         table.down(|channel| channel == "c");
         let (c, _) = table.attach("c", 0, Interest::All, 3, 3);
         assert!(!c.live);
+        assert_eq!(table.confirmed("c").collect::<Vec<_>>(), [&2]);
         assert_eq!(table.live("c"), [3], "who was confirmed before is not confirmed again");
     }
 

@@ -292,6 +292,36 @@ async fn a_gap_is_told_where_the_route_asks_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gap_is_told_also_to_who_subscribes_to_more_meanwhile() {
+    const CHANNEL: &str = "roblox-sync";
+    let bridge = Bridge::with(SHIPPED, |config| on_gap(config, OnGap::Notify)).await;
+    let mut client = bridge.login("/ws/roblox").await;
+    client.send(r#"{"type":"subscribe","environment_id":"env_1"}"#).await;
+    next_is_of(&bridge, &mut client, "env_1").await;
+    bridge.sandbox.hold_subscriptions(CHANNEL);
+    bridge.sandbox.cut_connections();
+    patiently("the resubscription", bridge.sandbox.wait_for(|view| view.pending(CHANNEL) == 1)).await;
+    client.send(r#"{"type":"subscribe","environment_id":"env_2"}"#).await;
+    client.send("no JSON").await;
+    assert_eq!(client.error_code().await, "INVALID_JSON", "so the subscription before it was heeded");
+    bridge.sandbox.release_subscriptions(CHANNEL);
+    assert_eq!(client.error_code().await, "EVENTS_MAY_BE_MISSING");
+    for environment in ["env_1", "env_2"] {
+        next_is_of(&bridge, &mut client, environment).await;
+    }
+}
+
+/// An event of the environment arrives as the client's very next frame.
+async fn next_is_of(bridge: &Bridge, client: &mut OldClient, environment: &str) {
+    // Where the channel stands, a subscription does when the answer to the next message is there.
+    client.send("no JSON").await;
+    assert_eq!(client.error_code().await, "INVALID_JSON");
+    bridge.sandbox.trigger("roblox-sync", "e", &format!(r#"{{"environment_id":"{environment}"}}"#));
+    let event = client.json().await;
+    assert_eq!((&event["type"], &event["data"]["environment_id"]), (&"e".into(), &environment.into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gap_closes_where_the_route_asks_for_it() {
     let bridge = Bridge::with(SHIPPED, |config| on_gap(config, OnGap::Close)).await;
     let mut client = bridge.login("/ws/plugin/p1").await;
