@@ -105,11 +105,21 @@ impl Echoes {
         }
     }
 
+    /// The message was accepted while the channel was not subscribed: that copy does not come.
+    pub fn accepted_unheard(&mut self, id: u64, channel: &str) {
+        if let Some(echoes) = self.channels.get_mut(channel) {
+            echoes.retain_mut(|echo| echo.id != id || echo.without_the_accepted());
+            if echoes.is_empty() {
+                self.channels.remove(channel);
+            }
+        }
+    }
+
     /// The connection is lost. What was accepted before does not come any more; kept, it would be taken for
     /// the next message that says the same.
     pub fn lost(&mut self) {
         self.channels.retain(|_, echoes| {
-            echoes.retain(|echo| !echo.accepted);
+            echoes.retain_mut(|echo| !echo.accepted || echo.without_the_accepted());
             !echoes.is_empty()
         });
     }
@@ -149,6 +159,20 @@ impl Echoes {
             forget(echoes, now);
             !echoes.is_empty()
         });
+    }
+}
+
+impl Echo {
+    /// The copy that was accepted came before, or comes never. Whether one of an attempt without an answer may
+    /// come still: a request can be carried out long after it was given up.
+    fn without_the_accepted(&mut self) -> bool {
+        if !self.seen {
+            // The next copy is the first, for everybody but its sender.
+            let Some(rest) = self.extra.checked_sub(1) else { return false };
+            self.extra = rest;
+            return true;
+        }
+        self.extra > 0
     }
 }
 
@@ -213,6 +237,36 @@ mod tests {
         echoes.lost();
         assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Own(B), "one under way may come yet");
         assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Foreign);
+    }
+
+    #[test]
+    fn a_late_copy_of_what_was_accepted_before_a_loss_is_known_after_it() {
+        for (seen_before, expected) in
+            [(true, [Arrival::Duplicate, Arrival::Foreign]), (false, [Arrival::Own(A), Arrival::Foreign])]
+        {
+            let (mut echoes, channel, at) = (Echoes::new(KEPT), Arc::from("c"), now().mono);
+            echoes.expect(1, &channel, "e", "1", A, at);
+            assert!(!echoes.repeat(1, "c", at));
+            echoes.accepted(1, "c");
+            if seen_before {
+                assert_eq!(echoes.arrive("c", "e", "1", at), Arrival::Own(A));
+            }
+            echoes.lost();
+            assert_eq!([(); 2].map(|()| echoes.arrive("c", "e", "1", at)), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_accepted_unheard_leaves_only_its_late_copies() {
+        let (mut echoes, channel, at) = (Echoes::new(KEPT), Arc::from("c"), now().mono);
+        echoes.expect(1, &channel, "e", "1", A, at);
+        echoes.accepted_unheard(1, "c");
+        assert!(echoes.channels.is_empty());
+        echoes.expect(2, &channel, "e", "2", A, at);
+        assert!(!echoes.repeat(2, "c", at));
+        echoes.accepted_unheard(2, "c");
+        assert_eq!(echoes.arrive("c", "e", "2", at), Arrival::Own(A));
+        assert_eq!(echoes.arrive("c", "e", "2", at), Arrival::Foreign);
     }
 
     #[test]

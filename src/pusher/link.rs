@@ -259,7 +259,7 @@ impl Actor {
                 self.echoes.accepted(sent.id, &sent.channel);
             }
             // What is accepted while the link is lost does not come.
-            Command::Accepted(sent) => self.echoes.cancel(sent.id, &sent.channel),
+            Command::Accepted(sent) => self.echoes.accepted_unheard(sent.id, &sent.channel),
             Command::Cancel(sent) => self.echoes.cancel(sent.id, &sent.channel),
         }
     }
