@@ -34,6 +34,8 @@ const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// How long a published message is expected back after its last attempt.
 const ECHO_KEPT: Duration = Duration::from_secs(60);
+/// Commands heeded before what they ask for is done.
+const COMMANDS_PER_TURN_MAX: usize = 256;
 /// As much of an upstream frame as a log gets.
 const LOGGED_CHARS_MAX: usize = 200;
 
@@ -202,6 +204,7 @@ impl Actor {
             pinged: None,
         };
         self.table.connected(live.heard.into_std(), &mut self.ops);
+        let mut commands = Vec::new();
         loop {
             if let Err(end) = self.carry_out(&mut socket, &socket_id).await {
                 return Some(end);
@@ -209,14 +212,15 @@ impl Actor {
             self.count();
             tokio::select! {
                 biased;
-                // First the commands: what is expected back is told before it can come.
-                command = self.link.commands.recv() => match command {
-                    Some(command) => self.heed(command),
-                    None => {
+                // First the commands: what is expected back is told before it can come. Many at once, or events
+                // would wait for each turn of those who subscribe and unsubscribe without end.
+                taken = self.link.commands.recv_many(&mut commands, COMMANDS_PER_TURN_MAX) => {
+                    if taken == 0 {
                         let _ = timeout(WRITE_TIMEOUT, socket.close(None)).await;
                         return None;
                     }
-                },
+                    commands.drain(..).for_each(|command| self.heed(command));
+                }
                 () = wait_until(self.table.deadline()) => self.table_timer(),
                 () = sleep_until(live.deadline()) => {
                     if live.pinged.is_some() {
