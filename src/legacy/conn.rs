@@ -69,6 +69,8 @@ pub enum Attention {
 pub struct Conn {
     id: ConnId,
     socket: TcpStream,
+    /// Its frames count there.
+    buffers: Arc<Budget>,
     state: Mutex<State>,
 }
 
@@ -78,6 +80,8 @@ struct State {
     /// What waits in the outbox, and what has come of an incomplete message.
     holding: Holding,
     incoming: usize,
+    /// A call of [`Conn::flush`] is due: that frames wait says nothing of the reader yet.
+    corked: bool,
     notices: VecDeque<Notice>,
     /// Nobody hears notices any more.
     left: bool,
@@ -98,6 +102,7 @@ impl Conn {
             outbox: Outbox::new(bounds),
             holding: Holding::new(buffers.clone()),
             incoming: 0,
+            corked: false,
             notices: VecDeque::new(),
             left: false,
             gap: false,
@@ -105,7 +110,7 @@ impl Conn {
             discarded: 0,
             waker: None,
         };
-        Arc::new(Self { id, socket, state: Mutex::new(state) })
+        Arc::new(Self { id, socket, buffers: buffers.clone(), state: Mutex::new(state) })
     }
 
     /// Its number.
@@ -124,10 +129,18 @@ impl Conn {
         let mut state = self.state();
         let pushed = state.outbox.push(frame, |slices| self.socket.try_write_vectored(slices));
         if pushed != Pushed::Written {
-            state.account();
+            if !state.corked {
+                state.account();
+            }
             state.wake();
         }
         pushed
+    }
+
+    /// Sends a frame that nobody else gets.
+    pub(super) fn push_own(&self, frame: Vec<u8>) -> Pushed {
+        let frame = self.buffers.frame(frame);
+        self.push(frame)
     }
 
     /// Puts a frame into the outbox without trying the socket. `true`: it is the first to wait, and a call of
@@ -137,15 +150,21 @@ impl Conn {
         state.outbox.make_room(frame.len(), |slices| self.socket.try_write_vectored(slices));
         let was_empty = state.outbox.is_empty();
         let pushed = state.outbox.queue_only(frame);
+        let flush_due = was_empty && pushed == Pushed::Queued;
+        state.corked |= flush_due;
+        if !state.corked {
+            state.account();
+        }
         if pushed != Pushed::Queued {
             state.wake();
         }
-        (pushed, was_empty && pushed == Pushed::Queued)
+        (pushed, flush_due)
     }
 
     /// Writes what waits, as far as the socket takes it; the session's task does the rest.
     pub fn flush(&self) {
         let mut state = self.state();
+        state.corked = false;
         if state.outbox.flush(|slices| self.socket.try_write_vectored(slices)) != Flushed::Empty {
             state.account();
             state.wake();
@@ -334,5 +353,78 @@ impl State {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    const BOUNDS: Bounds = Bounds { frames_max: 1 << 20, bytes_max: 1 << 30 };
+    const BUDGET_BYTES: usize = 10_000;
+
+    async fn pair(budget: &Arc<Budget>) -> (Arc<Conn>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        socket.writable().await.unwrap();
+        (Conn::new(ConnId(1), socket, BOUNDS, budget), client)
+    }
+
+    async fn attention(conn: &Conn) -> Option<Attention> {
+        std::future::poll_fn(|cx| match conn.poll_attend(cx) {
+            Poll::Ready(attention) => Poll::Ready(Some(attention)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn bursts_for_a_stalled_reader_are_held_against_it() {
+        let budget = Budget::new(BUDGET_BYTES, 1000);
+        let (conn, _client) = pair(&budget).await;
+        let frame = Bytes::from(vec![7; 1 << 16]);
+        while conn.push(frame.clone()) == Pushed::Written {}
+        let (pushed, flush) = conn.queue(frame.clone());
+        assert_eq!((pushed, flush), (Pushed::Queued, false), "the session's task is at it");
+        assert!(attention(&conn).await.is_none(), "there is enough for all");
+        let all = budget.frame(vec![7; BUDGET_BYTES]);
+        assert_eq!(conn.queue(frame), (Pushed::Queued, false));
+        assert!(matches!(attention(&conn).await, Some(Attention::Overload)));
+        drop((all, conn));
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn small_frames_count_with_what_their_queue_takes() {
+        let budget = Budget::new(BUDGET_BYTES, 1);
+        let (conn, _client) = pair(&budget).await;
+        socket2::SockRef::from(&conn.socket).set_send_buffer_size(1).unwrap();
+        let frame = Bytes::from_static(b"abcd");
+        while conn.push(frame.clone()) == Pushed::Written {}
+        let _all = budget.frame(vec![7; BUDGET_BYTES + 1]);
+        let one = size_of::<Bytes>() + frame.len();
+        for _ in 1..BUDGET_BYTES / one {
+            assert_eq!(conn.push(frame.clone()), Pushed::Queued);
+        }
+        assert!(attention(&conn).await.is_none(), "its share");
+        conn.push(frame);
+        assert!(matches!(attention(&conn).await, Some(Attention::Overload)));
+    }
+
+    #[tokio::test]
+    async fn a_burst_is_not_held_against_a_reader_that_takes_it() {
+        let budget = Budget::new(BUDGET_BYTES, 1000);
+        let (conn, mut client) = pair(&budget).await;
+        let _all = budget.frame(vec![7; BUDGET_BYTES + 1]);
+        let frame = Bytes::from(vec![7; 100]);
+        assert_eq!(conn.queue(frame.clone()), (Pushed::Queued, true));
+        assert_eq!(conn.queue(frame.clone()), (Pushed::Queued, false));
+        assert_eq!(conn.push(frame), Pushed::Queued);
+        conn.flush();
+        assert!(attention(&conn).await.is_none());
+        client.read_exact(&mut [0; 300]).await.unwrap();
     }
 }

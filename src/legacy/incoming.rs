@@ -29,8 +29,11 @@ pub struct Incoming {
     left: u64,
     /// A fragment came, and the message's last has not.
     fragmented: bool,
+    /// Whole data frames of it.
     frames: u64,
     bytes: usize,
+    /// `bytes` where the frame began.
+    bytes_before: usize,
     /// Bytes of the current frame's payload that have come.
     frame: usize,
     /// Payloads of the message's complete fragments.
@@ -69,6 +72,7 @@ impl Incoming {
     fn header(&mut self, byte: u8) {
         self.at = match self.at {
             At::Opcode => {
+                self.bytes_before = self.bytes;
                 self.last = byte & 0x80 != 0;
                 self.control = byte & 0x08 != 0;
                 At::Length
@@ -100,10 +104,13 @@ impl Incoming {
 
     fn end_frame(&mut self) {
         self.at = At::Opcode;
-        self.frames += 1;
         let frame = std::mem::take(&mut self.frame);
         self.largest = self.largest.max(frame);
-        if !self.control {
+        if self.control {
+            // Answered already, and the session counts them.
+            self.bytes = self.bytes_before;
+        } else {
+            self.frames += 1;
             self.fragmented = !self.last;
             self.collected = if self.last { 0 } else { self.collected + frame };
         }
@@ -113,7 +120,7 @@ impl Incoming {
         }
     }
 
-    /// Bytes that have come of the incomplete message, headers and interjected control frames included; 0
+    /// Bytes that have come of the incomplete message and of an incomplete control frame, headers included; 0
     /// between messages.
     #[must_use]
     pub const fn bytes(&self) -> usize {
@@ -180,7 +187,7 @@ mod tests {
             assert_eq!(fed(&[frame(0x81, 9), whole[..cut].to_vec()]).bytes(), cut);
         }
         let (first, ping) = (frame(0x01, 5), frame(0x89, 3));
-        assert_eq!(fed(&[first.clone(), ping.clone()]).bytes(), first.len() + ping.len());
+        assert_eq!(fed(&[first.clone(), ping[..5].to_vec()]).bytes(), first.len() + 5);
     }
 
     #[test]
@@ -210,6 +217,18 @@ mod tests {
             incoming.feed(&frame(0x00, 1));
             assert!(!incoming.is_flood());
         }
+    }
+
+    #[test]
+    fn control_frames_are_no_part_of_the_message() {
+        let first = frame(0x01, 5);
+        let mut incoming = fed(std::slice::from_ref(&first));
+        for length in [0, 125].into_iter().cycle().take(100_000) {
+            incoming.feed(&frame(0x89, length));
+            assert_eq!((incoming.bytes(), incoming.is_flood()), (first.len(), false));
+        }
+        incoming.feed(&frame(0x89, 125)[..100]);
+        assert_eq!(incoming.bytes(), first.len() + 100);
     }
 
     proptest! {

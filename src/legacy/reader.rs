@@ -156,7 +156,7 @@ impl Read for Wire {
 impl Write for Wire {
     /// Always takes everything: tungstenite writes whole frames, and a part of one must never be left over.
     fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
-        match self.conn.push(Bytes::copy_from_slice(frame)) {
+        match self.conn.push_own(frame.to_vec()) {
             // After an overflow the session ends by itself; tungstenite need not know.
             Pushed::Written | Pushed::Queued | Pushed::Overflow => Ok(frame.len()),
             Pushed::Closed => Err(io::ErrorKind::BrokenPipe.into()),
@@ -165,5 +165,188 @@ impl Write for Wire {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Cursor;
+
+    use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use crate::legacy::id::ConnId;
+    use crate::legacy::outbox::Bounds;
+    use crate::limits::budget::Budget;
+
+    const BOUNDS: Bounds = Bounds { frames_max: 1 << 20, bytes_max: 1 << 30 };
+    const MESSAGE_BYTES_MAX: usize = 1 << 16;
+
+    async fn pair(budget: &Arc<Budget>) -> (Arc<Conn>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        client.set_nodelay(true).unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        socket.writable().await.unwrap();
+        (Conn::new(ConnId(1), socket, BOUNDS, budget), client)
+    }
+
+    /// A masked frame; its length takes as many bytes as `wide` says, at least.
+    fn frame(first: u8, payload: &[u8], wide: u8) -> Vec<u8> {
+        let mut frame = vec![first];
+        match (payload.len(), wide) {
+            (length @ 0..=125, 0) => frame.push(0x80 | length as u8),
+            (length @ 0..=0xFFFF, 0 | 1) => {
+                frame.push(0xFE);
+                frame.extend((length as u16).to_be_bytes());
+            }
+            (length, _) => {
+                frame.push(0xFF);
+                frame.extend((length as u64).to_be_bytes());
+            }
+        }
+        let mask = [1, 2, 3, 0x80];
+        frame.extend(mask);
+        frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        frame
+    }
+
+    #[derive(Clone, Debug)]
+    struct Part {
+        length: usize,
+        wide: u8,
+        ping: Option<usize>,
+    }
+
+    fn parts() -> impl Strategy<Value = Vec<Part>> {
+        let length = prop_oneof![3 => Just(0), 6 => 0_usize..40, 3 => 100_usize..400, 1 => 1000_usize..5000];
+        let part = (length, 0_u8..3, prop::option::of(0_usize..126));
+        prop::collection::vec(part.prop_map(|(length, wide, ping)| Part { length, wide, ping }), 1..4)
+    }
+
+    fn encode(messages: &[(bool, Vec<Part>)]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (text, parts) in messages {
+            for (i, Part { length, wide, ping }) in parts.iter().enumerate() {
+                let opcode = if i > 0 { 0 } else { 2 - u8::from(*text) };
+                let last = if i + 1 == parts.len() { 0x80 } else { 0 };
+                bytes.extend(frame(last | opcode, &vec![b'a' + i as u8; *length], *wide));
+                bytes.extend(ping.iter().flat_map(|length| frame(0x89, &vec![b'p'; *length], *wide % 2)));
+            }
+        }
+        bytes
+    }
+
+    /// What tungstenite alone makes of it.
+    fn by_tungstenite(bytes: &[u8]) -> (Vec<Message>, Vec<u8>) {
+        struct Both<'a>(Cursor<&'a [u8]>, Vec<u8>);
+        impl Read for Both<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                match self.0.read(buffer)? {
+                    0 => Err(io::ErrorKind::WouldBlock.into()),
+                    read => Ok(read),
+                }
+            }
+        }
+        impl Write for Both<'_> {
+            fn write(&mut self, frame: &[u8]) -> io::Result<usize> {
+                self.1.extend_from_slice(frame);
+                Ok(frame.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut socket = WebSocket::from_raw_socket(Both(Cursor::new(bytes), Vec::new()), Role::Server, None);
+        let messages = std::iter::from_fn(|| socket.read().ok()).collect();
+        (messages, socket.into_inner().1)
+    }
+
+    async fn read_all(early: &[u8], cuts: &[&[u8]]) -> (Vec<Message>, Vec<u8>) {
+        let budget = Budget::new(1 << 30, 1);
+        let (conn, mut client) = pair(&budget).await;
+        let early = Bytes::copy_from_slice(early);
+        let mut reader = Reader::new(conn.clone(), &early, MESSAGE_BYTES_MAX);
+        let mut messages = Vec::new();
+        for cut in std::iter::once(&&[][..]).chain(cuts) {
+            client.write_all(cut).await.unwrap();
+            // As a session's: now and then the task sleeps between two cuts.
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+                while let Poll::Ready(message) = std::future::poll_fn(|cx| Poll::Ready(reader.poll(cx))).await
+                {
+                    messages.push(message.unwrap());
+                }
+            }
+        }
+        client.shutdown().await.unwrap();
+        while let Ok(message) = std::future::poll_fn(|cx| reader.poll(cx)).await {
+            messages.push(message);
+        }
+        conn.shut_write();
+        let mut pongs = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut client, &mut pongs).await.unwrap();
+        drop((reader, conn));
+        assert_eq!(budget.held(), 0);
+        (messages, pongs)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn messages_are_tungstenites_however_they_come(
+            messages in prop::collection::vec((any::<bool>(), parts()), 1..8),
+            lengths in prop::collection::vec(prop_oneof![1_usize..20, 1_usize..3000], 1..50),
+            early in 0_usize..400,
+        ) {
+            let bytes = encode(&messages);
+            let (early, mut rest) = bytes.split_at(early.min(bytes.len()));
+            let mut cuts = Vec::new();
+            for length in lengths.iter().cycle() {
+                if rest.is_empty() || cuts.len() > 300 { break; }
+                let (cut, left) = rest.split_at((*length).min(rest.len()));
+                cuts.push(cut);
+                rest = left;
+            }
+            cuts.push(rest);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let read = runtime.block_on(async {
+                let limit = std::time::Duration::from_secs(20);
+                tokio::time::timeout(limit, read_all(early, &cuts)).await.expect("reading ended")
+            });
+            prop_assert_eq!(read, by_tungstenite(&bytes));
+        }
+    }
+
+    #[tokio::test]
+    async fn between_messages_nothing_is_kept() {
+        let budget = Budget::new(1 << 30, 1);
+        let (conn, mut client) = pair(&budget).await;
+        let mut reader = Reader::new(conn, &Bytes::new(), MESSAGE_BYTES_MAX);
+        for _ in 0..3 {
+            client.write_all(&frame(0x81, b"hello", 0)).await.unwrap();
+            let message = std::future::poll_fn(|cx| reader.poll(cx)).await.unwrap();
+            assert_eq!(message, Message::text("hello"));
+            assert!(std::future::poll_fn(|cx| Poll::Ready(reader.poll(cx))).await.is_pending());
+            assert!(reader.socket.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn pongs_that_are_not_read_count_for_the_budget() {
+        let budget = Budget::new(1 << 30, 1);
+        let (conn, _client) = pair(&budget).await;
+        let filling = Bytes::from(vec![7; 1 << 16]);
+        while conn.push(filling.clone()) != Pushed::Queued {}
+        let before = budget.held();
+        let pings = Bytes::from(frame(0x89, &[b'p'; 125], 0).repeat(10));
+        let mut reader = Reader::new(conn, &pings, MESSAGE_BYTES_MAX);
+        while let Poll::Ready(ping) = std::future::poll_fn(|cx| Poll::Ready(reader.poll(cx))).await {
+            assert!(matches!(ping.unwrap(), Message::Ping(_)));
+        }
+        assert!(budget.held() >= before + 10 * 127, "{} then {}", before, budget.held());
     }
 }

@@ -319,9 +319,9 @@ impl Session {
     }
 
     fn push(&self, opcode: Opcode, payload: &[u8]) {
-        let frame = self.worker.bridge.buffers.frame(encode_frame(opcode, payload));
+        let frame = encode_frame(opcode, payload);
         self.worker.bridge.metrics.count_out(self.route.index, 1, frame.len());
-        self.conn.push(frame);
+        self.conn.push_own(frame);
     }
 
     fn count_in(&mut self, bytes: usize) {
