@@ -16,7 +16,7 @@ use super::pusher::{App, Pusher};
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 const CONFIG: &str = r#"
-host = "127.0.0.1"
+host = "{host}"
 port = {port}
 shutdown_grace_period = 1
 [adapter]
@@ -51,7 +51,7 @@ enable_client_messages = true
 pub struct Sockudo {
     binary: PathBuf,
     directory: PathBuf,
-    port: u16,
+    address: SocketAddr,
     process: Child,
 }
 
@@ -62,12 +62,14 @@ impl Sockudo {
             super::skipped("SOCKUDO_BIN is not set; run tests/run");
             return None;
         };
-        let port = free_port();
+        let address = free_address();
         let directory = super::temporary_directory("sockudo");
-        std::fs::write(directory.join("config.toml"), CONFIG.replace("{port}", &port.to_string())).unwrap();
+        let (host, port) = (address.ip().to_string(), address.port().to_string());
+        let config = CONFIG.replace("{host}", &host).replace("{port}", &port);
+        std::fs::write(directory.join("config.toml"), config).unwrap();
         let binary = PathBuf::from(binary);
-        let process = spawn(&binary, &directory, port);
-        let mut sockudo = Self { binary, directory, port, process };
+        let process = spawn(&binary, &directory, address);
+        let mut sockudo = Self { binary, directory, address, process };
         patiently("sockudo", sockudo.up()).await;
         Some(sockudo)
     }
@@ -87,7 +89,7 @@ impl Sockudo {
             }
         };
         patiently("sockudo's end", ended).await;
-        self.process = spawn(&self.binary, &self.directory, self.port);
+        self.process = spawn(&self.binary, &self.directory, self.address);
         patiently("sockudo again", self.up()).await;
     }
 
@@ -100,9 +102,8 @@ impl Sockudo {
 
     /// `GET /up` says OK.
     fn is_up(&self) -> bool {
-        let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)) else { return false };
-        let request =
-            format!("GET /up HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n\r\n", self.port);
+        let Ok(mut stream) = TcpStream::connect(self.address) else { return false };
+        let request = format!("GET /up HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address);
         let mut status = String::new();
         let answered = std::io::Write::write_all(&mut stream, request.as_bytes())
             .and_then(|()| BufReader::new(stream).read_line(&mut status));
@@ -119,7 +120,7 @@ impl Sockudo {
 impl Pusher for Sockudo {
     fn app(&self) -> App {
         App {
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)),
+            address: self.address,
             id: "1001".into(),
             key: "test-key".into(),
             secret: SecretString::from("test-secret"),
@@ -135,20 +136,21 @@ impl Drop for Sockudo {
     }
 }
 
-/// For a program that cannot choose one itself, or not say which. Another process may take it in between: then it
-/// does not start, and says so.
-pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+/// For a program that cannot choose its port itself, or not say which, or must have it again: on a loopback address
+/// that nobody else has, where nobody's outgoing connection can take it in between.
+pub fn free_address() -> SocketAddr {
+    let address = Ipv4Addr::new(127, fastrand::u8(1..), fastrand::u8(..), fastrand::u8(1..255));
+    TcpListener::bind((address, 0)).unwrap().local_addr().unwrap()
 }
 
-fn spawn(binary: &PathBuf, directory: &PathBuf, port: u16) -> Child {
+fn spawn(binary: &PathBuf, directory: &PathBuf, address: SocketAddr) -> Child {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("log")).unwrap();
     Command::new(binary)
         .arg("-c")
         .arg(directory.join("config.toml"))
         .current_dir(directory)
-        .env("HOST", "127.0.0.1")
-        .env("PORT", port.to_string())
+        .env("HOST", address.ip().to_string())
+        .env("PORT", address.port().to_string())
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)
