@@ -12,6 +12,7 @@ use crate::stage::{BESIDE, DOWN, Launch, POST, Run, UP};
 use crate::support::patiently;
 use crate::support::process::Ended;
 use crate::support::pusher::Pusher as _;
+use crate::support::sockudo::free_address;
 
 /// The log's lines with this message.
 fn lines(ended: &Ended, message: &str) -> Vec<Value> {
@@ -78,8 +79,8 @@ async fn sigterm_while_pusher_is_away() {
 /// Of what a killed one had read, a tail may be lost; nothing else. The next one serves as if nothing had been.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigkill() {
-    let Proxied { run, proxy, sandbox } = Proxied::start("sigkill", |launch| launch).await;
-    let ports = [run.served.address.port(), run.served.admin.port()];
+    let addresses = [free_address(), free_address()];
+    let Proxied { run, proxy, sandbox } = Proxied::start("sigkill", |launch| launch.at(addresses)).await;
     proxy.set(Kind::Api, Mode::Slow(500, Duration::from_millis(50)));
     run.flow("slowly", 10).await;
     run.served.program.signal("KILL");
@@ -101,7 +102,7 @@ async fn sigkill() {
     proxy.cut();
     proxy.set(Kind::Api, Mode::Pass);
     let app = sandbox.app();
-    let launch = Launch { ports: Some(ports), ..Launch::new(&app, proxy.address) };
+    let launch = Launch::new(&app, proxy.address).at(addresses);
     let again = Run::start("sigkill-again", &app, launch).await;
     again.flow("again", 20).await;
     let after = async |channel: &str| {

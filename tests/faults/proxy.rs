@@ -149,15 +149,15 @@ async fn carry(
     mode: &watch::Sender<Mode>,
     connection: &Connection,
 ) -> io::Result<()> {
-    allowed(mode).await?;
+    allowed(mode, Says::Client).await?;
     let mut server = TcpStream::connect(to).await?;
     server.set_nodelay(true)?;
     server.write_all(&first).await?;
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     tokio::try_join!(
-        pump(from_client, to_server, mode, |_| {}),
-        pump(from_server, to_client, mode, |bytes| {
+        pump(from_client, to_server, mode, Says::Client, |_| {}),
+        pump(from_server, to_client, mode, Says::Server, |bytes| {
             if connection.kind == Kind::Link {
                 connection.said.lock().unwrap().extend_from_slice(bytes);
             }
@@ -166,14 +166,22 @@ async fn carry(
     Ok(())
 }
 
-/// Waits while nothing may move.
-async fn allowed(mode: &watch::Sender<Mode>) -> io::Result<Mode> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Says {
+    Client,
+    Server,
+}
+
+/// Waits while nothing may move. What the server says to a request that it got is never replaced.
+async fn allowed(mode: &watch::Sender<Mode>, says: Says) -> io::Result<Mode> {
     let mut mode = mode.subscribe();
     let hung = *mode.borrow() == Mode::Hang;
     let now = mode.wait_for(|mode| !matches!(mode, Mode::Freeze | Mode::Hang)).await.unwrap().clone();
     match now {
         _ if hung => Err(io::ErrorKind::ConnectionAborted.into()),
-        Mode::Refuse | Mode::Answer(_) => Err(io::ErrorKind::ConnectionAborted.into()),
+        Mode::Refuse | Mode::Answer(_) if says == Says::Client => {
+            Err(io::ErrorKind::ConnectionAborted.into())
+        }
         now => Ok(now),
     }
 }
@@ -182,13 +190,14 @@ async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mode: &watch::Sender<Mode>,
+    says: Says,
     mut note: impl FnMut(&[u8]),
 ) -> io::Result<()> {
     let mut chunk = vec![0; 16 * 1024];
     loop {
         let read = from.read(&mut chunk).await?;
         // Also of the end nobody hears in a dead network.
-        let (piece, pause) = match allowed(mode).await? {
+        let (piece, pause) = match allowed(mode, says).await? {
             Mode::Slow(bytes, pause) => (bytes, pause),
             _ => (chunk.len(), Duration::ZERO),
         };

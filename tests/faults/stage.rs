@@ -21,11 +21,13 @@ use crate::support::backend::Backend;
 use crate::support::bridge::token_with;
 use crate::support::process::{self, Ended, Program};
 use crate::support::pusher::App;
-use crate::support::sockudo::free_port;
+use crate::support::sockudo::free_address;
 use crate::support::{OldClient, Raw, patiently};
 
 /// Between two numbers of a stream.
 const PACE: Duration = Duration::from_millis(12);
+/// Events in one request.
+const BATCH_MAX: usize = 10;
 /// Between two looks at what tells nobody of its changes.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -46,14 +48,15 @@ pub struct Launch {
     pub routes: Vec<(&'static str, String)>,
     pub env: HashMap<String, String>,
     pub stderr: Stdio,
-    pub ports: Option<[u16; 2]>,
+    /// For clients, and for probes; otherwise it chooses, and says which.
+    pub addresses: Option<[SocketAddr; 2]>,
 }
 
 impl Launch {
     /// With this app as its Pusher, reached at `via`.
     pub fn new(app: &App, via: SocketAddr) -> Self {
         let env = App { address: via, ..app.clone() }.environment();
-        Self { routes: Vec::new(), env, stderr: Stdio::piped(), ports: None }
+        Self { routes: Vec::new(), env, stderr: Stdio::piped(), addresses: None }
     }
 
     pub fn replace(mut self, what: &'static str, by: impl Into<String>) -> Self {
@@ -66,9 +69,13 @@ impl Launch {
         self
     }
 
-    /// With its log going there; the ports are chosen before, for nobody reads which it has.
+    pub fn at(self, addresses: [SocketAddr; 2]) -> Self {
+        Self { addresses: Some(addresses), ..self }
+    }
+
+    /// With its log going there, where nobody reads which addresses it has.
     pub fn log_to(self, stderr: impl Into<Stdio>) -> Self {
-        Self { stderr: stderr.into(), ports: Some([free_port(), free_port()]), ..self }
+        Self { stderr: stderr.into(), ..self.at([free_address(), free_address()]) }
     }
 
     fn text(&self) -> String {
@@ -91,14 +98,15 @@ pub struct Served {
 impl Served {
     pub async fn start(name: &str, launch: Launch) -> Self {
         let file = process::file(&format!("faults-{name}.toml"), &launch.text());
-        let ports = launch.ports.unwrap_or([0, 0]).map(|port| format!("127.0.0.1:{port}"));
-        let args = ["serve", "--config", &file, "--listen", &ports[0], "--admin", &ports[1]];
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let [listen, admin] = launch.addresses.unwrap_or([any, any]).map(|address| address.to_string());
+        let args = ["serve", "--config", &file, "--listen", &listen, "--admin", &admin];
         let mut command = process::command(&[&args[..], &["--log-format", "json"]].concat(), &launch.env);
         command.stderr(launch.stderr);
         let mut program = Program::spawn(command);
-        let (address, admin) = match launch.ports {
+        let (address, admin) = match launch.addresses {
             None => program.serves().await,
-            Some(ports) => ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port))).into(),
+            Some([address, admin]) => (address, admin),
         };
         let mut served = Self { program, address, admin };
         served.until("it is ready", async |served| served.is("/readyz").await).await;
@@ -151,6 +159,13 @@ impl Metrics {
     /// The series that begin so and are not zero.
     pub fn moved(&self, series: &str) -> Vec<&str> {
         self.0.lines().filter(|line| line.starts_with(series) && !line.ends_with(" 0")).collect()
+    }
+
+    /// Requests sent again though they may have been carried out.
+    pub fn answers_lost(&self) -> usize {
+        let lost =
+            |cause: &str| self.sum(&format!("pusher_bridge_publish_retries_total{{cause=\"{cause}\"}}"));
+        (lost("no_answer") + lost("server_error")) as usize
     }
 
     pub fn gaps(&self) -> f64 {
@@ -256,7 +271,7 @@ impl Ear {
         self.heard.borrow().log.iter().filter_map(mark).collect()
     }
 
-    fn told(&self) -> BTreeSet<u32> {
+    pub fn told(&self) -> BTreeSet<u32> {
         let told = |seen: &Seen| match seen {
             Seen::Told(n, _) => Some(*n),
             _ => None,
@@ -582,8 +597,11 @@ impl Over {
         for (name, account) in &self.accounts {
             match *name {
                 name if !affected.contains(&name) => account.is_clean(),
-                // At least once, as Pusher's own subscribers get it.
-                name if UP.contains(&name) => account.is_complete(),
+                // At least once, as Pusher's own subscribers get it: a batch again for each answer that was lost.
+                name if UP.contains(&name) => {
+                    account.is_complete();
+                    assert!(account.duplicated <= BATCH_MAX * self.metrics.answers_lost(), "{account:?}");
+                }
                 _ => account.is_honest(),
             }
         }

@@ -9,7 +9,7 @@ use pusher_bridge::sandbox::Options;
 use crate::account::Mark;
 use crate::proxied::Proxied;
 use crate::proxy::{Kind, Mode};
-use crate::stage::{BESIDE, DOWN, Ear, Launch, Metrics, Run, Seen, UP, number_in};
+use crate::stage::{BESIDE, DOWN, Launch, Metrics, Run, Seen, UP, number_in};
 use crate::support::patiently;
 use crate::support::pusher::{App, Pusher as _};
 use crate::support::sockudo::Sockudo;
@@ -177,28 +177,41 @@ async fn wrong_answers() {
     over.only_pushers();
 }
 
-/// A refusal is told, and takes nobody else's message along.
+/// What may pass is tried again; a refusal is told.
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_statuses() {
-    let stage = Proxied::start("wrong-statuses", |launch| launch).await;
-    let refused = |run: &Run| {
-        let told = |ear: &Ear| ear.log().iter().filter(|seen| matches!(seen, Seen::Told(..))).count();
-        told(run.sender(0)) + told(run.sender(1))
-    };
-    for status in [500, 503, 429, 502] {
-        stage.sandbox.fail_publishes(3, status, None);
+    const PASSING: [&[u8]; 4] = [
+        b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 6\r\n\r\n<html>",
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n",
+    ];
+    const FINAL: [&[u8]; 4] = [
+        b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 0\r\n\r\n",
+    ];
+    let mut stage = Proxied::start("wrong-statuses", |launch| launch).await;
+    for (number, answer) in PASSING.into_iter().enumerate() {
+        stage.proxy.set(Kind::Api, Mode::Answer(answer));
+        let again = move |metrics: &Metrics| {
+            metrics.sum("pusher_bridge_publish_retries_total") >= 3.0 * (number + 1) as f64
+        };
+        stage.run.served.until_metric("several attempts", again).await;
+        stage.proxy.set(Kind::Api, Mode::Pass);
         stage.run.flow("after refusals that pass", 10).await;
     }
-    assert_eq!(refused(&stage.run), 0);
-    for status in [400, 401, 403, 413] {
-        stage.sandbox.fail_publishes(1, status, None);
+    assert_eq!([0, 1].map(|index| stage.run.sender(index).told().len()), [0, 0]);
+    for answer in FINAL {
+        let before = stage.run.sender(0).told().len();
+        stage.proxy.set(Kind::Api, Mode::Answer(answer));
+        stage.run.sender(0).until("a refusal", |heard| heard.told() > before).await;
+        stage.proxy.set(Kind::Api, Mode::Pass);
         stage.run.flow("after a refusal", 10).await;
     }
     let over = stage.finish("wrong statuses").await;
     over.only(&[UP, BESIDE].concat());
-    for name in BESIDE {
-        assert_eq!(over.get(name).gaps, 0);
-    }
     assert_eq!(over.codes.keys().collect::<Vec<_>>(), ["UPSTREAM_REFUSED"]);
 }
 
