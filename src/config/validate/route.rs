@@ -1,5 +1,6 @@
 //! `[[routes]]`, with what their group and the defaults put under them
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -318,37 +319,37 @@ fn channel(
 
 /// The kind must be one that is carried, and must not depend on what a client writes.
 fn check_kind(problems: &mut Problems<'_>, raw: &At<String>, text: &Text, closed: &[(String, Vec<String>)]) {
-    let prefix = text.literal_prefix();
-    let first = text.vars().next();
-    let values = match first {
-        Some(Var::Subscribe(field)) => {
-            closed.iter().find(|(name, _)| name == field).map(|(_, v)| v.as_slice())
-        }
-        None => Some(&[][..]),
-        _ => None,
+    let listed = text.subscribe_field().and_then(|field| closed.iter().find(|(name, _)| name == field));
+    // In a name filled so far, `{` begins what only a client knows: no channel's name can have it.
+    let fill = |listed: Option<&String>| {
+        text.fill(|var| match (var, listed) {
+            (Var::Subscribe(_), Some(value)) => Some(Cow::Borrowed(value.as_str())),
+            _ => Some(Cow::Borrowed("{")),
+        })
     };
-    let mut begins: Vec<String> = vec![prefix.to_owned()];
-    match values {
-        Some(values) => begins.extend(values.iter().map(|value| format!("{prefix}{value}"))),
-        None => {
-            if let Some(kind) = kind_a_value_could_select(prefix) {
-                let span = problems.inside(raw, prefix.len());
-                problems.with_help(
-                    span,
-                    format!("a value here could make this a `{kind}` channel"),
-                    "put literal text before it, or list the values in [routes.subscribe]",
-                );
-            }
+    let names: Vec<String> = match listed {
+        Some((_, values)) => values.iter().filter_map(|value| fill(Some(value))).collect(),
+        None => fill(None).into_iter().collect(),
+    };
+    for name in names {
+        let begin = name.split('{').next().unwrap_or("");
+        if begin != name
+            && let Some(kind) = kind_a_value_could_select(begin)
+        {
+            let prefix = text.literal_prefix();
+            let span = if begin == prefix { problems.inside(raw, prefix.len()) } else { raw.span() };
+            return problems.with_help(
+                span,
+                format!("a value here could make this a `{kind}` channel"),
+                "put literal text before it, or list the values in [routes.subscribe]",
+            );
         }
-    }
-    for begin in begins {
-        let kind = match ChannelKind::of(&begin) {
+        let kind = match ChannelKind::of(begin) {
             ChannelKind::Presence => "presence-",
             ChannelKind::Encrypted => "private-encrypted-",
             ChannelKind::Public | ChannelKind::Private => continue,
         };
-        problems.at(raw.span(), format!("`{kind}` channels are not carried yet"));
-        return;
+        return problems.at(raw.span(), format!("`{kind}` channels are not carried yet"));
     }
 }
 
