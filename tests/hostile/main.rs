@@ -1,0 +1,71 @@
+//! Slow and hostile clients against the program itself, in a process of its own: what each attack gets, what it
+//! costs in memory, and what everybody else notices meanwhile.
+//!
+//! Attacks run one after the other, so that each is measured alone:
+//!
+//!     cargo test --test hostile                       # all of them
+//!     cargo test --test hostile fragments             # those with `fragments` in their name
+//!     cargo test --release --test hostile -- --list   # their names
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    unreachable_pub,
+    dead_code,
+    unused_imports
+)]
+
+#[path = "../e2e/support/mod.rs"]
+mod support;
+
+mod attacker;
+mod bystanders;
+mod frames;
+mod process;
+mod readers;
+mod report;
+mod requests;
+mod runner;
+mod scene;
+mod tokens;
+
+use std::process::ExitCode;
+
+use runner::{Attack, attacks};
+
+const ATTACKS: &[Attack] = attacks![
+    requests::silent_connections,
+    requests::half_requests,
+    requests::a_byte_a_second,
+    requests::headers_without_end,
+    requests::other_protocols,
+    requests::connect_and_reset,
+    requests::refused_requests,
+    requests::all_descriptors,
+    requests::neighbours_at_their_cap,
+    tokens::never_authenticating,
+    tokens::wrong_tokens,
+    frames::ping_flood,
+    frames::pong_flood,
+    frames::empty_fragments,
+    frames::tiny_fragments,
+    frames::partial_messages,
+    frames::large_parts_held,
+    frames::buffers_kept,
+    frames::broken_frames,
+    frames::json_bombs,
+    frames::a_byte_a_second_in_frames,
+    frames::tiny_echoes,
+    readers::window_zero,
+    readers::echoes_never_read,
+    readers::subscription_storm,
+    readers::closes_never_read,
+];
+
+fn main() -> ExitCode {
+    runner::run(ATTACKS)
+}

@@ -1,0 +1,165 @@
+//! The scene of an attack: a bridge of its own, its Pusher, everybody else, and what is measured.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use pusher_bridge::sandbox::{Options, Sandbox, SandboxHandle};
+use tokio::runtime::Runtime;
+
+use crate::bystanders::{Bystanders, WATCHING};
+use crate::process::{Bridge, Metrics};
+use crate::report::Row;
+use crate::support::bridge::SHIPPED;
+use crate::support::pusher::Pusher as _;
+
+/// What the others may notice at most: one event in a hundred later than this, the slowest login. Far more than is
+/// seen, for a machine that is busy with other things is no defect.
+const LATE_MAX: Duration = Duration::from_secs(2);
+const LOGIN_MAX: Duration = Duration::from_secs(5);
+
+/// How a scene is set.
+pub struct Setting {
+    routes: String,
+    descriptors: Option<usize>,
+}
+
+/// The shipped routes, with nothing changed.
+pub fn shipped() -> Setting {
+    Setting { routes: SHIPPED.to_owned(), descriptors: None }
+}
+
+impl Setting {
+    /// Replaces the first `from` in the routes, which must be there.
+    pub fn with(mut self, from: &str, to: &str) -> Self {
+        assert!(self.routes.contains(from), "{from}");
+        self.routes = self.routes.replacen(from, to, 1);
+        self
+    }
+
+    /// A limit of the server's.
+    pub fn server_limit(self, limit: &str) -> Self {
+        let table = "[server.limits]\n";
+        let setting = if self.routes.contains(table) {
+            self
+        } else {
+            self.with("[upstream]\n", &format!("{table}\n[upstream]\n"))
+        };
+        setting.with(table, &format!("{table}{limit}\n"))
+    }
+
+    /// How long a client of the old typed API may take for its token.
+    pub fn auth_deadline(self, deadline: &str) -> Self {
+        let with = format!("auth = {{ required = true, deadline = \"{deadline}\" }}");
+        self.with("auth = { required = true }", &with)
+    }
+
+    /// The bridge may have so many files open.
+    pub fn descriptors(mut self, most: usize) -> Self {
+        self.descriptors = Some(most);
+        self
+    }
+
+    /// Sets the scene: everybody is in service, and the calm phase is measured.
+    pub async fn open(self, name: &str) -> Scene {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("bystander")
+            .enable_all()
+            .build()
+            .unwrap();
+        let sandbox = runtime.spawn(Sandbox::start(Options::local())).await.unwrap().unwrap();
+        let sandbox = Arc::new(sandbox);
+        let bridge = Bridge::start(&sandbox.app(), &self.routes, self.descriptors).await;
+        let others = Bystanders::start(bridge.address, sandbox.clone());
+        let others = runtime.spawn(others).await.unwrap();
+        // A newcomer may be there for the moment, so this is what it is without one, or a little more.
+        let before = Figures {
+            resident_kib: bridge.resident_kib(),
+            descriptors: bridge.descriptors(),
+            threads: bridge.threads(),
+            log_lines: bridge.log().lines.load(Ordering::Relaxed),
+        };
+        others.attack();
+        Scene { name: name.to_owned(), bridge, sandbox, others, before, _world: World(Some(runtime)) }
+    }
+}
+
+struct Figures {
+    resident_kib: u64,
+    descriptors: usize,
+    threads: u64,
+    log_lines: u64,
+}
+
+/// An attack under way.
+pub struct Scene {
+    name: String,
+    pub bridge: Bridge,
+    pub sandbox: Arc<SandboxHandle>,
+    others: Bystanders,
+    before: Figures,
+    _world: World,
+}
+
+/// How an attack is to be judged.
+pub struct Verdict {
+    /// What was sent, for the table.
+    pub sent: String,
+    /// Memory that the attack may have cost at its height.
+    pub bound_mib: u64,
+    /// How it ended, for the table.
+    pub ended: &'static str,
+    /// Whether newcomers may have been turned away.
+    pub closed_to_newcomers: bool,
+}
+
+impl Scene {
+    /// The attack is over: everything goes back to where it was, and nobody else has noticed much.
+    pub async fn over(mut self, verdict: Verdict) -> Row {
+        self.others.stop_newcomers(self.bridge.address).await;
+        self.bridge.until("only the others to be connected", |m| m.connections() == WATCHING as f64).await;
+        self.bridge.settles("descriptors", self.before.descriptors, Bridge::descriptors).await;
+        self.bridge.settles("threads", self.before.threads, Bridge::threads).await;
+        let metrics = self.bridge.metrics().await;
+        assert_eq!(metrics.get("pusher_bridge_accept_errors_total"), 0.0, "accepting never failed");
+        assert_eq!(internal(&metrics), 0.0, "no session ended by a defect");
+        assert_eq!(*self.bridge.log().defects.lock().unwrap(), Vec::<String>::new());
+        let [calm, attacked] = self.others.finish().await;
+        assert!(attacked.p99 <= LATE_MAX, "the others' events came late: {attacked:?}, calm {calm:?}");
+        assert!(attacked.slowest <= LOGIN_MAX, "newcomers waited: {attacked:?}, calm {calm:?}");
+        assert!(verdict.closed_to_newcomers || attacked.refused == 0, "newcomers were refused: {attacked:?}");
+        let peak_kib = self.bridge.peak_kib();
+        let cost_kib = peak_kib.saturating_sub(self.before.resident_kib);
+        assert!(
+            cost_kib <= verdict.bound_mib * 1024,
+            "it cost {cost_kib} KiB of memory, {} MiB at most",
+            verdict.bound_mib
+        );
+        Row {
+            name: self.name,
+            sent: verdict.sent,
+            before_kib: self.before.resident_kib,
+            peak_kib,
+            bound_mib: verdict.bound_mib,
+            calm,
+            attacked,
+            log_lines: self.bridge.log().lines.load(Ordering::Relaxed) - self.before.log_lines,
+            ended: verdict.ended.to_owned(),
+        }
+    }
+}
+
+/// A runtime that may be dropped within another one, as it is when an attack fails: nothing waits for it.
+struct World(Option<Runtime>);
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.0.take().map(Runtime::shutdown_background);
+    }
+}
+
+fn internal(metrics: &Metrics) -> f64 {
+    let closes = ["agent", "channels", "command", "content", "native", "plugin", "roblox"];
+    closes.iter().map(|route| metrics.closes(route, "internal")).sum()
+}
