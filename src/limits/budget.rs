@@ -16,8 +16,8 @@ pub struct Budget {
     bytes_max: usize,
     share: usize,
     held: AtomicUsize,
-    /// Those that hold more than their share. Locked when one of them becomes or ceases to be such, and while more
-    /// is held than there is.
+    /// Those that came to hold more than their share when half of the budget was used up: the others have room. So
+    /// it is locked under pressure only, when one of them comes or goes, and while more is held than there is.
     large: Mutex<Vec<Arc<Large>>>,
 }
 
@@ -157,6 +157,9 @@ impl Holding {
             return false;
         }
         let new = self.large.is_none();
+        if new && self.budget.held() <= self.budget.bytes_max / 2 {
+            return false;
+        }
         let large = self.large.get_or_insert_with(|| {
             let large = Arc::<Large>::default();
             self.budget.add(large.clone());
