@@ -127,11 +127,13 @@ impl Conn {
     /// Sends a frame, at once when nothing waits; what the socket does not take waits in the outbox.
     pub fn push(&self, frame: Bytes) -> Pushed {
         let mut state = self.state();
+        let was_empty = state.outbox.is_empty();
         let pushed = state.outbox.push(frame, |slices| self.socket.try_write_vectored(slices));
-        if pushed != Pushed::Written {
-            if !state.corked {
-                state.account();
-            }
+        if pushed != Pushed::Written && !state.corked {
+            state.account();
+        }
+        // Where others wait already, the session's task is at it, and would only find the socket full.
+        if pushed != Pushed::Written && (was_empty || pushed != Pushed::Queued) {
             state.wake();
         }
         pushed
