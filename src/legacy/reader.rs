@@ -28,12 +28,14 @@ pub(super) struct Reader {
     conn: Arc<Conn>,
     message_bytes_max: usize,
     socket: Option<Box<WebSocket<Wire>>>,
+    /// Why there is no next message.
+    ended: Option<CloseReason>,
 }
 
 impl Reader {
     /// Reads `conn`, from which `early` has been read already. Messages have at most `message_bytes_max` bytes.
     pub(super) fn new(conn: Arc<Conn>, early: &Bytes, message_bytes_max: usize) -> Self {
-        let mut reader = Self { conn, message_bytes_max, socket: None };
+        let mut reader = Self { conn, message_bytes_max, socket: None, ended: None };
         if !early.is_empty() {
             let mut wire = reader.wire(early.len());
             wire.incoming.feed(early);
@@ -60,10 +62,13 @@ impl Reader {
 
     /// The next message; after an error there is none.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, CloseReason>> {
+        if let Some(reason) = self.ended {
+            return Poll::Ready(Err(reason));
+        }
         let turn = ready!(coop::poll_proceed(cx));
         if self.socket.is_none() {
             let Ok(()) = ready!(self.conn.poll_readable(cx)) else {
-                return Poll::Ready(Err(CloseReason::Lost));
+                return self.fail(CloseReason::Lost);
             };
         }
         let mut socket = self.socket.take().unwrap_or_else(|| {
@@ -106,6 +111,7 @@ impl Reader {
 
     fn fail(&mut self, reason: CloseReason) -> Poll<Result<Message, CloseReason>> {
         self.give_back();
+        self.ended = Some(reason);
         Poll::Ready(Err(reason))
     }
 
@@ -318,6 +324,20 @@ mod tests {
                 tokio::time::timeout(limit, read_all(early, &cuts)).await.expect("reading ended")
             });
             prop_assert_eq!(read, by_tungstenite(&bytes));
+        }
+    }
+
+    #[tokio::test]
+    async fn after_its_end_there_is_nothing_to_wait_for() {
+        let (conn, mut client) = pair(&Budget::new(1 << 30, 1)).await;
+        let mut reader = Reader::new(conn, &Bytes::new(), MESSAGE_BYTES_MAX);
+        client.write_all(&frame(0x88, &[], 0)).await.unwrap();
+        let close = std::future::poll_fn(|cx| reader.poll(cx)).await;
+        assert_eq!(close, Ok(Message::Close(None)));
+        // The goodbye may be tried again, while the client is slow to take what waits.
+        for _ in 0..3 {
+            let end = std::future::poll_fn(|cx| Poll::Ready(reader.poll(cx))).await;
+            assert_eq!(end, Poll::Ready(Err(CloseReason::ByClient)));
         }
     }
 
