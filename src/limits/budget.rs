@@ -1,6 +1,7 @@
 //! Pure: what is held in memory for all clients together: parts of messages that are not complete, and frames
 //! that their readers have not taken. A frame for many is held once.
 
+use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -16,8 +17,10 @@ pub struct Budget {
     bytes_max: usize,
     share: usize,
     held: AtomicUsize,
+    /// What those held who were told to go, and have not yet gone.
+    going: AtomicUsize,
     /// Those that came to hold more than their share when half of the budget was used up: the others have room. So
-    /// it is locked under pressure only, when one of them comes or goes, and while more is held than there is.
+    /// it is locked under pressure only, when one of them comes or goes, and when one has to go.
     large: Mutex<Vec<Arc<Large>>>,
 }
 
@@ -28,6 +31,8 @@ struct Large {
     place: AtomicUsize,
     bytes: AtomicUsize,
     evicted: AtomicBool,
+    /// Its part of [`Budget::going`].
+    going: AtomicUsize,
     waker: AtomicWaker,
 }
 
@@ -36,7 +41,13 @@ impl Budget {
     #[must_use]
     pub fn new(bytes_max: usize, connections: usize) -> Arc<Self> {
         let share = bytes_max / connections.max(1);
-        Arc::new(Self { bytes_max, share, held: AtomicUsize::new(0), large: Mutex::default() })
+        Arc::new(Self {
+            bytes_max,
+            share,
+            held: AtomicUsize::new(0),
+            going: AtomicUsize::new(0),
+            large: Mutex::default(),
+        })
     }
 
     /// Bytes held now.
@@ -73,6 +84,7 @@ impl Budget {
     /// At the same cost however many there are: when a stalled proxy goes on, all its clients leave at once.
     fn remove(&self, one: &Large) {
         let mut large = self.large();
+        self.going.fetch_sub(one.going.load(Ordering::Relaxed), Ordering::Relaxed);
         let place = one.place.load(Ordering::Relaxed);
         if place < large.len() {
             large.swap_remove(place);
@@ -82,23 +94,25 @@ impl Budget {
         }
     }
 
+    /// Whether what stays is too much.
+    fn overdrawn(&self) -> bool {
+        self.held().saturating_sub(self.going.load(Ordering::Relaxed)) > self.bytes_max
+    }
+
     /// Tells those who have most to go, until what is left fits. Frames that others hold too stay when they go: then
     /// whoever wants more next finds that out.
     fn make_room(&self) {
         let large = self.large();
-        let (mut staying, mut going) = (Vec::with_capacity(large.len()), 0);
-        for one in large.iter() {
-            let bytes = one.bytes.load(Ordering::Relaxed);
-            if one.evicted.load(Ordering::Relaxed) {
-                going += bytes;
-            } else {
-                staying.push((bytes, one));
-            }
-        }
-        staying.sort_unstable_by_key(|(bytes, _)| *bytes);
-        while self.held().saturating_sub(going) > self.bytes_max {
-            let Some((most, one)) = staying.pop() else { return };
-            going += most;
+        let staying = large.iter().enumerate().filter(|(_, one)| !one.evicted.load(Ordering::Relaxed));
+        let mut staying: BinaryHeap<(usize, usize)> =
+            staying.map(|(place, one)| (one.bytes.load(Ordering::Relaxed), place)).collect();
+        while self.overdrawn() {
+            let Some((most, one)) = staying.pop().and_then(|(most, place)| Some((most, large.get(place)?)))
+            else {
+                return;
+            };
+            one.going.store(most, Ordering::Relaxed);
+            self.going.fetch_add(most, Ordering::Relaxed);
             one.evicted.store(true, Ordering::Relaxed);
             one.waker.wake();
         }
@@ -166,7 +180,7 @@ impl Holding {
             large
         });
         large.bytes.store(self.all, Ordering::Relaxed);
-        if self.all > all_before && self.budget.held() > self.budget.bytes_max {
+        if self.all > all_before && !large.evicted.load(Ordering::Relaxed) && self.budget.overdrawn() {
             self.budget.make_room();
         }
         new
@@ -213,6 +227,31 @@ mod tests {
         assert!(evicted(&all[0]), "it is the one that wants too much");
         all.truncate(0);
         assert_eq!((budget.held(), budget.large().len()), (0, 0));
+    }
+
+    /// When one event goes to very many stalled readers, few of them may cost what it takes to look at all.
+    #[test]
+    fn while_those_who_have_to_go_are_going_others_are_not_compared_again() {
+        let budget = Budget::new(1000, 10);
+        let mut all: Vec<_> = (0..3).map(|_| Holding::new(budget.clone())).collect();
+        for (holding, bytes) in all.iter_mut().zip([200, 600, 201]) {
+            holding.set(bytes, 0);
+        }
+        assert_eq!(all.iter().map(evicted).collect::<Vec<_>>(), [false, true, false]);
+        let mut other = all.swap_remove(0);
+        let locked = budget.large();
+        let (done, is_done) = std::sync::mpsc::channel();
+        let growing = std::thread::spawn(move || {
+            other.set(500, 0);
+            done.send(()).unwrap();
+            other
+        });
+        is_done.recv_timeout(std::time::Duration::from_secs(20)).expect("it need not look for anybody");
+        drop(locked);
+        let other = growing.join().unwrap();
+        assert!(!evicted(&other));
+        drop((all, other));
+        assert_eq!((budget.held(), budget.going.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]
@@ -284,6 +323,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(budget.held(), 0);
+            prop_assert_eq!(budget.going.load(Ordering::Relaxed), 0);
             prop_assert!(budget.large().is_empty());
         }
     }
