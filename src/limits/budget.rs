@@ -234,11 +234,13 @@ mod tests {
     fn while_those_who_have_to_go_are_going_others_are_not_compared_again() {
         let budget = Budget::new(1000, 10);
         let mut all: Vec<_> = (0..3).map(|_| Holding::new(budget.clone())).collect();
-        for (holding, bytes) in all.iter_mut().zip([200, 600, 201]) {
+        for (holding, bytes) in all.iter_mut().zip([600, 200, 201]) {
+            // The first one is listed when it grows under pressure.
             holding.set(bytes, 0);
         }
-        assert_eq!(all.iter().map(evicted).collect::<Vec<_>>(), [false, true, false]);
-        let mut other = all.swap_remove(0);
+        all[0].set(601, 0);
+        assert_eq!(all.iter().map(evicted).collect::<Vec<_>>(), [true, false, false]);
+        let mut other = all.swap_remove(1);
         let locked = budget.large();
         let (done, is_done) = std::sync::mpsc::channel();
         let growing = std::thread::spawn(move || {
