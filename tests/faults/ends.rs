@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::account::{Account, Mark};
 use crate::proxied::{Proxied, published};
 use crate::proxy::{Kind, Mode};
-use crate::stage::{BESIDE, DOWN, Launch, POST, Run, UP};
+use crate::stage::{BATCH_MAX, BESIDE, DOWN, Launch, POST, Run, UP};
 use crate::support::patiently;
 use crate::support::process::Ended;
 use crate::support::pusher::Pusher as _;
@@ -72,7 +72,9 @@ async fn sigterm_while_pusher_is_away() {
     let untold = lines(&ended, "messages were not carried, and their senders are gone");
     let untold: u64 = untold.iter().map(|line| line["messages"].as_u64().unwrap()).sum();
     let (read, published) = (read(&ended, &["talk"]), delivered(&accounts, &UP));
-    assert!(read > published && untold as usize == read - published, "{read} {published} {untold}");
+    let (untold, lost) = (usize::try_from(untold).unwrap(), read - published);
+    // Of what was under way at the cut, a request in each of two lanes, nobody knows whether it was taken.
+    assert!(lost > 0 && (lost..=lost + 2 * BATCH_MAX).contains(&untold), "{read} {published} {untold}");
     assert_eq!(delivered(&accounts, &[POST]), self::read(&ended, &["post"]));
 }
 

@@ -27,7 +27,7 @@ use crate::support::{OldClient, Raw, patiently};
 /// Between two numbers of a stream.
 const PACE: Duration = Duration::from_millis(12);
 /// Events in one request.
-const BATCH_MAX: usize = 10;
+pub const BATCH_MAX: usize = 10;
 /// Between two looks at what tells nobody of its changes.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
