@@ -134,8 +134,11 @@ impl LinkTable {
         };
         self.counts.enter(&entry);
         self.channels.insert(channel.clone(), entry);
-        self.queue.push_back(channel.clone());
-        self.pump(now, out);
+        // A connection begins with all channels there are: until then a queue would only grow.
+        if self.connected {
+            self.queue.push_back(channel.clone());
+            self.pump(now, out);
+        }
     }
 
     /// A hub's last subscriber of `channel` is gone.

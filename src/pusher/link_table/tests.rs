@@ -161,6 +161,20 @@ fn timers_of_the_past_do_nothing_and_do_not_pile_up() {
 }
 
 #[test]
+fn clients_that_come_and_go_during_an_outage_leave_nothing_behind() {
+    let mut b = Bench::new();
+    for n in 0..1000 {
+        b.want(&format!("c{n}"), 0);
+        b.unwant(&format!("c{n}"), 0);
+        b.after(LINGER);
+    }
+    assert_eq!((b.table.queue.len(), b.table.channels.len(), b.table.timers.len()), (0, 0, 0));
+    b.want("c", 0);
+    b.table.connected(b.now, &mut b.out);
+    assert_eq!(b.out, [subscribe("c")]);
+}
+
+#[test]
 fn nothing_is_received_before_the_channel_stands() {
     let mut b = Bench::connected();
     b.want("c", 0);
