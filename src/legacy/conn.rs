@@ -417,6 +417,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stalled_readers_task_sleeps_while_more_comes() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        use std::task::Wake;
+        #[derive(Default)]
+        struct Wakes(AtomicUsize);
+        impl Wake for Wakes {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let (conn, _client) = pair(&Budget::new(1 << 30, 1)).await;
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let mut attend = || assert!(conn.poll_attend(&mut Context::from_waker(&waker)).is_pending());
+        attend();
+        let frame = Bytes::from(vec![7; 1 << 16]);
+        while conn.push(frame.clone()) == Pushed::Written {}
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1, "for the first that waits");
+        attend();
+        for _ in 0..10 {
+            assert_eq!(conn.push(frame.clone()), Pushed::Queued);
+        }
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
     async fn a_burst_is_not_held_against_a_reader_that_takes_it() {
         let budget = Budget::new(BUDGET_BYTES, 1000);
         let (conn, mut client) = pair(&budget).await;

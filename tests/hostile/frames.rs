@@ -54,7 +54,7 @@ pub async fn ping_flood() -> Row {
     scene
         .over(Verdict {
             sent: format!("5,000 pings of 125 bytes on each of {count} connections, in 2 s"),
-            bound_mib: 32,
+            bound_mib: 16,
             ended: "1008 `control_flood` after 600",
             closed_to_newcomers: false,
         })
@@ -70,7 +70,7 @@ pub async fn pong_flood() -> Row {
     scene
         .over(Verdict {
             sent: format!("10,000 to 20,000 pongs on each of {count} connections, in 2 s"),
-            bound_mib: 32,
+            bound_mib: 16,
             ended: "1008 `control_flood` after 600",
             closed_to_newcomers: false,
         })
@@ -98,8 +98,8 @@ pub async fn empty_fragments() -> Row {
     scene.bridge.until("closes", |m| closes(m) == [half, half]).await;
     scene
         .over(Verdict {
-            sent: format!("{} empty fragments of {ATTACKERS} messages", sent / 6),
-            bound_mib: 32,
+            sent: format!("{} MB of empty fragments of {ATTACKERS} messages", sent / 1_000_000),
+            bound_mib: 16,
             ended: "1008 `control_flood` after some 7,000 each",
             closed_to_newcomers: false,
         })
@@ -148,7 +148,7 @@ pub async fn tiny_fragments() -> Row {
                 ATTACKERS * MESSAGES,
                 ATTACKERS * MESSAGES * length / 1_000_000
             ),
-            bound_mib: 48,
+            bound_mib: 16,
             ended: "carried: each was within the limit",
             closed_to_newcomers: false,
         })
@@ -179,7 +179,7 @@ pub async fn partial_messages() -> Row {
     scene
         .over(Verdict {
             sent: format!("60 KiB of an unfinished message on each of {COUNT} connections"),
-            bound_mib: 224,
+            bound_mib: 128,
             ended: "closed 1008 `auth_deadline` (4 s here)",
             closed_to_newcomers: false,
         })
@@ -271,7 +271,7 @@ pub async fn buffers_kept() -> Row {
             sent: format!(
                 "{ATTACKERS} messages of 8 MiB, each with a byte of the next; {echoed} were echoed"
             ),
-            bound_mib: 224,
+            bound_mib: 208,
             ended: "1013 `overload`, those first that hold most",
             closed_to_newcomers: false,
         })
@@ -351,7 +351,7 @@ pub async fn broken_frames() -> Row {
     scene
         .over(Verdict {
             sent: format!("{} kinds of broken frames, {count} times", sent.len()),
-            bound_mib: 32,
+            bound_mib: 16,
             ended: "1002, 1007 or 1009; closes by reason",
             closed_to_newcomers: false,
         })
@@ -403,15 +403,14 @@ pub async fn json_bombs() -> Row {
     let seen = tally(outcomes.into_iter().flatten());
     let count: usize = seen.values().sum();
     assert!(seen.keys().all(|(code, expected)| code == expected), "{seen:#?}");
-    let metrics = scene.bridge.metrics().await;
-    let told = metrics.sum(r#"pusher_bridge_client_errors_total{route="plugin""#);
+    let told = scene.bridge.metrics().await.sum(r#"pusher_bridge_client_errors_total{route="plugin""#);
     assert_eq!(told, count as f64);
     let carried = scene.sandbox.published();
     assert!(carried.iter().all(|event| event.channel == "agent-status"), "none was carried");
     scene
         .over(Verdict {
             sent: format!("{count} messages of 64 KiB of {kinds} kinds of wild JSON"),
-            bound_mib: 48,
+            bound_mib: 24,
             ended: "an error frame each, by its code; the connection stays",
             closed_to_newcomers: false,
         })
@@ -485,7 +484,7 @@ pub async fn a_byte_a_second_in_frames() -> Row {
     scene
         .over(Verdict {
             sent: format!("a frame at a byte a second on each of {COUNT} connections"),
-            bound_mib: 32,
+            bound_mib: 16,
             ended: "1008 `auth_deadline`, 1001 `silent` (4 s here)",
             closed_to_newcomers: false,
         })
@@ -521,7 +520,7 @@ pub async fn tiny_echoes() -> Row {
     scene
         .over(Verdict {
             sent: format!("{count} messages of 1 byte to be echoed, in 2 s"),
-            bound_mib: 64,
+            bound_mib: 16,
             ended: "echoed: the route sets no rate",
             closed_to_newcomers: false,
         })

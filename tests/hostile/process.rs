@@ -184,6 +184,24 @@ impl Metrics {
         self.sum("pusher_bridge_connections{")
     }
 
+    /// Tasks of all threads.
+    pub fn tasks(&self) -> f64 {
+        self.sum("pusher_bridge_tasks{")
+    }
+
+    /// How connections of the route ended, for messages of failed assertions.
+    pub fn closes_of(&self, route: &str) -> Vec<&str> {
+        let start = format!("pusher_bridge_closes_total{{route=\"{route}\"");
+        let lines = self.0.lines().filter_map(|line| line.strip_prefix(start.as_str()));
+        lines.filter(|line| !line.ends_with(" 0")).collect()
+    }
+
+    /// Sessions that a defect ended.
+    pub fn defects(&self) -> f64 {
+        let lines = self.0.lines().filter(|line| line.starts_with("pusher_bridge_closes_total{"));
+        lines.filter(|line| line.contains(r#"reason="internal""#) && !line.ends_with(" 0")).count() as f64
+    }
+
     pub fn closes(&self, route: &str, reason: &str) -> f64 {
         self.get(&format!(r#"pusher_bridge_closes_total{{route="{route}",reason="{reason}"}}"#))
     }

@@ -1,6 +1,7 @@
 //! Attacks on authentication: none, and wrong ones.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,6 +9,8 @@ use rcgen::{KeyPair, PKCS_RSA_SHA256};
 use tokio::io::AsyncWriteExt;
 
 use crate::attacker::{address, close_code, frames, open, read_to_end, swarm, tally};
+use crate::bystanders::WATCHING;
+use crate::process::Metrics;
 use crate::report::Row;
 use crate::scene::{Verdict, shipped};
 use crate::support::bridge::token;
@@ -21,17 +24,24 @@ pub async fn never_authenticating() -> Row {
     const PER_ADDRESS: usize = 50;
     let scene = shipped().auth_deadline("6s").open("never_authenticating").await;
     let to = scene.bridge.address;
-    let codes = swarm(COUNT, move |n, turnstile| async move {
+    let attack = tokio::spawn(swarm(COUNT, move |n, turnstile| async move {
         let mut stream = turnstile.pass(open(address(n / PER_ADDRESS), to, PATH)).await;
         close_code(&read_to_end(&mut stream).await)
-    })
-    .await;
-    assert_eq!(tally(codes)[&Some(1008)], COUNT);
+    }));
+    let mut at_once = 0.0_f64;
+    while !attack.is_finished() {
+        at_once = at_once.max(scene.bridge.metrics().await.connections() - WATCHING as f64);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(tally(attack.await.unwrap())[&Some(1008)], COUNT);
     scene.bridge.until("closes", |m| m.closes("content", "auth_deadline") == COUNT as f64).await;
     scene
         .over(Verdict {
-            sent: format!("{COUNT} upgrades from {} addresses, and nothing else", COUNT / PER_ADDRESS),
-            bound_mib: 160,
+            sent: format!(
+                "{COUNT} upgrades from {} addresses and nothing else, {at_once} at once",
+                COUNT / PER_ADDRESS
+            ),
+            bound_mib: 64,
             ended: "closed 1008 `auth_deadline` (6 s here)",
             closed_to_newcomers: false,
         })
@@ -88,9 +98,7 @@ pub async fn wrong_tokens() -> Row {
     .await;
     assert_eq!(tally(codes)[&(Some(1008), true)], COUNT);
     let all = COUNT as f64;
-    let closed = |m: &crate::process::Metrics| {
-        [m.closes("content", "auth_failures"), m.closes("content", "auth_deadline")]
-    };
+    let closed = |m: &Metrics| [m.closes("content", "auth_failures"), m.closes("content", "auth_deadline")];
     let metrics = scene.bridge.until("closes", |m| closed(m).iter().sum::<f64>() == all).await;
     assert!(
         closed(&metrics)[0] >= all / 2.0,
@@ -107,7 +115,7 @@ pub async fn wrong_tokens() -> Row {
     scene
         .over(Verdict {
             sent: format!("20 wrong tokens on each of {COUNT} connections from {addresses} addresses"),
-            bound_mib: 160,
+            bound_mib: 48,
             ended: "each judged 1 s late beyond 20 of an address; 1008 `auth_failures`",
             closed_to_newcomers: false,
         })
