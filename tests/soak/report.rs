@@ -1,0 +1,99 @@
+//! What a run has to show: one row for each checkpoint, and what happened how often.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::process::Held;
+
+/// A checkpoint: all since the start.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    pub seconds: u64,
+    pub connections: u64,
+    /// Events and messages that clients got, each checked.
+    pub delivered: u64,
+    /// Those that clients missed where a link was lost.
+    pub missed: u64,
+    pub published: u64,
+    /// Messages of clients.
+    pub sent: u64,
+    pub observed: u64,
+    pub echoed: u64,
+    pub faults: u64,
+    pub held: Held,
+}
+
+pub const HEADER: &str = "    time connections  delivered   missed published     sent observed   echoed  faults  Rss KiB  fds threads tasks";
+
+impl Row {
+    pub fn print(&self) {
+        let Held { rss_kib, descriptors, threads, tasks } = self.held;
+        println!(
+            "{:>6} s {:>11} {:>10} {:>8} {:>9} {:>8} {:>8} {:>8} {:>7} {:>8} {:>4} {:>7} {:>5}",
+            self.seconds,
+            self.connections,
+            self.delivered,
+            self.missed,
+            self.published,
+            self.sent,
+            self.observed,
+            self.echoed,
+            self.faults,
+            rss_kib,
+            descriptors,
+            threads,
+            tasks
+        );
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub seed: u64,
+    pub clients: usize,
+    pub rows: Vec<Row>,
+    pub faults: BTreeMap<&'static str, u64>,
+    /// The bridge's closes, by reason.
+    pub closes: BTreeMap<String, u64>,
+    pub wrong: Vec<String>,
+}
+
+impl Report {
+    /// Memory must be flat: at the last checkpoint at most what it was at the first, which saw everything
+    /// already, and what an allocator keeps for itself.
+    pub fn check_memory(&self) -> Result<(), String> {
+        const SHARE_MAX: f64 = 0.10;
+        const KEPT_KIB: f64 = 4096.0;
+        // The first row is the start.
+        let [_, warm, .., last] = &self.rows[..] else { return Ok(()) };
+        let (warm, last) = (warm.held.rss_kib as f64, last.held.rss_kib as f64);
+        let most = warm * (1.0 + SHARE_MAX) + KEPT_KIB;
+        if last <= most { Ok(()) } else { Err(format!("memory grows: {warm} KiB, in the end {last} KiB")) }
+    }
+
+    pub fn print(&self) {
+        println!("\n{HEADER}");
+        self.rows.iter().for_each(Row::print);
+        for (what, counts) in [("faults", counts(&self.faults)), ("closes", counts(&self.closes))] {
+            println!("\n{what}: {counts}");
+        }
+        let verdict = if self.wrong.is_empty() { "passed" } else { "FAILED" };
+        println!(
+            "\nsoak: {verdict} (seed {}, {} clients, {} wrong)",
+            self.seed,
+            self.clients,
+            self.wrong.len()
+        );
+    }
+
+    pub fn write(&self, file: &Path) {
+        let text = serde_json::to_string_pretty(self).expect("a report is JSON");
+        std::fs::write(file, text + "\n").expect("the report to be written");
+    }
+}
+
+fn counts<K: std::fmt::Display>(counts: &BTreeMap<K, u64>) -> String {
+    counts.iter().map(|(what, count)| format!("{what} {count}")).collect::<Vec<_>>().join(", ")
+}
