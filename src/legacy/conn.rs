@@ -430,7 +430,7 @@ mod tests {
         let (conn, _client) = pair(&Budget::new(1 << 30, 1)).await;
         let wakes = Arc::new(Wakes::default());
         let waker = Waker::from(wakes.clone());
-        let mut attend = || assert!(conn.poll_attend(&mut Context::from_waker(&waker)).is_pending());
+        let attend = || assert!(conn.poll_attend(&mut Context::from_waker(&waker)).is_pending());
         attend();
         let frame = Bytes::from(vec![7; 1 << 16]);
         while conn.push(frame.clone()) == Pushed::Written {}

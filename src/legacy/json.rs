@@ -67,29 +67,21 @@ impl<'de> Deserialize<'de> for Object<'de> {
     }
 }
 
-/// A member's name. One with an unpaired surrogate escape, which JavaScript can write and UTF-8 cannot, is kept
-/// by a name like it, so that the members beside it are not lost.
+/// A member's name, taken raw first: serde_json checks a name read as bytes for less than JSON asks.
 struct Key<'a>(Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Key<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bytes;
-        impl<'de> Visitor<'de> for Bytes {
-            type Value = Key<'de>;
+        <&RawValue>::deserialize(deserializer).map(|raw| Self(name(raw.get())))
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a member's name")
-            }
-
-            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
-                Ok(Key(String::from_utf8_lossy(bytes)))
-            }
-
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self::Value, E> {
-                Ok(Key(Cow::Owned(String::from_utf8_lossy(bytes).into_owned())))
-            }
-        }
-        deserializer.deserialize_bytes(Bytes)
+/// The text of a member's name. One with an unpaired surrogate escape, which JavaScript can write and UTF-8
+/// cannot, is kept by a name like it, so that the members beside it are not lost.
+fn name(json: &str) -> Cow<'_, str> {
+    match json.strip_prefix('"').and_then(|json| json.strip_suffix('"')) {
+        Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain),
+        _ => string(json).or_else(|| string_with_surrogates(json).map(Cow::Owned)).unwrap_or_default(),
     }
 }
 
@@ -134,7 +126,12 @@ fn escape_surrogates(mut bytes: &[u8]) -> String {
         out.push_str(&String::from_utf8_lossy(valid));
         let [0xED, high, low, rest @ ..] = rest else { break };
         let unit = 0xD000 | u32::from(high & 0x3F) << 6 | u32::from(low & 0x3F);
-        out.push_str(&format!("\\u{unit:04x}"));
+        // Behind a backslash of the text's own it is no JSON, and an escape would make some of it.
+        if out.bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1 {
+            out.push(char::REPLACEMENT_CHARACTER);
+        } else {
+            out.push_str(&format!("\\u{unit:04x}"));
+        }
         bytes = rest;
     }
     out.push_str(&String::from_utf8_lossy(bytes));
@@ -212,6 +209,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_json_is_no_object() {
+        for text in
+            ["{\"a\nb\":1}", "{\"a\\n\u{0}\":1}", "{\"a\":\"\u{1f}\"}", r#"{"\x":1}"#, "{a:1}", r#"{"a":1,}"#]
+        {
+            assert!(Object::parse(text).is_err() && !is_json(text), "{text:?}");
+        }
+        let names = r#"{"":0,"a\\\"b":1,"\u006e\n":2,"\ud83d\ude00":3}"#;
+        let object = Object::parse(names).unwrap();
+        assert_eq!(object.names().collect::<Vec<_>>(), ["", "a\\\"b", "n\n", "😀"]);
+    }
+
+    #[test]
     fn unpaired_surrogates_hide_nothing() {
         let object = Object::parse(r#"{"\ud800":1,"a":2,"b":"\udfff"}"#).unwrap();
         assert_eq!(object.get("a"), Some("2"));
@@ -219,6 +228,8 @@ mod tests {
         for (json, expected) in [
             (r#""{\"a\":\"é\ud800x\uDFFF\"}""#, Some(r#"{"a":"é\ud800x\udfff"}"#)),
             (r#""\ud83d\ude00\ud83d""#, Some("😀\\ud83d")),
+            (r#""\"\\\\\ud800\"""#, Some(r#""\\\ud800""#)),
+            (r#""\"\\\ud800\"""#, Some("\"\\\u{fffd}\"")),
             (r#""plain""#, Some("plain")),
             (r#""a" "b""#, None),
             ("7", None),
