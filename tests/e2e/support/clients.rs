@@ -41,6 +41,7 @@ async fn run(mut command: Command, app: &App, bridge: SocketAddr) -> Output {
         .current_dir(directory())
         .env("BRIDGE_URL", format!("ws://{bridge}"))
         .env("JWT_SECRET", JWT_SECRET)
+        .env("PUSHER_HOST", app.address.ip().to_string())
         .env("PUSHER_PORT", app.address.port().to_string())
         .env("PUSHER_APP_ID", &app.id)
         .env("PUSHER_KEY", &app.key)
