@@ -36,6 +36,8 @@ pub async fn run(args: &Args) -> bool {
     let backend = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let mut env = app.environment();
     let port = |listener: &TcpListener| listener.local_addr().expect("an address").port().to_string();
+    // The proxy stands before the upstream, which may have another address.
+    env.insert("PUSHER_HOST".into(), "127.0.0.1".into());
     env.insert("PUSHER_PORT".into(), port(&proxy));
     env.insert("BACKEND_URL".into(), format!("http://127.0.0.1:{}", port(&backend)));
 
