@@ -9,7 +9,6 @@ use rcgen::{KeyPair, PKCS_RSA_SHA256};
 use tokio::io::AsyncWriteExt;
 
 use crate::attacker::{address, close_code, frames, open, read_to_end, swarm, tally};
-use crate::bystanders::WATCHING;
 use crate::process::Metrics;
 use crate::report::Row;
 use crate::scene::{Verdict, shipped};
@@ -30,7 +29,8 @@ pub async fn never_authenticating() -> Row {
     }));
     let mut at_once = 0.0_f64;
     while !attack.is_finished() {
-        at_once = at_once.max(scene.bridge.metrics().await.connections() - WATCHING as f64);
+        let series = r#"pusher_bridge_connections{route="content",phase="authenticating"}"#;
+        at_once = at_once.max(scene.bridge.metrics().await.get(series));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(tally(attack.await.unwrap())[&Some(1008)], COUNT);
