@@ -1,7 +1,7 @@
 //! One connection, as everybody but its own task sees it: bytes can be pushed to it, notices left for it.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -124,11 +124,19 @@ impl Conn {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// One frame alone costs less by a plain write.
+    fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match slices {
+            [one] => self.socket.try_write(one),
+            many => self.socket.try_write_vectored(many),
+        }
+    }
+
     /// Sends a frame, at once when nothing waits; what the socket does not take waits in the outbox.
     pub fn push(&self, frame: Bytes) -> Pushed {
         let mut state = self.state();
         let was_empty = state.outbox.is_empty();
-        let pushed = state.outbox.push(frame, |slices| self.socket.try_write_vectored(slices));
+        let pushed = state.outbox.push(frame, |slices| self.write(slices));
         if pushed != Pushed::Written && !state.corked {
             state.account();
         }
@@ -149,7 +157,7 @@ impl Conn {
     /// [`Self::flush`] is due; else the session's task is already at it.
     pub fn queue(&self, frame: Bytes) -> (Pushed, bool) {
         let mut state = self.state();
-        state.outbox.make_room(frame.len(), |slices| self.socket.try_write_vectored(slices));
+        state.outbox.make_room(frame.len(), |slices| self.write(slices));
         let was_empty = state.outbox.is_empty();
         let pushed = state.outbox.queue_only(frame);
         let flush_due = was_empty && pushed == Pushed::Queued;
@@ -167,7 +175,7 @@ impl Conn {
     pub fn flush(&self) {
         let mut state = self.state();
         state.corked = false;
-        if state.outbox.flush(|slices| self.socket.try_write_vectored(slices)) != Flushed::Empty {
+        if state.outbox.flush(|slices| self.write(slices)) != Flushed::Empty {
             state.account();
             state.wake();
         }
@@ -320,7 +328,7 @@ impl Conn {
             if state.outbox.broken() {
                 return Poll::Ready(Flushed::Broken);
             }
-            let flushed = state.outbox.flush(|slices| self.socket.try_write_vectored(slices));
+            let flushed = state.outbox.flush(|slices| self.write(slices));
             state.account();
             match flushed {
                 Flushed::Blocked => {}

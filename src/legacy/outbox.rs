@@ -89,15 +89,35 @@ impl Outbox {
         mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
     ) -> Pushed {
         self.make_room(frame.len(), &mut write);
-        let was_empty = self.queue.is_empty();
-        match self.queue_only(frame) {
-            Pushed::Queued if was_empty => match self.flush(write) {
-                Flushed::Empty => Pushed::Written,
-                Flushed::Blocked => Pushed::Queued,
-                Flushed::Broken => Pushed::Closed,
-            },
-            pushed => pushed,
+        if self.state != State::Open || !self.queue.is_empty() {
+            return self.queue_only(frame);
         }
+        // Nearly always the socket takes it whole, and it need not even be queued.
+        match write(&[IoSlice::new(&frame)]) {
+            Ok(taken) if taken == frame.len() => {
+                self.count(&frame);
+                return Pushed::Written;
+            }
+            Ok(taken) if taken > 0 => {
+                self.queue_only(frame);
+                self.advance(taken);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.queue_only(frame),
+            // A flush makes of it what is to be made of it.
+            Ok(_) | Err(_) => {
+                self.queue_only(frame);
+            }
+        }
+        match self.flush(write) {
+            Flushed::Empty => Pushed::Written,
+            Flushed::Blocked => Pushed::Queued,
+            Flushed::Broken => Pushed::Closed,
+        }
+    }
+
+    fn count(&mut self, frame: &Bytes) {
+        self.frames_out += 1;
+        self.bytes_out += frame.len() as u64;
     }
 
     /// Where a frame of `length` bytes would be refused, the socket is tried first: a burst alone must not make
@@ -124,8 +144,7 @@ impl Outbox {
             self.state = State::Overflowed;
             return Pushed::Overflow;
         }
-        self.frames_out += 1;
-        self.bytes_out += frame.len() as u64;
+        self.count(&frame);
         self.bytes += frame.len();
         self.queue.push_back(frame);
         Pushed::Queued

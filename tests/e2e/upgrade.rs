@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::support::bridge::{SHIPPED, token};
 use crate::support::raw::{Answer, Frame, TEXT, auth, frame, request, upgrade};
-use crate::support::{Bridge, Raw};
+use crate::support::{Bridge, Raw, patiently};
 
 const PATH: &str = "/ws/content/gen_1";
 
@@ -256,8 +256,9 @@ async fn too_many_connections_are_told_to_come_later() {
     assert_eq!(only.json().await["type"], "e", "who is in is not disturbed");
     only.socket.close(None).await.unwrap();
     only.closed().await;
-    bridge.until_empty().await;
-    bridge.login(PATH).await;
+    // The place is free only when the goodbye is over, a moment after the gauge has fallen.
+    let again = async { while Raw::ask(bridge.address(), upgrade(PATH, &[])).await.status != 101 {} };
+    patiently("a place", again).await;
 }
 
 fn gone() -> String {
