@@ -8,11 +8,11 @@ import Channels from "pusher";
 import Client from "pusher-js";
 import WebSocket from "ws";
 
-const { BRIDGE_URL, JWT_SECRET, PUSHER_PORT, PUSHER_APP_ID, PUSHER_KEY, PUSHER_SECRET } = process.env;
-assert.ok(BRIDGE_URL && JWT_SECRET && PUSHER_PORT, "run by tests/e2e/scenarios.rs");
+const { BRIDGE_URL, JWT_SECRET, PUSHER_HOST, PUSHER_PORT, PUSHER_APP_ID, PUSHER_KEY, PUSHER_SECRET } = process.env;
+assert.ok(BRIDGE_URL && JWT_SECRET && PUSHER_HOST && PUSHER_PORT, "run by tests/e2e/scenarios.rs");
 
 const server = new Channels({
-  appId: PUSHER_APP_ID, key: PUSHER_KEY, secret: PUSHER_SECRET, host: "127.0.0.1", port: PUSHER_PORT, useTLS: false,
+  appId: PUSHER_APP_ID, key: PUSHER_KEY, secret: PUSHER_SECRET, host: PUSHER_HOST, port: PUSHER_PORT, useTLS: false,
 });
 const closing = [];
 after(() => closing.forEach((close) => close()));
@@ -82,7 +82,7 @@ class OldClient {
 /** A pusher-js client, subscribed. */
 async function subscribed(name) {
   const client = new Client(PUSHER_KEY, {
-    cluster: "", wsHost: "127.0.0.1", wsPort: Number(PUSHER_PORT), forceTLS: false, enabledTransports: ["ws"],
+    cluster: "", wsHost: PUSHER_HOST, wsPort: Number(PUSHER_PORT), forceTLS: false, enabledTransports: ["ws"],
     disableStats: true,
     channelAuthorization: {
       customHandler: ({ socketId, channelName }, callback) => callback(null, server.authorizeChannel(socketId, channelName)),

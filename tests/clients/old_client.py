@@ -20,7 +20,7 @@ SERVER = pusher.Pusher(
     app_id=os.environ["PUSHER_APP_ID"],
     key=os.environ["PUSHER_KEY"],
     secret=os.environ["PUSHER_SECRET"],
-    host="127.0.0.1",
+    host=os.environ["PUSHER_HOST"],
     port=int(os.environ["PUSHER_PORT"]),
     ssl=False,
 )
