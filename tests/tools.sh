@@ -7,6 +7,7 @@
 
 readonly SOCKUDO_VERSION=5.2.0
 readonly CARGO_DENY_VERSION=0.20.2
+readonly CARGO_FUZZ_VERSION=0.13.1
 readonly AUTOBAHN_VERSION=25.10.1
 # The last virtualenv that makes a Python 2.7 environment.
 readonly VIRTUALENV_VERSION=20.21.1
@@ -128,6 +129,26 @@ install_cargo_deny() {
 # All but the advisories: their database is on the network, and a new one must not fail an old commit.
 check_dependencies() {
     "$(find_cargo_deny)" --locked --workspace check -D warnings bans licenses sources
+}
+
+# --------------------------------------------------------------------------------------------- cargo-fuzz
+
+find_cargo_fuzz() {
+    local place
+    for place in "${CARGO_FUZZ:-}" "$CACHE/cargo-fuzz-$CARGO_FUZZ_VERSION/bin/cargo-fuzz"; do
+        if [[ -n $place && -x $place ]]; then
+            echo "$place"
+            return
+        fi
+    done
+}
+
+install_cargo_fuzz() {
+    [[ -z ${CARGO_FUZZ:-} || -x $CARGO_FUZZ ]] || die "CARGO_FUZZ=$CARGO_FUZZ is not an executable file"
+    [[ -z $(find_cargo_fuzz) ]] || return 0
+    # --debug: it only calls Cargo.
+    env -u CARGO_TARGET_DIR cargo install cargo-fuzz --version "$CARGO_FUZZ_VERSION" --locked --debug \
+        --root "$CACHE/cargo-fuzz-$CARGO_FUZZ_VERSION"
 }
 
 # --------------------------------------------------------------------------------------- promtool, kubectl

@@ -48,7 +48,10 @@ impl Claims {
     }
 
     /// Reads a verified payload. Nothing is checked but the claims' types.
-    pub(super) fn parse(json: String, names: &ClaimNames) -> Result<Self, Refused> {
+    ///
+    /// # Errors
+    /// Not an object, a claim that is needed is missing, or one is of the wrong type.
+    pub fn parse(json: String, names: &ClaimNames) -> Result<Self, Refused> {
         let object = Object::parse(&json).map_err(|_| Refused::Malformed)?;
         let user = needed(&object, &names.user)?;
         let user = scalar(user).filter(|user| !user.is_empty()).ok_or_else(|| bad(&names.user))?.into_owned();

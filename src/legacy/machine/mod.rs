@@ -147,7 +147,7 @@ struct Chosen {
 }
 
 /// So many pings may be answered late and yet be no flood; clients that answer none save up no more.
-const PINGS_OWED_MAX: u8 = 16;
+pub const PINGS_OWED_MAX: u8 = 16;
 
 /// The number of the subscription that the path alone determines.
 const FIXED: u32 = 0;

@@ -1,0 +1,315 @@
+//! The link's table before a server that answers as it likes, and a worker's table beside a plain list.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use pusher_bridge::fanout::table::{Table, Ticket};
+use pusher_bridge::legacy::machine::Interest;
+use pusher_bridge::pusher::link_table::{LinkTable, Op};
+
+use super::fixture::now;
+use super::input::Input;
+
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+const LINGER: Duration = Duration::from_secs(1);
+/// More than may be under way at once.
+const CHANNELS: usize = 300;
+const IN_FLIGHT_MAX: usize = 256;
+/// Of these most happens to the same.
+const FEW: usize = 6;
+const STEPS_MAX: usize = 120;
+
+static NAMES: LazyLock<Vec<Arc<str>>> =
+    LazyLock::new(|| (0..CHANNELS).map(|n| format!("channel-{n}").into()).collect());
+
+/// A byte picks the table.
+pub(crate) fn run(data: &[u8]) {
+    let mut input = Input::new(data);
+    if input.flag() { link(&mut input) } else { fan_out(&mut input) }
+}
+
+// ------------------------------------------------------------------------------------------------- link
+
+/// What Pusher knows of a channel on this connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    Asked,
+    Stands,
+}
+
+/// The link's table and the model beside it; a channel is its number, a set of hubs is bits.
+struct Link {
+    table: LinkTable,
+    now: Instant,
+    out: Vec<Op>,
+    connected: bool,
+    wanted: [u64; CHANNELS],
+    pusher: [Option<Standing>; CHANNELS],
+    /// Who was told that a channel stands, and was not disappointed since.
+    told: [u64; CHANNELS],
+}
+
+fn link(input: &mut Input<'_>) {
+    let mut link = Link {
+        table: LinkTable::new(SUBSCRIBE_TIMEOUT, LINGER),
+        now: now().mono,
+        out: Vec::new(),
+        connected: false,
+        wanted: [0; CHANNELS],
+        pusher: [None; CHANNELS],
+        told: [0; CHANNELS],
+    };
+    for _ in 0..STEPS_MAX {
+        if input.is_empty() {
+            break;
+        }
+        link.step(input);
+    }
+    link.end();
+}
+
+impl Link {
+    fn step(&mut self, input: &mut Input<'_>) {
+        match input.below(12) {
+            0..=2 => self.want(channel(input), input.below(3)),
+            3 | 4 => self.unwant(channel(input), input.below(3)),
+            5 if input.below(8) == 0 => (0..CHANNELS).for_each(|channel| self.want(channel, 0)),
+            5 => {}
+            6 if self.connected => {
+                assert_eq!(self.table.disconnected(), self.standing());
+                self.connected = false;
+                self.pusher = [None; CHANNELS];
+                self.told = [0; CHANNELS];
+            }
+            6 => self.connect(),
+            7 | 8 => self.succeed(channel(input)),
+            9 => {
+                let channel = channel(input);
+                if self.pusher[channel] == Some(Standing::Asked) {
+                    self.pusher[channel] = None;
+                }
+                self.table.refused(&NAMES[channel], self.now, &mut self.out);
+            }
+            10 => {
+                let blamed = self.table.blame(input.pick(&["channel-1", "channel-12 is not allowed", ""]));
+                assert!(blamed.is_none_or(|name| self.pusher[number(&name)] == Some(Standing::Asked)));
+            }
+            _ => {
+                let until = self.now + Duration::from_millis(input.number() as u64 / 2);
+                while let Some(at) = self.table.deadline().filter(|at| *at <= until) {
+                    self.now = self.now.max(at);
+                    self.timer();
+                }
+                self.now = until;
+            }
+        }
+        self.settle();
+    }
+
+    fn want(&mut self, channel: usize, hub: usize) {
+        if self.wanted[channel] & 1 << hub == 0 {
+            self.wanted[channel] |= 1 << hub;
+            self.table.want(&NAMES[channel], hub, self.now, &mut self.out);
+        }
+    }
+
+    fn unwant(&mut self, channel: usize, hub: usize) {
+        if self.wanted[channel] & 1 << hub != 0 {
+            self.wanted[channel] &= !(1 << hub);
+            self.told[channel] &= !(1 << hub);
+            self.table.unwant(&NAMES[channel], hub, self.now);
+        }
+    }
+
+    fn connect(&mut self) {
+        self.connected = true;
+        self.table.connected(self.now, &mut self.out);
+    }
+
+    fn succeed(&mut self, channel: usize) {
+        if self.pusher[channel] == Some(Standing::Asked) {
+            self.pusher[channel] = Some(Standing::Stands);
+        }
+        self.table.succeeded(&NAMES[channel], self.now, &mut self.out);
+    }
+
+    fn timer(&mut self) {
+        self.table.timer(self.now, &mut self.out);
+        assert!(self.table.deadline().is_none_or(|at| at > self.now), "a timer that fires for ever");
+        self.settle();
+    }
+
+    /// How many channels stand and are wanted.
+    fn standing(&self) -> usize {
+        let channels = self.pusher.iter().zip(&self.wanted);
+        channels.filter(|(pusher, wanted)| **pusher == Some(Standing::Stands) && **wanted != 0).count()
+    }
+
+    fn settle(&mut self) {
+        for op in std::mem::take(&mut self.out) {
+            assert!(self.connected, "without a connection nothing can be done: {op:?}");
+            match op {
+                Op::Subscribe(channel) => {
+                    let before = self.pusher[number(&channel)].replace(Standing::Asked);
+                    assert_eq!(before, None, "{channel} is subscribed already");
+                }
+                Op::Unsubscribe(channel) => self.pusher[number(&channel)] = None,
+                Op::TellLive { hub, channel, .. } => {
+                    let channel = number(&channel);
+                    assert!(self.wanted[channel] & 1 << hub != 0, "told to one that does not want it");
+                    assert_eq!(self.pusher[channel], Some(Standing::Stands));
+                    self.told[channel] |= 1 << hub;
+                }
+            }
+        }
+        let count = |wanted| self.pusher.iter().filter(|standing| **standing == Some(wanted)).count();
+        assert!(count(Standing::Asked) <= IN_FLIGHT_MAX, "too many subscriptions under way");
+        let counts = self.table.counts();
+        assert_eq!(counts.live, self.standing());
+        assert_eq!(counts.lingering, count(Standing::Stands) - self.standing());
+        for (channel, name) in NAMES.iter().enumerate().take(FEW) {
+            let hubs = self.wanted[channel];
+            let receives = hubs != 0 && self.pusher[channel] == Some(Standing::Stands);
+            let receivers = self.table.receivers(name).map(|(_, hubs)| hubs);
+            assert_eq!(receivers, receives.then_some(hubs));
+            assert_eq!(self.table.is_wanted(name), hubs != 0);
+            assert_eq!(self.table.is_asked_for(name), self.pusher[channel].is_some());
+        }
+    }
+
+    /// With a connection and a server that answers, all that is wanted comes to stand, whoever wants it knows,
+    /// and what nobody wants goes.
+    fn end(&mut self) {
+        if !self.connected {
+            self.connect();
+            self.settle();
+        }
+        for _ in 0..CHANNELS * 4 {
+            if let Some(channel) = self.pusher.iter().position(|s| *s == Some(Standing::Asked)) {
+                self.succeed(channel);
+                self.settle();
+            } else if let Some(at) = self.table.deadline() {
+                self.now = self.now.max(at);
+                self.timer();
+            } else {
+                break;
+            }
+        }
+        let wanted = self.wanted.iter().filter(|hubs| **hubs != 0).count();
+        let counts = self.table.counts();
+        assert_eq!((counts.pending, counts.live, counts.lingering), (0, wanted, 0));
+        for channel in 0..CHANNELS {
+            let standing = (self.wanted[channel] != 0).then_some(Standing::Stands);
+            assert_eq!(self.pusher[channel], standing);
+            assert_eq!(self.told[channel], self.wanted[channel], "somebody was not told");
+        }
+    }
+}
+
+fn number(name: &str) -> usize {
+    name.strip_prefix("channel-").unwrap().parse().unwrap()
+}
+
+/// Mostly one of a few, so that things happen to the same.
+fn channel(input: &mut Input<'_>) -> usize {
+    match input.byte() {
+        n @ 0..=239 => usize::from(n) % FEW,
+        n => usize::from(n) + 40,
+    }
+}
+
+// ---------------------------------------------------------------------------------------------- fan-out
+
+struct Subscription {
+    ticket: Ticket,
+    number: u32,
+    channel: Arc<str>,
+    route: usize,
+    interest: Interest,
+    waits: bool,
+}
+
+fn fan_out(input: &mut Input<'_>) {
+    let mut table: Table<u32, u32> = Table::default();
+    let mut list: Vec<Subscription> = Vec::new();
+    let mut live: BTreeSet<Arc<str>> = BTreeSet::new();
+    let mut number = 0;
+    for _ in 0..STEPS_MAX {
+        if input.is_empty() {
+            break;
+        }
+        let channel = NAMES[input.below(3)].clone();
+        match input.below(8) {
+            0..=3 => {
+                let route = input.below(3);
+                let interest = match input.below(5) {
+                    0 | 1 => Interest::All,
+                    2 => Interest::Hold,
+                    value => Interest::Value(value.to_string()),
+                };
+                number += 1;
+                let (attached, waits) = table.attach(&channel, route, interest.clone(), number, number);
+                let stands = live.contains(&channel);
+                assert_eq!((attached.live, waits), (stands, stands.then_some(number)));
+                assert_eq!(attached.first, !list.iter().any(|s| s.channel == channel));
+                let ticket = attached.ticket;
+                list.push(Subscription {
+                    ticket,
+                    number,
+                    channel: channel.clone(),
+                    route,
+                    interest,
+                    waits: !stands,
+                });
+            }
+            4 | 5 if !list.is_empty() => {
+                let ended = list.remove(usize::from(input.byte()) % list.len());
+                let last = !list.iter().any(|s| s.channel == ended.channel);
+                assert_eq!(table.detach(&ended.ticket), last);
+                assert!(!table.detach(&ended.ticket), "only once");
+                if last {
+                    live.remove(&ended.channel);
+                }
+            }
+            6 => {
+                table.down(|name| *name == *channel);
+                live.remove(&channel);
+            }
+            _ => {
+                let mut expected = Vec::new();
+                for waiting in list.iter_mut().filter(|s| s.channel == channel && s.waits) {
+                    waiting.waits = false;
+                    expected.push(waiting.number);
+                }
+                assert_eq!(table.live(&channel), expected);
+                if list.iter().any(|s| s.channel == channel) {
+                    live.insert(channel.clone());
+                }
+            }
+        }
+        compare(&table, &list, &live, &channel);
+    }
+}
+
+/// Everything about this channel, and how many there are.
+fn compare(table: &Table<u32, u32>, list: &[Subscription], live: &BTreeSet<Arc<str>>, channel: &Arc<str>) {
+    let channels: BTreeSet<&str> = list.iter().map(|s| &*s.channel).collect();
+    assert_eq!((table.len(), table.is_empty()), (channels.len(), channels.is_empty()));
+    let here: Vec<&Subscription> = list.iter().filter(|s| s.channel == *channel).collect();
+    let mut routes: Vec<usize> = table.routes(channel).collect();
+    routes.sort_unstable();
+    let expected: BTreeSet<usize> = here.iter().filter(|_| live.contains(channel)).map(|s| s.route).collect();
+    assert_eq!(routes, expected.into_iter().collect::<Vec<_>>());
+    let mut confirmed: Vec<u32> = table.confirmed(channel).copied().collect();
+    confirmed.sort_unstable();
+    assert_eq!(confirmed, here.iter().filter(|s| !s.waits).map(|s| s.number).collect::<Vec<_>>());
+    for (route, value) in (0..3).flat_map(|route| [None, Some("3"), Some("9")].map(|value| (route, value))) {
+        let receivers: Vec<u32> = table.receivers(channel, route, value).copied().collect();
+        let mine = || here.iter().filter(|s| s.route == route);
+        let of_all = mine().filter(|s| matches!(s.interest, Interest::All));
+        let by_value =
+            mine().filter(|s| matches!(&s.interest, Interest::Value(of) if Some(of.as_str()) == value));
+        assert_eq!(receivers, of_all.chain(by_value).map(|s| s.number).collect::<Vec<_>>());
+    }
+}
