@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::process::Upstream;
 use crate::support::raw::{BINARY, CLOSE, TEXT};
@@ -54,6 +54,8 @@ pub enum Dialling {
 pub struct Switches {
     http: RefCell<VecDeque<HttpFault>>,
     post: RefCell<VecDeque<HttpFault>>,
+    /// Until then nothing can be published.
+    outage: Cell<Option<Instant>>,
     dialling: Cell<(Dialling, u32)>,
     links: RefCell<Vec<(u32, mpsc::UnboundedSender<LinkFault>)>>,
     held: Cell<i32>,
@@ -62,6 +64,9 @@ pub struct Switches {
 
 impl Switches {
     pub fn next_http(&self) -> Option<HttpFault> {
+        if self.outage.get().is_some_and(|until| Instant::now() < until) {
+            return Some(HttpFault::Answer(503, ""));
+        }
         self.http.borrow_mut().pop_front()
     }
 
@@ -106,6 +111,7 @@ impl Switches {
     pub fn clear(&self) {
         self.http.borrow_mut().clear();
         self.post.borrow_mut().clear();
+        self.outage.set(None);
         self.dialling.set((Dialling::Works, 0));
     }
 
@@ -128,7 +134,7 @@ type Kind = &'static str;
 const UPSTREAM_KILLED: Kind = "upstream killed";
 
 /// Every kind, and how often it comes beside the others.
-const DECK: [(Kind, usize); 25] = [
+const DECK: [(Kind, usize); 26] = [
     ("link ended", 2),
     ("link reset", 2),
     ("link cut in a frame", 2),
@@ -152,6 +158,7 @@ const DECK: [(Kind, usize); 25] = [
     ("publish: cut", 1),
     ("publish: held back", 2),
     ("publish: slow", 1),
+    ("publish: outage", 1),
     ("backend: faults", 2),
     (UPSTREAM_KILLED, 1),
 ];
@@ -233,6 +240,8 @@ fn cause(world: &World, kind: Kind, rng: &mut fastrand::Rng) {
         // Beyond the bridge's timeout of 1 s.
         "publish: held back" => requests(HttpFault::Hold(ms(rng.u64(1200..2500))), some),
         "publish: slow" => requests(HttpFault::Slow(ms(rng.u64(100..400))), some),
+        // Longer than a message's deadline of 4 s.
+        "publish: outage" => switches.outage.set(Some(Instant::now() + Duration::from_secs(6))),
         "backend: faults" => {
             let mut faults = [
                 HttpFault::Answer(500, ""),

@@ -56,6 +56,13 @@ pub struct Counted {
     pub failed: u64,
 }
 
+impl Message {
+    /// Nobody needs to be told any more.
+    const fn is_settled(&self) -> bool {
+        self.answered || self.returned || self.told
+    }
+}
+
 impl Outgoing {
     pub fn begin(&mut self, client: ClientId, posts: bool) {
         let sender = Sender { posts, messages: Vec::new(), read: 0, gone: false, tried: None, seen: None };
@@ -90,6 +97,12 @@ impl Outgoing {
         if let Some(sender) = self.senders.get_mut(&client) {
             sender.gone = true;
         }
+    }
+
+    /// A message of the client that was read, and neither published nor told.
+    pub fn unsettled(&self, client: ClientId) -> Option<usize> {
+        let sender = self.senders.get(&client)?;
+        sender.messages.iter().take(sender.read as usize).position(|message| !message.is_settled())
     }
 
     /// The client was told that its message was not carried.
@@ -202,8 +215,7 @@ impl Outgoing {
                 if message.accepted && !sender.posts && message.seen == 0 && watched {
                     wrong.push(format!("client {client}, message {n}: published, and never observed"));
                 }
-                let settled = message.answered || message.returned || message.told;
-                if settled || n >= sender.read as usize {
+                if message.is_settled() || n >= sender.read as usize {
                     continue;
                 }
                 untold += 1;

@@ -1,6 +1,6 @@
 //! The bridge and its Pusher as processes, and what the system and `/metrics` tell of the bridge.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -167,6 +167,18 @@ impl Metrics {
         let mut lines: Vec<_> = of_it.map(|(series, value)| format!("{series} {value}")).collect();
         lines.sort();
         lines
+    }
+
+    /// The sums of this name by one of its labels, but for those that are zero.
+    pub fn by_label(&self, name: &str, label: &str) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        for (series, value) in
+            self.0.iter().filter(|(series, value)| series.starts_with(name) && **value > 0.0)
+        {
+            let of_it = series.split(&format!("{label}=\"")).nth(1).and_then(|rest| rest.split('"').next());
+            *sums.entry(of_it.unwrap_or_default().to_owned()).or_default() += *value as u64;
+        }
+        sums
     }
 
     /// Gauges that are not zero when they should be, when nothing is connected.

@@ -55,8 +55,8 @@ pub struct Report {
     pub clients: usize,
     pub rows: Vec<Row>,
     pub faults: BTreeMap<&'static str, u64>,
-    /// The bridge's closes, by reason.
-    pub closes: BTreeMap<String, u64>,
+    /// What the bridge counted, by label.
+    pub counted: BTreeMap<&'static str, BTreeMap<String, u64>>,
     pub wrong: Vec<String>,
 }
 
@@ -76,8 +76,9 @@ impl Report {
     pub fn print(&self) {
         println!("\n{HEADER}");
         self.rows.iter().for_each(Row::print);
-        for (what, counts) in [("faults", counts(&self.faults)), ("closes", counts(&self.closes))] {
-            println!("\n{what}: {counts}");
+        println!("\nfaults: {}", counts(&self.faults));
+        for (what, by_label) in &self.counted {
+            println!("\n{what}: {}", counts(by_label));
         }
         let verdict = if self.wrong.is_empty() { "passed" } else { "FAILED" };
         println!(

@@ -1,5 +1,6 @@
 //! A run: rounds of churn and faults, and after each a checkpoint where everything has come to rest.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::args::{Args, Which};
 use crate::backend::{self, Publisher};
 use crate::faults::{Deck, storm};
-use crate::ledger::PATIENCE;
+use crate::ledger::{LINKS, PATIENCE};
 use crate::outgoing::Counted;
 use crate::process::{Bridge, Held, Upstream};
 use crate::report::{HEADER, Report, Row};
@@ -25,8 +26,17 @@ pub const OVERHEAD_MAX: Duration = Duration::from_secs(200);
 const LEAVING_MAX: Duration = Duration::from_secs(40);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const ROUTES: &str = include_str!("routes.toml");
-/// Connections of the bridge to Pusher.
-const LINKS: f64 = 2.0;
+/// Counters of the bridge that the report shows, by label.
+const COUNTED: [(&str, &str); 8] = [
+    ("pusher_bridge_auth_total", "result"),
+    ("pusher_bridge_client_errors_total", "code"),
+    ("pusher_bridge_closes_total", "reason"),
+    ("pusher_bridge_publish_total", "result"),
+    ("pusher_bridge_publish_retries_total", "cause"),
+    ("pusher_bridge_refusals_total", "reason"),
+    ("pusher_bridge_upstream_events_total", "result"),
+    ("pusher_bridge_upstream_reconnects_total", "cause"),
+];
 
 pub async fn run(args: &Args) -> bool {
     raise_descriptors();
@@ -58,7 +68,7 @@ pub async fn run(args: &Args) -> bool {
         bridge,
         args,
         rows: Vec::new(),
-        closes: Default::default(),
+        totals: BTreeMap::new(),
     };
     soak.all().await;
     watching.abort();
@@ -99,7 +109,7 @@ struct Soak<'a> {
     /// What the bridge had counted at the checkpoint before.
     counted: Counted,
     gaps: f64,
-    closes: std::collections::BTreeMap<String, u64>,
+    totals: BTreeMap<&'static str, BTreeMap<String, u64>>,
 }
 
 impl Soak<'_> {
@@ -115,9 +125,7 @@ impl Soak<'_> {
         self.row(begin);
         for round in &args.rounds {
             self.churn(*round).await;
-            eprintln!("T left {:?}", self.started.elapsed());
             self.settle().await;
-            eprintln!("T settled {:?}", self.started.elapsed());
             self.checkpoint(begin).await;
             if !self.world.all_wrong().is_empty() {
                 break;
@@ -146,9 +154,7 @@ impl Soak<'_> {
             over
         );
         world.switches.clear();
-        eprintln!("T settle {:?}", self.started.elapsed());
         self.listen_out().await;
-        eprintln!("T leave {:?}", self.started.elapsed());
         world.phase.send_replace(Phase::Leave);
         let left = timeout(LEAVING_MAX, async {
             while let Some(seat) = seats.join_next().await {
@@ -167,18 +173,16 @@ impl Soak<'_> {
     async fn listen_out(&mut self) {
         let world = self.world.clone();
         let whole = async |metrics: crate::process::Metrics| {
-            metrics.sum("pusher_bridge_upstream_connected", "") == LINKS
+            metrics.sum("pusher_bridge_upstream_connected", "") == LINKS as f64
                 && metrics.sum("pusher_bridge_subscriptions", "pending") == 0.0
                 && !world.switches.is_any_held()
         };
         self.becomes("the links to stand again", whole).await;
-        eprintln!("T last call {:?}", self.started.elapsed());
         self.publisher.last_call().await;
         if !world.until(PATIENCE * 2, || world.ledger.borrow().owed().is_none()).await {
             let owed = world.ledger.borrow().owed();
             world.wrong(format!("never delivered: {owed:?}"));
         }
-        eprintln!("T audit {:?}", self.started.elapsed());
         self.audit("while clients are connected").await;
     }
 
@@ -197,20 +201,12 @@ impl Soak<'_> {
     async fn audit(&self, when: &str) {
         let deadline = Instant::now() + PATIENCE * 2;
         loop {
-            let t = Instant::now();
             let counted = self.counted().await;
-            if t.elapsed() > Duration::from_millis(500) {
-                eprintln!("T metrics took {:?}", t.elapsed());
-            }
             let since =
                 Counted { ok: counted.ok - self.counted.ok, failed: counted.failed - self.counted.failed };
             let wrong = self.world.outgoing.borrow_mut().audit(since);
             if wrong.is_empty() {
                 return;
-            }
-            if Instant::now() + PATIENCE * 2 > deadline + Duration::from_secs(1) {
-                eprintln!("T {:?} {:?} {since:?}", self.started.elapsed(), wrong.first());
-                sleep(Duration::from_millis(900)).await;
             }
             if Instant::now() > deadline {
                 return wrong.into_iter().for_each(|wrong| self.world.wrong(format!("{when}: {wrong}")));
@@ -316,11 +312,7 @@ impl Soak<'_> {
     /// The bridge is told to end, with clients connected: each is told, and it ends well.
     async fn farewell(&mut self) {
         let metrics = self.bridge.metrics().await;
-        for reason in pusher_bridge::legacy::close::CloseReason::ALL {
-            let label = format!("\"{}\"", reason.label());
-            let count = metrics.sum("pusher_bridge_closes_total", &label) as u64;
-            self.closes.insert(reason.label().to_owned(), count);
-        }
+        self.totals = COUNTED.map(|(name, label)| (name, metrics.by_label(name, label))).into();
         let mut last = JoinSet::new();
         for _ in 0..20 {
             last.spawn_local(visits::until_the_end(self.world.clone()));
@@ -347,7 +339,7 @@ impl Soak<'_> {
             clients: self.args.clients,
             rows: self.rows,
             faults: self.world.faults.borrow().clone(),
-            closes: self.closes,
+            counted: self.totals,
             wrong: self.world.all_wrong(),
         };
         report.wrong.extend(report.check_memory().err());

@@ -427,7 +427,29 @@ impl Visit {
                 self.world.wrong(format!("client {}: silent, and not closed", client.id));
                 Ok(())
             }
+            46..73 => {
+                self.hear_out(client).await?;
+                client.close().await
+            }
             _ => client.close().await,
+        }
+    }
+
+    /// Listens until every message is published, or told not to be.
+    async fn hear_out(&self, client: &mut Client) -> Result<(), Over> {
+        let ping = client.ping().await?;
+        client.answer(|heard| *heard == Heard::Pong(ping)).await?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let unsettled = self.world.outgoing.borrow().unsettled(client.id);
+            match unsettled {
+                None => return Ok(()),
+                Some(n) if Instant::now() > deadline => {
+                    self.world.wrong(format!("{}: message {n}: neither published nor told", client.who()));
+                    return Ok(());
+                }
+                Some(_) => client.listen(Duration::from_millis(50)).await?,
+            }
         }
     }
 }
