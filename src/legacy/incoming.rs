@@ -1,9 +1,13 @@
 //! Follows the frames among the bytes a client sends (RFC 6455 §5.2): whether part of a message is outstanding,
-//! and how much of it has come. It judges nothing; that is tungstenite's.
+//! and how much of it has come. What is whole is tungstenite's to judge.
+
+use super::utf8::Utf8;
 
 /// Frames that one message may come in, beyond one for each of its bytes. Only empty fragments can be more, and
 /// tungstenite would take them without end.
 const FRAMES_MAX: u64 = 1024;
+/// Bytes unmasked together. A multiple of the mask's length.
+const PIECE: usize = 256;
 
 /// Where in a frame the next byte stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +29,10 @@ pub struct Incoming {
     last: bool,
     control: bool,
     masked: bool,
+    mask: [u8; 4],
+    /// The message, or the frame if it is a control frame, is text.
+    text: bool,
+    utf8: Utf8,
     /// Bytes of the frame's payload that are left.
     left: u64,
     /// A fragment came, and the message's last has not.
@@ -55,6 +63,7 @@ impl Incoming {
             if self.at == At::Payload {
                 let part = usize::try_from(self.left).unwrap_or(usize::MAX).min(read.len());
                 self.left -= part as u64;
+                self.validate(read.get(..part).unwrap_or(&[]));
                 self.frame += part;
                 self.bytes += part;
                 read = read.get(part..).unwrap_or(&[]);
@@ -75,10 +84,14 @@ impl Incoming {
                 self.bytes_before = self.bytes;
                 self.last = byte & 0x80 != 0;
                 self.control = byte & 0x08 != 0;
+                if byte & 0x0F != 0 && !self.control {
+                    self.text = byte & 0x0F == 1;
+                }
                 At::Length
             }
             At::Length => {
                 self.masked = byte & 0x80 != 0;
+                self.mask = [0; 4];
                 self.left = 0;
                 match byte & 0x7F {
                     126 => At::Extended(2),
@@ -93,8 +106,13 @@ impl Incoming {
                 self.left = self.left << 8 | u64::from(byte);
                 if left > 1 { At::Extended(left - 1) } else { self.after_length() }
             }
-            At::Mask(left) if left > 1 => At::Mask(left - 1),
-            At::Mask(_) | At::Payload => At::Payload,
+            At::Mask(left) => {
+                self.mask.rotate_left(1);
+                let [.., last] = &mut self.mask;
+                *last = byte;
+                if left > 1 { At::Mask(left - 1) } else { At::Payload }
+            }
+            At::Payload => At::Payload,
         };
     }
 
@@ -117,7 +135,29 @@ impl Incoming {
         if !self.fragmented {
             self.frames = 0;
             self.bytes = 0;
+            self.utf8 = Utf8::default();
         }
+    }
+
+    /// Looks at the next part of the frame's payload, unless with it the message is complete.
+    fn validate(&mut self, part: &[u8]) {
+        if self.text && !self.control && (self.left > 0 || !self.last) {
+            let mut mask = self.mask;
+            mask.rotate_left(self.frame % 4);
+            let mut plain = [0; PIECE];
+            for piece in part.chunks(PIECE) {
+                for (to, from) in plain.chunks_mut(4).zip(piece.chunks(4)) {
+                    to.iter_mut().zip(from).zip(mask).for_each(|((to, from), mask)| *to = from ^ mask);
+                }
+                self.utf8.feed(plain.get(..piece.len()).unwrap_or(&[]));
+            }
+        }
+    }
+
+    /// Whether what has come of an incomplete text is no UTF-8 already. tungstenite looks at whole frames only.
+    #[must_use]
+    pub const fn is_invalid_text(&self) -> bool {
+        self.utf8.is_invalid()
     }
 
     /// Bytes that have come of the incomplete message and of an incomplete control frame, headers included; 0
@@ -188,6 +228,34 @@ mod tests {
         }
         let (first, ping) = (frame(0x01, 5), frame(0x89, 3));
         assert_eq!(fed(&[first.clone(), ping[..5].to_vec()]).bytes(), first.len() + 5);
+    }
+
+    #[test]
+    fn text_is_judged_before_it_is_whole() {
+        let masked = |first: u8, payload: &[u8]| {
+            let mut frame = frame(first, payload.len());
+            let start = frame.len() - payload.len();
+            frame[start - 4..start].copy_from_slice(&[1, 2, 3, 0x80]);
+            for ((place, byte), mask) in
+                frame[start..].iter_mut().zip(payload).zip([1, 2, 3, 0x80].iter().cycle())
+            {
+                *place = byte ^ mask;
+            }
+            frame
+        };
+        let wrong = "Ünïcode".bytes().chain([0xF4, 0x90, b'!', b'!']).collect::<Vec<_>>();
+        let text = masked(0x81, &wrong);
+        let mut incoming = Incoming::default();
+        for (n, byte) in text.iter().enumerate() {
+            assert_eq!(incoming.is_invalid_text(), (text.len() - 2..text.len()).contains(&n), "{n}");
+            incoming.feed(&[*byte]);
+        }
+        assert!(!incoming.is_invalid_text(), "now it is tungstenite's");
+        let (part, ping) = (masked(0x01, &wrong[..10]), masked(0x89, &[0xFF; 9]));
+        assert!(!fed(&[part.clone(), ping[..12].to_vec()]).is_invalid_text(), "a ping is no text");
+        assert!(fed(&[part, ping, masked(0x00, &wrong[10..])]).is_invalid_text());
+        assert!(!fed(&[masked(0x82, &wrong)[..16].to_vec()]).is_invalid_text(), "nor is a binary message");
+        assert!(!fed(&[masked(0x02, &wrong), masked(0x80, &wrong)[..16].to_vec()]).is_invalid_text());
     }
 
     #[test]

@@ -12,3 +12,4 @@ pub mod outbox;
 pub mod publish;
 mod reader;
 pub mod session;
+pub mod utf8;

@@ -80,13 +80,18 @@ impl Reader {
             result => Some(result),
         };
         let wire = socket.get_ref();
-        let (flood, all_read) = (wire.incoming.is_flood(), wire.reads_left > 0);
+        let (flood, invalid_text) = (wire.incoming.is_flood(), wire.incoming.is_invalid_text());
+        let all_read = wire.reads_left > 0;
         // Between messages nothing is worth keeping. After a message more may stand in tungstenite's buffer.
         let keep = result.is_some() || wire.incoming.bytes() > 0 || !all_read;
         self.conn.hold(if keep { wire.incoming.held() } else { 0 });
         self.socket = keep.then_some(socket);
         if flood {
             return self.fail(CloseReason::ControlFlood);
+        }
+        // What was complete before it comes first.
+        if result.is_none() && invalid_text {
+            return self.fail(CloseReason::NotUtf8);
         }
         match result {
             Some(Ok(message)) => {

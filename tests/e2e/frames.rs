@@ -124,7 +124,7 @@ async fn what_pusher_would_not_carry_is_told_and_what_is_larger_still_closes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_protocol_is_answered_by_its_close_frame() {
     let bridge = Bridge::start().await;
-    let cases: [(&str, Vec<u8>, u16); 14] = [
+    let cases: [(&str, Vec<u8>, u16); 15] = [
         ("unmasked", vec![0x81, 0x02, b'h', b'i'], 1002),
         ("reserved bit 1", frame(0xC1, b"hi"), 1002),
         ("reserved bit 3", frame(0x91, b"hi"), 1002),
@@ -134,6 +134,11 @@ async fn a_broken_protocol_is_answered_by_its_close_frame() {
         ("cut UTF-8", frame(TEXT, &[0xE2, 0x82]), 1007),
         ("surrogate", frame(TEXT, &[0xED, 0xA0, 0x80]), 1007),
         ("bad UTF-8 in a fragment", [frame(0x01, b"a"), frame(0x80, &[0xC0])].concat(), 1007),
+        (
+            "bad UTF-8 in a frame that does not end",
+            frame(TEXT, &[&b"a\xFF"[..], &[b'a'; 98]].concat())[..8].into(),
+            1007,
+        ),
         ("oversized ping", frame(PING, &[0; 126]), 1002),
         ("fragmented ping", frame(0x09, b"x"), 1002),
         ("unknown continuation", frame(0x80, b"x"), 1002),
@@ -147,7 +152,7 @@ async fn a_broken_protocol_is_answered_by_its_close_frame() {
             assert_eq!(raw.close_code().await, Some(*code), "{path}: {what}");
         }
     }
-    bridge.until_closed("native", "not_utf8", 4).await;
+    bridge.until_closed("native", "not_utf8", 5).await;
     bridge.until_closed("native", "protocol_error", 10).await;
 }
 

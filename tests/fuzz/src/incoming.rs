@@ -61,10 +61,18 @@ fn frame(input: &mut Input<'_>) -> Vec<u8> {
             frame.extend((length as u64).to_be_bytes());
         }
     }
+    let letter = [b'a' + (length % 26) as u8];
+    let text: &[u8] = match shape >> 2 & 15 {
+        12 => "\u{e9}\u{20ac}\u{1f600}".as_bytes(),
+        13 => b"ok\xED\xA0\x80",
+        14 => b"abcdefg\xFF",
+        _ => &letter,
+    };
+    let mask = if masked == 0 { [0; 4] } else { [shape, !shape, 0x5A, length as u8] };
     if masked != 0 {
-        frame.extend([0; 4]);
+        frame.extend(mask);
     }
-    frame.resize(frame.len() + length, b'a' + (length % 26) as u8);
+    frame.extend(text.iter().cycle().zip(mask.iter().cycle()).take(length).map(|(byte, mask)| byte ^ mask));
     frame
 }
 
@@ -113,6 +121,7 @@ fn read(cuts: &[Vec<u8>], drop: fn(&Incoming) -> bool) -> (Vec<Message>, Vec<u8>
     };
     let mut socket = new(&[], Vec::new());
     let mut messages = Vec::new();
+    let mut invalid = false;
     for cut in cuts {
         if drop(&socket.get_ref().incoming) {
             socket = new(cut, std::mem::take(&mut socket.get_mut().answered));
@@ -121,7 +130,10 @@ fn read(cuts: &[Vec<u8>], drop: fn(&Incoming) -> bool) -> (Vec<Message>, Vec<u8>
         }
         loop {
             match socket.read() {
-                Ok(message) => messages.push(message),
+                Ok(message) => {
+                    assert!(!invalid || !message.is_text(), "{message:?} was said to be no UTF-8");
+                    messages.push(message);
+                }
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
                     return (messages, socket.into_inner().answered, Some(error.to_string()));
@@ -130,7 +142,8 @@ fn read(cuts: &[Vec<u8>], drop: fn(&Incoming) -> bool) -> (Vec<Message>, Vec<u8>
         }
         let incoming = &socket.get_ref().incoming;
         assert!(incoming.held() <= incoming.bytes().max(MESSAGE_BYTES_MAX) + MESSAGE_BYTES_MAX);
-        assert!(incoming.bytes() > 0 || !incoming.is_flood());
+        assert!(incoming.bytes() > 0 || !(incoming.is_flood() || incoming.is_invalid_text()));
+        invalid = incoming.is_invalid_text();
     }
     (messages, socket.into_inner().answered, None)
 }
