@@ -181,9 +181,10 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         }
     })?;
 
-    let admission = Arc::new(Admission::new(config.server.connections_max, metrics.clone()));
+    let server = &config.server;
+    let admission = Admission::new(server.connections_max, server.trusted_proxies.clone(), metrics.clone());
     let (stop_accepting, accepting) = watch::channel(false);
-    let acceptor = tokio::spawn(listener.run(dealt, admission, accepting));
+    let acceptor = tokio::spawn(listener.run(dealt, Arc::new(admission), accepting));
     Ok(Running {
         address,
         admin_address,

@@ -107,10 +107,12 @@ pub enum Refusal {
     Draining,
     /// No whole request came in time.
     Timeout,
+    /// Not over when all connections were in use, and one of many of its address: a newcomer got its place.
+    Displaced,
 }
 
 impl Refusal {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::UnknownPath,
         Self::BadPath,
         Self::UpgradeRequired,
@@ -121,6 +123,7 @@ impl Refusal {
         Self::Gone,
         Self::Draining,
         Self::Timeout,
+        Self::Displaced,
     ];
 
     /// The metric label.
@@ -137,6 +140,7 @@ impl Refusal {
             Self::Gone => "gone",
             Self::Draining => "draining",
             Self::Timeout => "timeout",
+            Self::Displaced => "displaced",
         }
     }
 }

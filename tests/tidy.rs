@@ -24,7 +24,7 @@ const PURE: &[&str] = &[
     "src/legacy/publish.rs",
     "src/legacy/utf8.rs",
     "src/fanout/table.rs",
-    "src/limits/budget.rs",
+    "src/limits",
     "src/pusher/backoff.rs",
     "src/pusher/close.rs",
     "src/pusher/echo.rs",

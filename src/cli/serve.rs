@@ -5,7 +5,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, ServeArgs, block_on, complete, load, logging, process_env};
 use crate::app::{self, Shutdown};
-use crate::server::worker::REFUSING_MAX;
+use crate::server::worker::{DISPLACING_MAX, REFUSING_MAX};
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let path = &args.config.config;
@@ -55,9 +55,8 @@ async fn heed_hangups() {
     }
 }
 
-/// Descriptors kept from the configured connections: for those beyond that are told so, and for Pusher, backends,
-/// probes and files.
-const DESCRIPTORS_KEPT: usize = REFUSING_MAX + 256;
+/// Descriptors kept from the configured connections: for those beyond, and for Pusher, backends, probes and files.
+const DESCRIPTORS_KEPT: usize = REFUSING_MAX + DISPLACING_MAX + 256;
 
 /// Raises the limit of open files as far as the system lets it be, and gives how many of the configured
 /// connections fit: beyond, there would be none left for Pusher and the probes.

@@ -2,5 +2,6 @@
 
 pub mod address;
 pub mod budget;
+pub mod handshakes;
 pub mod rate;
 pub mod slots;

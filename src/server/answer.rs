@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::forwarded::client_address;
 use super::upgrade::{NotUpgradable, check, origin_allowed, presented_token};
-use super::worker::{Admitted, Holder, Key, Slot, Worker};
+use super::worker::{Admitted, Arrival, Holder, Key, Slot, Worker};
 use crate::clock::Now;
 use crate::config::{self, Route};
 use crate::deprecation::Phase;
@@ -73,8 +73,8 @@ pub async fn serve(
     worker: Arc<Worker>,
     stream: TcpStream,
     peer: SocketAddr,
-    admitted: Admitted,
-    alive: mpsc::Sender<()>,
+    counted: (Admitted, mpsc::Sender<()>),
+    arrival: Arrival,
 ) {
     let handshake = worker.bridge.metrics.handshake();
     let server = &worker.bridge.config.server;
@@ -82,14 +82,15 @@ pub async fn serve(
     // Only then is there anything to read it with: who connects and is silent, and a herd that waits for its turn,
     // cost no buffers. An error is hyper's to find.
     let readable = tokio::select! {
-        readable = tokio::time::timeout_at(deadline, stream.readable()) => readable.is_ok(),
-        () = worker.draining_for(DRAINING_TIMEOUT) => false,
+        readable = tokio::time::timeout_at(deadline, stream.readable()) => readable.map_err(|_| Refusal::Timeout),
+        () = worker.draining_for(DRAINING_TIMEOUT) => Err(Refusal::Draining),
+        () = arrival.displaced() => Err(Refusal::Displaced),
     };
-    if !readable {
-        return note_late(&worker, peer);
+    if let Err(refusal) = readable {
+        return note_cut(&worker, peer, refusal);
     }
     let upgraded: Arc<Mutex<Option<Upgraded>>> = Arc::default();
-    let over = admitted.over;
+    let over = counted.0.over;
     let service = service_fn(|request: Request<Incoming>| {
         let (parts, _) = request.into_parts();
         let (response, granted) = answer(&worker, &parts, peer.ip(), over);
@@ -105,33 +106,32 @@ pub async fn serve(
         .serve_connection(TokioIo::new(stream), service);
     let run = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx));
     let done = tokio::select! {
-        done = tokio::time::timeout_at(deadline + ANSWER_TIMEOUT, run) => done.ok(),
-        () = worker.draining_for(DRAINING_TIMEOUT) => None,
+        done = tokio::time::timeout_at(deadline + ANSWER_TIMEOUT, run) => done.map_err(|_| Refusal::Timeout),
+        () = worker.draining_for(DRAINING_TIMEOUT) => Err(Refusal::Draining),
+        () = arrival.displaced() => Err(Refusal::Displaced),
     };
     let parts = connection.into_parts();
     let granted = upgraded.lock().unwrap_or_else(PoisonError::into_inner).take();
-    drop(handshake);
+    drop((handshake, arrival));
     match (done, granted) {
-        (Some(Ok(())), Some(granted)) => {
+        (Ok(Ok(())), Some(granted)) => {
             let stream = parts.io.into_inner();
             // A task of its own, so that nothing of the request lives on for the connection's whole life.
-            let counted = (admitted, alive);
             tokio::spawn(session::run(worker.clone(), stream, &parts.read_buf, granted, counted));
         }
-        (Some(Err(error)), _) => {
+        (Ok(Err(error)), _) => {
             note_unread(&worker, &error);
             tracing::debug!(%peer, %error, "a request could not be read");
         }
-        (None, _) => note_late(&worker, peer),
-        (Some(Ok(())), None) => {}
+        (Err(refusal), _) => note_cut(&worker, peer, refusal),
+        (Ok(Ok(())), None) => {}
     }
 }
 
-/// Counts a request that was not over in time.
-fn note_late(worker: &Worker, peer: SocketAddr) {
-    let refusal = if worker.is_draining() { Refusal::Draining } else { Refusal::Timeout };
+/// Counts a request that is cut before it was over.
+fn note_cut(worker: &Worker, peer: SocketAddr, refusal: Refusal) {
     worker.bridge.metrics.refused(None, refusal);
-    tracing::debug!(%peer, "a request was not over in time");
+    tracing::debug!(%peer, reason = refusal.label(), "a request was not over in time");
 }
 
 /// Counts what hyper refused by itself. A connection that merely went away is none of it.

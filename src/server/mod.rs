@@ -65,9 +65,9 @@ impl Listener {
             match accepted {
                 Ok((stream, peer)) => {
                     // Above the hard limit there is not even room for saying no.
-                    let Some(admitted) = admission.admit() else { continue };
+                    let Some((admitted, arrival)) = admission.admit(peer.ip()) else { continue };
                     if let Some(worker) = turns.next() {
-                        let _ = worker.send(Accepted { stream, peer, admitted }).await;
+                        let _ = worker.send(Accepted { stream, peer, admitted, arrival }).await;
                     }
                 }
                 Err(error) => {

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::answer;
 use crate::auth::Verifier;
@@ -18,12 +19,15 @@ use crate::legacy::conn::{Conn, Notice};
 use crate::legacy::id::ConnId;
 use crate::limits::address::AddressGate;
 use crate::limits::budget::Budget;
+use crate::limits::handshakes::{Handshake, Handshakes};
 use crate::limits::slots::{Permit, Slots};
 use crate::metrics::Metrics;
 use crate::pusher::publisher::Publisher;
 
 /// Beyond `connections_max`, so many more are accepted only to be told 503.
 pub const REFUSING_MAX: usize = 256;
+/// Beyond these, so many more are accepted in the places of unfinished requests that are just being closed.
+pub const DISPLACING_MAX: usize = 64;
 
 /// A connection fresh from the listener.
 pub struct Accepted {
@@ -33,13 +37,31 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// Its share of the connection limit.
     pub admitted: Admitted,
+    /// Its place among the unfinished requests.
+    pub arrival: Arrival,
 }
 
 /// Counts all connections, whatever they are at.
 pub struct Admission {
     count: Arc<AtomicUsize>,
     max: usize,
+    handshakes: Arc<Handshakes<Arc<Notify>>>,
+    /// Whoever comes through one of these is not known before the request is read.
+    proxies: Vec<IpNet>,
     metrics: Arc<Metrics>,
+}
+
+/// A connection whose request is not over.
+pub struct Arrival {
+    displaced: Arc<Notify>,
+    _noted: Option<Handshake<Arc<Notify>>>,
+}
+
+impl Arrival {
+    /// Resolves when another connection gets its place.
+    pub async fn displaced(&self) {
+        self.displaced.notified().await;
+    }
 }
 
 /// One connection's share of the limit, given back on drop.
@@ -58,15 +80,29 @@ impl Drop for Admitted {
 impl Admission {
     /// Admits up to `max` connections.
     #[must_use]
-    pub fn new(max: usize, metrics: Arc<Metrics>) -> Self {
-        Self { count: Arc::default(), max, metrics }
+    pub fn new(max: usize, proxies: Vec<IpNet>, metrics: Arc<Metrics>) -> Self {
+        Self { count: Arc::default(), max, handshakes: Handshakes::new(), proxies, metrics }
     }
 
     /// Counts a new connection; `None`: it must be dropped unanswered.
-    pub fn admit(&self) -> Option<Admitted> {
+    pub fn admit(&self, peer: IpAddr) -> Option<(Admitted, Arrival)> {
         let before = self.count.fetch_add(1, Ordering::Relaxed);
-        let admitted = Admitted { count: self.count.clone(), over: before >= self.max };
-        (before < self.max + REFUSING_MAX).then_some(admitted)
+        let mut admitted = Admitted { count: self.count.clone(), over: before >= self.max };
+        let full = before >= self.max + REFUSING_MAX;
+        if admitted.over
+            && before < self.max + REFUSING_MAX + DISPLACING_MAX
+            && let Some(displaced) = self.handshakes.make_room(peer)
+        {
+            displaced.notify_one();
+            admitted.over = false;
+        }
+        if full && admitted.over {
+            return None;
+        }
+        let displaced = Arc::<Notify>::default();
+        let by_proxy = self.proxies.iter().any(|net| net.contains(&peer.to_canonical()));
+        let noted = (!by_proxy).then(|| self.handshakes.open(peer, displaced.clone()));
+        Some((admitted, Arrival { displaced, _noted: noted }))
     }
 
     /// A connection could not be accepted.
@@ -197,10 +233,11 @@ impl Worker {
             }
         });
         let (alive, mut all_gone) = mpsc::channel(1);
-        while let Some(Accepted { stream, peer, admitted }) = accepted.recv().await {
+        while let Some(Accepted { stream, peer, admitted, arrival }) = accepted.recv().await {
             match TcpStream::from_std(stream) {
                 Ok(stream) => {
-                    tokio::spawn(answer::serve(self.clone(), stream, peer, admitted, alive.clone()));
+                    let counted = (admitted, alive.clone());
+                    tokio::spawn(answer::serve(self.clone(), stream, peer, counted, arrival));
                 }
                 Err(error) => tracing::warn!(%error, "a connection could not be watched"),
             }

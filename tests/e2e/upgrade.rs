@@ -261,6 +261,72 @@ async fn too_many_connections_are_told_to_come_later() {
     patiently("a place", again).await;
 }
 
+/// One address holds every connection by requests that it does not finish; what a newcomer from another is told.
+async fn crowded(bridge: &Bridge) -> (Vec<Raw>, Answer) {
+    let mut crowd = Vec::new();
+    for n in 0..20 {
+        let mut raw = Raw::connect_from([127, 0, 0, 9], bridge.address()).await;
+        if n % 2 == 1 {
+            raw.send("GET /ws/native HTTP/1.1\r\nHost: a\r\nX-Slow: ").await;
+        }
+        crowd.push(raw);
+    }
+    let handshakes = r#"pusher_bridge_connections{route="none",phase="handshake"}"#;
+    patiently("the crowd", async {
+        while bridge.metric(handshakes) < 20.0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut raw = Raw::connect_from([127, 0, 0, 8], bridge.address()).await;
+    raw.send(upgrade("/ws/native", &[])).await;
+    let answer = raw.answer().await;
+    crowd.push(raw);
+    (crowd, answer)
+}
+
+const DISPLACED: &str = r#"pusher_bridge_refusals_total{route="none",reason="displaced"}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unfinished_requests_of_one_address_make_room_for_others() {
+    let bridge = Bridge::with(SHIPPED, |config| {
+        config.server.connections_max = 20;
+        config.server.trusted_proxies.clear();
+    })
+    .await;
+    let (mut crowd, answer) = crowded(&bridge).await;
+    assert_eq!(answer.status, 101);
+    crowd.remove(0).ended().await;
+    let mut second = Raw::connect_from([127, 0, 0, 8], bridge.address()).await;
+    second.upgrade("/ws/native").await;
+    crowd.remove(0).ended().await;
+    assert_eq!(bridge.metric(DISPLACED), 2.0);
+    let own = Raw::connect_from([127, 0, 0, 9], bridge.address()).await;
+    crowd.push(own);
+    let last = crowd.last_mut().unwrap();
+    last.send(upgrade("/ws/native", &[])).await;
+    let answer = last.answer().await;
+    assert_problem(&answer, 503);
+    assert_eq!(answer.header("retry-after"), "5");
+    let rest = upgrade("/ws/native", &[("Host", "")]);
+    let (_, rest) = rest.split_once("\r\n").unwrap();
+    crowd[1].send(format!("z\r\n{rest}")).await;
+    assert_eq!(crowd[1].answer().await.status, 101, "who was not displaced goes on");
+    assert_eq!(bridge.metric(DISPLACED), 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_through_a_proxy_make_no_room() {
+    let bridge = Bridge::with(SHIPPED, |config| {
+        config.server.connections_max = 20;
+        config.server.trusted_proxies = vec!["127.0.0.9/32".parse().unwrap()];
+    })
+    .await;
+    let (_crowd, answer) = crowded(&bridge).await;
+    assert_problem(&answer, 503);
+    assert_eq!(bridge.metric(DISPLACED), 0.0);
+}
+
 fn gone() -> String {
     SHIPPED.replace(r#"after_sunset = "serve" "#, r#"after_sunset = "refuse" "#)
 }
