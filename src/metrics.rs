@@ -70,6 +70,8 @@ pub mod names {
     pub const JWKS_FETCHES_TOTAL: &str = "pusher_bridge_jwks_fetches_total";
     /// Log lines that could not be written.
     pub const LOG_LINES_LOST_TOTAL: &str = "pusher_bridge_log_lines_lost_total";
+    /// Log lines beyond the rate of their kind.
+    pub const LOG_LINES_LEFT_OUT_TOTAL: &str = "pusher_bridge_log_lines_left_out_total";
     /// Whether new clients are welcome.
     pub const READY: &str = "pusher_bridge_ready";
     /// Tasks that are alive, by thread.
@@ -189,6 +191,15 @@ pub struct RouteMetrics {
     name: SharedString,
 }
 
+/// Log lines that were not written.
+#[derive(Clone, Debug, Default)]
+pub struct LogCounts {
+    /// There was no room for them, or they could not be.
+    pub lost: Arc<AtomicU64>,
+    /// Beyond the rate of their kind.
+    pub left_out: Arc<AtomicU64>,
+}
+
 /// Every handle.
 pub struct Metrics {
     recorder: PrometheusRecorder,
@@ -217,8 +228,9 @@ pub struct Metrics {
     pub accept_errors: Counter,
     jwks: [Counter; 2],
     log_lines_lost: Counter,
+    log_lines_left_out: Counter,
     /// How many there are, as the log counts them; it is there before the metrics.
-    log_counts: OnceLock<Arc<AtomicU64>>,
+    log_counts: OnceLock<LogCounts>,
     /// Whether new clients are welcome.
     pub ready: Gauge,
 }
@@ -266,6 +278,7 @@ impl Metrics {
             accept_errors: c(names::ACCEPT_ERRORS_TOTAL, &[]),
             jwks: ["ok", "failed"].map(|result| c(names::JWKS_FETCHES_TOTAL, &[("result", result.into())])),
             log_lines_lost: c(names::LOG_LINES_LOST_TOTAL, &[]),
+            log_lines_left_out: c(names::LOG_LINES_LEFT_OUT_TOTAL, &[]),
             log_counts: OnceLock::new(),
             ready: g(names::READY, &[]),
             runtimes: Mutex::default(),
@@ -278,8 +291,9 @@ impl Metrics {
     /// The text of `/metrics`.
     #[must_use]
     pub fn render(&self) -> String {
-        if let Some(lost) = self.log_counts.get() {
-            self.log_lines_lost.absolute(lost.load(Ordering::Relaxed));
+        if let Some(counts) = self.log_counts.get() {
+            self.log_lines_lost.absolute(counts.lost.load(Ordering::Relaxed));
+            self.log_lines_left_out.absolute(counts.left_out.load(Ordering::Relaxed));
         }
         for (tasks, runtime) in &*self.runtimes() {
             tasks.set(runtime.metrics().num_alive_tasks() as f64);
@@ -287,9 +301,9 @@ impl Metrics {
         self.handle.render()
     }
 
-    /// The count of log lines lost is `lost` from now on.
-    pub fn watch_log(&self, lost: Arc<AtomicU64>) {
-        let _ = self.log_counts.set(lost);
+    /// From now on the log's counts are `counts`.
+    pub fn watch_log(&self, counts: LogCounts) {
+        let _ = self.log_counts.set(counts);
     }
 
     /// From now on the tasks of `runtime` are shown as those of `thread`.

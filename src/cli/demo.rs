@@ -49,7 +49,7 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         config.server.listen = args.listen;
         config.server.admin = args.admin;
         let running = app::start(config).await.map_err(Failure::runtime)?;
-        running.metrics.watch_log(log.lost());
+        running.metrics.watch_log(log.counts());
         running.status.wait_ready().await;
         print(&invitation(running.address, running.admin_address, &token(&secret)))?;
         tokio::select! {

@@ -3,6 +3,7 @@
 mod check;
 mod connect;
 mod demo;
+mod line_rate;
 mod logging;
 mod sandbox;
 mod serve;
@@ -79,6 +80,9 @@ struct LogArgs {
     /// What to log: a level, or levels by module, such as "info,pusher_bridge::pusher=debug".
     #[arg(long, value_name = "FILTER", default_value = "info", env = "PUSHER_BRIDGE_LOG")]
     log: String,
+    /// Log lines of one kind a second, beyond the first hundred seconds' worth; what is left out is counted. 0: all.
+    #[arg(long, value_name = "LINES", default_value_t = 200, env = "PUSHER_BRIDGE_LOG_RATE")]
+    log_rate: u32,
 }
 
 #[derive(Debug, Args)]

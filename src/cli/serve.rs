@@ -20,7 +20,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::runtime)?;
         let routes = config.routes.len();
         let running = app::start(config).await.map_err(Failure::runtime)?;
-        running.metrics.watch_log(log.lost());
+        running.metrics.watch_log(log.counts());
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             listen = %running.address,

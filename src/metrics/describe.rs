@@ -25,6 +25,7 @@ pub(super) fn describe(recorder: &PrometheusRecorder) {
         (names::ACCEPT_ERRORS_TOTAL, "Failures to accept a connection"),
         (names::JWKS_FETCHES_TOTAL, "Fetches of a JWKS document"),
         (names::LOG_LINES_LOST_TOTAL, "Log lines that could not be written"),
+        (names::LOG_LINES_LEFT_OUT_TOTAL, "Log lines beyond the rate of their kind"),
     ];
     for (name, help) in counters {
         recorder.describe_counter(KeyName::from_const_str(name), None, help.into());

@@ -261,3 +261,43 @@ types = ["*"]
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_log_lines_is_thinned_and_told() {
+    const REQUESTS: u64 = 400;
+    let sandbox = Sandbox::start(Options::local()).await.unwrap();
+    let (mut program, address, admin) = Program::serve(&sandbox, &["--log-rate", "1"]).await;
+    let refuse = || async {
+        assert_eq!(Raw::ask(address, upgrade("/ws/agent/%00", &[])).await.status, 400);
+    };
+    for _ in 0..REQUESTS {
+        refuse().await;
+    }
+    program.stderr.find("left out").await;
+    // Other kinds have their own rate.
+    let mut client = OldClient::connect(address, "/ws/content/gen_1").await;
+    client.auth(&token("123")).await;
+    assert_eq!(client.json().await["type"], "auth_response");
+    drop(client);
+    program.stderr.find("\"closed\"").await;
+    let metrics = get(admin, "/metrics").await.body;
+    let counted =
+        metrics.lines().find_map(|line| line.strip_prefix("pusher_bridge_log_lines_left_out_total "));
+    program.signal("TERM");
+    let ended = program.ended().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let lines: Vec<serde_json::Value> =
+        ended.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut all_left_out = 0;
+    for kind in ["refused", "a client still uses an endpoint past its sunset"] {
+        let written = lines.iter().filter(|line| line["message"] == kind).count() as u64;
+        let told = lines.iter().filter(|line| line["like"] == kind);
+        let left_out: u64 = told.filter_map(|line| line["lines"].as_u64()).sum();
+        assert!((100..200).contains(&written), "{kind}: {written} lines");
+        // The last client's request counts for the sunset, too.
+        let requests = REQUESTS + u64::from(kind != "refused");
+        assert_eq!(written + left_out, requests, "{kind}");
+        all_left_out += left_out;
+    }
+    assert_eq!(counted, Some(all_left_out.to_string().as_str()));
+}
