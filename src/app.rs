@@ -273,7 +273,9 @@ impl Running {
         // With the last worker the publisher's entrance is gone: its lanes finish, then the links.
         if !all_done(&mut self.publishing, end).await {
             let messages = self.unsettled.load(Ordering::Relaxed);
-            tracing::error!(messages, "accepted messages are lost: they could not be published in time");
+            if messages > 0 {
+                tracing::error!(messages, "accepted messages are lost: they could not be published in time");
+            }
             clean = false;
         }
         clean &= all_done(&mut self.links, end).await;
@@ -283,6 +285,14 @@ impl Running {
     }
 }
 
+/// Whether all ended in time, and none by a defect.
 async fn all_done(tasks: &mut JoinSet<()>, end: Instant) -> bool {
-    timeout_at(end, async { while tasks.join_next().await.is_some() {} }).await.is_ok()
+    let done = async {
+        let mut well = true;
+        while let Some(ended) = tasks.join_next().await {
+            well &= ended.is_ok();
+        }
+        well
+    };
+    timeout_at(end, done).await.unwrap_or(false)
 }

@@ -281,7 +281,8 @@ impl Runner {
     /// Waits before the next attempt; whose deadline comes meanwhile is told then.
     async fn pause(&mut self, attempt: u32, wait: Duration, batch: &mut Vec<Job>) {
         let jitter = full_jitter(attempt, RETRY_DELAY_FIRST, RETRY_DELAY_MAX, &mut self.rng);
-        let until = Instant::now() + wait + jitter;
+        // No message lives longer, and what an answer asks for may be beyond every clock.
+        let until = Instant::now() + wait.min(self.settings.deadline) + jitter;
         while let Some(first) = batch.iter().map(|job| job.deadline).min() {
             tokio::time::sleep_until(until.min(first)).await;
             if until <= first {

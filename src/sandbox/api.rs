@@ -242,7 +242,7 @@ fn object<'a>(members: impl Iterator<Item = (&'a str, String)>) -> String {
     out
 }
 
-fn failed(status: u16, retry_after_s: Option<u32>) -> Answer {
+fn failed(status: u16, retry_after_s: Option<u64>) -> Answer {
     let mut answer = text(status, "Failed as asked for");
     if let Some(seconds) = retry_after_s {
         answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -30,7 +30,7 @@ pub(super) enum Fate {
     /// It is carried out now; where `cut`, the connection breaks before the answer.
     Process { cut: bool },
     /// It was refused.
-    Fail { status: u16, retry_after_s: Option<u32> },
+    Fail { status: u16, retry_after_s: Option<u64> },
     /// It waits, and is carried out by who releases it.
     Held { released: oneshot::Receiver<()>, cut: bool },
 }
@@ -49,7 +49,7 @@ pub(super) struct Faults {
 struct Failures {
     count: usize,
     status: u16,
-    retry_after_s: Option<u32>,
+    retry_after_s: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Faults {
         self.held.len()
     }
 
-    fn failure(&mut self) -> Option<(u16, Option<u32>)> {
+    fn failure(&mut self) -> Option<(u16, Option<u64>)> {
         let first = self.failures.front_mut()?;
         let (status, retry_after_s) = (first.status, first.retry_after_s);
         first.count -= 1;
@@ -146,7 +146,7 @@ impl SandboxHandle {
 
     /// Answers the next `count` publishes over HTTP with `status` (200 to 599), without carrying them out, and
     /// with `Retry-After` where given. Calls queue up.
-    pub fn fail_publishes(&self, count: usize, status: u16, retry_after_s: Option<u32>) {
+    pub fn fail_publishes(&self, count: usize, status: u16, retry_after_s: Option<u64>) {
         if count > 0 {
             let failures = Failures { count, status, retry_after_s };
             self.hub().change(|inner| inner.faults.failures.push_back(failures));

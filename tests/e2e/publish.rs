@@ -167,6 +167,18 @@ async fn retry_after_is_respected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_absurd_retry_after_costs_only_its_batch() {
+    let mut stage = Stage::new(|config| config.upstream.publish.deadline = Duration::from_millis(150)).await;
+    for wait in [u64::MAX, i64::MAX as u64, 31_536_000] {
+        stage.bridge.sandbox.fail_publishes(1, 429, Some(wait));
+        stage.send([0]).await;
+        assert_eq!(stage.sender.error_code().await, "UPSTREAM_UNAVAILABLE", "{wait}");
+    }
+    stage.send([1]).await;
+    stage.all_get([1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_accepted_without_an_answer_comes_once() {
     let mut stage = Stage::new(nothing).await;
     for n in 0..5 {
