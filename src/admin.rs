@@ -90,8 +90,10 @@ impl Status {
             }
         }
         self.started.send_replace(true);
-        if !self.is_draining() {
-            self.metrics.ready.set(1.0);
+        self.metrics.ready.set(1.0);
+        // Whoever began to drain meanwhile has set it before this did.
+        if self.is_draining() {
+            self.metrics.ready.set(0.0);
         }
     }
 

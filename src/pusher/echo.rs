@@ -12,6 +12,8 @@ use crate::legacy::id::ConnId;
 
 /// Messages expected back on one channel; the oldest is forgotten beyond it.
 const PER_CHANNEL_MAX: usize = 1024;
+/// All channels are looked through no oftener: there may be many, and clients that leave by the hundred.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// What an arriving event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,7 @@ pub struct Echoes {
     channels: HashMap<Arc<str>, VecDeque<Echo>>,
     hasher: RandomState,
     kept: Duration,
+    swept: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -48,7 +51,7 @@ impl Echoes {
     /// Messages are expected for `kept` after their last attempt.
     #[must_use]
     pub fn new(kept: Duration) -> Self {
-        Self { channels: HashMap::new(), hasher: RandomState::new(), kept }
+        Self { channels: HashMap::new(), hasher: RandomState::new(), kept, swept: None }
     }
 
     /// A message is about to be sent for the first time.
@@ -153,8 +156,12 @@ impl Echoes {
         arrival
     }
 
-    /// Forgets what is overdue on every channel. Called now and then.
+    /// Forgets what is overdue on every channel. May be called as often as there is occasion.
     pub fn sweep(&mut self, now: Instant) {
+        if self.swept.is_some_and(|swept| now < swept + SWEEP_EVERY) {
+            return;
+        }
+        self.swept = Some(now);
         self.channels.retain(|_, echoes| {
             forget(echoes, now);
             !echoes.is_empty()

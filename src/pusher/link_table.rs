@@ -329,6 +329,9 @@ impl LinkTable {
             }
             if entry.hubs == 0 {
                 self.counts.leave(entry);
+                if let Some(linger) = entry.linger.take() {
+                    self.timers.remove(&linger);
+                }
                 self.channels.remove(&channel);
                 continue;
             }

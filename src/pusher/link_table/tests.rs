@@ -82,6 +82,23 @@ fn the_last_unsubscribes_after_a_linger_unless_somebody_comes() {
 }
 
 #[test]
+fn what_left_before_its_turn_leaves_no_timer() {
+    let mut b = Bench::connected();
+    for n in 0..IN_FLIGHT_MAX {
+        b.want(&format!("c{n}"), 0);
+    }
+    assert_eq!(b.want("late", 0), []);
+    b.unwant("late", 0);
+    b.succeeded("c0");
+    assert_eq!(b.want("late", 0), [subscribe("late")]);
+    b.succeeded("late");
+    b.after(LINGER / 2);
+    b.unwant("late", 0);
+    assert_eq!(b.after(LINGER / 2), [], "the first leaving is no matter any more");
+    assert_eq!(b.after(LINGER / 2), [Op::Unsubscribe("late".into())]);
+}
+
+#[test]
 fn each_leaving_lingers_in_full() {
     let mut b = Bench::connected();
     b.want("c", 0);
