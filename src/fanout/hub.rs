@@ -174,8 +174,10 @@ impl Hub {
 
     fn confirm(&self, frame: Option<Bytes>, route: usize, conn: &Conn) {
         if let Some(frame) = frame {
-            self.metrics.count_out(route, 1, frame.len());
-            conn.push(frame);
+            let length = frame.len();
+            if conn.push(frame).is_accepted() {
+                self.metrics.count_out(route, 1, length);
+            }
         }
     }
 

@@ -31,6 +31,14 @@ pub enum Pushed {
     Closed,
 }
 
+impl Pushed {
+    /// Whether the frame was sent, or will be if the socket takes it.
+    #[must_use]
+    pub const fn is_accepted(self) -> bool {
+        matches!(self, Self::Written | Self::Queued)
+    }
+}
+
 /// What a flush came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flushed {
@@ -60,9 +68,9 @@ pub struct Outbox {
     bytes: usize,
     bounds: Bounds,
     state: State,
-    /// Frames accepted, ever.
+    /// Frames accepted, ever, and not given up.
     pub frames_out: u64,
-    /// Bytes accepted, ever.
+    /// Bytes accepted, ever, and not given up.
     pub bytes_out: u64,
 }
 
@@ -209,6 +217,7 @@ impl Outbox {
 
     fn fail(&mut self) -> Flushed {
         self.bytes_out -= self.bytes as u64;
+        self.frames_out -= self.queue.len() as u64;
         self.state = State::Broken;
         self.queue = VecDeque::new();
         self.written = 0;
@@ -223,7 +232,9 @@ impl Outbox {
             return;
         }
         if self.state == State::Overflowed {
-            self.queue.truncate(usize::from(self.written > 0));
+            let kept = usize::from(self.written > 0).min(self.queue.len());
+            self.frames_out -= (self.queue.len() - kept) as u64;
+            self.queue.truncate(kept);
             let kept = self.queue.iter().map(Bytes::len).sum::<usize>() - self.written;
             self.bytes_out -= (self.bytes - kept) as u64;
             self.bytes = kept;
@@ -398,7 +409,7 @@ mod tests {
         socket.room = 100;
         assert_eq!(outbox.flush(|s| socket.write(s)), Flushed::Empty);
         assert_eq!(socket.got, b"abBYE", "the frame under way is completed, the rest is dropped");
-        assert_eq!((outbox.taken(), outbox.bytes_out), (5, 5));
+        assert_eq!((outbox.taken(), outbox.frames_out, outbox.bytes_out), (5, 2, 5));
     }
 
     #[test]
@@ -436,6 +447,7 @@ mod tests {
         assert_eq!(outbox.push(frame("a"), broken), Pushed::Closed);
         assert!(outbox.broken() && outbox.is_empty());
         assert_eq!(outbox.push(frame("b"), broken), Pushed::Closed);
+        assert_eq!((outbox.frames_out, outbox.bytes_out), (0, 0));
     }
 
     #[test]

@@ -178,9 +178,11 @@ impl Session {
             if let Some(reason) = self.closing {
                 return reason;
             }
-            let deadline = self.machine.deadline().map_or_else(|| Instant::now() + FAR, Instant::from);
-            if self.machine.deadline().is_some() && deadline != sleep.deadline() {
-                sleep.as_mut().reset(deadline);
+            match self.machine.deadline().map(Instant::from) {
+                Some(deadline) if deadline != sleep.deadline() => sleep.as_mut().reset(deadline),
+                // Once over, it would be over at every look.
+                None if sleep.is_elapsed() => sleep.as_mut().reset(Instant::now() + FAR),
+                Some(_) | None => {}
             }
             let conn = self.conn.clone();
             let reads = self.machine.wants_frames() && self.pending.is_none() && !conn.pause_if_congested();
@@ -215,9 +217,10 @@ impl Session {
             Attention::Notice(Notice::Probe { answers: None, .. })
                 if self.machine.heard_within(ADDRESS_PROBE_EVERY, now) => {}
             Attention::Notice(Notice::Probe { within, answers }) => {
-                self.machine.probe(within, now, out);
-                self.asked.extend(answers);
+                // What was taken before it asked is no answer.
                 self.look_for_progress();
+                self.machine.probe(within, now, &mut self.actions);
+                self.asked.extend(answers);
             }
             Attention::Notice(Notice::Replaced) => self.machine.replaced(out),
             Attention::Notice(Notice::Drain(after)) => self.machine.drain(after, now),
@@ -232,9 +235,13 @@ impl Session {
     /// lives.
     fn look_for_progress(&mut self) {
         let taken = self.conn.taken_while_waiting();
-        if let (Some(before), Some(taken)) = (self.taken, taken)
-            && taken > before
-        {
+        let progress = match (self.taken, taken) {
+            (Some(before), Some(taken)) => taken > before,
+            // Nothing waits any more.
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if progress {
             self.sign_of_life();
             self.machine.heard(Now::read());
         }
@@ -320,8 +327,10 @@ impl Session {
 
     fn push(&self, opcode: Opcode, payload: &[u8]) {
         let frame = encode_frame(opcode, payload);
-        self.worker.bridge.metrics.count_out(self.route.index, 1, frame.len());
-        self.conn.push_own(frame);
+        let length = frame.len();
+        if self.conn.push_own(frame).is_accepted() {
+            self.worker.bridge.metrics.count_out(self.route.index, 1, length);
+        }
     }
 
     fn count_in(&mut self, bytes: usize) {
@@ -390,9 +399,11 @@ impl Session {
     // ------------------------------------------------------------------------------------------- tokens
 
     /// Where wrong tokens come too often from the client's address, each is judged a moment later: a guesser is
-    /// slowed, and a neighbour behind the same address is not locked out.
+    /// slowed, and a neighbour behind the same address is not locked out. One that is too long is not kept.
     fn verify(&mut self, token: String) {
-        if self.worker.bridge.wrong_tokens.check(self.address, Now::read().mono).is_ok() {
+        let bridge = &self.worker.bridge;
+        let too_long = bridge.config.auth.as_ref().is_some_and(|auth| token.len() > auth.token_bytes_max);
+        if too_long || bridge.wrong_tokens.check(self.address, Now::read().mono).is_ok() {
             return self.judge(token);
         }
         self.pending = Some(Box::pin(async move {

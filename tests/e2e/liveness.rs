@@ -1,10 +1,12 @@
 //! Heartbeats, silence, and readers that are too slow.
 
+use std::time::{Duration, Instant};
+
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::bridge::{SHIPPED, token};
-use crate::support::raw::{BINARY, CLOSE, Frame, PING, TEXT, frame};
+use crate::support::raw::{BINARY, CLOSE, Frame, PING, PONG, TEXT, frame};
 use crate::support::{Bridge, OldClient, Raw, patiently};
 
 const PATH: &str = "/ws/agent/agent_7";
@@ -184,4 +186,36 @@ async fn a_burst_alone_does_not_make_a_fast_reader_slow() {
     for n in 0..200 {
         assert_eq!(client.json().await["data"], n);
     }
+}
+
+/// Nothing is due any more once the subscription stands: the timer for it must not be over for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_heartbeat_is_heard_when_the_last_timer_is_over() {
+    const WAIT: Duration = Duration::from_millis(200);
+    let routes = format!(
+        "{SHIPPED}\n{}",
+        r#"
+[[routes]]
+name = "quiet"
+path = "/quiet"
+dialect = "channel"
+channel = "quiet-{subscribe.channel}"
+auth = { required = false }
+heartbeat = { kind = "none" }
+"#
+    );
+    let bridge = Bridge::with(&routes, |config| config.upstream.subscribe_timeout = WAIT).await;
+    let mut raw = Raw::open(bridge.address(), "/quiet").await;
+    raw.send(frame(TEXT, br#"{"type":"subscribe","channel":"a"}"#)).await;
+    patiently("the subscription", bridge.sandbox.wait_for(|view| view.subscribed("quiet-a") == 1)).await;
+    bridge.sandbox.trigger("quiet-a", "e", "1");
+    assert_eq!(raw.frame().await.json()["data"], 1);
+    let begin = Instant::now();
+    while begin.elapsed() < 3 * WAIT {
+        raw.send(frame(PING, b"?")).await;
+        assert_eq!(raw.frame().await, Frame(PONG, b"?".to_vec()));
+        tokio::time::sleep(WAIT / 10).await;
+    }
+    raw.send(frame(CLOSE, &1000_u16.to_be_bytes())).await;
+    assert_eq!(raw.close_code().await, Some(1000));
 }
