@@ -233,15 +233,16 @@ impl Conn {
             }
             return Poll::Ready(Attention::Notice(notice));
         }
-        if state.holding.watch(cx.waker()) {
-            state.outbox.give_up();
-            return Poll::Ready(Attention::Overload);
-        }
         if state.outbox.overflowed() {
             return Poll::Ready(Attention::Overflow);
         }
         if let Poll::Ready(Flushed::Broken) = self.poll_flush_locked(&mut state, cx) {
             return Poll::Ready(Attention::Broken);
+        }
+        // Only now: what the flush finds out may be what there is to watch.
+        if state.holding.watch(cx.waker()) {
+            state.outbox.give_up();
+            return Poll::Ready(Attention::Overload);
         }
         if state.paused && !state.outbox.congested() {
             state.paused = false;
@@ -314,6 +315,11 @@ impl Conn {
                 Err(_) => return Poll::Ready(()),
             }
         }
+    }
+
+    /// Ready when too much waits for all clients together, and most of it here.
+    pub fn poll_evicted(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.state().holding.watch(cx.waker()) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Ready when everything is written, or cannot be any more.

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -543,6 +544,22 @@ async fn end(conn: &Arc<Conn>, reader: &mut Reader, reason: CloseReason) {
     if reason == CloseReason::Lost {
         return;
     }
+    if reason == CloseReason::Overload {
+        // Its memory is wanted now. What the socket does not take at once is not waited for.
+        let flushed = std::future::poll_fn(|cx| Poll::Ready(conn.poll_flushed(cx).is_ready())).await;
+        if !flushed {
+            return;
+        }
+    }
+    tokio::select! {
+        biased;
+        () = std::future::poll_fn(|cx| conn.poll_evicted(cx)) => {}
+        () = linger(conn, reader, reason) => {}
+    }
+}
+
+/// Waits for the goodbye as long as the client goes on with it.
+async fn linger(conn: &Arc<Conn>, reader: &mut Reader, reason: CloseReason) {
     for _ in 0..CLOSE_ROUNDS_MAX {
         let before = conn.taken_while_waiting();
         let over = timeout(CLOSE_TIMEOUT, goodbye(conn, reader, reason)).await.is_ok();

@@ -481,3 +481,35 @@ async fn what_all_clients_may_hold_together_is_bounded() {
     third.send(frame(BINARY, &vec![7; 700_000])).await;
     assert_eq!(third.frame().await.1.len(), 700_000);
 }
+
+/// Who has to go is not waited for, though it still takes some bytes now and then.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_holds_most_is_cut_in_the_middle_of_a_frame() {
+    const ECHO: usize = 15 << 20;
+    const PART: usize = 1_900_000;
+    // Room for the message with its echo, and for fewer parts than there will be.
+    let bridge = Bridge::with(SHIPPED, |config| config.server.buffered_bytes_max = 36 << 20).await;
+    let mut trickling = Raw::connect_small(bridge.address()).await;
+    trickling.upgrade("/ws/native").await;
+    trickling.send(frame(BINARY, &vec![7; ECHO])).await;
+    bridge.becomes(r#"pusher_bridge_frames_total{route="native",direction="out"}"#, 1.0).await;
+    let mut others = Vec::new();
+    for _ in 0..12 {
+        let mut other = Raw::open(bridge.address(), "/ws/native").await;
+        let header = [&[0x82, 0xFF][..], &(2_u64 << 20).to_be_bytes(), &[0; 4]].concat();
+        other.send([header, vec![7; PART]].concat()).await;
+        others.push(other);
+    }
+    let trickles = async {
+        loop {
+            trickling.read_some(20_000).await;
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+    };
+    tokio::select! {
+        () = bridge.until_closed("native", "overload", 1) => {}
+        () = trickles => {}
+    }
+    bridge.becomes(r#"pusher_bridge_connections{route="native",phase="live"}"#, 12.0).await;
+    assert_eq!(bridge.closes("native", "overload"), 1.0);
+}

@@ -248,6 +248,12 @@ impl Raw {
         }
     }
 
+    /// Reads at most so many bytes and throws them away.
+    pub async fn read_some(&mut self, bytes: usize) {
+        let mut some = vec![0; bytes];
+        let _ = patiently("bytes", self.stream.read(&mut some)).await;
+    }
+
     async fn more(&mut self) -> bool {
         patiently("bytes", self.stream.read_buf(&mut self.buffer)).await.is_ok_and(|read| read > 0)
     }
