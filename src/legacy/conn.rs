@@ -40,8 +40,10 @@ pub enum Notice {
     Probe {
         /// Within this time.
         within: Duration,
+        /// One that was heard no longer ago than this is enough.
+        heard_within: Duration,
         /// Gets a permit for the sign.
-        answers: Option<Arc<Semaphore>>,
+        answers: Arc<Semaphore>,
     },
     /// Another connection took the slot.
     Replaced,

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 mod conflict;
 
-pub use self::conflict::probe_all;
+pub use self::conflict::take_address;
 
 use self::conflict::take;
 use super::close::CloseReason;
@@ -34,10 +34,6 @@ use crate::pusher::publisher::note_untold;
 use crate::server::answer::{AddressSlot, Upgraded};
 use crate::server::worker::{Admitted, Holder, Key, Registered, Slot, Worker};
 
-/// How long a connection that keeps others of its address out has to answer a probe.
-pub const ADDRESS_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Who was heard so recently is not asked again by such a probe.
-const ADDRESS_PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Messages of one client that are taken in a row, before the thread's other connections and its hub have a turn.
 const MESSAGES_PER_TURN_MAX: u64 = 16;
 /// How long a closing connection is waited for.
@@ -214,14 +210,16 @@ impl Session {
                 self.machine.publish_failed(code, &message_type, now, out);
             }
             Attention::Notice(Notice::Gap) => self.machine.gap(now, out),
-            // Who tries again and again for a slot of its address must not have all holders pinged each time.
-            Attention::Notice(Notice::Probe { answers: None, .. })
-                if self.machine.heard_within(ADDRESS_PROBE_EVERY, now) => {}
-            Attention::Notice(Notice::Probe { within, answers }) => {
+            Attention::Notice(Notice::Probe { heard_within, answers, .. })
+                if self.machine.heard_within(heard_within, now) =>
+            {
+                answers.add_permits(1);
+            }
+            Attention::Notice(Notice::Probe { within, answers, .. }) => {
                 // What was taken before it asked is no answer.
                 self.look_for_progress();
                 self.machine.probe(within, now, &mut self.actions);
-                self.asked.extend(answers);
+                self.asked.push(answers);
             }
             Attention::Notice(Notice::Replaced) => self.machine.replaced(out),
             Attention::Notice(Notice::Drain(after)) => self.machine.drain(after, now),
@@ -544,12 +542,10 @@ async fn end(conn: &Arc<Conn>, reader: &mut Reader, reason: CloseReason) {
     if reason == CloseReason::Lost {
         return;
     }
-    if reason == CloseReason::Overload {
-        // Its memory is wanted now. What the socket does not take at once is not waited for.
-        let flushed = std::future::poll_fn(|cx| Poll::Ready(conn.poll_flushed(cx).is_ready())).await;
-        if !flushed {
-            return;
-        }
+    let flushed = std::future::poll_fn(|cx| Poll::Ready(conn.poll_flushed(cx).is_ready())).await;
+    if reason == CloseReason::Overload && !flushed {
+        // Its memory is wanted now.
+        return;
     }
     tokio::select! {
         biased;

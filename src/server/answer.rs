@@ -91,11 +91,14 @@ pub async fn serve(
     }
     let upgraded: Arc<Mutex<Option<Upgraded>>> = Arc::default();
     let over = counted.0.over;
+    let (asked, answered) = (&worker, &upgraded);
     let service = service_fn(|request: Request<Incoming>| {
-        let (parts, _) = request.into_parts();
-        let (response, granted) = answer(&worker, &parts, peer.ip(), over);
-        *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = granted;
-        std::future::ready(Ok::<_, Infallible>(response))
+        Box::pin(async move {
+            let (parts, _) = request.into_parts();
+            let (response, granted) = answer(asked, &parts, peer.ip(), over).await;
+            *answered.lock().unwrap_or_else(PoisonError::into_inner) = granted;
+            Ok::<_, Infallible>(response)
+        })
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -159,7 +162,12 @@ impl Denial {
 }
 
 /// Answers a request: by an upgrade, or by a refusal that says why.
-fn answer(worker: &Arc<Worker>, request: &Parts, peer: IpAddr, over: bool) -> (Answer, Option<Upgraded>) {
+async fn answer(
+    worker: &Arc<Worker>,
+    request: &Parts,
+    peer: IpAddr,
+    over: bool,
+) -> (Answer, Option<Upgraded>) {
     let bridge = &worker.bridge;
     let (index, values) = match bridge.config.router.find(request.uri.path()) {
         Matched::Route(index, values) => (index, Ok(values)),
@@ -176,7 +184,7 @@ fn answer(worker: &Arc<Worker>, request: &Parts, peer: IpAddr, over: bool) -> (A
     let address = client_address(peer, &request.headers, server.forwarded, &server.trusted_proxies);
     let user_agent = loggable_agent(&request.headers);
     let phase = note_deprecated(worker, route, address, &user_agent);
-    match decide(worker, route, request, values, (address, phase, over)) {
+    match decide(worker, route, request, values, (address, phase, over)).await {
         Ok((response, mut granted)) => {
             granted.user_agent = user_agent;
             (response, Some(granted))
@@ -196,7 +204,7 @@ fn answer(worker: &Arc<Worker>, request: &Parts, peer: IpAddr, over: bool) -> (A
     }
 }
 
-fn decide(
+async fn decide(
     worker: &Arc<Worker>,
     route: &Arc<Route>,
     request: &Parts,
@@ -217,7 +225,7 @@ fn decide(
         return Err(Denial::new(Refusal::Draining, StatusCode::SERVICE_UNAVAILABLE, "shutting down"));
     }
     let holder = Holder::default();
-    let (refused, address_slot) = match admit(worker, route, request, phase, address, &holder) {
+    let (refused, address_slot) = match admit(worker, route, request, phase, address, &holder).await {
         Ok(slot) => (None, slot),
         Err((refusal, status, code)) => match route.refusal {
             config::Refusal::Http => return Err(Denial::new(refusal, status, code.message())),
@@ -275,7 +283,7 @@ pub enum AddressSlot {
 }
 
 /// The checks whose refusal a route may want told by a frame.
-fn admit(
+async fn admit(
     worker: &Worker,
     route: &Route,
     request: &Parts,
@@ -292,14 +300,10 @@ fn admit(
     }
     let Some(max) = route.limits.connections_per_address else { return Ok(AddressSlot::Uncounted) };
     let key = (route.limits.scope.clone(), one_client(address));
-    match worker.bridge.address_slots.acquire(&key, max, holder.clone()) {
-        Acquire::Granted(slot) => Ok(AddressSlot::Counted(slot)),
-        Acquire::Full { holders, .. } => {
-            // The dead among them make room before the client tries again.
-            session::probe_all(&holders, session::ADDRESS_PROBE_TIMEOUT, None);
-            Err((Refusal::AddressLimit, StatusCode::TOO_MANY_REQUESTS, ErrorCode::AddressLimit))
-        }
-    }
+    session::take_address(&worker.bridge.address_slots, &key, max, holder)
+        .await
+        .map(AddressSlot::Counted)
+        .map_err(|()| (Refusal::AddressLimit, StatusCode::TOO_MANY_REQUESTS, ErrorCode::AddressLimit))
 }
 
 /// Counts and logs a request to a deprecated endpoint, louder after its sunset.

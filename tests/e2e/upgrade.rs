@@ -216,6 +216,34 @@ async fn an_address_has_its_cap_over_the_group_and_gets_it_back() {
     assert_eq!(code, 101, "resets and vanished clients give their slots back");
 }
 
+/// After an outage an address may have all its slots taken by what its clients were before.
+#[tokio::test(flavor = "multi_thread")]
+async fn newcomers_of_an_address_wait_while_dead_holders_are_probed() {
+    let bridge = Bridge::with(&two_per_address(), |_| {}).await;
+    let dead = [Raw::open(bridge.address(), "/ws/native").await, Raw::open(bridge.address(), PATH).await];
+    let newcomers = (0..2).map(async |_| {
+        let mut refused = 0;
+        loop {
+            let (raw, code) = status(&bridge, &[]).await;
+            match code {
+                101 => return (raw, refused),
+                429 => refused += 1,
+                other => panic!("{other}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    // They count as alive for a second after they were heard; whoever comes then is let in when they are gone.
+    let served = patiently("newcomers", futures_util::future::join_all(newcomers)).await;
+    assert!(
+        served.iter().all(|(_, refused)| *refused < 30),
+        "{:?}",
+        served.iter().map(|(_, r)| r).collect::<Vec<_>>()
+    );
+    bridge.until_closed("native", "replaced", 1).await;
+    drop((dead, served));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trusted_proxys_clients_are_told_apart_and_others_not_believed() {
     let bridge = Bridge::with(&two_per_address(), |config| {
