@@ -68,8 +68,8 @@ pub(crate) struct RunArgs {
     /// delay: clients of one channel
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=18_000))]
     pub(crate) delay_clients: u32,
-    /// delay: events a second; with the clients above a tenth of what two cores can do
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    /// delay: events a second; with the clients above a tenth of what `floor` delivers one by one on two cores
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) delay_rate: u32,
     /// delay: seconds
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3_600))]

@@ -71,8 +71,10 @@ impl Report {
         for (name, fact) in facts {
             let _ = writeln!(text, "- {name}: {fact}");
         }
-        text.push_str("\n| what | unit | contender | median | lowest–highest | × floor | × node |\n");
-        text.push_str("|---|---|---|--:|--:|--:|--:|\n");
+        text.push_str(
+            "\n| what | unit | contender | median | lowest–highest | × floor | × floor-mt | × node |\n",
+        );
+        text.push_str("|---|---|---|--:|--:|--:|--:|--:|\n");
         for row in &self.rows {
             for (contender, values) in &row.values {
                 let (middle, low, high) = spread(values);
@@ -81,7 +83,7 @@ impl Report {
                 };
                 let _ = writeln!(
                     text,
-                    "| {}: {} | {} | {contender} | {} | {}–{} | {} | {} |",
+                    "| {}: {} | {} | {contender} | {} | {}–{} | {} | {} | {} |",
                     row.scenario,
                     row.name,
                     row.unit,
@@ -89,6 +91,7 @@ impl Report {
                     figure(low),
                     figure(high),
                     ratio(Contender::Floor),
+                    ratio(Contender::FloorMt),
                     ratio(Contender::Node),
                 );
             }
@@ -113,6 +116,7 @@ impl Report {
                         "rounds": values,
                         "median": spread(values).0,
                         "to_floor": row.ratio(*contender, Contender::Floor),
+                        "to_floor_mt": row.ratio(*contender, Contender::FloorMt),
                         "to_node": row.ratio(*contender, Contender::Node),
                     })
                 })
@@ -161,6 +165,7 @@ mod tests {
         let mut report = Report::default();
         for (contender, values) in [
             (Contender::Floor, [2.0, 9.0, 4.0]),
+            (Contender::FloorMt, [3.0, 3.0, 1.0]),
             (Contender::Node, [8.0, 8.0, 8.0]),
             (Contender::Bridge, [6.0, 5.0, 7.0]),
         ] {
@@ -169,8 +174,11 @@ mod tests {
             }
         }
         let table = report.table(&[]);
-        assert!(table.contains("| fanout: CPU | s | bridge | 6.00 | 5.00–7.00 | 1.50 | 0.75 |"), "{table}");
-        assert_eq!(report.json(&[])["figures"][2]["rounds"], json!([6.0, 5.0, 7.0]));
+        assert!(
+            table.contains("| fanout: CPU | s | bridge | 6.00 | 5.00–7.00 | 1.50 | 2.00 | 0.75 |"),
+            "{table}"
+        );
+        assert_eq!(report.json(&[])["figures"][3]["rounds"], json!([6.0, 5.0, 7.0]));
     }
 
     #[test]
