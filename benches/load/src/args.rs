@@ -104,6 +104,9 @@ pub(crate) struct RunArgs {
     /// pusher-bridge, release build
     #[arg(long, value_name = "FILE")]
     pub(crate) bridge: PathBuf,
+    /// The contender `before`: pusher-bridge of another commit, release build
+    #[arg(long, value_name = "FILE")]
+    pub(crate) before: Option<PathBuf>,
     /// The routes file pusher-bridge is measured with
     #[arg(long, value_name = "FILE")]
     pub(crate) routes: PathBuf,

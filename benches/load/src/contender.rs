@@ -40,11 +40,14 @@ pub(crate) enum Contender {
     Direct,
     /// `ws`, `pusher-js` and `jsonwebtoken`
     Node,
+    /// Another build of pusher-bridge
+    Before,
     /// pusher-bridge
     Bridge,
 }
 
 impl Contender {
+    /// Those that need nothing further to be said.
     pub(crate) const ALL: [Self; 5] = [Self::Floor, Self::FloorMt, Self::Direct, Self::Node, Self::Bridge];
 }
 
@@ -55,6 +58,7 @@ impl fmt::Display for Contender {
             Self::FloorMt => "floor-mt",
             Self::Direct => "direct",
             Self::Node => "node",
+            Self::Before => "before",
             Self::Bridge => "bridge",
         })
     }
@@ -107,6 +111,10 @@ impl Stage {
             Contender::Floor => stage.start_floor(1)?,
             Contender::FloorMt => stage.start_floor(cores())?,
             Contender::Node => stage.start_node(&args.node)?,
+            Contender::Before => {
+                let before = args.before.as_ref().ok_or("--before FILE is missing")?;
+                stage.start_bridge(before, setup.routes)?;
+            }
             Contender::Bridge => stage.start_bridge(&args.bridge, setup.routes)?,
         }
         Ok(stage)

@@ -69,11 +69,11 @@ impl Scenario {
             (Self::Connect, _) => connect::run,
             (Self::Herd, _) => herd::run,
             (Self::Delay, _) => delay::run,
-            (Self::Filter, C::Floor | C::Node | C::Bridge) => return Some(filter::run(context, contender)),
-            (Self::Channels, C::Direct | C::Node | C::Bridge) => {
+            (Self::Filter, C::Floor | C::Node | C::Before | C::Bridge) => return Some(filter::run(context, contender)),
+            (Self::Channels, C::Direct | C::Node | C::Before | C::Bridge) => {
                 return Some(channels::run(context, contender));
             }
-            (Self::Publish, C::Bridge) => return Some(publish::run(context, contender)),
+            (Self::Publish, C::Before | C::Bridge) => return Some(publish::run(context, contender)),
             _ => return None,
         };
         Some(context.on_stage(contender, &context.args.routes, run))
