@@ -508,7 +508,10 @@ impl World {
                 assert!(self.asked.replace(Asked::Verdict).is_none());
             }
             Action::Acquire { .. } => assert!(self.asked.replace(Asked::Slots).is_none()),
-            Action::Release => self.granted = None,
+            Action::Release => {
+                assert!(self.subscriptions.is_empty(), "back at no token, and still subscribed");
+                self.granted = None;
+            }
             Action::Subscribe(subscribe) => self.subscribe(subscribe),
             Action::Unsubscribe(id) => {
                 // The one of the path may be given up before it was made.
