@@ -316,6 +316,19 @@ fn constant(source: &str, name: &str) -> Option<String> {
 }
 
 #[test]
+fn autobahns_cases_are_counted() {
+    let source = include_str!("e2e/autobahn.rs");
+    let cases = constant(source, "CASES").unwrap();
+    let (_, list) = source.split_once("const INFORMATIONAL: [&str; ").unwrap();
+    let informational: usize = list.split(']').next().unwrap().parse().unwrap();
+    let strict = cases.parse::<usize>().unwrap() - informational;
+    let text = README.split_whitespace().collect::<Vec<_>>().join(" ");
+    for told in [format!("{cases} cases,"), format!(" {strict} OK, {informational} informational.")] {
+        assert!(text.contains(&told), "{told}");
+    }
+}
+
+#[test]
 fn securitys_constants_have_their_values() {
     for row in table_of(SECURITY, "constant") {
         let source = std::fs::read_to_string(root().join(names(row[3])[0])).unwrap();

@@ -7,8 +7,12 @@ use std::time::Duration;
 use crate::support::Bridge;
 use crate::support::process::file;
 
-/// Fewer would mean that the suite did not run whole.
-const CASES_MIN: usize = 240;
+/// All but compression, which is not offered.
+const GROUPS: [&str; 9] = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*"];
+/// What the groups hold. Another number would mean that they did not run whole.
+const CASES: usize = 301;
+/// Cases for which the suite has no right or wrong.
+const INFORMATIONAL: [&str; 3] = ["7.1.6", "7.13.1", "7.13.2"];
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -24,7 +28,7 @@ async fn autobahn_finds_nothing_wrong() {
     let spec = serde_json::json!({
         "outdir": reports,
         "servers": [{ "agent": "bridge", "url": format!("ws://{}/ws/native", bridge.address()) }],
-        "cases": ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*"],
+        "cases": GROUPS,
         "exclude-cases": [],
         "exclude-agent-cases": {},
     });
@@ -42,13 +46,12 @@ async fn autobahn_finds_nothing_wrong() {
     let index = std::fs::read_to_string(reports.join("index.json")).unwrap();
     let index: serde_json::Value = serde_json::from_str(&index).unwrap();
     let cases = index["bridge"].as_object().unwrap();
-    assert!(cases.len() > CASES_MIN, "only {} cases", cases.len());
+    assert_eq!(cases.len(), CASES);
     let failed: Vec<_> = cases
         .iter()
-        .filter(|(_, case)| {
-            ["behavior", "behaviorClose"]
-                .iter()
-                .any(|key| !matches!(case[key].as_str(), Some("OK" | "INFORMATIONAL")))
+        .filter(|(name, case)| {
+            let strict = if INFORMATIONAL.contains(&name.as_str()) { "INFORMATIONAL" } else { "OK" };
+            ["behavior", "behaviorClose"].iter().any(|key| case[key] != strict)
         })
         .collect();
     assert!(failed.is_empty(), "{failed:#?}");
