@@ -100,7 +100,7 @@ install_protoc() {
 find_protoc_env() {
     have protoc && return 0
     local root=$CACHE/protobuf/usr library_path
-    library_path=$(dirname "$(find "$root/lib" -name 'libprotoc.so.*' | head -n 1)")
+    library_path=$(dirname "$(find "$root/lib" -name 'libprotoc.so.*' | sed -n 1p)")
     printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$library_path" "$root/bin/protoc" >"$CACHE/protobuf/protoc"
     chmod +x "$CACHE/protobuf/protoc"
     export PROTOC=$CACHE/protobuf/protoc PROTOC_INCLUDE=$root/include
@@ -159,7 +159,7 @@ find_promtool() {
 
 install_promtool() {
     [[ -n $(find_promtool) ]] || apt_extract "$CACHE/prometheus" prometheus
-    "$(find_promtool)" --version 2>&1 | head -n 1
+    "$(find_promtool)" --version 2>&1 | sed -n 1p
 }
 
 find_kubectl() {
@@ -168,7 +168,7 @@ find_kubectl() {
 
 install_kubectl() {
     [[ -n $(find_kubectl) ]] || apt_extract "$CACHE/kubernetes-client" kubernetes-client
-    "$(find_kubectl)" version --client 2>&1 | head -n 1
+    "$(find_kubectl)" version --client 2>&1 | sed -n 1p
 }
 
 # find_packaged CHOSEN NAME DIR: the chosen path, or the one on the PATH, or the unpacked one.
@@ -206,7 +206,7 @@ find_library() {
     if [[ -n $1 ]]; then
         echo "$1"
     elif [[ -d $CACHE/preload ]]; then
-        find "$CACHE/preload" -name "$2" | head -n 1
+        find "$CACHE/preload" -name "$2" | sed -n 1p
     fi
 }
 
