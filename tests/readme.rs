@@ -15,6 +15,7 @@ use pusher_bridge::metrics::Metrics;
 
 const README: &str = include_str!("../README.md");
 const SECURITY: &str = include_str!("../docs/security.md");
+const PERFORMANCE: &str = include_str!("../docs/performance.md");
 const SHIPPED: &str = include_str!("../routes.toml");
 const BINARY: &str = env!("CARGO_BIN_EXE_pusher-bridge");
 
@@ -121,7 +122,45 @@ fn every_command_and_flag_exists() {
     for variable in README.split(['`', ' ', '\n']).filter(|word| word.starts_with("PUSHER_BRIDGE_")) {
         assert!(serve.contains(&format!("[env: {variable}=")), "{variable}");
     }
-    assert!(root().join("tests/run").exists());
+}
+
+/// What needs tools is run by what installs them; tests, flags and forms exist.
+#[test]
+fn every_test_command_exists() {
+    let text = |file: &str| std::fs::read_to_string(root().join(file)).unwrap();
+    let (run, fuzz, soak) = (text("tests/run"), text("tests/fuzz/run"), text("tests/soak/args.rs"));
+    let mut seen = BTreeSet::new();
+    for line in [README, PERFORMANCE].iter().flat_map(|file| file.lines()) {
+        let Some(line) = line.strip_prefix("    ") else { continue };
+        let words: Vec<&str> = line.split('#').next().unwrap().split_whitespace().collect();
+        let (with, words) = match &words[..] {
+            ["tests/run", "with", command @ ..] => (true, command),
+            words => (false, words),
+        };
+        let flags = |after: &str| {
+            let words = words.iter().skip_while(move |word| **word != after);
+            words.filter(|word| word.starts_with("--") && **word != "--").copied().collect::<Vec<_>>()
+        };
+        match words {
+            ["tests/run", ..] => assert!(flags("tests/run").iter().all(|flag| run.contains(flag)), "{line}"),
+            ["tests/fuzz/run", ..] => {
+                assert!(flags("tests/fuzz/run").iter().all(|flag| fuzz.contains(flag)), "{line}");
+            }
+            ["cargo", "test", ..] => {
+                let at = words.iter().position(|word| *word == "--test").unwrap();
+                let name = words[at + 1];
+                let places = [format!("tests/{name}.rs"), format!("tests/{name}/main.rs")];
+                assert!(places.iter().any(|place| root().join(place).exists()), "{line}");
+                assert_eq!(with, name != "hostile", "{line}");
+                let known = |flag: &&str| soak.contains(&format!("\"{flag}\""));
+                assert!(name != "soak" || flags("--").iter().all(known), "{line}");
+                seen.insert(name);
+            }
+            _ => {}
+        }
+    }
+    assert!(run.contains("\n            with)\n"));
+    assert_eq!(seen, BTreeSet::from(["faults", "hostile", "soak"]));
 }
 
 /// Key → default, as the schema tells them. The schema's texts are the comments of the code that reads the file.

@@ -5,7 +5,7 @@
 //!
 //! `cargo test` runs it for some seconds, with everything in it. By hand, for longer:
 //!
-//!     cargo test --release --test soak -- --minutes 30
+//!     tests/run with cargo test --release --test soak -- --minutes 30 --upstream sockudo
 //!
 //! Further: `--clients N`, `--seed N` (the faults' order and the clients' chances), `--upstream sandbox|sockudo`
 //! (SOCKUDO_BIN names the binary; where it is set a long run takes it), `--fault-every SECONDS`,
