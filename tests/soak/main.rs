@@ -32,6 +32,7 @@ mod backend;
 mod client;
 mod faults;
 mod ledger;
+mod memory;
 mod messages;
 mod observer;
 mod outgoing;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         }
     };
     ledger::prove();
+    memory::prove();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let limit = args.rounds.iter().map(|round| *round + run::OVERHEAD_MAX).sum();
     let tasks = LocalSet::new();

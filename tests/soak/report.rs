@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::memory;
 use crate::process::Held;
 
 /// A checkpoint: all since the start.
@@ -61,16 +62,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Memory must be flat: at the last checkpoint at most what it was at the first, which saw everything
-    /// already, and what an allocator keeps for itself.
     pub fn check_memory(&self) -> Result<(), String> {
-        const SHARE_MAX: f64 = 0.10;
-        const KEPT_KIB: f64 = 4096.0;
         // The first row is the start.
-        let [_, warm, .., last] = &self.rows[..] else { return Ok(()) };
-        let (warm, last) = (warm.held.rss_kib as f64, last.held.rss_kib as f64);
-        let most = warm * (1.0 + SHARE_MAX) + KEPT_KIB;
-        if last <= most { Ok(()) } else { Err(format!("memory grows: {warm} KiB, in the end {last} KiB")) }
+        let rests: Vec<u64> = self.rows.iter().skip(1).map(|row| row.held.rss_kib).collect();
+        memory::judge(&rests)
     }
 
     pub fn print(&self) {
