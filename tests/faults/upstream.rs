@@ -9,7 +9,7 @@ use pusher_bridge::sandbox::Options;
 use crate::account::Mark;
 use crate::proxied::Proxied;
 use crate::proxy::{Kind, Mode};
-use crate::stage::{BESIDE, DOWN, Launch, Metrics, Run, Seen, UP, number_in};
+use crate::stage::{BESIDE, DOWN, Launch, Metrics, Over, Run, Seen, UP, number_in};
 use crate::support::patiently;
 use crate::support::pusher::{App, Pusher as _};
 use crate::support::sockudo::Sockudo;
@@ -241,13 +241,26 @@ fn observe(app: App, channel: &'static str) -> Arc<Mutex<Vec<Mark>>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_one_is_killed_and_restarted() {
     let Some(mut sockudo) = Sockudo::start().await else { return };
+    restarted_twice_by("KILL", "killed", &mut sockudo).await;
+}
+
+/// It says goodbye to its links first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_one_is_restarted_in_order() {
+    let Some(mut sockudo) = Sockudo::start().await else { return };
+    let over = restarted_twice_by("TERM", "restarted", &mut sockudo).await;
+    let goodbyes = over.metrics.sum(r#"pusher_bridge_upstream_reconnects_total{cause="closed_4200"}"#);
+    assert_eq!(goodbyes, 2.0);
+}
+
+async fn restarted_twice_by(signal: &str, name: &str, sockudo: &mut Sockudo) -> Over {
     let app = sockudo.app();
     let observed =
         ["private-talk-a", "private-talk-b"].map(|channel| (channel, observe(app.clone(), channel)));
     let all = || observed.iter().map(|(_, marks)| marks.lock().unwrap().len()).min().unwrap();
-    let run = Run::start("killed", &app, Launch::new(&app, app.address)).await;
-    for time in ["after a kill", "after another"] {
-        sockudo.restart_by("KILL").await;
+    let run = Run::start(name, &app, Launch::new(&app, app.address)).await;
+    for time in ["after a restart", "after another"] {
+        sockudo.restart_by(signal).await;
         run.flow(time, 40).await;
         let before = all();
         let coming = async {
@@ -261,9 +274,10 @@ async fn a_real_one_is_killed_and_restarted() {
         let (_, marks) = observed.iter().find(|(name, _)| *name == channel)?;
         Some(marks.lock().unwrap().clone())
     };
-    let over = run.finish("sockudo killed twice", taken).await;
+    let over = run.finish(&format!("sockudo {name} twice"), taken).await;
     over.only_pushers();
     for (channel, _) in DOWN {
         assert_eq!(over.get(channel).gaps, 2, "{channel}");
     }
+    over
 }
