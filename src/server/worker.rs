@@ -29,6 +29,9 @@ pub const REFUSING_MAX: usize = 256;
 /// Beyond these, so many more are accepted in the places of unfinished requests that are just being closed.
 pub const DISPLACING_MAX: usize = 64;
 
+/// Newcomers that are taken before those in service have their turn.
+const ACCEPTED_PER_TURN_MAX: u64 = 8;
+
 /// A connection fresh from the listener.
 pub struct Accepted {
     /// Its socket, non-blocking.
@@ -233,6 +236,7 @@ impl Worker {
             }
         });
         let (alive, mut all_gone) = mpsc::channel(1);
+        let mut taken = 0_u64;
         while let Some(Accepted { stream, peer, admitted, arrival }) = accepted.recv().await {
             match TcpStream::from_std(stream) {
                 Ok(stream) => {
@@ -240,6 +244,10 @@ impl Worker {
                     tokio::spawn(answer::serve(self.clone(), stream, peer, counted, arrival));
                 }
                 Err(error) => tracing::warn!(%error, "a connection could not be watched"),
+            }
+            taken += 1;
+            if taken.is_multiple_of(ACCEPTED_PER_TURN_MAX) {
+                tokio::task::yield_now().await;
             }
         }
         drop(alive);
