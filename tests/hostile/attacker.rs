@@ -37,7 +37,11 @@ pub async fn connect(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
 
 /// Upgraded. What the server sent behind its answer is left unread.
 pub async fn open(from: Ipv4Addr, to: SocketAddr, path: &str) -> TcpStream {
-    let mut stream = connect(from, to).await;
+    upgraded(connect(from, to).await, path).await
+}
+
+/// Upgrades a connection.
+pub async fn upgraded(mut stream: TcpStream, path: &str) -> TcpStream {
     stream.write_all(upgrade(path, &[]).as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

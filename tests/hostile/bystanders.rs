@@ -51,8 +51,9 @@ pub struct Bystanders {
 struct Shared {
     /// When each event was published.
     published: Mutex<Vec<Instant>>,
-    /// Since when the attack is on, as an event's number.
+    /// The first event under attack, and the first after it.
     attacked_from: Mutex<Option<usize>>,
+    attacked_to: Mutex<Option<usize>>,
     attacked: AtomicBool,
     /// How long each newcomer took, calm and attacked; `None`: turned away.
     logins: [Mutex<Vec<Option<Duration>>>; 2],
@@ -84,6 +85,12 @@ impl Bystanders {
         self.shared.attacked.store(true, Ordering::Relaxed);
     }
 
+    /// What is published from now on does not count: it would make the late ones fewer in a hundred.
+    pub fn attack_over(&self) {
+        let to = self.shared.published.lock().unwrap().len();
+        *self.shared.attacked_to.lock().unwrap() = Some(to);
+    }
+
     /// No further newcomer; the last is welcome, and gone again.
     pub async fn stop_newcomers(&mut self, address: SocketAddr) {
         self.stop_newcomers.send_replace(true);
@@ -102,12 +109,13 @@ impl Bystanders {
         patiently("the last event", self.publishing).await.unwrap();
         let events = self.shared.published.lock().unwrap().len();
         let from = self.shared.attacked_from.lock().unwrap().unwrap_or(events);
+        let to = self.shared.attacked_to.lock().unwrap().unwrap_or(events);
         let (mut calm, mut attacked) = (Vec::new(), Vec::new());
         for watching in self.watching {
             let delays = patiently("a watcher's end", watching).await.unwrap().unwrap();
             assert_eq!(delays.len(), events, "events of one watcher");
             calm.extend_from_slice(&delays[WARM_UP..from]);
-            attacked.extend_from_slice(&delays[from..]);
+            attacked.extend_from_slice(&delays[from..to]);
         }
         let [calm_logins, attacked_logins] = &self.shared.logins;
         [noticed(calm, &calm_logins.lock().unwrap()), noticed(attacked, &attacked_logins.lock().unwrap())]

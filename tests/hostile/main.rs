@@ -52,6 +52,7 @@ const ATTACKS: &[Attack] = attacks![
     frames::ping_flood,
     frames::pong_flood,
     frames::empty_fragments,
+    frames::fragments_without_end,
     frames::tiny_fragments,
     frames::partial_messages,
     frames::large_parts_held,
@@ -62,6 +63,7 @@ const ATTACKS: &[Attack] = attacks![
     frames::tiny_echoes,
     readers::window_zero,
     readers::echoes_never_read,
+    readers::a_byte_a_second_read,
     readers::subscription_storm,
     readers::closes_never_read,
 ];

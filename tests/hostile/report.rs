@@ -41,7 +41,7 @@ pub fn percentile(delays: &mut [Duration], share: f64) -> Duration {
 pub fn table(rows: &[Row]) -> String {
     let mut out = String::from(
         "| attack | what it sent | memory before → peak (MiB) | bound | others' p99 calm → attack (ms) \
-         | slowest login calm → attack (ms) | log lines | how it ended |\n|---|---|---|---|---|---|---|---|\n",
+         | slowest login calm → attack (ms) | how it ended |\n|---|---|--:|--:|--:|--:|---|\n",
     );
     for row in rows {
         let name = row.name.split("::").last().unwrap_or_default().replace('_', " ");
@@ -53,7 +53,7 @@ pub fn table(rows: &[Row]) -> String {
             _ => ms(noticed.slowest),
         };
         out += &format!(
-            "| {name} | {} | {:.1} → {:.1} | +{} | {} → {} | {} → {} | {} | {} |\n",
+            "| {name} | {} | {:.1} → {:.1} | +{} | {} → {} | {} → {} | {} |\n",
             row.sent,
             mib(row.before_kib),
             mib(row.peak_kib),
@@ -62,7 +62,6 @@ pub fn table(rows: &[Row]) -> String {
             ms(row.attacked.p99),
             login(&row.calm),
             login(&row.attacked),
-            row.log_lines,
             row.ended,
         );
     }

@@ -89,7 +89,7 @@ pub fn run(attacks: &[Attack]) -> ExitCode {
         let began = Instant::now();
         match run_one(attack) {
             Ok(row) => {
-                println!("ok ({:.1} s)", began.elapsed().as_secs_f64());
+                println!("ok ({:.1} s, {} log lines)", began.elapsed().as_secs_f64(), row.log_lines);
                 rows.push(row);
             }
             Err(why) => {

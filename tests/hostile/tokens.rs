@@ -114,9 +114,9 @@ pub async fn wrong_tokens() -> Row {
     }
     scene
         .over(Verdict {
-            sent: format!("20 wrong tokens on each of {COUNT} connections from {addresses} addresses"),
+            sent: format!("20 wrong tokens on each of {COUNT} connections from {addresses} addresses, two keys to try"),
             bound_mib: 48,
-            ended: "each judged 1 s late beyond 20 of an address; 1008 `auth_failures`",
+            ended: "each judged 1 s late beyond 20 of an address; 1008 `auth_failures` or `auth_deadline` (4 s here)",
             closed_to_newcomers: false,
         })
         .await
