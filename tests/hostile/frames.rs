@@ -433,7 +433,7 @@ pub async fn broken_frames() -> Row {
 pub async fn json_bombs() -> Row {
     const USERS: usize = 2;
     const PER_USER: usize = 10;
-    const ROUNDS: usize = 4;
+    const ROUNDS: usize = 2;
     let pad = |start: &str, unit: &str, end: &str| {
         let room = (MESSAGE_MAX - start.len() - end.len()) / unit.len();
         format!("{start}{}{end}", unit.repeat(room))

@@ -106,7 +106,7 @@ pub async fn a_byte_a_second_read() -> Row {
     const ECHO: usize = 640 * 1024;
     let setting = shipped().with(
         r#"heartbeat = { kind = "websocket" }"#,
-        r#"heartbeat = { kind = "websocket", every = "1s", timeout = "3s" }"#,
+        r#"heartbeat = { kind = "websocket", every = "1s", timeout = "2s" }"#,
     );
     let scene = setting.open("a_byte_a_second_read").await;
     let to = scene.bridge.address;
@@ -132,7 +132,7 @@ pub async fn a_byte_a_second_read() -> Row {
         .over(Verdict {
             sent: format!("640 KiB to be echoed to each of {READERS} clients that read a byte a second"),
             bound_mib: 128,
-            ended: "1001 `silent` (3 s here); dropped 3 s later",
+            ended: "1001 `silent` (2 s here); dropped 3 s later",
             closed_to_newcomers: false,
         })
         .await;
