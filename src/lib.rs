@@ -1,6 +1,7 @@
 //! pusher-bridge keeps old raw-WebSocket clients working after their server moved to Pusher Channels.
 //! ARCHITECTURE.md is the map; design invariants stand at its top.
 
+#![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 pub mod admin;

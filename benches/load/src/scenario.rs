@@ -69,7 +69,9 @@ impl Scenario {
             (Self::Connect, _) => connect::run,
             (Self::Herd, _) => herd::run,
             (Self::Delay, _) => delay::run,
-            (Self::Filter, C::Floor | C::Node | C::Before | C::Bridge) => return Some(filter::run(context, contender)),
+            (Self::Filter, C::Floor | C::Node | C::Before | C::Bridge) => {
+                return Some(filter::run(context, contender));
+            }
             (Self::Channels, C::Direct | C::Node | C::Before | C::Bridge) => {
                 return Some(channels::run(context, contender));
             }
