@@ -107,6 +107,9 @@ pub(crate) struct RunArgs {
     /// The contender `before`: pusher-bridge of another commit, release build
     #[arg(long, value_name = "FILE")]
     pub(crate) before: Option<PathBuf>,
+    /// The contender `before`: with this shared library preloaded, such as another allocator
+    #[arg(long, value_name = "FILE")]
+    pub(crate) preload: Option<PathBuf>,
     /// The routes file pusher-bridge is measured with
     #[arg(long, value_name = "FILE")]
     pub(crate) routes: PathBuf,

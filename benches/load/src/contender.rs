@@ -40,7 +40,7 @@ pub(crate) enum Contender {
     Direct,
     /// `ws`, `pusher-js` and `jsonwebtoken`
     Node,
-    /// Another build of pusher-bridge
+    /// pusher-bridge of another commit, or with another library
     Before,
     /// pusher-bridge
     Bridge,
@@ -112,10 +112,11 @@ impl Stage {
             Contender::FloorMt => stage.start_floor(cores())?,
             Contender::Node => stage.start_node(&args.node)?,
             Contender::Before => {
-                let before = args.before.as_ref().ok_or("--before FILE is missing")?;
-                stage.start_bridge(before, setup.routes)?;
+                let same = args.preload.is_some().then_some(&args.bridge);
+                let before = args.before.as_ref().or(same).ok_or("--before or --preload FILE is missing")?;
+                stage.start_bridge(before, setup.routes, args.preload.as_deref())?;
             }
-            Contender::Bridge => stage.start_bridge(&args.bridge, setup.routes)?,
+            Contender::Bridge => stage.start_bridge(&args.bridge, setup.routes, None)?,
         }
         Ok(stage)
     }
@@ -222,13 +223,14 @@ impl Stage {
         self.adopt(node, listen, || process::listens(listen))
     }
 
-    fn start_bridge(&mut self, program: &Path, routes: &Path) -> Result<()> {
+    fn start_bridge(&mut self, program: &Path, routes: &Path, preload: Option<&Path>) -> Result<()> {
         let (upstream, listen, admin) = (self.upstream, process::free_address()?, process::free_address()?);
         self.admin = Some(admin);
         let bridge = Process::start("bridge", program, &self.logs, |command| {
             credentials_for(command, upstream);
             command.arg("serve").arg("--config").arg(routes);
             command.args(["--listen", &listen.to_string(), "--admin", &admin.to_string()]);
+            command.envs(preload.map(|library| ("LD_PRELOAD", library)));
         })?;
         self.adopt(bridge, listen, || process::answers(admin, "/readyz"))
     }
