@@ -124,6 +124,25 @@ fn every_command_and_flag_exists() {
     }
 }
 
+/// README's figures are some of those in docs/performance.md: one run, one machine, one date.
+#[test]
+fn figures_are_those_of_one_run() {
+    const FIRST: &str = "what is measured";
+    let columns = |document: &'static str| -> Vec<&'static str> {
+        let head = document.lines().find(|line| line.starts_with(&format!("| {FIRST} |"))).unwrap();
+        head.trim_matches('|').split(" | ").map(str::trim).collect()
+    };
+    let (some, all) = (columns(README), columns(PERFORMANCE));
+    let rows = table_of(PERFORMANCE, FIRST);
+    for row in table(FIRST) {
+        let full = rows.iter().find(|full| full[0] == row[0]).unwrap_or_else(|| panic!("{row:?}"));
+        for (column, cell) in some.iter().zip(&row) {
+            let at = all.iter().position(|name| name == column).unwrap_or_else(|| panic!("{column}"));
+            assert_eq!(*cell, full[at], "{}, {column}", row[0]);
+        }
+    }
+}
+
 /// What needs tools is run by what installs them; tests, flags and forms exist.
 #[test]
 fn every_test_command_exists() {
