@@ -7,8 +7,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::publisher::Sent;
 
-/// Something a link is told. There are at most two for each channel and hub, three for each message
-/// under way and one for its retry or end, so that the queue needs no bound of its own; and hubs must never wait for links.
+/// Something a link is told. Subscribers that come and go make two each, as often as `limits.messages` lets them;
+/// messages under way three each, and one for a retry or the end. A link takes them at once, but for a write to
+/// Pusher that is stuck, which has a timeout. So the queue has no bound of its own: hubs must never wait for links.
 #[derive(Debug)]
 pub enum Command {
     /// The hub has its first subscriber of the channel.
