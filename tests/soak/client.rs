@@ -15,6 +15,8 @@ use crate::support::raw::{CLOSE, PING, PONG, TEXT, frame as client_frame, upgrad
 use crate::wire::{Frame, Wire, status};
 use crate::world::World;
 
+/// So much waits for a client that reads nothing, before there is no room for a close frame.
+const UNREAD: u64 = 64 * 1024;
 /// The reason of the close of a slow reader.
 pub const TOO_SLOW: &str = "reading too slowly";
 /// The leeway of 1 s, and time to read what was sent before.
@@ -86,6 +88,8 @@ pub struct Client {
     pub due: VecDeque<&'static str>,
     /// Reasons for which the server may close.
     pub may_close: Vec<&'static str>,
+    /// From so many bytes read on, it may have ended without a close frame.
+    may_end_from: Option<u64>,
     /// When the token ends.
     pub expires: Option<Instant>,
     /// Frames that are to come back as they are: their first byte and payload.
@@ -119,6 +123,7 @@ impl Client {
             asked: None,
             due: VecDeque::new(),
             may_close: Vec::new(),
+            may_end_from: None,
             expires: None,
             echoes: VecDeque::new(),
             pings: 0,
@@ -430,6 +435,11 @@ impl Client {
         }
     }
 
+    /// It has read nothing for long: where much was sent to it, it was closed without a word.
+    pub fn was_deaf(&mut self) {
+        self.may_end_from = Some(self.wire.read + UNREAD);
+    }
+
     /// From now on nothing is owed to this client.
     pub fn release(&self) {
         let mut ledger = self.world.ledger.borrow_mut();
@@ -442,7 +452,8 @@ impl Client {
         match over {
             Over::Closed(_, reason) => self.may_close.contains(&reason.as_str()),
             Over::Broken(_) => self.may_close.contains(&TOO_SLOW),
-            Over::Ended | Over::NotUpgraded(_) => false,
+            Over::Ended => self.may_end_from.is_some_and(|bytes| self.wire.read >= bytes),
+            Over::NotUpgraded(_) => false,
         }
     }
 }

@@ -423,6 +423,7 @@ impl Visit {
                 }
                 // It was closed meanwhile, for this, or because its user came again and it did not answer.
                 client.may_close.extend([SILENT, REPLACED]);
+                client.was_deaf();
                 client.listen(PATIENCE).await?;
                 self.world.wrong(format!("client {}: silent, and not closed", client.id));
                 Ok(())

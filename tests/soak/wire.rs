@@ -76,11 +76,13 @@ pub fn server_frame(first: u8, payload: &[u8]) -> Vec<u8> {
 pub struct Wire {
     pub stream: TcpStream,
     pub buffer: BytesMut,
+    /// Bytes that came.
+    pub read: u64,
 }
 
 impl Wire {
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream, buffer: BytesMut::new() }
+        Self { stream, buffer: BytesMut::new(), read: 0 }
     }
 
     /// From the loopback address that this number has. `small`: with a receive buffer that is soon full.
@@ -98,7 +100,9 @@ impl Wire {
 
     /// Reads more. `false`: the other side has ended. Cancel-safe.
     pub async fn more(&mut self) -> io::Result<bool> {
-        Ok(self.stream.read_buf(&mut self.buffer).await? > 0)
+        let read = self.stream.read_buf(&mut self.buffer).await?;
+        self.read += read as u64;
+        Ok(read > 0)
     }
 
     /// The next frame; `None` at the end. Cancel-safe.
