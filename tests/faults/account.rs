@@ -72,7 +72,9 @@ impl Account {
                 continue;
             }
             account.missed += 1;
-            let after = places.range(..n).next_back().map_or(0, |(_, place)| *place);
+            // One that came late, told as not carried, says nothing of what was missed before.
+            let before = places.range(..n).rev().find(|(before, _)| !told.contains(before));
+            let after = before.map_or(0, |(_, place)| *place);
             let gap = marks[after.min(marks.len())..].contains(&Mark::Gap);
             if gap || told.contains(n) || cut && *n > largest {
                 account.reported += 1;
