@@ -1,5 +1,6 @@
 //! The tree, held to its own rules (ARCHITECTURE.md): which files are pure, how long a file may be, that
-//! metric names stand in one place, and that nothing of somebody's machine is tracked.
+//! metric names stand in one place, that no log line has a key twice, and that nothing of somebody's machine is
+//! tracked.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
@@ -230,6 +231,117 @@ fn metric_names_stand_in_one_place_once() {
     assert!(seen.len() > 20, "{seen:?}");
     let twice: Vec<&String> = seen.iter().filter(|(_, count)| **count != 1).map(|(name, _)| name).collect();
     assert!(twice.is_empty(), "defined more than once: {twice:?}");
+}
+
+/// What a JSON log line has besides its fields, in whatever way tracing-subscriber is set up.
+const LOG_KEYS: &[&str] = &[
+    "timestamp",
+    "level",
+    "message",
+    "target",
+    "fields",
+    "span",
+    "spans",
+    "filename",
+    "line_number",
+    "threadName",
+    "threadId",
+];
+
+/// `code` up to the bracket that closes what its beginning is within, in its parts between commas. Commas and
+/// brackets within strings, characters and further brackets are none.
+fn arguments(code: &str) -> Vec<&str> {
+    let (mut parts, mut start, mut depth, mut quoted) = (Vec::new(), 0, 0_usize, false);
+    let mut chars = code.char_indices().peekable();
+    while let Some((at, char)) = chars.next() {
+        match char {
+            '\\' if quoted => drop(chars.next()),
+            '"' => quoted = !quoted,
+            _ if quoted => {}
+            // A character; a lifetime has no second quote.
+            '\'' if code[at + 1..].starts_with('\\') => drop(chars.by_ref().nth(2)),
+            '\'' if code[at + 1..].chars().nth(1) == Some('\'') => drop(chars.by_ref().nth(1)),
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' if depth > 0 => depth -= 1,
+            ')' | ']' | '}' => {
+                parts.push(code[start..at].trim());
+                return parts;
+            }
+            ',' if depth == 0 => {
+                parts.push(code[start..at].trim());
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    panic!("no end: {}", &code[..code.len().min(80)]);
+}
+
+/// The fields of each call of one of tracing's macros, by the names they have in the log.
+fn logged_fields(code: &str) -> Vec<Vec<String>> {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let calls = code.match_indices("tracing::").filter_map(|(at, path)| {
+        let (name, rest) = code[at + path.len()..].split_once("!(")?;
+        name.chars().all(word).then(|| arguments(rest))
+    });
+    let fields = calls.map(|arguments| {
+        let of_the_macro = |argument: &str| {
+            ["target:", "parent:", "name:", "tracing::Level"].iter().any(|part| argument.starts_with(part))
+        };
+        let fields = arguments.into_iter().filter(|argument| !of_the_macro(argument));
+        // The message and what is put into it come last.
+        let fields = fields.take_while(|argument| !argument.starts_with('"') || argument.contains("\" ="));
+        fields
+            .map(|argument| {
+                let name = argument.split_once('=').map_or(argument, |(name, _)| name).trim();
+                let name = name.trim_start_matches(['%', '?']).trim_start_matches("r#").trim_matches('"');
+                assert!(name.chars().all(|c| word(c) || c == '.'), "which field is this? {argument}");
+                name.to_owned()
+            })
+            .collect()
+    });
+    fields.collect()
+}
+
+/// What parsers do with a key that is there twice is up to them: most keep the last, some refuse the line.
+#[test]
+fn no_log_line_has_a_key_twice() {
+    let (mut wrong, mut calls) = (Vec::new(), 0);
+    for path in sources("src") {
+        let (file, code) = (relative(&path), code(&path));
+        for import in code.split(';').filter_map(|s| s.rsplit_once("use tracing::").map(|(_, names)| names)) {
+            for name in ["error", "warn", "info", "debug", "trace", "event", "instrument"] {
+                if names(import, name) {
+                    wrong.push(format!("{file} imports `{name}`: spelt `tracing::{name}!` it is found here"));
+                }
+            }
+        }
+        for fields in logged_fields(&code) {
+            calls += 1;
+            for (index, field) in fields.iter().enumerate() {
+                if LOG_KEYS.contains(&field.as_str()) || fields[..index].contains(field) {
+                    wrong.push(format!(
+                        "{file}: a log line would have `{field}` twice ({})",
+                        fields.join(", ")
+                    ));
+                }
+            }
+        }
+    }
+    assert!(calls > 30, "{calls}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_fields_of_log_lines_are_found() {
+    let code = r#"
+        tracing::warn!(%error, code, why = f(a, "b, )\" c", ')'), user.name = ?x, "text: {}", y);
+        Err(error) => tracing::info!(target: "x", message = %m, "n" = 1, r#type = 2, lines = a - b, "t"),
+        tracing::debug!("only, text")"#;
+    let found = logged_fields(code);
+    assert_eq!(found[0], ["error", "code", "why", "user.name"]);
+    assert_eq!(found[1], ["message", "n", "type", "lines"]);
+    assert_eq!(found[2], [""; 0]);
 }
 
 /// Every file git knows; outside of a checkout (a packed crate) nothing is checked.

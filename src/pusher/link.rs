@@ -375,7 +375,7 @@ impl Actor {
             None => tracing::warn!(
                 link = self.link.index,
                 code,
-                message = loggable(message),
+                why = loggable(message),
                 "Pusher reports an error"
             ),
         }
@@ -384,11 +384,7 @@ impl Actor {
 
     fn refused(&mut self, channel: &str, message: &str, at: Instant) {
         self.link.metrics.subscription_failures.increment(1);
-        tracing::warn!(
-            channel = loggable(channel),
-            message = loggable(message),
-            "Pusher refused a subscription"
-        );
+        tracing::warn!(channel = loggable(channel), why = loggable(message), "Pusher refused a subscription");
         self.table.refused(channel, at.into_std(), &mut self.ops);
     }
 

@@ -21,6 +21,7 @@ mod hostile;
 mod isolation;
 mod limits;
 mod liveness;
+mod logs;
 mod publish;
 mod relay;
 mod scenarios;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use pusher_bridge::sandbox::SandboxHandle;
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 use super::patiently;
@@ -61,6 +62,7 @@ impl Lines {
         loop {
             match patiently(&format!("a line with {part}"), self.coming.recv()).await {
                 Some(line) => {
+                    check_line(&line);
                     self.seen.push_str(&line);
                     if line.contains(part) {
                         return line.trim_end().to_owned();
@@ -73,10 +75,45 @@ impl Lines {
 
     async fn rest(&mut self) -> String {
         while let Some(line) = patiently("the program's end", self.coming.recv()).await {
+            check_line(&line);
             self.seen.push_str(&line);
         }
         std::mem::take(&mut self.seen)
     }
+}
+
+/// A line in JSON must be understood alike by every parser: no object in it has a key twice.
+fn check_line(line: &str) {
+    if line.starts_with("{\"timestamp\"") {
+        log_line(line);
+    }
+}
+
+/// A line of the log in JSON.
+pub fn log_line(line: &str) -> Map<String, Value> {
+    struct Unique;
+    impl<'de> serde::de::Visitor<'de> for Unique {
+        type Value = Map<String, Value>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object without a key twice")
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut unique = Map::new();
+            while let Some((key, value)) = map.next_entry::<String, Value>()? {
+                if unique.contains_key(&key) {
+                    return Err(serde::de::Error::custom(format!("`{key}` twice")));
+                }
+                unique.insert(key, value);
+            }
+            Ok(unique)
+        }
+    }
+    let mut parser = serde_json::Deserializer::from_str(line);
+    let parsed =
+        serde::Deserializer::deserialize_map(&mut parser, Unique).and_then(|map| parser.end().map(|()| map));
+    parsed.unwrap_or_else(|error| panic!("{error}: {line}"))
 }
 
 /// The program with these arguments, and nothing in its environment but `env`.
