@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{DATE, HeaderMap, RETRY_AFTER};
+use hyper::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::capture_connection;
@@ -34,7 +34,7 @@ pub struct Request {
     pub method: Method,
     /// Absolute: scheme and host are needed.
     pub uri: Uri,
-    /// Further headers; `Host` and `Content-Length` are added.
+    /// Further headers; `Host`, `Content-Length` and, unless it is there, `User-Agent` are added.
     pub headers: HeaderMap,
     /// The body; empty for none.
     pub body: Bytes,
@@ -167,6 +167,8 @@ impl Client {
         *outgoing.method_mut() = request.method;
         *outgoing.uri_mut() = request.uri;
         *outgoing.headers_mut() = request.headers;
+        let name = HeaderValue::from_static(crate::USER_AGENT);
+        outgoing.headers_mut().entry(USER_AGENT).or_insert(name);
         let connection = capture_connection(&mut outgoing);
         let answer = async {
             let response =

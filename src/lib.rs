@@ -23,3 +23,6 @@ pub mod sandbox;
 pub mod server;
 pub mod template;
 pub mod tls;
+
+/// Who asks, in requests to a JWKS, to Pusher and to backends (RFC 9110 §10.1.5).
+pub const USER_AGENT: &str = concat!("pusher-bridge/", env!("CARGO_PKG_VERSION"));

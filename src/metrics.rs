@@ -14,8 +14,10 @@ use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
 
 mod describe;
+mod kinds;
 mod labels;
 
+pub use kinds::{ConnPhase, PublishResult, Refusal};
 pub use labels::{AUTH_RESULTS, RECONNECT_CAUSES, RETRY_CAUSES};
 
 /// The names, as they stand on `/metrics`.
@@ -85,93 +87,6 @@ const SECONDS: [f64; 13] =
     [0.000_01, 0.000_03, 0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
-
-/// Why a request was refused before or instead of its upgrade.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// No such path.
-    UnknownPath,
-    /// A path value no channel can hold.
-    BadPath,
-    /// No or another upgrade.
-    UpgradeRequired,
-    /// A malformed upgrade.
-    Malformed,
-    /// Origin not allowed.
-    Origin,
-    /// Too many connections from the address.
-    AddressLimit,
-    /// Too many connections at all.
-    Overload,
-    /// Past its sunset.
-    Gone,
-    /// Shutting down.
-    Draining,
-    /// No whole request came in time.
-    Timeout,
-    /// Not over when all connections were in use, and one of many of its address: a newcomer got its place.
-    Displaced,
-}
-
-impl Refusal {
-    const ALL: [Self; 11] = [
-        Self::UnknownPath,
-        Self::BadPath,
-        Self::UpgradeRequired,
-        Self::Malformed,
-        Self::Origin,
-        Self::AddressLimit,
-        Self::Overload,
-        Self::Gone,
-        Self::Draining,
-        Self::Timeout,
-        Self::Displaced,
-    ];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::UnknownPath => "unknown_path",
-            Self::BadPath => "bad_path",
-            Self::UpgradeRequired => "upgrade_required",
-            Self::Malformed => "malformed",
-            Self::Origin => "origin",
-            Self::AddressLimit => "address_limit",
-            Self::Overload => "overload",
-            Self::Gone => "gone",
-            Self::Draining => "draining",
-            Self::Timeout => "timeout",
-            Self::Displaced => "displaced",
-        }
-    }
-}
-
-/// What became of a client's message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PublishResult {
-    /// Accepted.
-    Ok,
-    /// Refused for good.
-    Refused,
-    /// Not accepted within its deadline.
-    Expired,
-    /// No room.
-    QueueFull,
-    /// A backend may have taken it, or not.
-    Unknown,
-}
-
-/// Where a connection is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnPhase {
-    /// Its request is being read and answered.
-    Handshake,
-    /// Upgraded, not yet authenticated.
-    Authenticating,
-    /// In service.
-    Live,
-}
 
 /// Handles of one route.
 pub struct RouteMetrics {

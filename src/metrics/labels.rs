@@ -77,6 +77,6 @@ mod tests {
             &[&RETRY_CAUSES[..], &["answer", "t_sent"]].concat(),
         );
         listed(include_str!("../auth/refused.rs"), &["=> \""], &AUTH_RESULTS);
-        listed(include_str!("../legacy/machine/inputs.rs"), &["return \""], &AUTH_RESULTS);
+        listed(include_str!("../legacy/machine/tokens.rs"), &["return \""], &AUTH_RESULTS);
     }
 }

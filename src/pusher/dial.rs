@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use hyper::header::{HeaderValue, USER_AGENT};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
@@ -86,7 +88,10 @@ pub async fn dial(upstream: &Upstream, tls: Arc<rustls::ClientConfig>) -> Result
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(Some(upstream.frame_bytes_max))
         .max_frame_size(Some(upstream.frame_bytes_max));
-    let (mut socket, _) = client_async_with_config(url, stream, Some(config))
+    let mut request = url.into_client_request().map_err(|error| handshake_failed(&error))?;
+    // Web application firewalls turn requests without one away.
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(crate::USER_AGENT));
+    let (mut socket, _) = client_async_with_config(request, stream, Some(config))
         .await
         .map_err(|error| handshake_failed(&error))?;
     let (socket_id, activity_timeout) = greeting(&mut socket).await?;

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pusher_bridge::app;
 use pusher_bridge::config::{Config, OnGap};
 use pusher_bridge::sandbox::{Options, Refusal, Sandbox};
 use secrecy::ExposeSecret;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
 
 use crate::support::bridge::{self, SHIPPED, token};
 use crate::support::proxy::TlsProxy;
@@ -500,4 +503,37 @@ async fn wss_refuses_an_unknown_authority() {
     assert_eq!(bridge.sandbox.view(|view| view.attempts()), 0, "the key went to nobody");
     let text = bridge.running.metrics.render();
     assert!(!text.contains(bridge.sandbox.options().secret.expose_secret()));
+}
+
+/// Web application firewalls turn away whoever does not say.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_says_who_asks() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let routes =
+        format!("{SHIPPED}\n[[auth.keys]]\nalgorithms = [\"RS256\"]\njwks_url = \"http://{address}/jwks\"\n");
+    let sandbox = Sandbox::start(Options::local()).await.unwrap();
+    let mut config = bridge::config(&routes, &sandbox.app().environment());
+    (config.upstream.app.ws_host, config.upstream.app.port) = ("127.0.0.1".into(), Some(address.port()));
+    let running = app::start(config).await.unwrap();
+    let mut asked = Vec::new();
+    while asked.len() < 2 {
+        let (mut stream, _) = patiently("a request", listener.accept()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            assert!(patiently("the head", stream.read_buf(&mut head)).await.unwrap() > 0);
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        assert!(
+            head.contains(concat!("\r\nuser-agent: pusher-bridge/", env!("CARGO_PKG_VERSION"), "\r\n")),
+            "{head}"
+        );
+        let path = head.split(['/', '?', ' ']).nth(2).unwrap().to_owned();
+        if !asked.contains(&path) {
+            asked.push(path);
+        }
+    }
+    asked.sort();
+    assert_eq!(asked, ["app", "jwks"]);
+    running.shutdown().await;
 }

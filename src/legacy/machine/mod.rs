@@ -4,6 +4,7 @@
 mod gates;
 mod inputs;
 mod timers;
+mod tokens;
 
 #[cfg(test)]
 mod tests;
