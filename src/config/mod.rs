@@ -16,6 +16,7 @@ use crate::template::{Frame, Text};
 
 mod describe;
 pub mod diagnostics;
+mod host;
 mod interpolate;
 mod load;
 mod problems;

@@ -18,16 +18,15 @@ pub(super) const DURATION: &str = r"^0*[1-9][0-9]*(ms|s|m|h|d)$|\$\{";
 pub(super) const DURATION_OR_ZERO: &str = r"^[0-9]+(ms|s|m|h|d)$|\$\{";
 pub(super) const ID: &str = r"^[A-Za-z0-9_.-]+$|\$\{";
 pub(super) const CLUSTER: &str = r"^[a-z0-9-]*$|\$\{";
-pub(super) const HOST: &str = r"^[A-Za-z0-9_.:\[\]-]*$|\$\{";
+pub(super) const HOST: &str = r"^(\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+|[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?)?$|\$\{";
 pub(super) const PEM: &str = r"-----BEGIN |\$\{";
-pub(super) const JWKS_URL: &str = r"^(https://[^/?#@\s]+|http://(localhost|127(\.[0-9]+){3}|\[::1\]|[A-Za-z0-9_-]+|[A-Za-z0-9_.-]+\.(svc|local|internal|localhost)|[A-Za-z0-9_.-]+\.svc\.cluster\.local)(:[0-9]+)?)([/?][^\s]*)?$|\$\{";
+pub(super) const JWKS_URL: &str = r"^(https://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?|http://(localhost|127(\.[0-9]+){3}|\[::1\]|[A-Za-z0-9_-]+|[A-Za-z0-9_.-]+\.(svc|local|internal|localhost)|[A-Za-z0-9_.-]+\.svc\.cluster\.local)(:[0-9]{1,5})?)([/?]([A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?$|\$\{";
 pub(super) const TEXT: &str = r"^([^{}]|\{(auth\.user|[A-Za-z_][A-Za-z0-9_]*)\})+$|\$\{";
 pub(super) const TEXT_SUBSCRIBE: &str =
     r"^([^{}]|\{(auth\.user|(subscribe\.)?[A-Za-z_][A-Za-z0-9_]*)\})+$|\$\{";
 pub(super) const FIELD: &str = r"^[^.]+(\.[^.]+)*$|\$\{";
 pub(super) const EVENT: &str = r"^([^{}]|\{(auth\.user|[A-Za-z_][A-Za-z0-9_]*)\}){1,200}$|\$\{";
-pub(super) const POST_URL: &str =
-    r"^https?://[A-Za-z0-9_.\[\]:-]+([/?#]([^{}\s]|\{(auth\.user|[A-Za-z_][A-Za-z0-9_]*)\})*)?$|\$\{";
+pub(super) const POST_URL: &str = r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?([/?]([A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2}|\{(auth\.user|[A-Za-z_][A-Za-z0-9_]*)\})*)?$|\$\{";
 pub(super) const TOKEN_PLACE: &str =
     r"^(header|query:[A-Za-z0-9_.~-]+|subprotocol:[A-Za-z0-9!#$%&'*+.^_`|~-]+)$|\$\{";
 pub(super) const DATE: &str = r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?([Zz]|[+-][0-2][0-9]:?[0-5][0-9])$|\$\{";

@@ -8,6 +8,7 @@ use secrecy::SecretString;
 
 use super::{POSITIVE, rate, text_or, unknown};
 use crate::auth::check_key;
+use crate::config::host;
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::{At, Either};
@@ -209,15 +210,19 @@ fn jwks_url(problems: &mut Problems<'_>, value: &At<String>, raw: &raw::AuthKey)
             return None;
         }
     };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
-    if authority.is_empty() || authority.contains('@') || url.contains(char::is_whitespace) {
-        problems.at(value.span(), "this URL has no host, or more than one can be sure of");
-    } else if !tls && !is_internal(authority) {
-        problems.with_help(
+    let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    match host::authority(authority) {
+        Err(why) => problems.at(value.span(), format!("the JWKS URL is not one: {why}")),
+        Ok(authority) if !tls && !is_internal(authority.host) => problems.with_help(
             value.span(),
             "keys fetched by plain http can be replaced on the way",
             "use https; http is for loopback and for names inside of a cluster (keys, keys.auth.svc)",
-        );
+        ),
+        Ok(_) => {
+            if let Err((_, why)) = host::check_target(target) {
+                problems.at(value.span(), format!("the JWKS URL is not one: {why}"));
+            }
+        }
     }
     let refresh = problems.duration(raw.refresh.as_ref(), POSITIVE, REFRESH);
     let refresh_min = problems.duration(raw.refresh_min.as_ref(), POSITIVE, REFRESH_LEAST.min(refresh));
@@ -230,11 +235,8 @@ fn jwks_url(problems: &mut Problems<'_>, value: &At<String>, raw: &raw::AuthKey)
 }
 
 /// Loopback, or a name that only resolves inside of a cluster or a host.
-fn is_internal(authority: &str) -> bool {
-    let host = match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or(""),
-        None => authority.split(':').next().unwrap_or(""),
-    };
+fn is_internal(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(address) = host.parse::<IpAddr>() {
         return address.is_loopback();
     }

@@ -5,6 +5,7 @@ use secrecy::SecretString;
 use super::dialect::frame;
 use super::route::Context;
 use super::template;
+use crate::config::host;
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::At;
@@ -240,11 +241,27 @@ fn check_url(problems: &mut Problems<'_>, raw: &At<String>, text: &Text) {
         let span = problems.inside(raw, prefix.len());
         problems
             .at(span, "a value may not reach the host: only the path and the query may have placeholders");
-    } else if authority.is_empty()
-        || !authority.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b))
-    {
-        problems.at(raw.span(), format!("`{authority}` is no host (and no place for credentials)"));
-    } else if raw.get().contains(|c: char| c.is_whitespace() || c.is_control()) {
-        problems.at(raw.span(), "a URL has no spaces");
+    } else if let Err(why) = host::authority(authority) {
+        problems.at(raw.span(), format!("this is no host: {why}"));
+    } else if let Some((at, why)) = bad_target(raw.get(), text) {
+        let span = problems.inside(raw, at);
+        problems.at(span, why);
     }
+}
+
+/// What of the literal text behind the host no request could carry, and where.
+fn bad_target(source: &str, text: &Text) -> Option<(usize, &'static str)> {
+    let mut from = 0;
+    for (index, literal) in text.literals().enumerate() {
+        let start = source.get(from..)?.find(literal)? + from;
+        from = start + literal.len();
+        // The first one begins with the scheme and the host.
+        let host = if index == 0 { literal.find("://")? + 3 } else { 0 };
+        let target = literal.get(host..)?.find(['/', '?', '#']).map_or(literal.len(), |at| host + at);
+        let target = if index == 0 { target } else { 0 };
+        if let Err((at, why)) = host::check_target(literal.get(target..)?) {
+            return Some((start + target + at, why));
+        }
+    }
+    None
 }

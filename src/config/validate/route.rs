@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{POSITIVE, RouteInput, Shared, publish, rate, rate_or_none, required, template, unknown_name};
+use crate::config::host;
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::{At, Either, Number};
@@ -507,11 +508,19 @@ fn link(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<String>
         && scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+.-".contains(&b));
     let rest_legal =
         !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic() && !b"<>\"{}".contains(&b));
-    if scheme_legal && rest_legal {
-        return Some(raw.get().clone());
+    if !(scheme_legal && rest_legal) {
+        problems.at(raw.span(), format!("`{}` is no URL", raw.get()));
+        return None;
     }
-    problems.at(raw.span(), format!("`{}` is no URL", raw.get()));
-    None
+    // An app's own scheme has what it likes behind it.
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
+    if matches!(scheme, "http" | "https" | "ws" | "wss")
+        && let Err(why) = host::authority(authority)
+    {
+        problems.at(raw.span(), format!("this is no URL: {why}"));
+        return None;
+    }
+    Some(raw.get().clone())
 }
 
 fn origins(problems: &mut Problems<'_>, raw: &raw::Route) -> Vec<String> {

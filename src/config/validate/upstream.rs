@@ -5,6 +5,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::{POSITIVE, required};
+use crate::config::host::check_host;
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::At;
@@ -23,6 +24,8 @@ const QUEUE_BYTES: usize = 4 << 20;
 /// Pusher's own limit (Pusher docs, "HTTP API": batch events).
 const BATCH: usize = 10;
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest id or key of an app: Pusher's have 20 characters, those of others may be UUIDs.
+const IDENTIFIER_BYTES_MAX: usize = 256;
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(30);
 
 pub(super) fn upstream(problems: &mut Problems<'_>, raw: Option<&At<raw::Upstream>>) -> Upstream {
@@ -125,6 +128,13 @@ fn identifier(
     if !raw.get().bytes().all(legal) {
         problems
             .at(raw.span(), format!("`{key}` has a character other than letters, digits, `_`, `-` and `.`"));
+    } else if matches!(raw.get().as_str(), "." | "..") {
+        problems.at(raw.span(), format!("`{key}` stands in a URL's path, where `.` and `..` lead elsewhere"));
+    } else if raw.get().len() > IDENTIFIER_BYTES_MAX {
+        problems.at(
+            raw.span(),
+            format!("`{key}` has {} bytes of at most {IDENTIFIER_BYTES_MAX}", raw.get().len()),
+        );
     }
     raw.get().clone()
 }
@@ -134,22 +144,24 @@ fn hosts(problems: &mut Problems<'_>, at: &At<raw::Upstream>) -> (String, String
     let set = |host: &Option<At<String>>| host.clone().filter(|h| !h.get().is_empty());
     match (set(&raw.host), set(&raw.cluster)) {
         (Some(host), _) => {
-            let legal = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-            if !host.get().chars().all(legal) {
+            if let Err(why) = check_host(host.get()) {
                 problems.with_help(
                     host.span(),
-                    "`host` is a host's name or address alone",
+                    format!("`host` is a host's name or address alone: {why}"),
                     "no scheme, no path; the port is `port`",
                 );
             }
             (host.get().clone(), host.get().clone())
         }
         (None, Some(cluster)) => {
-            if !cluster.get().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+            let (ws, api) =
+                (format!("ws-{}.pusher.com", cluster.get()), format!("api-{}.pusher.com", cluster.get()));
+            let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            if !cluster.get().bytes().all(legal) || check_host(&ws).and(check_host(&api)).is_err() {
                 problems
                     .at(cluster.span(), "a cluster's name is lower-case letters, digits and `-`: mt1, eu");
             }
-            (format!("ws-{}.pusher.com", cluster.get()), format!("api-{}.pusher.com", cluster.get()))
+            (ws, api)
         }
         (None, None) => {
             problems.at(at.span(), "`cluster` is missing (or `host`, for a self-hosted server)");
