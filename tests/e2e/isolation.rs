@@ -7,6 +7,7 @@ use pusher_bridge::clock::Now;
 use rcgen::PublicKeyData;
 use serde_json::{Value, json};
 
+use crate::near_and_far;
 use crate::support::bridge::{JWT_SECRET, SHIPPED, config_text, token, token_with};
 use crate::support::{Bridge, OldClient, temporary_directory};
 
@@ -30,7 +31,7 @@ async fn gets_only(client: &mut OldClient, events: &[&str]) {
     assert_eq!(client.json().await["data"]["n"], "fence");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_neighbours_agent_events_never_arrive);
 async fn a_neighbours_agent_events_never_arrive() {
     let bridge = Bridge::start().await;
     let mut seven = bridge.login_as("/ws/agent/agent_7", "1").await;
@@ -86,7 +87,7 @@ async fn a_neighbours_agent_events_never_arrive() {
     assert!(seven.text().await.contains(own));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_neighbours_environment_events_never_arrive);
 async fn a_neighbours_environment_events_never_arrive() {
     let bridge = Bridge::start().await;
     let mut one = bridge.login_as("/ws/roblox", "1").await;
@@ -345,7 +346,7 @@ channel = "room-{kind}-{room}"
     assert_eq!(bridge.sandbox.ever_subscribed().iter().find(foreign), None);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(events_before_auth_are_never_delivered);
 async fn events_before_auth_are_never_delivered() {
     let bridge = Bridge::start().await;
     let mut inside = bridge.login("/ws/agent/agent_7").await;
@@ -366,7 +367,7 @@ async fn events_before_auth_are_never_delivered() {
     gets_only(&mut stranger, &[]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(messages_before_auth_are_never_published);
 async fn messages_before_auth_are_never_published() {
     let bridge = Bridge::start().await;
     let mut stranger = bridge.connect("/ws/plugin/p1").await;
@@ -386,8 +387,8 @@ async fn messages_before_auth_are_never_published() {
     assert_eq!(published, ["3", "4"]);
 }
 
+near_and_far!(a_live_connection_cannot_change_its_user);
 /// A renewal for another user changes nothing.
-#[tokio::test(flavor = "multi_thread")]
 async fn a_live_connection_cannot_change_its_user() {
     let bridge = Bridge::start().await;
     let mut client = bridge.login_as("/ws/plugin/p1", "1").await;

@@ -8,6 +8,7 @@ use pusher_bridge::config::Config;
 use pusher_bridge::sandbox::{PublishHold, Refusal};
 use tokio::time::Instant;
 
+use crate::near_and_far;
 use crate::support::bridge::{self, SHIPPED};
 use crate::support::pusher::{Native, Pusher};
 use crate::support::{Bridge, OldClient, patiently};
@@ -98,7 +99,7 @@ fn nothing(_: &mut Config) {}
 
 // ------------------------------------------------------------------------------------------------ batches
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(what_comes_while_a_request_is_under_way_goes_together);
 async fn what_comes_while_a_request_is_under_way_goes_together() {
     let mut stage = Stage::new(nothing).await;
     let hold = stage.hold(1..=25).await;
@@ -108,7 +109,7 @@ async fn what_comes_while_a_request_is_under_way_goes_together() {
     assert_eq!(stage.result("ok"), 26.0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(the_order_is_kept_over_batches_and_retries);
 async fn the_order_is_kept_over_batches_and_retries() {
     let mut stage = Stage::new(nothing).await;
     stage.bridge.sandbox.fail_publishes(3, 503, None);
@@ -118,7 +119,7 @@ async fn the_order_is_kept_over_batches_and_retries() {
     stage.all_get(0..500).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(several_channels_do_not_wait_for_each_other);
 async fn several_channels_do_not_wait_for_each_other() {
     let mut stage = Stage::new(|config| config.upstream.publish.lanes = 64).await;
     let token = bridge::token_with("9", |claims| claims["plugin_ids"] = serde_json::json!(["p1", "p2"]));
@@ -139,7 +140,7 @@ async fn several_channels_do_not_wait_for_each_other() {
 
 // ------------------------------------------------------------------------------------------------ retries
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(passing_failures_are_retried_and_nothing_comes_twice);
 async fn passing_failures_are_retried_and_nothing_comes_twice() {
     let mut stage = Stage::new(nothing).await;
     for (n, (status, cause)) in
@@ -156,7 +157,7 @@ async fn passing_failures_are_retried_and_nothing_comes_twice() {
     assert_eq!(stage.sizes(), [1; 8]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(retry_after_is_respected);
 async fn retry_after_is_respected() {
     let mut stage = Stage::new(nothing).await;
     stage.bridge.sandbox.fail_publishes(1, 429, Some(1));
@@ -166,7 +167,7 @@ async fn retry_after_is_respected() {
     assert!(begin.elapsed() >= Duration::from_secs(1), "{:?}", begin.elapsed());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(an_absurd_retry_after_costs_only_its_batch);
 async fn an_absurd_retry_after_costs_only_its_batch() {
     let mut stage = Stage::new(|config| config.upstream.publish.deadline = Duration::from_millis(150)).await;
     for wait in [u64::MAX, i64::MAX as u64, 31_536_000] {
@@ -178,7 +179,7 @@ async fn an_absurd_retry_after_costs_only_its_batch() {
     stage.all_get([1]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(what_was_accepted_without_an_answer_comes_once);
 async fn what_was_accepted_without_an_answer_comes_once() {
     let mut stage = Stage::new(nothing).await;
     for n in 0..5 {
@@ -196,7 +197,7 @@ async fn what_was_accepted_without_an_answer_comes_once() {
     assert_eq!(stage.retries("no_answer"), 6.0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_waiting_message_does_not_keep_its_senders_socket);
 async fn a_waiting_message_does_not_keep_its_senders_socket() {
     use tokio::io::AsyncReadExt as _;
     let mut stage = Stage::new(|_| {}).await;
@@ -210,8 +211,8 @@ async fn a_waiting_message_does_not_keep_its_senders_socket() {
     stage.bridge.becomes(QUEUE, 0.0).await;
 }
 
+near_and_far!(a_second_copy_made_by_a_retry_is_for_nobody_here);
 /// The copy does not come back before the retry: Pusher's own clients get it twice, ours once.
-#[tokio::test(flavor = "multi_thread")]
 async fn a_second_copy_made_by_a_retry_is_for_nobody_here() {
     let mut stage = Stage::new(|config| config.upstream.publish.timeout = Duration::from_millis(50)).await;
     let hold = stage.bridge.sandbox.hold_publishes();
@@ -234,7 +235,7 @@ async fn a_second_copy_made_by_a_retry_is_for_nobody_here() {
 
 // --------------------------------------------------------------------------------------------- refusals
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(final_refusals_are_told_and_never_retried);
 async fn final_refusals_are_told_and_never_retried() {
     let mut stage = Stage::new(nothing).await;
     for status in [400, 401, 403, 404, 413, 422] {
@@ -250,7 +251,7 @@ async fn final_refusals_are_told_and_never_retried() {
     assert_eq!(stage.result("refused"), 6.0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_bad_message_does_not_take_its_batch_along);
 async fn a_bad_message_does_not_take_its_batch_along() {
     let mut stage = Stage::new(nothing).await;
     let hold = stage.hold(1..=10).await;
@@ -263,7 +264,7 @@ async fn a_bad_message_does_not_take_its_batch_along() {
     assert_eq!((stage.result("ok"), stage.result("refused")), (10.0, 1.0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_refused_app_refuses_the_whole_batch_at_once);
 async fn a_refused_app_refuses_the_whole_batch_at_once() {
     let mut stage = Stage::new(nothing).await;
     let hold = stage.hold(1..=10).await;
@@ -276,7 +277,7 @@ async fn a_refused_app_refuses_the_whole_batch_at_once() {
     assert_eq!(stage.sizes(), [1, 10]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_full_queue_is_told);
 async fn a_full_queue_is_told() {
     let mut stage = Stage::new(|config| config.upstream.publish.queue_messages_max = 2).await;
     let hold = stage.hold([1, 2]).await;
@@ -291,7 +292,7 @@ async fn a_full_queue_is_told() {
     assert_eq!(stage.result("queue_full"), 1.0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_queue_is_full_by_bytes_too);
 async fn a_queue_is_full_by_bytes_too() {
     let mut stage = Stage::new(|config| config.upstream.publish.queue_bytes_max = 20_000).await;
     let large = "x".repeat(9_000);
@@ -310,8 +311,8 @@ async fn a_queue_is_full_by_bytes_too() {
     assert_eq!(stage.neighbour.json().await["data"], 9, "there is room again");
 }
 
+near_and_far!(a_long_type_takes_room_in_the_queue);
 /// A type may be as long as a message, and waits for the answer to its sender.
-#[tokio::test(flavor = "multi_thread")]
 async fn a_long_type_takes_room_in_the_queue() {
     let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let routes = format!(
@@ -339,7 +340,7 @@ body = '{"at":{data}}'
     assert!(bridge.metric("pusher_bridge_publish_queue_bytes") > 12_000.0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_passed_deadline_is_told);
 async fn a_passed_deadline_is_told() {
     let mut stage = Stage::new(|config| config.upstream.publish.deadline = Duration::from_millis(150)).await;
     stage.bridge.sandbox.fail_publishes(1_000, 503, None);
@@ -353,7 +354,7 @@ async fn a_passed_deadline_is_told() {
     assert_eq!(stage.result("expired"), 2.0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(messages_that_pusher_would_not_take_are_told_at_once);
 async fn messages_that_pusher_would_not_take_are_told_at_once() {
     let mut stage = Stage::new(nothing).await;
     let exact = format!("\"{}\"", "é".repeat(10_238 / 2));
@@ -375,7 +376,7 @@ async fn messages_that_pusher_would_not_take_are_told_at_once() {
 
 // -------------------------------------------------------------------------------------------- who gets it
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(equal_messages_of_two_senders_reach_each_other_once);
 async fn equal_messages_of_two_senders_reach_each_other_once() {
     let mut stage = Stage::new(nothing).await;
     let mut third = stage.bridge.login_as("/ws/plugin/p1", "3").await;
@@ -395,7 +396,7 @@ async fn equal_messages_of_two_senders_reach_each_other_once() {
     assert_eq!(third.json().await["type"], "fence");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_native_client_event_reaches_all_even_when_equal_to_one_of_ours);
 async fn a_native_client_event_reaches_all_even_when_equal_to_one_of_ours() {
     let mut stage = Stage::new(nothing).await;
     stage.send([7]).await;
@@ -406,7 +407,7 @@ async fn a_native_client_event_reaches_all_even_when_equal_to_one_of_ours() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(two_bridges_carry_each_others_messages_once);
 async fn two_bridges_carry_each_others_messages_once() {
     let mut stage = Stage::new(nothing).await;
     let running = bridge::start(&stage.bridge.sandbox.app(), SHIPPED, &[], |_| {}).await;
@@ -438,8 +439,8 @@ async fn two_bridges_carry_each_others_messages_once() {
     }
 }
 
+near_and_far!(a_message_lost_in_an_outage_is_not_mixed_up_with_a_later_one);
 /// What was published while nothing could come back must not be taken for what is published afterwards.
-#[tokio::test(flavor = "multi_thread")]
 async fn a_message_lost_in_an_outage_is_not_mixed_up_with_a_later_one() {
     let mut stage =
         Stage::new(|config| config.upstream.reconnect_delay_max = Duration::from_millis(50)).await;
@@ -458,7 +459,7 @@ async fn a_message_lost_in_an_outage_is_not_mixed_up_with_a_later_one() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(messages_of_a_client_that_has_left_are_published);
 async fn messages_of_a_client_that_has_left_are_published() {
     let mut stage = Stage::new(nothing).await;
     let hold = stage.hold(1..=3).await;
@@ -472,7 +473,7 @@ async fn messages_of_a_client_that_has_left_are_published() {
     bridge.becomes(QUEUE, 0.0).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(what_was_accepted_is_published_before_the_end);
 async fn what_was_accepted_is_published_before_the_end() {
     let mut stage = Stage::new(|config| config.server.close_window = Duration::ZERO).await;
     let hold = stage.hold(1..=25).await;

@@ -4,6 +4,7 @@ use futures_util::SinkExt;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::near_and_far;
 use crate::support::backend::Backend;
 use crate::support::bridge::{SHIPPED, config_text, token};
 use crate::support::{Bridge, OldClient, patiently};
@@ -16,7 +17,7 @@ fn data_of<'a>(frame: &'a str, event: &str) -> &'a str {
     &rest[..end]
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(events_reach_the_client_byte_for_byte);
 async fn events_reach_the_client_byte_for_byte() {
     let bridge = Bridge::start().await;
     let mut client = bridge.login("/ws/content/gen_1").await;
@@ -34,7 +35,7 @@ async fn events_reach_the_client_byte_for_byte() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_whole_envelope_is_not_wrapped_again);
 async fn a_whole_envelope_is_not_wrapped_again() {
     let bridge = Bridge::start().await;
     let mut client = bridge.login("/ws/content/gen_1").await;
@@ -61,7 +62,7 @@ async fn a_whole_envelope_is_not_wrapped_again() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(data_of_every_form_gives_one_envelope);
 async fn data_of_every_form_gives_one_envelope() {
     let bridge = Bridge::start().await;
     let mut client = bridge.login("/ws/content/gen_1").await;
@@ -94,7 +95,7 @@ async fn data_of_every_form_gives_one_envelope() {
     assert_eq!(client.text().await, envelope, "an envelope that is no string");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(the_order_of_a_thousand_events_is_kept);
 async fn the_order_of_a_thousand_events_is_kept() {
     let bridge = Bridge::start().await;
     let mut client = bridge.login("/ws/content/gen_1").await;
@@ -106,17 +107,21 @@ async fn the_order_of_a_thousand_events_is_kept() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(an_event_published_after_auth_response_arrives);
 async fn an_event_published_after_auth_response_arrives() {
     let bridge = Bridge::start().await;
-    for n in 0..30 {
+    let arrives = async |n: usize| {
         let mut client = bridge.login(&format!("/ws/content/gen_{n}")).await;
         bridge.sandbox.trigger(&format!("content-generation-gen_{n}"), "e", "1");
         assert_eq!(client.json().await["type"], "e");
+    };
+    // Some at a time: one after the other would take long over a far network.
+    for chunk in 0..3 {
+        futures_util::future::join_all((chunk * 10..(chunk + 1) * 10).map(arrives)).await;
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(frames_sent_together_with_auth_keep_their_order);
 async fn frames_sent_together_with_auth_keep_their_order() {
     let bridge = Bridge::start().await;
     let mut neighbour = bridge.login("/ws/plugin/p1").await;
@@ -143,7 +148,7 @@ async fn frames_sent_together_with_auth_keep_their_order() {
     assert_eq!(roblox.json().await["type"], "asset_ready");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_message_reaches_pusher_and_the_neighbours_but_not_its_sender);
 async fn a_message_reaches_pusher_and_the_neighbours_but_not_its_sender() {
     let bridge = Bridge::start().await;
     let mut sender = bridge.login("/ws/plugin/p1").await;
@@ -156,8 +161,8 @@ async fn a_message_reaches_pusher_and_the_neighbours_but_not_its_sender() {
     assert_eq!(neighbour.json().await["type"], "fence", "it comes once");
 }
 
+near_and_far!(messages_of_every_form_are_relayed_unchanged);
 /// Whatever a client can write comes to its neighbour as written, once, and not back to itself.
-#[tokio::test(flavor = "multi_thread")]
 async fn messages_of_every_form_are_relayed_unchanged() {
     let bridge = Bridge::start().await;
     let mut sender = bridge.login("/ws/plugin/p1").await;
@@ -208,7 +213,7 @@ async fn messages_of_every_form_are_relayed_unchanged() {
     assert_eq!(neighbour.json().await["type"], "fence");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(relay_as_sent_shows_old_clients_the_name_as_written);
 async fn relay_as_sent_shows_old_clients_the_name_as_written() {
     let routes = config_text(
         SHIPPED,
@@ -226,7 +231,7 @@ async fn relay_as_sent_shows_old_clients_the_name_as_written() {
     assert_eq!(published, ["client-say", "server-other"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(the_channel_dialect_chooses_its_channels_in_band);
 async fn the_channel_dialect_chooses_its_channels_in_band() {
     let bridge = Bridge::start().await;
     let mut client = bridge.connect("/ws").await;
@@ -260,7 +265,7 @@ async fn the_channel_dialect_chooses_its_channels_in_band() {
     assert!(!bridge.sandbox.ever_subscribed().contains(&"private-secrets".to_owned()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(command_input_is_posted_to_the_backend);
 async fn command_input_is_posted_to_the_backend() {
     let mut backend = Backend::start().await;
     let bridge = Bridge::with_env(SHIPPED, &[("BACKEND_URL", &backend.url())], |_| {}).await;
@@ -305,7 +310,7 @@ async fn command_input_is_posted_to_the_backend() {
     assert!(bridge.sandbox.published().iter().all(|event| event.event == "output"), "input is no event");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_backend_that_is_not_there_is_told);
 async fn a_backend_that_is_not_there_is_told() {
     let bridge = Bridge::with_env(SHIPPED, &[("BACKEND_URL", "http://127.0.0.1:1")], |config| {
         config.upstream.publish.deadline = std::time::Duration::from_millis(50);
@@ -316,7 +321,7 @@ async fn a_backend_that_is_not_there_is_told() {
     assert_eq!(client.error_code().await, "UPSTREAM_UNAVAILABLE");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(many_large_events_reach_many_clients_in_order);
 async fn many_large_events_reach_many_clients_in_order() {
     const CLIENTS: usize = 200;
     const EVENTS: usize = 40;
@@ -329,10 +334,8 @@ async fn many_large_events_reach_many_clients_in_order() {
         }
     })
     .await;
-    let mut clients = Vec::new();
-    for n in 0..CLIENTS {
-        clients.push(bridge.login_as("/ws/agent/agent_7", &n.to_string()).await);
-    }
+    let clients =
+        bridge.login_all((0..CLIENTS).map(|n| ("/ws/agent/agent_7".to_owned(), n.to_string()))).await;
     assert_eq!(bridge.sandbox.subscriptions(), [("agent-status".to_owned(), 1)], "one shared subscription");
     let text = "é😀\\n".repeat(900);
     let read = |mut client: OldClient| {
@@ -355,7 +358,7 @@ async fn many_large_events_reach_many_clients_in_order() {
     assert_eq!(bridge.metric("pusher_bridge_upstream_gaps_total"), 0.0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(native_clients_get_their_echo_and_the_channels_events);
 async fn native_clients_get_their_echo_and_the_channels_events() {
     let bridge = Bridge::start().await;
     let mut client = bridge.connect("/ws/native").await;
@@ -373,8 +376,8 @@ async fn native_clients_get_their_echo_and_the_channels_events() {
     assert_eq!(bridge.sandbox.published().len(), 1, "nothing is published");
 }
 
+near_and_far!(auth_response_tells_the_tokens_claims);
 /// The values of `auth_response` are the token's.
-#[tokio::test(flavor = "multi_thread")]
 async fn auth_response_tells_the_tokens_claims() {
     let bridge = Bridge::start().await;
     let mut client = bridge.connect("/ws/content/gen_1").await;

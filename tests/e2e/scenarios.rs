@@ -7,6 +7,7 @@ use pusher_bridge::app::Shutdown;
 use pusher_bridge::config::{Config, Heartbeat, HeartbeatKind};
 use pusher_bridge::sandbox::{Options, Sandbox};
 
+use crate::near_and_far;
 use crate::support::OldClient;
 use crate::support::bridge::{self, SHIPPED, metric, token_with};
 use crate::support::clients;
@@ -176,31 +177,31 @@ async fn sandbox() -> pusher_bridge::sandbox::SandboxHandle {
     Sandbox::start(Options { app_id: "1001".into(), ..Options::local() }).await.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(sandbox_relays_both_ways);
 async fn sandbox_relays_both_ways() {
     let sandbox = sandbox().await;
     relays_both_ways(&sandbox.app()).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(sandbox_publishes_in_order);
 async fn sandbox_publishes_in_order() {
     let sandbox = sandbox().await;
     publishes_in_order(&sandbox.app()).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(sandbox_isolates);
 async fn sandbox_isolates() {
     let sandbox = sandbox().await;
     isolates(&sandbox.app()).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(sandbox_survives_a_restart);
 async fn sandbox_survives_a_restart() {
     let sandbox = sandbox().await;
     survives_a_restart(&sandbox.app(), async || sandbox.close_connections(4200)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(sandbox_carries_real_clients);
 async fn sandbox_carries_real_clients() {
     let sandbox = sandbox().await;
     carries_real_clients(&sandbox.app()).await;

@@ -10,6 +10,7 @@ use secrecy::ExposeSecret;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
+use crate::near_and_far;
 use crate::support::bridge::{self, SHIPPED, token};
 use crate::support::proxy::TlsProxy;
 use crate::support::pusher::Pusher;
@@ -57,7 +58,7 @@ async fn next_is(bridge: &Bridge, client: &mut OldClient, event: &str) {
 
 // ------------------------------------------------------------------------------------------ subscriptions
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(the_first_subscribes_and_the_last_unsubscribes);
 async fn the_first_subscribes_and_the_last_unsubscribes() {
     let bridge = Bridge::with(SHIPPED, |config| config.upstream.linger = Duration::from_millis(30)).await;
     assert!(bridge.sandbox.ever_subscribed().is_empty());
@@ -81,7 +82,7 @@ async fn the_first_subscribes_and_the_last_unsubscribes() {
     assert_eq!(bridge.metric("pusher_bridge_subscription_failures_total"), 0.0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(within_the_linger_nothing_is_unsubscribed);
 async fn within_the_linger_nothing_is_unsubscribed() {
     let bridge = Bridge::with(SHIPPED, |config| config.upstream.linger = Duration::from_secs(3600)).await;
     drop(bridge.login("/ws/plugin/p1").await);
@@ -94,7 +95,7 @@ async fn within_the_linger_nothing_is_unsubscribed() {
     next_is(&bridge, &mut client, "e").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_client_is_confirmed_only_when_its_subscription_stands);
 async fn a_client_is_confirmed_only_when_its_subscription_stands() {
     let bridge = Bridge::start().await;
     bridge.sandbox.hold_subscriptions(PLUGIN);
@@ -124,7 +125,7 @@ async fn a_client_is_confirmed_only_when_its_subscription_stands() {
     assert_eq!(bridge.metric("pusher_bridge_subscription_failures_total"), 0.0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_subscription_that_does_not_stand_is_told_and_may_be_retried);
 async fn a_subscription_that_does_not_stand_is_told_and_may_be_retried() {
     let bridge = Bridge::with(SHIPPED, |config| {
         config.upstream.subscribe_timeout = Duration::from_millis(400);
@@ -152,8 +153,8 @@ async fn a_subscription_that_does_not_stand_is_told_and_may_be_retried() {
     subscribed(&bridge, PLUGIN, 0).await;
 }
 
+near_and_far!(a_late_subscription_that_nobody_wants_is_ended);
 /// What came to stand after everybody had given up is ended, not left for ever.
-#[tokio::test(flavor = "multi_thread")]
 async fn a_late_subscription_that_nobody_wants_is_ended() {
     let bridge = Bridge::with(SHIPPED, |config| {
         config.upstream.subscribe_timeout = Duration::from_millis(50);
@@ -198,17 +199,17 @@ async fn survives(cause: &str, lose: impl AsyncFn(&Bridge)) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_cut_connection_is_survived);
 async fn a_cut_connection_is_survived() {
     survives("broken", async |bridge| bridge.sandbox.cut_connections()).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_close_that_asks_to_reconnect_is_survived);
 async fn a_close_that_asks_to_reconnect_is_survived() {
     survives("closed_4200", async |bridge| bridge.sandbox.close_connections(4200)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_close_for_lack_of_capacity_is_survived);
 async fn a_close_for_lack_of_capacity_is_survived() {
     survives("closed_4100", async |bridge| {
         bridge.sandbox.close_connections(4100);
@@ -216,17 +217,17 @@ async fn a_close_for_lack_of_capacity_is_survived() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_close_over_quota_is_survived);
 async fn a_close_over_quota_is_survived() {
     survives("closed_4000", async |bridge| bridge.sandbox.close_connections(4004)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(an_ordinary_close_is_survived);
 async fn an_ordinary_close_is_survived() {
     survives("closed_other", async |bridge| bridge.sandbox.close_connections(1000)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(an_error_with_a_close_code_is_survived);
 async fn an_error_with_a_close_code_is_survived() {
     survives("closed_4200", async |bridge| {
         let error = r#"{"event":"pusher:error","data":"{\"code\":4200,\"message\":\"restart\"}"}"#;
@@ -235,7 +236,7 @@ async fn an_error_with_a_close_code_is_survived() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(refused_connections_are_tried_again);
 async fn refused_connections_are_tried_again() {
     for refusal in [Refusal::Drop, Refusal::Status(503)] {
         survives(if refusal == Refusal::Drop { "handshake" } else { "refused" }, async |bridge| {
@@ -250,7 +251,7 @@ async fn refused_connections_are_tried_again() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(while_pusher_is_away_newcomers_are_told_and_may_retry);
 async fn while_pusher_is_away_newcomers_are_told_and_may_retry() {
     let bridge = Bridge::with(SHIPPED, |config| {
         quick(config);
@@ -274,7 +275,7 @@ async fn while_pusher_is_away_newcomers_are_told_and_may_retry() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_gap_is_told_where_the_route_asks_for_it);
 async fn a_gap_is_told_where_the_route_asks_for_it() {
     let bridge = Bridge::with(SHIPPED, |config| on_gap(config, OnGap::Notify)).await;
     let mut client = bridge.login("/ws/plugin/p1").await;
@@ -294,7 +295,7 @@ async fn a_gap_is_told_where_the_route_asks_for_it() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_gap_is_told_also_to_who_subscribes_to_more_meanwhile);
 async fn a_gap_is_told_also_to_who_subscribes_to_more_meanwhile() {
     const CHANNEL: &str = "roblox-sync";
     let bridge = Bridge::with(SHIPPED, |config| on_gap(config, OnGap::Notify)).await;
@@ -324,7 +325,7 @@ async fn next_is_of(bridge: &Bridge, client: &mut OldClient, environment: &str) 
     assert_eq!((&event["type"], &event["data"]["environment_id"]), (&"e".into(), &environment.into()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(a_gap_closes_where_the_route_asks_for_it);
 async fn a_gap_closes_where_the_route_asks_for_it() {
     let bridge = Bridge::with(SHIPPED, |config| on_gap(config, OnGap::Close)).await;
     let mut client = bridge.login("/ws/plugin/p1").await;
@@ -337,7 +338,7 @@ async fn a_gap_closes_where_the_route_asks_for_it() {
     next_is(&bridge, &mut again, "e").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(hundreds_of_channels_come_back);
 async fn hundreds_of_channels_come_back() {
     const CHANNELS: usize = 300;
     let bridge = Bridge::with(SHIPPED, |config| {
@@ -345,10 +346,8 @@ async fn hundreds_of_channels_come_back() {
         unlimited_connections(config);
     })
     .await;
-    let mut clients = Vec::new();
-    for n in 0..CHANNELS {
-        clients.push(bridge.login(&format!("/ws/content/gen_{n}")).await);
-    }
+    let mut clients =
+        bridge.login_all((0..CHANNELS).map(|n| (format!("/ws/content/gen_{n}"), "123".to_owned()))).await;
     bridge.sandbox.cut_connections();
     let all =
         bridge.sandbox.wait_for(|view| view.subscriptions().len() == CHANNELS && view.connections() == 1);
@@ -360,8 +359,8 @@ async fn hundreds_of_channels_come_back() {
     }
 }
 
+near_and_far!(silence_is_noticed);
 /// A peer behind a dead network: nothing comes, and nothing breaks.
-#[tokio::test(flavor = "multi_thread")]
 async fn silence_is_noticed() {
     let options = Options { activity_timeout: Duration::from_secs(1), ..Options::local() };
     let sandbox = Sandbox::start(options).await.unwrap();
@@ -383,7 +382,7 @@ async fn silence_is_noticed() {
 
 // ------------------------------------------------------------------------------------------- what comes
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(malformed_frames_are_counted_and_nothing_else_is_lost);
 async fn malformed_frames_are_counted_and_nothing_else_is_lost() {
     let bridge = Bridge::start().await;
     let mut client = bridge.login("/ws/plugin/p1").await;
@@ -431,7 +430,7 @@ async fn malformed_frames_are_counted_and_nothing_else_is_lost() {
 
 // ----------------------------------------------------------------------------------------- several links
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(several_links_share_the_channels);
 async fn several_links_share_the_channels() {
     let bridge = Bridge::with(SHIPPED, |config| {
         quick(config);
@@ -439,10 +438,8 @@ async fn several_links_share_the_channels() {
         config.upstream.connections = 3;
     })
     .await;
-    let mut clients = Vec::new();
-    for n in 0..20 {
-        clients.push(bridge.login(&format!("/ws/content/gen_{n}")).await);
-    }
+    let mut clients =
+        bridge.login_all((0..20).map(|n| (format!("/ws/content/gen_{n}"), "123".to_owned()))).await;
     let mut plugin = bridge.login("/ws/plugin/p1").await;
     let mut neighbour = bridge.login("/ws/plugin/p1").await;
     for round in 0..2 {
@@ -468,7 +465,7 @@ async fn several_links_share_the_channels() {
 
 // --------------------------------------------------------------------------------------------------- TLS
 
-#[tokio::test(flavor = "multi_thread")]
+near_and_far!(wss_and_https_trust_the_configured_authority);
 async fn wss_and_https_trust_the_configured_authority() {
     let sandbox = Sandbox::start(Options::local()).await.unwrap();
     let proxy = TlsProxy::start(sandbox.addr()).await;

@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::proxied::Proxied;
-use crate::proxy::Proxy;
 use crate::stage::{Launch, Metrics};
+use crate::support::network::Proxy;
 use crate::support::{skipped, temporary_directory};
 
 /// Longer than a name's label may be: where the test's own names do not have it, no name server is asked.

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::account::{Account, Mark};
 use crate::proxied::{Proxied, published};
-use crate::proxy::{Kind, Mode};
 use crate::stage::{BATCH_MAX, BESIDE, DOWN, Launch, POST, Run, UP};
+use crate::support::network::{Kind, Mode};
 use crate::support::patiently;
 use crate::support::process::Ended;
 use crate::support::pusher::Pusher as _;

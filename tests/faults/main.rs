@@ -17,7 +17,6 @@ mod support;
 
 mod account;
 mod proxied;
-mod proxy;
 mod stage;
 
 mod clients;

@@ -3,8 +3,8 @@
 use pusher_bridge::sandbox::{Options, Sandbox, SandboxHandle};
 
 use crate::account::Mark;
-use crate::proxy::Proxy;
 use crate::stage::{Launch, Over, Run, number_in};
+use crate::support::network::Proxy;
 use crate::support::pusher::Pusher as _;
 
 pub struct Proxied {

@@ -8,8 +8,8 @@ use pusher_bridge::sandbox::Options;
 
 use crate::account::Mark;
 use crate::proxied::Proxied;
-use crate::proxy::{Kind, Mode};
 use crate::stage::{BESIDE, DOWN, Launch, Metrics, Over, Run, Seen, UP, number_in};
+use crate::support::network::{Kind, Mode};
 use crate::support::patiently;
 use crate::support::pusher::{App, Pusher as _};
 use crate::support::sockudo::Sockudo;

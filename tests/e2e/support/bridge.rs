@@ -9,6 +9,7 @@ use pusher_bridge::config::diagnostics::Source;
 use pusher_bridge::config::{self, Config};
 use pusher_bridge::sandbox::{Options, Sandbox, SandboxHandle};
 
+use super::network::Profile;
 use super::pusher::{App, Pusher};
 use super::{OldClient, patiently};
 
@@ -67,6 +68,12 @@ impl Bridge {
         OldClient::login(self.running.address, path, user).await
     }
 
+    /// Many at once, each at its path as its user: one after the other would take long over a far network.
+    pub async fn login_all(&self, all: impl IntoIterator<Item = (String, String)>) -> Vec<OldClient> {
+        let login = async |(path, user): (String, String)| self.login_as(&path, &user).await;
+        futures_util::future::join_all(all.into_iter().map(login)).await
+    }
+
     /// See [`metric`].
     pub fn metric(&self, series: &str) -> f64 {
         metric(&self.running, series)
@@ -81,7 +88,7 @@ impl Bridge {
     }
 }
 
-/// A bridge of this app, ready.
+/// A bridge of this app, ready. Its Pusher and its clients are as far as the running test's network has them.
 pub async fn start(
     app: &App,
     routes: &str,
@@ -90,10 +97,13 @@ pub async fn start(
 ) -> Running {
     let mut environment = app.environment();
     environment.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    let network = Profile::current();
+    network.put_before_pusher(&mut environment).await;
     let mut config = config(routes, &environment);
     change(&mut config);
-    let running = app::start(config).await.unwrap();
+    let mut running = app::start(config).await.unwrap();
     patiently("the bridge to be ready", running.status.wait_ready()).await;
+    running.address = network.put_before_bridge(running.address).await;
     running
 }
 
