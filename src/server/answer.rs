@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::forwarded::client_address;
+use super::spelling::Respelled;
 use super::upgrade::{NotUpgradable, check, origin_allowed, presented_token};
 use super::worker::{Admitted, Arrival, Holder, Key, Slot, Worker};
 use crate::clock::Now;
@@ -106,7 +107,7 @@ pub async fn serve(
         .max_headers(server.headers_max)
         .max_buf_size(server.header_bytes_max)
         .half_close(false)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(Respelled::new(TokioIo::new(stream)), service);
     let run = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx));
     let done = tokio::select! {
         done = tokio::time::timeout_at(deadline + ANSWER_TIMEOUT, run) => done.map_err(|_| Refusal::Timeout),
@@ -116,18 +117,23 @@ pub async fn serve(
     let parts = connection.into_parts();
     let granted = upgraded.lock().unwrap_or_else(PoisonError::into_inner).take();
     drop((handshake, arrival));
-    match (done, granted) {
-        (Ok(Ok(())), Some(granted)) => {
-            let stream = parts.io.into_inner();
-            // A task of its own, so that nothing of the request lives on for the connection's whole life.
-            tokio::spawn(session::run(worker.clone(), stream, &parts.read_buf, granted, counted));
-        }
-        (Ok(Err(error)), _) => {
+    match done {
+        Ok(Ok(())) => match tokio::time::timeout_at(deadline + ANSWER_TIMEOUT, parts.io.into_inner()).await {
+            Ok(Ok(io)) => {
+                if let Some(granted) = granted {
+                    let stream = io.into_inner();
+                    // A task of its own, so that nothing of the request lives on for the connection's whole life.
+                    tokio::spawn(session::run(worker.clone(), stream, &parts.read_buf, granted, counted));
+                }
+            }
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "an answer could not be sent"),
+            Err(_) => note_cut(&worker, peer, Refusal::Timeout),
+        },
+        Ok(Err(error)) => {
             note_unread(&worker, &error);
             tracing::debug!(%peer, %error, "a request could not be read");
         }
-        (Err(refusal), _) => note_cut(&worker, peer, refusal),
-        (Ok(Ok(())), None) => {}
+        Err(refusal) => note_cut(&worker, peer, refusal),
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod forwarded;
+mod spelling;
 pub mod upgrade;
 pub mod worker;
 

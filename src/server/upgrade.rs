@@ -1,7 +1,8 @@
 //! Whether a request is a proper WebSocket upgrade (RFC 6455 §4.2.1), stricter than hyper, and what it offers.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use hyper::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
@@ -12,6 +13,15 @@ use percent_encoding::percent_decode_str;
 
 use crate::auth::strip_bearer;
 use crate::config::TokenPlace;
+
+/// Base64 with its padding (RFC 4648 §4). The last digit has bits that belong to no byte. Keys that are written into
+/// clients, among them one of RFC 6455's own (§4.1), have some of them set; the bytes are the same.
+const NONCE: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+/// What a `Sec-WebSocket-Key` decodes to (RFC 6455 §4.2.1).
+const NONCE_BYTES: usize = 16;
 
 /// Why a request is not upgraded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +63,7 @@ pub fn check(request: &Parts) -> Result<&[u8], NotUpgradable> {
         _ => return Err(UpgradeRequired("this endpoint speaks WebSocket version 13")),
     }
     one(headers, &SEC_WEBSOCKET_KEY)
-        .filter(|key| STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16))
+        .filter(|key| NONCE.decode(key).is_ok_and(|nonce| nonce.len() == NONCE_BYTES))
         .ok_or(Malformed("`Sec-WebSocket-Key` must be there once, and be 16 bytes in base64"))
 }
 
@@ -206,6 +216,32 @@ mod tests {
         let mut post = parts(GOOD);
         post.method = Method::POST;
         assert!(matches!(check(&post), Err(NotUpgradable::Malformed(_))));
+    }
+
+    #[test]
+    fn a_key_is_sixteen_bytes_whatever_is_left_of_its_last_digit() {
+        for digit in ('A'..='Z').chain('a'..='z').chain('0'..='9').chain(['+', '/']) {
+            let key = format!("AQIDBAUGBwgJCgsMDQ4PE{digit}==");
+            assert_eq!(check(&with("sec-websocket-key", &key)), Ok(key.as_bytes()));
+        }
+        for (key, why) in [
+            ("AQIDBAUGBwgJCgsMDQ4PEC", "no padding"),
+            ("AQIDBAUGBwgJCgsMDQ4PEC=", "half of the padding"),
+            ("AQIDBAUGBwgJCgsMDQ4PEC===", "too much padding"),
+            ("AQIDBAUGBwgJCgsMDQ4=", "14 bytes"),
+            ("AQIDBAUGBwgJCgsMDQ4P", "15 bytes"),
+            ("AQIDBAUGBwgJCgsMDQ4PEBE=", "17 bytes"),
+            ("AQIDBAUGBwgJCgsMDQ4PEBES", "18 bytes"),
+            ("AQIDBAUGBwgJCgsMDQ4P_C==", "another alphabet"),
+            ("AQIDBAUGBwgJ CgsMDQ4PEC==", "a space within"),
+            ("=QIDBAUGBwgJCgsMDQ4PEC==", "padding at the front"),
+            ("==", "nothing"),
+        ] {
+            assert!(
+                matches!(check(&with("sec-websocket-key", key)), Err(NotUpgradable::Malformed(_))),
+                "{why}: {key}"
+            );
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod isolation;
 mod limits;
 mod liveness;
 mod logs;
+mod old_clients;
 mod publish;
 mod relay;
 mod scenarios;

@@ -54,6 +54,20 @@ async fn an_upgrade_bears_the_deprecation_headers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_with_stray_bits_in_its_last_digit_is_accepted() {
+    let bridge = Bridge::start().await;
+    for (key, accept) in [
+        // RFC 6455 §4.1, and the same bytes as base64 writes them.
+        ("AQIDBAUGBwgJCgsMDQ4PEC==", "OfS0wDaT5NoxF2gqm7Zj2YtetzM="),
+        ("AQIDBAUGBwgJCgsMDQ4PEA==", "C/0nmHhBztSRGR1CwL6Tf4ZjwpY="),
+    ] {
+        let answer = Raw::ask(bridge.address(), upgrade(PATH, &[("Sec-WebSocket-Key", key)])).await;
+        assert_eq!(answer.status, 101, "{key}");
+        assert_eq!(answer.header("sec-websocket-accept"), accept, "made of the text as it came");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_path_is_not_found() {
     let bridge = Bridge::start().await;
     for path in ["/", "/ws/", "/ws/content", "/ws/content/a/b", "/WS/native", "/metrics", "//ws"] {

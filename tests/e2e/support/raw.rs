@@ -179,15 +179,20 @@ impl Raw {
         raw.answer().await
     }
 
-    /// The server's answer to a request; with its body, unless it is an upgrade.
-    pub async fn answer(&mut self) -> Answer {
+    /// The head of the server's answer, as it came.
+    pub async fn head(&mut self) -> String {
         let end = loop {
             if let Some(at) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
                 break at;
             }
             assert!(self.more().await, "ended within: {:?}", String::from_utf8_lossy(&self.buffer));
         };
-        let head = String::from_utf8(self.buffer.drain(..end + 4).collect()).unwrap();
+        String::from_utf8(self.buffer.drain(..end + 4).collect()).unwrap()
+    }
+
+    /// The server's answer to a request; with its body, unless it is an upgrade.
+    pub async fn answer(&mut self) -> Answer {
+        let head = self.head().await;
         let mut lines = head.trim_end().split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let headers: Vec<_> = lines
