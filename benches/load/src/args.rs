@@ -59,10 +59,13 @@ pub(crate) struct RunArgs {
     /// connect: connects with authentication
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=18_000))]
     pub(crate) connects: u32,
+    /// single: connects with authentication, one at a time; as many stay as leave
+    #[arg(long, default_value_t = 3_000, value_parser = clap::value_parser!(u32).range(1..=9_000))]
+    pub(crate) singles: u32,
     /// herd: clients that connect at once
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=18_000))]
     pub(crate) herd_clients: u32,
-    /// Connects under way at once, but for the herd
+    /// Connects under way at once, but for the herd and the single ones
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=18_000))]
     pub(crate) window: u32,
     /// delay: clients of one channel
@@ -132,6 +135,7 @@ impl RunArgs {
             args.burst = args.burst.min(10);
             args.idle_clients = args.idle_clients.min(300);
             args.connects = args.connects.min(500);
+            args.singles = args.singles.min(200);
             args.herd_clients = args.herd_clients.min(500);
             args.delay_clients = args.delay_clients.min(50);
             args.delay_seconds = args.delay_seconds.min(1);

@@ -8,6 +8,7 @@ mod filter;
 mod herd;
 mod idle;
 mod publish;
+mod single;
 
 use std::fmt;
 use std::fs;
@@ -36,6 +37,8 @@ pub(crate) enum Scenario {
     Idle,
     /// Connects with authentication a second, and the CPU of each
     Connect,
+    /// The same one at a time
+    Single,
     /// Thousands of connects with authentication at once
     Herd,
     /// From trigger to client, at a fixed modest rate
@@ -49,10 +52,11 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
-    pub(crate) const DEFAULT: [Self; 8] = [
+    pub(crate) const DEFAULT: [Self; 9] = [
         Self::Fanout,
         Self::Idle,
         Self::Connect,
+        Self::Single,
         Self::Herd,
         Self::Delay,
         Self::Filter,
@@ -67,6 +71,7 @@ impl Scenario {
             (Self::Fanout, _) => fanout::run,
             (Self::Idle, _) => idle::run,
             (Self::Connect, _) => connect::run,
+            (Self::Single, _) => single::run,
             (Self::Herd, _) => herd::run,
             (Self::Delay, _) => delay::run,
             (Self::Filter, C::Floor | C::Node | C::Before | C::Bridge) => {
@@ -88,6 +93,7 @@ impl fmt::Display for Scenario {
             Self::Fanout => "fanout",
             Self::Idle => "idle",
             Self::Connect => "connect",
+            Self::Single => "single",
             Self::Herd => "herd",
             Self::Delay => "delay",
             Self::Filter => "filter",

@@ -45,6 +45,18 @@ impl Swarm {
     /// # Errors
     /// Any of them failed, or they took longer than `timeout`.
     pub(crate) fn connect(&mut self, plans: Vec<Plan>, window: u32, timeout: Duration) -> Result<Duration> {
+        self.open(plans, window, false, timeout)
+    }
+
+    /// The same, but each leaves as soon as it is ready.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) fn visit(&mut self, plans: Vec<Plan>, window: u32, timeout: Duration) -> Result<Duration> {
+        self.open(plans, window, true, timeout)
+    }
+
+    fn open(&mut self, plans: Vec<Plan>, window: u32, leave: bool, timeout: Duration) -> Result<Duration> {
         let threads = self.workers.len();
         let mut shares: Vec<Vec<Plan>> = vec![Vec::new(); threads];
         let goal = self.shared.ready() + plans.len();
@@ -57,7 +69,7 @@ impl Swarm {
         let window = (window as usize).div_ceil(threads);
         let start = Instant::now();
         for (worker, plans) in self.workers.iter().zip(shares) {
-            worker.tell(Command::Connect { plans, window })?;
+            worker.tell(Command::Connect { plans, window, leave })?;
         }
         self.shared.wait(timeout, "ready clients", goal as u64, |shared| shared.ready() as u64)?;
         Ok(start.elapsed())

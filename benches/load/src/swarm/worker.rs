@@ -20,6 +20,8 @@ pub(super) enum Command {
     Connect {
         plans: Vec<Plan>,
         window: usize,
+        /// Each as soon as it is ready.
+        leave: bool,
     },
     /// One piece per client, in their order.
     Send(Vec<Vec<u8>>),
@@ -36,6 +38,7 @@ pub(super) struct Worker {
     clients: Vec<Option<Client>>,
     plans: VecDeque<Plan>,
     window: usize,
+    leave: bool,
     under_way: usize,
     verified: Verified,
     delays: Vec<u64>,
@@ -54,6 +57,7 @@ impl Worker {
             clients: Vec::new(),
             plans: VecDeque::new(),
             window: 0,
+            leave: false,
             under_way: 0,
             verified: Verified::new(),
             delays: Vec::new(),
@@ -105,6 +109,7 @@ impl Worker {
     fn serve(&mut self, token: Token, writable: bool, readable: bool, closed: bool, turn: &mut Turn) {
         let Some(slot) = self.clients.get_mut(token.0) else { return };
         let Some(client) = slot else { return };
+        let ready_before = turn.ready;
         let mut context =
             Context { shared: &self.shared, turn, verified: &mut self.verified, delays: &mut self.delays };
         let mut served = Ok(());
@@ -118,6 +123,8 @@ impl Worker {
             let when = if client.is_ready() { "a ready client" } else { "a connecting client" };
             self.shared.fail(format!("{when}: {failure}"));
             *slot = None;
+        } else if self.leave && turn.ready > ready_before {
+            *slot = None;
         }
     }
 
@@ -125,9 +132,10 @@ impl Worker {
     fn obey(&mut self) -> bool {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Connect { plans, window } => {
+                Command::Connect { plans, window, leave } => {
                     self.plans.extend(plans);
                     self.window = window;
+                    self.leave = leave;
                     self.open_more();
                 }
                 Command::Send(pieces) => self.send(&pieces),
