@@ -4,6 +4,7 @@ mod check;
 mod connect;
 mod demo;
 mod line_rate;
+mod log_lines;
 mod logging;
 mod sandbox;
 mod serve;
