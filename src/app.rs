@@ -93,7 +93,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let admin_address = admin_listener.local_addr().map_err(failed("listening (admin)"))?;
 
     let tls = tls::client_config(config.upstream.app.ca_file.as_deref()).map_err(failed("certificates"))?;
-    let client = Arc::new(http::Client::new(&tls));
+    let client = Arc::new(http::Client::by(config.upstream.proxies.clone(), &tls));
     let names: Vec<Arc<str>> = config.routes.iter().map(|route| route.name.clone()).collect();
     let metrics = Metrics::new(&names).map_err(failed("metrics"))?;
     metrics.watch_tasks("main", Handle::current());
@@ -131,7 +131,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     }
     drop(hub_senders);
     let mut publishing = JoinSet::new();
-    let api = Api::new(config.upstream.app.clone(), client);
+    let api = Api::new(config.upstream.app.clone(), config.upstream.publish.batch_max, client);
     let publish = config.upstream.publish.clone();
     let publisher = Publisher::start(api, publish, links.clone(), metrics.clone(), &mut publishing);
     let unsettled = publisher.unsettled();

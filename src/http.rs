@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use hyper::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::{Instant, timeout_at};
 
 use crate::clock::Now;
+use crate::config::proxies::Proxies;
 use crate::net::Connector;
 
 /// Idle connections kept per host. The publisher has 4 lanes by default.
@@ -70,8 +71,15 @@ pub enum HttpError {
     Ambiguous(Failure),
     /// The request was answered, by a body larger than the limit.
     TooLarge {
-        /// The answer's status.
-        status: StatusCode,
+        /// The answer, but for its body, which is empty here.
+        answer: Response,
+        /// What happened.
+        failure: Failure,
+    },
+    /// The request was answered, and the answer's body did not come to its end: it broke off, or took too long.
+    BrokenOff {
+        /// The answer, but for its body, which is empty here.
+        answer: Response,
         /// What happened.
         failure: Failure,
     },
@@ -85,12 +93,16 @@ impl HttpError {
             Self::NotSent(_) => "not_sent",
             Self::Ambiguous(_) => "ambiguous",
             Self::TooLarge { .. } => "too_large",
+            Self::BrokenOff { .. } => "broken_off",
         }
     }
 
     const fn failure(&self) -> &Failure {
         match self {
-            Self::NotSent(failure) | Self::Ambiguous(failure) | Self::TooLarge { failure, .. } => failure,
+            Self::NotSent(failure)
+            | Self::Ambiguous(failure)
+            | Self::TooLarge { failure, .. }
+            | Self::BrokenOff { failure, .. } => failure,
         }
     }
 }
@@ -128,20 +140,26 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client for `http:` and, with `tls`, `https:`.
+    /// A client for `http:` and, with `tls`, `https:`, which reaches every host directly.
+    #[must_use]
+    pub fn new(tls: &Arc<rustls::ClientConfig>) -> Self {
+        Self::by(Arc::default(), tls)
+    }
+
+    /// A client that reaches hosts by these proxies.
     ///
     /// hyper-util's `retry_canceled_requests` stays on: it sends again only a request that hyper hands back
     /// whole because its connection was found dead before the first byte was written, so nothing ambiguous
     /// hides behind it. A request that broke later is never repeated.
     #[must_use]
-    pub fn new(tls: &Arc<rustls::ClientConfig>) -> Self {
+    pub fn by(proxies: Arc<Proxies>, tls: &Arc<rustls::ClientConfig>) -> Self {
         let mut tls = rustls::ClientConfig::clone(tls);
         tls.alpn_protocols.clear();
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(Connector);
+            .wrap_connector(Connector(proxies));
         let pool = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
@@ -155,7 +173,9 @@ impl Client {
     /// Sends `request` and reads the whole answer, whatever its status, all within `timeout`.
     ///
     /// # Errors
-    /// See [`HttpError`]. A body of more than `response_bytes_max` bytes is [`HttpError::TooLarge`].
+    /// See [`HttpError`]. A body of more than `response_bytes_max` bytes is [`HttpError::TooLarge`]; one that
+    /// breaks off, or is not complete within `timeout`, is [`HttpError::BrokenOff`]: once the status is here the
+    /// request has its answer.
     pub async fn send(
         &self,
         request: Request,
@@ -170,36 +190,37 @@ impl Client {
         let name = HeaderValue::from_static(crate::USER_AGENT);
         outgoing.headers_mut().entry(USER_AGENT).or_insert(name);
         let connection = capture_connection(&mut outgoing);
-        let answer = async {
-            let response =
-                self.pool.request(outgoing).await.map_err(|error| failed_request(&place, error))?;
-            read(&place, response, response_bytes_max).await
+        let deadline = Instant::now() + timeout;
+        let response = match timeout_at(deadline, self.pool.request(outgoing)).await {
+            Ok(answered) => answered.map_err(|error| failed_request(&place, error))?,
+            Err(_) => {
+                return Err(timed_out(&place, timeout, connection.connection_metadata().is_some()));
+            }
         };
-        match tokio::time::timeout(timeout, answer).await {
-            Ok(result) => result,
-            Err(_) => Err(timed_out(&place, timeout, connection.connection_metadata().is_some())),
+        let (head, body) = response.into_parts();
+        let answer = Response {
+            status: head.status,
+            retry_after: retry_after(&head.headers, Now::read()),
+            date: head.headers.get(DATE).and_then(|value| unix_seconds(value.to_str().ok()?)),
+            body: Bytes::new(),
+        };
+        match timeout_at(deadline, Limited::new(body, response_bytes_max).collect()).await {
+            Ok(Ok(body)) => Ok(Response { body: body.to_bytes(), ..answer }),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                let message =
+                    format!("{place} answered {} with more than {response_bytes_max} bytes", answer.status);
+                Err(HttpError::TooLarge { answer, failure: Failure { message, source: None } })
+            }
+            Ok(Err(error)) => {
+                let message = format!("{place} answered {}, but its body broke off", answer.status);
+                Err(HttpError::BrokenOff { answer, failure: Failure { message, source: Some(error) } })
+            }
+            Err(_) => {
+                let message =
+                    format!("{place} answered {}, but not all of it within {timeout:?}", answer.status);
+                Err(HttpError::BrokenOff { answer, failure: Failure { message, source: None } })
+            }
         }
-    }
-}
-
-async fn read(
-    place: &str,
-    response: hyper::Response<Incoming>,
-    bytes_max: usize,
-) -> Result<Response, HttpError> {
-    let status = response.status();
-    let retry_after = retry_after(response.headers(), Now::read());
-    let date = response.headers().get(DATE).and_then(|value| unix_seconds(value.to_str().ok()?));
-    match Limited::new(response.into_body(), bytes_max).collect().await {
-        Ok(body) => Ok(Response { status, retry_after, date, body: body.to_bytes() }),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let message = format!("{place} answered {status} with more than {bytes_max} bytes");
-            Err(HttpError::TooLarge { status, failure: Failure { message, source: None } })
-        }
-        Err(error) => Err(HttpError::Ambiguous(Failure {
-            message: format!("{place} answered {status}, but its body broke off"),
-            source: Some(error),
-        })),
     }
 }
 

@@ -197,14 +197,15 @@ fn the_shipped_file_names_what_is_missing_and_takes_it_from_the_environment() {
         ]
     );
     let app = loaded.config.upstream.app;
-    assert_eq!((app.ws_host.as_str(), app.api_host.as_str()), ("ws-mt1.pusher.com", "api-mt1.pusher.com"));
-    assert_eq!((app.port, app.tls), (None, true));
+    assert_eq!(app.ws.base("ws", "wss"), "wss://ws-mt1.pusher.com");
+    assert_eq!(app.api.base("http", "https"), "https://api-mt1.pusher.com");
 
     assert_eq!(load_without_environment(&shipped()).unwrap().complete().unwrap_err().len(), 4);
 
     let app = load(&shipped(), &credentials).unwrap().complete().unwrap().upstream.app;
-    assert_eq!((app.id.as_str(), app.key.as_str(), app.ws_host.as_str()), ("app-1", "key-1", "127.0.0.1"));
-    assert_eq!((app.port, app.tls), (Some(6001), false));
+    assert_eq!((app.id.as_str(), app.key.as_str()), ("app-1", "key-1"));
+    assert_eq!(app.ws.base("ws", "wss"), "ws://127.0.0.1:6001");
+    assert_eq!(app.api.base("http", "https"), "http://127.0.0.1:6001");
 }
 
 #[test]

@@ -258,6 +258,7 @@ fn defaults_are_what_a_minimal_file_gets() {
         ("upstream.connect_timeout", seconds(upstream.connect_timeout)),
         ("upstream.subscribe_timeout", seconds(upstream.subscribe_timeout)),
         ("upstream.reconnect_delay_max", seconds(upstream.reconnect_delay_max)),
+        ("upstream.event_bytes", upstream.event_bytes_max.to_string()),
         ("upstream.frame_bytes", upstream.frame_bytes_max.to_string()),
         ("upstream.publish.queue_messages", publish.queue_messages_max.to_string()),
         ("upstream.publish.queue_bytes", publish.queue_bytes_max.to_string()),

@@ -52,12 +52,12 @@ async fn connect(sandbox: &SandboxHandle) -> Client {
     let socket = open(sandbox.addr(), APP).await.unwrap();
     let mut client = Client { socket, socket_id: String::new() };
     let text = client.next().await;
-    let ServerFrame::ConnectionEstablished { socket_id, activity_timeout_s } =
+    let ServerFrame::ConnectionEstablished { socket_id, activity_timeout } =
         ServerFrame::decode(&text).unwrap()
     else {
         panic!("not established: {text}");
     };
-    assert_eq!(activity_timeout_s, Some(sandbox.options().activity_timeout.as_secs().max(1)));
+    assert_eq!(activity_timeout, Some(sandbox.options().activity_timeout.max(Duration::from_secs(1))));
     client.socket_id = socket_id;
     client
 }

@@ -33,16 +33,26 @@ pub fn describe(config: &Config) -> String {
         if proxies.is_empty() { "none trusted".into() } else { proxies.join(", ") }.as_str(),
     );
     let app = &config.upstream.app;
-    let scheme = if app.tls { "wss" } else { "ws" };
-    let port = app.port.map_or_else(String::new, |port| format!(":{port}"));
+    let origin = app.origin.as_ref().map(|origin| format!(" from {origin}")).unwrap_or_default();
     fact(
         &mut out,
         "upstream",
         &format!(
-            "{scheme}://{}{port}, app {}, {} connection(s)",
-            app.ws_host, app.id, config.upstream.connections
+            "{}{origin}, app {}, {} connection(s); events of at most {} bytes to {}, {}",
+            app.ws.base("ws", "wss"),
+            app.id,
+            config.upstream.connections,
+            config.upstream.event_bytes_max,
+            app.api.base("http", "https"),
+            if config.upstream.publish.batch_max == 1 { "one by one" } else { "in batches" },
         ),
     );
+    for (what, there) in [("the WebSocket", &app.ws), ("the HTTP API", &app.api)] {
+        let port = there.port.unwrap_or(if there.tls { 443 } else { 80 });
+        if let Ok(Some(proxy)) = config.upstream.proxies.of_host(there.tls, &there.host, port) {
+            fact(&mut out, "", &format!("{what} by the proxy {proxy}"));
+        }
+    }
     for key in config.auth.iter().flat_map(|auth| &auth.keys) {
         let algorithms: Vec<String> = key.algorithms.iter().map(|a| format!("{a:?}")).collect();
         let source = match &key.source {
@@ -131,7 +141,12 @@ fn publish(rule: &PublishRule) -> String {
             let relay = if *relay_as_sent { ", relayed as sent" } else { "" };
             format!("{types} as the event {}{relay}", event.source())
         }
-        PublishAction::Post { url, .. } => format!("{types} by POST {}", url.source()),
+        PublishAction::Post { url, retry_on, .. } => {
+            let statuses: Vec<String> = retry_on.iter().map(ToString::to_string).collect();
+            let again =
+                if retry_on.is_empty() { String::new() } else { ", again after a status of ".to_owned() };
+            format!("{types} by POST {}{again}{}", url.source(), statuses.join(" or "))
+        }
     }
 }
 

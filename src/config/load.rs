@@ -2,6 +2,7 @@
 //! defaults, groups and routes over one another, validate.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -10,8 +11,9 @@ use toml::de::{DeTable, DeValue, Deserializer};
 use super::diagnostics::{Diagnostic, Source};
 use super::interpolate::{self, Missing};
 use super::problems::Problems;
+use super::proxies::{Proxies, Unusable};
 use super::validate::{self, RouteInput};
-use super::{Config, raw};
+use super::{Config, Endpoint, KeySource, PublishAction, raw};
 
 /// Asks for a variable of the environment.
 pub type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
@@ -70,7 +72,18 @@ pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Vec<Diagnos
     let (Some((root, routes)), true) = (inputs, problems.is_empty()) else {
         return Err(problems.into_diagnostics());
     };
-    let config = validate::config(&mut problems, &root, &routes);
+    let mut config = validate::config(&mut problems, &root, &routes);
+    let proxies = Proxies::of(env);
+    for (place, tls, host, port) in destinations(&config) {
+        if let Err(Unusable { variable, why }) = proxies.of_host(tls, &host, port) {
+            problems.with_help(
+                0..0,
+                format!("the variable `{variable}` {why}, and {host} ({place}) is to be reached by it"),
+                "a proxy is http://HOST:PORT; what `NO_PROXY` lists is reached directly",
+            );
+        }
+    }
+    config.upstream.proxies = Arc::new(proxies);
     if !problems.is_empty() {
         return Err(problems.into_diagnostics());
     }
@@ -79,6 +92,38 @@ pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Vec<Diagnos
         missing.map(|(name, key, span)| Missing { name, key, line: problems.line(&span) }).collect();
     missing.sort_by_key(|m| m.line);
     Ok(Loaded { config, missing })
+}
+
+/// Where requests go: what for, whether over TLS, host and port.
+fn destinations(config: &Config) -> Vec<(&'static str, bool, String, u16)> {
+    let app = &config.upstream.app;
+    let endpoint = |what, there: &Endpoint| {
+        let port = there.port.unwrap_or(if there.tls { 443 } else { 80 });
+        (what, there.tls, there.host.clone(), port)
+    };
+    let mut all = vec![endpoint("the WebSocket", &app.ws), endpoint("the HTTP API", &app.api)];
+    let rules = config.routes.iter().flat_map(|route| &route.publish);
+    all.extend(rules.filter_map(|rule| match &rule.action {
+        PublishAction::Post { url, .. } => destination("a backend", url.source()),
+        PublishAction::Trigger { .. } => None,
+    }));
+    all.extend(config.auth.iter().flat_map(|auth| &auth.keys).filter_map(|key| match &key.source {
+        KeySource::JwksUrl { url, .. } => destination("keys", url),
+        _ => None,
+    }));
+    all
+}
+
+/// A URL's host never has a placeholder.
+fn destination(what: &'static str, url: &str) -> Option<(&'static str, bool, String, u16)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let tls = scheme.eq_ignore_ascii_case("https");
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (host, port) = match authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')) {
+        Some((host, port)) => (host, port.parse().ok()?),
+        None => (authority, if tls { 443 } else { 80 }),
+    };
+    Some((what, tls, host.trim_start_matches('[').trim_end_matches(']').to_owned(), port))
 }
 
 /// The file's tables, taken apart for merging.

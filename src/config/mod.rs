@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+use self::proxies::Proxies;
 use crate::deprecation::Policy;
 use crate::legacy::dialect::Dialect;
 use crate::routes::{PathTemplate, Router};
@@ -20,6 +21,7 @@ mod host;
 mod interpolate;
 mod load;
 mod problems;
+pub mod proxies;
 mod raw;
 mod scalars;
 mod schema;
@@ -104,10 +106,14 @@ pub struct Upstream {
     pub linger: Duration,
     /// Longest delay between reconnects (default 30 s).
     pub reconnect_delay_max: Duration,
-    /// Largest frame accepted from upstream, bytes (default 256 KiB).
+    /// Largest data of an event, bytes (default 10,240, the hosted service's).
+    pub event_bytes_max: usize,
+    /// Largest frame accepted from upstream, bytes (default 256 KiB, or what holds the largest event).
     pub frame_bytes_max: usize,
     /// Publishing by HTTP.
     pub publish: Publish,
+    /// Forward proxies, as the environment names them; for backends and keys as well.
+    pub proxies: Arc<Proxies>,
 }
 
 /// A Pusher app: its credentials and its addresses.
@@ -119,16 +125,43 @@ pub struct App {
     pub key: String,
     /// The app's secret.
     pub secret: SecretString,
-    /// Host of the WebSocket endpoint.
-    pub ws_host: String,
-    /// Host of the HTTP API.
-    pub api_host: String,
-    /// Port of both; `None` is the scheme's own.
+    /// Where the WebSocket is.
+    pub ws: Endpoint,
+    /// Where the HTTP API is.
+    pub api: Endpoint,
+    /// `Origin` of the WebSocket's handshake; `None`: no such header.
+    pub origin: Option<String>,
+    /// PEM file of certificates to trust beside the built-in authorities: of other authorities, or the server's own.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Where one side of a Pusher app is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its name or address; an IPv6 address without brackets.
+    pub host: String,
+    /// `None` is the scheme's own.
     pub port: Option<u16>,
     /// `wss` and `https`, or `ws` and `http`.
     pub tls: bool,
-    /// PEM file of certificate authorities to trust beside the built-in ones.
-    pub ca_file: Option<PathBuf>,
+    /// What stands before the path: empty, or `/` and more, without one at its end.
+    pub path: String,
+}
+
+impl Endpoint {
+    /// Host and port as a URL has them; an IPv6 address in brackets (RFC 3986 §3.2.2).
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        self.port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"))
+    }
+
+    /// The URL before `/app/…` or `/apps/…`, with the plain scheme or its variant over TLS.
+    #[must_use]
+    pub fn base(&self, plain: &str, over_tls: &str) -> String {
+        let scheme = if self.tls { over_tls } else { plain };
+        format!("{scheme}://{}{}", self.authority(), self.path)
+    }
 }
 
 /// `[upstream.publish]`
@@ -141,7 +174,7 @@ pub struct Publish {
     pub queue_messages_max: usize,
     /// Bytes waiting in one lane (default 4 MiB).
     pub queue_bytes_max: usize,
-    /// Events in one request, at most Pusher's own 10 (default 10).
+    /// Events in one request, at most Pusher's own 10 (default 10). 1: `/events` is used, not `/batch_events`.
     pub batch_max: usize,
     /// One request (default 5 s).
     pub timeout: Duration,
@@ -240,6 +273,8 @@ pub struct Route {
     pub filter: Option<Filter>,
     /// What clients may publish; the first rule that has the type is taken.
     pub publish: Vec<PublishRule>,
+    /// Largest data of a published event, bytes: `upstream.event_bytes`.
+    pub event_bytes_max: usize,
     /// Every client frame is returned to its sender, byte for byte, and nothing is published.
     pub echo: bool,
     /// Keep-alive.
@@ -357,6 +392,8 @@ pub enum PublishAction {
         body: Frame,
         /// Further headers.
         headers: Vec<(String, SecretString)>,
+        /// Statuses by which the backend says that it did not take the message, and may be asked again.
+        retry_on: Vec<u16>,
     },
 }
 

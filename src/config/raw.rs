@@ -154,7 +154,7 @@ pub(super) struct Shutdown {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("required" = ["app_id", "key"], "oneOf" = s::one_of(&["secret", "secret_file"])))]
-#[schemars(extend("anyOf" = [{"required": ["cluster"]}, {"required": ["host"]}]))]
+#[schemars(extend("anyOf" = s::upstream_places()))]
 pub(super) struct Upstream {
     /// The app's id.
     #[schemars(extend("pattern" = s::ID))]
@@ -179,7 +179,35 @@ pub(super) struct Upstream {
     pub(super) port: Num,
     /// wss and https, or ws and http (default true).
     pub(super) tls: Bool,
-    /// PEM file of certificate authorities to trust beside the built-in ones.
+    /// What a proxy puts before the server's paths: "/pusher" (default nothing).
+    #[schemars(extend("pattern" = s::PREFIX))]
+    pub(super) path: Str,
+    /// The WebSocket's host, where it is not `host`.
+    #[schemars(extend("pattern" = s::HOST))]
+    pub(super) ws_host: Str,
+    /// The WebSocket's port, where it is not `port`.
+    #[schemars(extend("minimum" = 1, "maximum" = 65535))]
+    pub(super) ws_port: Num,
+    /// wss or ws, where it is not as `tls` says.
+    pub(super) ws_tls: Bool,
+    /// What stands before the WebSocket's path, where it is not `path`.
+    #[schemars(extend("pattern" = s::PREFIX))]
+    pub(super) ws_path: Str,
+    /// The HTTP API's host, where it is not `host`.
+    #[schemars(extend("pattern" = s::HOST))]
+    pub(super) api_host: Str,
+    /// The HTTP API's port, where it is not `port`.
+    #[schemars(extend("minimum" = 1, "maximum" = 65535))]
+    pub(super) api_port: Num,
+    /// https or http, where it is not as `tls` says.
+    pub(super) api_tls: Bool,
+    /// What stands before the HTTP API's paths, where it is not `path`.
+    #[schemars(extend("pattern" = s::PREFIX))]
+    pub(super) api_path: Str,
+    /// The Origin header of the WebSocket's handshake, for servers that ask for one (default none).
+    #[schemars(extend("pattern" = s::OWN_ORIGIN))]
+    pub(super) origin: Str,
+    /// PEM file of certificates to trust beside the built-in authorities: of authorities, or the server's own.
     pub(super) ca_file: Str,
     /// Shared connections (default 1).
     #[schemars(extend("minimum" = 1, "maximum" = 64))]
@@ -199,8 +227,11 @@ pub(super) struct Upstream {
     /// Longest delay between reconnects (default 30s).
     #[schemars(extend("pattern" = s::DURATION))]
     pub(super) reconnect_delay_max: Str,
-    /// Largest frame accepted from upstream, bytes (default 262144).
-    #[schemars(extend("minimum" = 16384, "maximum" = 67_108_864))]
+    /// Largest data of an event, bytes; a dedicated or self-hosted server may take more (default 10240).
+    #[schemars(extend("minimum" = 1024, "maximum" = 8_388_608))]
+    pub(super) event_bytes: Num,
+    /// Largest frame accepted from upstream, bytes; six times event_bytes and 4096 at least (default 262144).
+    #[schemars(extend("minimum" = 10_240, "maximum" = 67_108_864))]
     pub(super) frame_bytes: Num,
     /// Publishing by HTTP.
     pub(super) publish: Option<UpstreamPublish>,
@@ -219,7 +250,7 @@ pub(super) struct UpstreamPublish {
     /// Bytes waiting in one lane (default 4194304).
     #[schemars(extend("minimum" = 16384, "maximum" = 1_073_741_824))]
     pub(super) queue_bytes: Num,
-    /// Events in one request; Pusher takes at most 10 (default 10).
+    /// Events in one request; Pusher takes at most 10 (default 10). With 1, /events is used, not /batch_events.
     #[schemars(extend("minimum" = 1, "maximum" = 10))]
     pub(super) batch: Num,
     /// One request (default 5s).

@@ -19,6 +19,8 @@ pub(super) const DURATION_OR_ZERO: &str = r"^[0-9]+(ms|s|m|h|d)$|\$\{";
 pub(super) const ID: &str = r"^[A-Za-z0-9_.-]+$|\$\{";
 pub(super) const CLUSTER: &str = r"^[a-z0-9-]*$|\$\{";
 pub(super) const HOST: &str = r"^(\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+|[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?)?$|\$\{";
+pub(super) const PREFIX: &str = r"^(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*$|\$\{";
+pub(super) const OWN_ORIGIN: &str = r"^([!-.0->A-\[\]-~]+://[!-.0->A-\[\]-~]+)?$|\$\{";
 pub(super) const PEM: &str = r"-----BEGIN |\$\{";
 pub(super) const JWKS_URL: &str = r"^(https://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?|http://(localhost|127(\.[0-9]+){3}|\[::1\]|[A-Za-z0-9_-]+|[A-Za-z0-9_.-]+\.(svc|local|internal|localhost)|[A-Za-z0-9_.-]+\.svc\.cluster\.local)(:[0-9]{1,5})?)([/?]([A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?$|\$\{";
 pub(super) const TEXT: &str = r"^([^{}]|\{(auth\.user|[A-Za-z_][A-Za-z0-9_]*)\})+$|\$\{";
@@ -80,6 +82,20 @@ pub(super) fn name() -> Value {
 /// Exactly one of these keys.
 pub(super) fn one_of(keys: &[&str]) -> Value {
     keys.iter().map(|key| json!({ "required": [key] })).collect()
+}
+
+/// Where the server is: a cluster, one host, or one for each side.
+pub(super) fn upstream_places() -> Value {
+    json!([
+        { "required": ["cluster"] },
+        { "required": ["host"] },
+        { "required": ["ws_host", "api_host"] },
+    ])
+}
+
+/// An HTTP status that is a refusal.
+pub(super) fn status() -> Value {
+    json!({ "minimum": 400, "maximum": 599 })
 }
 
 /// Algorithms of one family only.
@@ -163,11 +179,11 @@ pub(super) fn event_rules() -> Value {
     ])
 }
 
-/// A trigger (`event`, `data`, `relay`) or a POST (`post`, `body`, `headers`).
+/// A trigger (`event`, `data`, `relay`) or a POST (`post`, `body`, `headers`, `retry_on`).
 pub(super) fn publish_forms() -> Value {
     let none = |keys: &[&str]| json!({ "anyOf": one_of(keys) });
     json!([
-        { "not": none(&["post", "body", "headers"]) },
+        { "not": none(&["post", "body", "headers", "retry_on"]) },
         { "required": ["post", "body"], "not": none(&["event", "data", "relay"]) },
     ])
 }

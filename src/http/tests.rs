@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -111,17 +112,61 @@ async fn a_close_after_the_request_is_ambiguous() {
     assert!(server.await.unwrap().ends_with("BODY"));
 }
 
+/// Whatever becomes of the body, the status has said what became of the request.
 #[tokio::test]
-async fn a_body_that_breaks_off_is_ambiguous() {
+async fn a_body_that_breaks_off_is_an_answer() {
+    for (head, sent) in [
+        ("200 OK\r\ncontent-length: 9", "short"),
+        ("200 OK\r\ncontent-length: 9", ""),
+        ("200 OK\r\ntransfer-encoding: chunked", "5\r\nsho"),
+        ("200 OK\r\ntransfer-encoding: chunked", "zz\r\n"),
+        ("503 Service Unavailable\r\nretry-after: 7\r\ncontent-length: 9", "short"),
+    ] {
+        let (listener, url) = listener().await;
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_request(&mut stream, "BODY").await;
+            stream.write_all(format!("HTTP/1.1 {head}\r\n\r\n{sent}").as_bytes()).await.unwrap();
+        });
+        let error = client().send(post(&url, "BODY"), LONG, 10).await.unwrap_err();
+        let text = error.to_string();
+        let HttpError::BrokenOff { answer, .. } = error else { panic!("{head}: {text}") };
+        assert!(
+            text.contains("but its body broke off") && text.contains(&answer.status.to_string()),
+            "{text}"
+        );
+        assert_eq!(answer.retry_after, (answer.status == 503).then_some(Duration::from_secs(7)));
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_end_in_time_is_an_answer() {
     let (listener, url) = listener().await;
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         read_request(&mut stream, "BODY").await;
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort").await.unwrap();
+        stream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 9\r\n\r\nshort").await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
     });
-    let error = client().send(post(&url, "BODY"), LONG, 10).await.unwrap_err();
-    assert!(matches!(error, HttpError::Ambiguous(_)), "{error:?}");
-    assert!(error.to_string().contains("200 OK"), "{error}");
+    let error = client().send(post(&url, "BODY"), Duration::from_millis(500), 10).await.unwrap_err();
+    assert!(error.to_string().contains("not all of it within 500ms"), "{error}");
+    assert!(matches!(error, HttpError::BrokenOff { answer, .. } if answer.status == 202));
+}
+
+/// Without `close_notify` nobody knows whether a body that ends with the connection is whole.
+#[tokio::test]
+async fn a_tls_stream_cut_within_the_body_is_an_answer() {
+    let (ca_pem, address) = tls_server(|mut stream| async move {
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n{}").await.unwrap();
+        stream.flush().await.unwrap();
+        // The socket alone is closed.
+    })
+    .await;
+    let url = format!("https://localhost:{}/", address.port());
+    let error = trusting(&ca_pem, "cut").send(post(&url, "BODY"), LONG, 100).await.unwrap_err();
+    assert!(matches!(error, HttpError::BrokenOff { ref answer, .. } if answer.status == 200), "{error:?}");
 }
 
 #[tokio::test]
@@ -168,7 +213,10 @@ async fn a_body_beyond_the_limit_is_told_with_its_status() {
             let _ = stream.read_to_end(&mut Vec::new()).await;
         });
         let error = client().send(post(&url, "BODY"), LONG, 10).await.unwrap_err();
-        assert!(matches!(error, HttpError::TooLarge { status: StatusCode::OK, .. }), "{head}: {error:?}");
+        assert!(
+            matches!(error, HttpError::TooLarge { ref answer, .. } if answer.status == 200),
+            "{head}: {error:?}"
+        );
     }
 }
 
@@ -218,13 +266,26 @@ async fn a_connection_closed_while_idle_is_replaced() {
     }
 }
 
+/// A client that trusts this authority; `name` is the caller's own.
+fn trusting(ca_pem: &str, name: &str) -> Client {
+    let file = std::env::temp_dir().join(format!("pusher-bridge-{}-http-{name}.pem", std::process::id()));
+    std::fs::write(&file, ca_pem).unwrap();
+    let client = Client::new(&crate::tls::client_config(Some(&file)).unwrap());
+    std::fs::remove_file(&file).unwrap();
+    client
+}
+
 #[tokio::test]
 async fn tls_trusts_the_files_authority_and_no_other() {
-    let (ca_pem, address) = tls_server().await;
-    let file = std::env::temp_dir().join(format!("pusher-bridge-{}-http-ca.pem", std::process::id()));
-    std::fs::write(&file, ca_pem).unwrap();
-    let trusting = Client::new(&crate::tls::client_config(Some(&file)).unwrap());
-    std::fs::remove_file(&file).unwrap();
+    let (ca_pem, address) = tls_server(|stream| async move {
+        let echo = service_fn(|request: hyper::Request<Incoming>| async move {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            Ok::<_, std::convert::Infallible>(hyper::Response::new(Full::new(body)))
+        });
+        let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), echo).await;
+    })
+    .await;
+    let trusting = trusting(&ca_pem, "ca");
     let url = format!("https://localhost:{}/", address.port());
 
     let response = trusting.send(post(&url, "over TLS"), LONG, 100).await.unwrap();
@@ -239,8 +300,13 @@ async fn tls_trusts_the_files_authority_and_no_other() {
     assert!(matches!(error, HttpError::NotSent(_)), "the certificate is for localhost: {error:?}");
 }
 
-/// Echoes over TLS as `localhost`, under an authority made for this call.
-async fn tls_server() -> (String, SocketAddr) {
+/// Serves connections over TLS as `localhost`, under an authority made for this call.
+async fn tls_server<F>(
+    serve: impl Fn(tokio_rustls::server::TlsStream<TcpStream>) -> F + Send + 'static,
+) -> (String, SocketAddr)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -267,17 +333,9 @@ async fn tls_server() -> (String, SocketAddr) {
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
-                let echo = service_fn(|request: hyper::Request<Incoming>| async move {
-                    let body = request.into_body().collect().await.unwrap().to_bytes();
-                    Ok::<_, std::convert::Infallible>(hyper::Response::new(Full::new(body)))
-                });
-                let _ = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), echo)
-                    .await;
-            });
+            if let Ok(stream) = acceptor.accept(stream).await {
+                tokio::spawn(serve(stream));
+            }
         }
     });
     (ca_pem, address)

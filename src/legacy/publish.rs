@@ -9,7 +9,7 @@ use super::error::ErrorCode;
 use super::json::Object;
 use crate::clock::Now;
 use crate::config::{PublishAction, PublishRule, Route, TypeSet};
-use crate::routes::{DATA_BYTES_MAX, EVENT_BYTES_MAX, PathValues};
+use crate::routes::{EVENT_BYTES_MAX, PathValues};
 use crate::template::{Fill, Frame, Slot, Text, Var};
 
 /// What may stand in a URL's path segment without percent-encoding (RFC 3986 §2.3).
@@ -22,7 +22,7 @@ pub enum Outgoing {
     Trigger {
         /// The event's name.
         event: String,
-        /// The event's data, JSON text of at most [`DATA_BYTES_MAX`] bytes.
+        /// The event's data, JSON text of at most the route's `event_bytes_max` bytes.
         data: String,
     },
     /// A POST to a backend.
@@ -33,6 +33,8 @@ pub enum Outgoing {
         body: String,
         /// Further headers.
         headers: Vec<(String, SecretString)>,
+        /// Statuses after which it may be sent again.
+        retry_on: Vec<u16>,
     },
 }
 
@@ -71,15 +73,16 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
                 Some(template) => render(route, template, message, now)?,
                 None => route.dialect.out.event.data_of(message.object).unwrap_or(message.text).to_owned(),
             };
-            if data.len() > DATA_BYTES_MAX {
+            if data.len() > route.event_bytes_max {
                 return Err(ErrorCode::TooLarge);
             }
             Ok(Outgoing::Trigger { event, data })
         }
-        PublishAction::Post { url, body, headers } => Ok(Outgoing::Post {
+        PublishAction::Post { url, body, headers, retry_on } => Ok(Outgoing::Post {
             url: fill(url, message, true).ok_or(ErrorCode::InvalidField)?,
             body: render(route, body, message, now)?,
             headers: headers.clone(),
+            retry_on: retry_on.clone(),
         }),
     }
 }

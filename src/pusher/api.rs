@@ -1,11 +1,11 @@
 //! Pusher's HTTP API, as far as publishing needs it, and POSTs to backends. Decides what an answer means.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -24,15 +24,19 @@ const WHY_CHARS_MAX: usize = 200;
 /// A signature refused while the clocks are further apart than this is refused for that reason: Pusher takes 600 s
 /// (Pusher docs, "HTTP API", authentication), and a `Date` may be some seconds old.
 const CLOCK_DIFFERENCE_MAX_S: i64 = 300;
-/// Sent with every request.
-const AGENT: &str = concat!("pusher-bridge/", env!("CARGO_PKG_VERSION"));
 
 /// The API of one app.
 pub struct Api {
     app: App,
     client: Arc<Client>,
     base: String,
-    path: String,
+    batch_max: usize,
+    /// The server has no `batch_events`.
+    one_by_one: AtomicBool,
+    /// The server signs the path with the prefix that stands before it.
+    signs_prefix: AtomicBool,
+    /// What the server signs has been seen: an event was accepted.
+    accepted: AtomicBool,
     /// What Pusher's clock is ahead of this machine's, as far as it mattered: seconds.
     clock_difference_s: AtomicI64,
 }
@@ -46,6 +50,8 @@ pub struct Backend {
     pub body: String,
     /// Further headers.
     pub headers: Vec<(String, SecretString)>,
+    /// Statuses by which it says that it did not take the message, and may be asked again.
+    pub retry_on: Vec<u16>,
 }
 
 /// What a request came to.
@@ -60,6 +66,8 @@ pub enum Outcome {
         /// Whether the fault may lie with one message of several.
         one_may_be_bad: bool,
     },
+    /// None of them was taken: the server takes one event per request.
+    OneByOne,
     /// May be tried again.
     Retry {
         /// The metric label.
@@ -73,48 +81,110 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    fn not_taken(cause: &'static str, why: impl Into<String>) -> Self {
+        Self::Retry { cause, why: why.into(), maybe_accepted: false, wait: None }
+    }
+}
+
 impl Api {
-    /// The API of `app`.
+    /// The API of `app`, which takes at most `batch_max` events in one request.
     #[must_use]
-    pub fn new(app: App, client: Arc<Client>) -> Self {
-        let scheme = if app.tls { "https" } else { "http" };
-        let port = app.port.map(|port| format!(":{port}")).unwrap_or_default();
-        let base = format!("{scheme}://{}{port}", bracketed(&app.api_host));
-        let path = format!("/apps/{}/batch_events", app.id);
-        Self { app, client, base, path, clock_difference_s: AtomicI64::new(0) }
+    pub fn new(app: App, batch_max: usize, client: Arc<Client>) -> Self {
+        Self {
+            base: app.api.base("http", "https"),
+            app,
+            client,
+            batch_max,
+            one_by_one: AtomicBool::new(batch_max <= 1),
+            signs_prefix: AtomicBool::new(false),
+            accepted: AtomicBool::new(false),
+            clock_difference_s: AtomicI64::new(0),
+        }
     }
 
-    /// Publishes events in one request (Pusher docs, "HTTP API", POST batch events: at most 10).
+    /// Most events in one request, as far as it is known.
+    #[must_use]
+    pub fn batch_max(&self) -> usize {
+        if self.one_by_one.load(Ordering::Relaxed) { 1 } else { self.batch_max }
+    }
+
+    /// Publishes events in one request (Pusher docs, "HTTP API", POST batch events: at most 10). Not every server has
+    /// that: then by POST event, one at a time.
     pub async fn trigger(&self, batch: &[&Sent], timeout: Duration) -> Outcome {
-        let body = batch_body(batch);
+        if !self.one_by_one.load(Ordering::Relaxed) {
+            match self.call("batch_events", batch_body(batch), timeout).await {
+                Ok(response) if !is_unknown_place(response.status) => return judge(&response),
+                Ok(_) => {}
+                Err(outcome) => return outcome,
+            }
+        }
+        let [sent] = batch else { return Outcome::OneByOne };
+        match self.call("events", event_body(sent), timeout).await {
+            Ok(response) => {
+                let outcome = judge(&response);
+                // Only now is it known that it was not the app, or a proxy, that was not found.
+                if matches!(outcome, Outcome::Accepted) && !self.one_by_one.swap(true, Ordering::Relaxed) {
+                    tracing::warn!("the server has no batch_events: events are published one by one");
+                }
+                outcome
+            }
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// POSTs to one of the app's resources.
+    ///
+    /// # Errors
+    /// What it means that there is no answer of Pusher's to judge.
+    async fn call(&self, resource: &str, body: String, timeout: Duration) -> Result<Response, Outcome> {
         let here = Now::read().unix_seconds();
         let seconds = here.saturating_add(self.clock_difference_s.load(Ordering::Relaxed));
+        let path = format!("/apps/{}/{resource}", self.app.id);
+        let with_prefix = self.signs_prefix.load(Ordering::Relaxed);
+        let prefix = if with_prefix { self.app.api.path.as_str() } else { "" };
         let query = sign::signed_query(
             "POST",
-            &self.path,
+            &format!("{prefix}{path}"),
             &[],
             body.as_bytes(),
             &self.app.key,
             &self.app.secret,
             seconds,
         );
-        let url = format!("{}{}?{query}", self.base, self.path);
-        match self.send(url, body, HeaderMap::new(), timeout).await {
-            Ok(response) if self.learns_time(&response, seconds, here) => Outcome::Retry {
-                cause: "clock",
-                why: "signed by a clock that differs from Pusher's".to_owned(),
-                maybe_accepted: false,
-                wait: None,
-            },
-            Ok(response) if !may_be_pushers(&response) => Outcome::Retry {
+        let response =
+            self.send(format!("{}{path}?{query}", self.base), body, HeaderMap::new(), timeout).await?;
+        if self.learns_time(&response, seconds, here) {
+            return Err(Outcome::not_taken("clock", "signed by a clock that differs from Pusher's"));
+        }
+        if self.learns_prefix(&response, with_prefix) {
+            return Err(Outcome::not_taken("path", "the server signs its path with the prefix"));
+        }
+        if !may_be_pushers(&response) {
+            return Err(Outcome::Retry {
                 cause: "no_answer",
                 why: format!("HTTP {}, which is not Pusher's answer", response.status.as_u16()),
                 maybe_accepted: true,
                 wait: None,
-            },
-            Ok(response) => judge(&response),
-            Err(outcome) => outcome,
+            });
         }
+        if response.status.is_success() {
+            self.accepted.store(true, Ordering::Relaxed);
+        }
+        Ok(response)
+    }
+
+    /// A proxy takes the prefix away, and the server signs what is left; a server that has the prefix itself may sign
+    /// all of the path. Whether a request was refused because this was the other kind is found by one more of them.
+    fn learns_prefix(&self, response: &Response, with_prefix: bool) -> bool {
+        if response.status != StatusCode::UNAUTHORIZED
+            || self.app.api.path.is_empty()
+            || self.accepted.load(Ordering::Relaxed)
+        {
+            return false;
+        }
+        self.signs_prefix.store(!with_prefix, Ordering::Relaxed);
+        !with_prefix
     }
 
     /// Whether a request signed at `seconds` was refused because of this machine's clock; then the next ones are
@@ -148,10 +218,11 @@ impl Api {
             headers.insert(name, value);
         }
         let sent = self.send(backend.url.clone(), backend.body.clone(), headers, timeout).await;
-        sent.map_or_else(|outcome| outcome, |response| judge(&response))
+        sent.map_or_else(|outcome| outcome, |response| judge_backends(&response, &backend.retry_on))
     }
 
-    /// What the server said.
+    /// What the server said. Of an answer whose body is too large or did not come to its end there is the status,
+    /// which is what counts.
     ///
     /// # Errors
     /// What it means that it said nothing.
@@ -165,28 +236,28 @@ impl Api {
         let uri: Uri =
             url.parse().map_err(|error| refused(format!("the URL is not usable: {error}"), false))?;
         headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         let request = Request { method: Method::POST, uri, headers, body: Bytes::from(body) };
         match self.client.send(request, timeout, ANSWER_BYTES_MAX).await {
             Ok(response) => Ok(response),
-            // The answer is known, if not all of its text.
-            Err(HttpError::TooLarge { status, .. }) => {
-                let body = Bytes::from_static(b"(a large answer)");
-                Ok(Response { status, retry_after: None, date: None, body })
+            // No answer of Pusher's is so large.
+            Err(HttpError::TooLarge { answer, .. }) => {
+                Ok(Response { body: Bytes::from_static(b"(a large answer)"), ..answer })
             }
-            Err(error) => {
-                let maybe_accepted = !matches!(error, HttpError::NotSent(_));
-                let cause = if maybe_accepted { "no_answer" } else { "not_sent" };
-                Err(Outcome::Retry { cause, why: error.to_string(), maybe_accepted, wait: None })
-            }
+            Err(HttpError::BrokenOff { answer, .. }) => Ok(answer),
+            Err(error @ HttpError::NotSent(_)) => Err(Outcome::not_taken("not_sent", error.to_string())),
+            Err(error @ HttpError::Ambiguous(_)) => Err(Outcome::Retry {
+                cause: "no_answer",
+                why: error.to_string(),
+                maybe_accepted: true,
+                wait: None,
+            }),
         }
     }
 }
 
-/// Brackets around an IPv6 literal (RFC 3986 §3.2.2).
-#[must_use]
-pub fn bracketed(host: &str) -> String {
-    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
+/// Whether a server says by this that it has no such resource.
+fn is_unknown_place(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
 }
 
 fn batch_body(batch: &[&Sent]) -> String {
@@ -194,15 +265,29 @@ fn batch_body(batch: &[&Sent]) -> String {
     for (i, sent) in batch.iter().enumerate() {
         body.push_str(if i == 0 { "{\"channel\":\"" } else { ",{\"channel\":\"" });
         escape_into(&mut body, &sent.channel);
-        body.push_str("\",\"name\":\"");
-        escape_into(&mut body, &sent.event);
-        // The data is a string whose text is the JSON, as Pusher wants it.
-        body.push_str("\",\"data\":\"");
-        escape_into(&mut body, &sent.data);
-        body.push_str("\"}");
+        body.push('"');
+        name_and_data_into(&mut body, sent);
     }
     body.push_str("]}");
     body
+}
+
+/// The body of POST event. All servers take `channels`, some of them `channel` too.
+fn event_body(sent: &Sent) -> String {
+    let mut body = String::from("{\"channels\":[\"");
+    escape_into(&mut body, &sent.channel);
+    body.push_str("\"]");
+    name_and_data_into(&mut body, sent);
+    body
+}
+
+fn name_and_data_into(body: &mut String, sent: &Sent) {
+    body.push_str(",\"name\":\"");
+    escape_into(body, &sent.event);
+    // The data is a string whose text is the JSON, as Pusher wants it.
+    body.push_str("\",\"data\":\"");
+    escape_into(body, &sent.data);
+    body.push_str("\"}");
 }
 
 /// Pusher's successes are JSON (Pusher docs, "HTTP API"): others, such as a proxy's welcome page, carry nothing on.
@@ -215,31 +300,54 @@ fn may_be_pushers(response: &Response) -> bool {
     }
 }
 
-/// What an answer means: 429 and 5xx may pass, all other refusals are final.
+/// What an answer of Pusher's means: 429 and 5xx may pass, all other refusals are final. Both are said by proxies as
+/// well, also of requests that they have passed on, so the event may have been accepted.
 fn judge(response: &Response) -> Outcome {
     let text = String::from_utf8_lossy(&response.body);
     let status = real_status(response.status, &text);
-    let why = || {
-        let said: String = text.chars().filter(|c| !c.is_control()).take(WHY_CHARS_MAX).collect();
-        format!("HTTP {}: {said}", status.as_u16())
-    };
+    let why = || why(status, &text);
     if status.is_success() {
         Outcome::Accepted
-    } else if status == StatusCode::TOO_MANY_REQUESTS {
-        Outcome::Retry {
-            cause: "rate_limited",
-            why: why(),
-            maybe_accepted: false,
-            wait: response.retry_after,
-        }
-    } else if status == StatusCode::SERVICE_UNAVAILABLE {
-        Outcome::Retry { cause: "unavailable", why: why(), maybe_accepted: false, wait: response.retry_after }
-    } else if status.is_server_error() {
-        Outcome::Retry { cause: "server_error", why: why(), maybe_accepted: true, wait: response.retry_after }
+    } else if let Some(cause) = passing(status) {
+        // What only the server itself writes is its own word.
+        let maybe_accepted = status == response.status;
+        Outcome::Retry { cause, why: why(), maybe_accepted, wait: response.retry_after }
     } else {
         let about_the_app = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         refused(why(), !about_the_app)
     }
+}
+
+/// What a backend's answer means: a success is one whatever it says, for its text is its own affair. No other status
+/// says for certain that nothing was done, but where the rule knows better.
+fn judge_backends(response: &Response, retry_on: &[u16]) -> Outcome {
+    let status = response.status;
+    let why = || why(status, &String::from_utf8_lossy(&response.body));
+    if status.is_success() {
+        Outcome::Accepted
+    } else if retry_on.contains(&status.as_u16()) {
+        let cause = passing(status).unwrap_or("refused");
+        Outcome::Retry { cause, why: why(), maybe_accepted: false, wait: response.retry_after }
+    } else if let Some(cause) = passing(status) {
+        Outcome::Retry { cause, why: why(), maybe_accepted: true, wait: None }
+    } else {
+        refused(why(), false)
+    }
+}
+
+/// The metric label of a status that may pass.
+fn passing(status: StatusCode) -> Option<&'static str> {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => Some("rate_limited"),
+        StatusCode::SERVICE_UNAVAILABLE => Some("unavailable"),
+        status if status.is_server_error() => Some("server_error"),
+        _ => None,
+    }
+}
+
+fn why(status: StatusCode, text: &str) -> String {
+    let said: String = text.chars().filter(|c| !c.is_control()).take(WHY_CHARS_MAX).collect();
+    format!("HTTP {}: {said}", status.as_u16())
 }
 
 /// soketi answers errors with 200 and `{"error":…,"code":…}`.
@@ -262,10 +370,21 @@ fn refused(why: String, one_may_be_bad: bool) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Endpoint;
     use crate::legacy::id::ConnId;
 
-    fn answer(status: u16, body: &str) -> Outcome {
-        judge(&response(status, body))
+    fn api(path: &str) -> Api {
+        let there = Endpoint { host: "localhost".into(), port: None, tls: false, path: path.into() };
+        let app = App {
+            id: "1".into(),
+            key: "k".into(),
+            secret: "s".into(),
+            ws: there.clone(),
+            api: there,
+            origin: None,
+            ca_file: None,
+        };
+        Api::new(app, 10, Arc::new(Client::new(&crate::tls::client_config(None).unwrap())))
     }
 
     fn response(status: u16, body: &str) -> Response {
@@ -307,38 +426,61 @@ mod tests {
             (413, "", "refused, one"),
             (422, "", "refused, one"),
             (301, "", "refused, one"),
-            (429, "", "retry rate_limited false"),
-            (503, "", "retry unavailable false"),
-            (500, "", "retry server_error true"),
-            (504, "", "retry server_error true"),
+            (429, "", "retry rate_limited maybe 7s"),
+            (503, "", "retry unavailable maybe 7s"),
+            (500, "", "retry server_error maybe 7s"),
+            (502, "", "retry server_error maybe 7s"),
+            (504, "", "retry server_error maybe 7s"),
+            (200, r#"{"error":"Too many","code":429}"#, "retry rate_limited not taken 7s"),
+            (200, r#"{"error":"Away","code":503}"#, "retry unavailable not taken 7s"),
         ] {
-            let outcome = match answer(status, body) {
-                Outcome::Accepted => "accepted".to_owned(),
-                Outcome::Refused { one_may_be_bad, .. } => {
-                    format!("refused, {}", if one_may_be_bad { "one" } else { "all" })
-                }
-                Outcome::Retry { cause, maybe_accepted, wait, .. } => {
-                    assert_eq!(wait, Some(Duration::from_secs(7)));
-                    format!("retry {cause} {maybe_accepted}")
-                }
-            };
-            assert_eq!(outcome, expected, "{status} {body}");
+            assert_eq!(said(&judge(&response(status, body))), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn of_a_backends_answers_only_the_status_counts() {
+        for (status, body, retry_on, expected) in [
+            (200, "{}", [0, 0], "accepted"),
+            (204, "", [0, 0], "accepted"),
+            (200, r#"{"error":"no","code":503}"#, [0, 0], "accepted"),
+            (200, r#"{"error":"no","code":413}"#, [413, 503], "accepted"),
+            (202, "(a large answer)", [0, 0], "accepted"),
+            (400, "", [0, 0], "refused, all"),
+            (409, "", [0, 0], "refused, all"),
+            (409, "", [409, 0], "retry refused not taken 7s"),
+            (301, "", [0, 0], "refused, all"),
+            (429, "", [0, 0], "retry rate_limited maybe -"),
+            (429, "", [503, 429], "retry rate_limited not taken 7s"),
+            (503, "", [0, 0], "retry unavailable maybe -"),
+            (503, "", [502, 0], "retry unavailable maybe -"),
+            (503, "", [503, 429], "retry unavailable not taken 7s"),
+            (500, "", [503, 429], "retry server_error maybe -"),
+            (502, "", [0, 0], "retry server_error maybe -"),
+        ] {
+            let outcome = judge_backends(&response(status, body), &retry_on);
+            assert_eq!(said(&outcome), expected, "{status} {body} {retry_on:?}");
+        }
+    }
+
+    fn said(outcome: &Outcome) -> String {
+        match outcome {
+            Outcome::Accepted => "accepted".to_owned(),
+            Outcome::OneByOne => "one by one".to_owned(),
+            Outcome::Refused { one_may_be_bad, .. } => {
+                format!("refused, {}", if *one_may_be_bad { "one" } else { "all" })
+            }
+            Outcome::Retry { cause, maybe_accepted, wait, .. } => {
+                let taken = if *maybe_accepted { "maybe" } else { "not taken" };
+                let wait = wait.map_or("-".to_owned(), |wait| format!("{wait:?}"));
+                format!("retry {cause} {taken} {wait}")
+            }
         }
     }
 
     #[test]
     fn only_a_refused_signature_far_from_pushers_time_teaches_it() {
-        let app = App {
-            id: "1".into(),
-            key: "k".into(),
-            secret: "s".into(),
-            api_host: "localhost".into(),
-            ws_host: "localhost".into(),
-            port: None,
-            tls: false,
-            ca_file: None,
-        };
-        let api = Api::new(app, Arc::new(Client::new(&crate::tls::client_config(None).unwrap())));
+        let api = api("");
         let here = 1_000_000;
         for (status, date, signed, learns, difference) in [
             (200, Some(here + 7200), here, false, 0),
@@ -354,6 +496,23 @@ mod tests {
             assert_eq!(api.learns_time(&response, signed, here), learns, "{date:?}");
             assert_eq!(api.clock_difference_s.load(Ordering::Relaxed), difference, "{date:?}");
         }
+    }
+
+    #[test]
+    fn what_the_server_signs_is_found_by_two_refusals_at_most() {
+        let (refusal, success) = (response(401, ""), response(200, "{}"));
+        let plain = api("");
+        assert!(!plain.learns_prefix(&refusal, false), "there is nothing else to sign");
+        let prefixed = api("/pusher");
+        for _ in 0..3 {
+            assert!(!prefixed.learns_prefix(&success, false));
+            assert!(prefixed.learns_prefix(&refusal, false), "tried once more, with the prefix");
+            assert!(prefixed.signs_prefix.load(Ordering::Relaxed));
+            assert!(!prefixed.learns_prefix(&refusal, true), "it is the key, then");
+            assert!(!prefixed.signs_prefix.load(Ordering::Relaxed));
+        }
+        prefixed.accepted.store(true, Ordering::Relaxed);
+        assert!(!prefixed.learns_prefix(&refusal, false), "it is known what is signed");
     }
 
     #[test]
@@ -373,5 +532,9 @@ mod tests {
         assert_eq!(value["batch"][0]["name"].as_str(), Some("client-\"e"));
         assert_eq!(value["batch"][1]["data"].as_str(), Some("7"));
         assert_eq!(value["batch"].as_array().unwrap().len(), 2);
+
+        let value: serde_json::Value = serde_json::from_str(&event_body(&one)).unwrap();
+        let expected = serde_json::json!({"channels": ["private-c"], "name": "client-\"e", "data": data});
+        assert_eq!(value, expected);
     }
 }

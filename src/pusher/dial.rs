@@ -4,25 +4,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use hyper::header::{HeaderValue, USER_AGENT};
+use hyper::header::{HeaderValue, ORIGIN, USER_AGENT};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::api::bracketed;
 use super::frame::ServerFrame;
 use super::link::loggable;
-use crate::config::Upstream;
-use crate::net::connect;
+use crate::config::{App, Upstream};
+use crate::net::reach;
 
 /// Bytes read at once: tungstenite zero-fills them before every read.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 /// Bytes waiting to be written; more than this many subscriptions are never under way.
 const WRITE_BUFFER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The least idle time after which a server is pinged, whatever it asks for.
+const ACTIVITY_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// Plain or TLS.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -63,39 +66,42 @@ impl Failed {
 /// What went wrong, at which step.
 pub async fn dial(upstream: &Upstream, tls: Arc<rustls::ClientConfig>) -> Result<Established, Failed> {
     let app = &upstream.app;
-    let port = app.port.unwrap_or(if app.tls { 443 } else { 80 });
-    let host = app.ws_host.trim_start_matches('[').trim_end_matches(']');
-    let tcp = connect(host, port).await.map_err(|error| Failed::new("connect", error))?;
-    let stream: Box<dyn Stream> = if app.tls {
-        let name = ServerName::try_from(host.to_owned()).map_err(|error| Failed::new("tls", error))?;
+    let port = app.ws.port.unwrap_or(if app.ws.tls { 443 } else { 80 });
+    let tcp = reach(&upstream.proxies, app.ws.tls, &app.ws.host, port).await;
+    let tcp = tcp.map_err(|error| Failed::new("connect", error))?;
+    let stream: Box<dyn Stream> = if app.ws.tls {
+        let name = ServerName::try_from(app.ws.host.clone()).map_err(|error| Failed::new("tls", error))?;
         Box::new(TlsConnector::from(tls).connect(name, tcp).await.map_err(|error| Failed::new("tls", error))?)
     } else {
         Box::new(tcp)
     };
-    let scheme = if app.tls { "wss" } else { "ws" };
-    let authority = match app.port {
-        Some(port) => format!("{}:{port}", bracketed(host)),
-        None => bracketed(host),
-    };
-    let url = format!(
-        "{scheme}://{authority}/app/{}?protocol=7&client=pusher-bridge&version={}",
-        app.key,
-        env!("CARGO_PKG_VERSION")
-    );
+    let request = request(app).map_err(|error| Failed::new("handshake", error))?;
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(READ_BUFFER_BYTES)
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(Some(upstream.frame_bytes_max))
         .max_frame_size(Some(upstream.frame_bytes_max));
-    let mut request = url.into_client_request().map_err(|error| handshake_failed(&error))?;
-    // Web application firewalls turn requests without one away.
-    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(crate::USER_AGENT));
     let (mut socket, _) = client_async_with_config(request, stream, Some(config))
         .await
         .map_err(|error| handshake_failed(&error))?;
     let (socket_id, activity_timeout) = greeting(&mut socket).await?;
     Ok(Established { socket, socket_id, activity_timeout })
+}
+
+/// The upgrade request.
+fn request(app: &App) -> Result<Request, WsError> {
+    let base = app.ws.base("ws", "wss");
+    let version = env!("CARGO_PKG_VERSION");
+    let url = format!("{base}/app/{}?protocol=7&client=pusher-bridge&version={version}", app.key);
+    let mut request = url.into_client_request()?;
+    // Web application firewalls turn requests without one away.
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(crate::USER_AGENT));
+    if let Some(origin) = &app.origin {
+        let origin = HeaderValue::from_str(origin).map_err(|error| WsError::HttpFormat(error.into()))?;
+        request.headers_mut().insert(ORIGIN, origin);
+    }
+    Ok(request)
 }
 
 fn handshake_failed(error: &WsError) -> Failed {
@@ -125,8 +131,8 @@ async fn greeting(socket: &mut Socket) -> Result<(String, Option<Duration>), Fai
             }
         };
         match ServerFrame::decode(&text) {
-            Ok(ServerFrame::ConnectionEstablished { socket_id, activity_timeout_s }) => {
-                let timeout = activity_timeout_s.filter(|s| *s > 0).map(Duration::from_secs);
+            Ok(ServerFrame::ConnectionEstablished { socket_id, activity_timeout }) => {
+                let timeout = activity_timeout.filter(|t| !t.is_zero()).map(|t| t.max(ACTIVITY_TIMEOUT_MIN));
                 return Ok((socket_id, timeout));
             }
             Ok(ServerFrame::Error { code, message }) => {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::legacy::json::{self, Object};
 use crate::template::escape_into;
@@ -93,10 +94,10 @@ impl<'a> Envelope<'a> {
 pub enum ServerFrame<'a> {
     /// `pusher:connection_established`
     ConnectionEstablished {
-        /// `digits.digits`, new with every connection.
+        /// New with every connection: `digits.digits` of the hosted service, any text of others.
         socket_id: String,
-        /// Seconds of silence after which the server wants a ping; `None` when it does not say.
-        activity_timeout_s: Option<u64>,
+        /// Silence after which the server wants a ping; `None` when it does not say.
+        activity_timeout: Option<Duration>,
     },
     /// `pusher:ping`
     Ping,
@@ -170,19 +171,21 @@ impl<'a> ServerFrame<'a> {
     fn established(frame: &Envelope<'a>) -> Result<Self, FrameError> {
         let text = frame.data_text();
         let data = Object::parse(&text).map_err(|_| frame.wrong("data", "an object"))?;
-        let socket_id = data
-            .string("socket_id")
-            .filter(|id| is_socket_id(id))
-            .ok_or_else(|| frame.wrong("socket_id", "of the form digits.digits"))?;
-        let activity_timeout_s = match data.get("activity_timeout") {
+        let socket_id =
+            data.get("socket_id").and_then(json::scalar).filter(|id| may_be_signed(id)).ok_or_else(|| {
+                frame.wrong("socket_id", "a number or a short text without control characters")
+            })?;
+        let activity_timeout = match data.get("activity_timeout") {
             None | Some("null") => None,
             Some(raw) => Some(
                 json::scalar(raw)
                     .and_then(|digits| digits.parse().ok())
-                    .ok_or_else(|| frame.wrong("activity_timeout", "a whole number of seconds"))?,
+                    .filter(|seconds: &f64| *seconds >= 0.0)
+                    .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+                    .ok_or_else(|| frame.wrong("activity_timeout", "a number of seconds"))?,
             ),
         };
-        Ok(Self::ConnectionEstablished { socket_id: socket_id.into_owned(), activity_timeout_s })
+        Ok(Self::ConnectionEstablished { socket_id: socket_id.into_owned(), activity_timeout })
     }
 
     /// An error that cannot be read is an error still, with its text as the message.
@@ -244,6 +247,15 @@ pub fn data_json(raw: Option<&str>) -> Cow<'_, str> {
 
 fn number(data: &Object<'_>, name: &str) -> Option<u16> {
     json::scalar(data.get(name)?)?.parse().ok()
+}
+
+/// Whether a socket id may stand in what is signed. A line break in it would make the signature of a subscription
+/// one of an HTTP request.
+fn may_be_signed(socket_id: &str) -> bool {
+    const SOCKET_ID_BYTES_MAX: usize = 256;
+    !socket_id.is_empty()
+        && socket_id.len() <= SOCKET_ID_BYTES_MAX
+        && !socket_id.chars().any(char::is_control)
 }
 
 /// Whether `text` is `digits.digits`, which every SDK insists on.

@@ -12,19 +12,40 @@ fn event_of(text: &str) -> (String, String, String) {
 
 #[test]
 fn established_with_string_or_object_data() {
-    let expected =
-        ServerFrame::ConnectionEstablished { socket_id: "123.456".to_owned(), activity_timeout_s: Some(120) };
+    let established = |socket_id: &str, seconds: Option<f64>| ServerFrame::ConnectionEstablished {
+        socket_id: socket_id.to_owned(),
+        activity_timeout: seconds.map(Duration::from_secs_f64),
+    };
+    let expected = established("123.456", Some(120.0));
     let golden = r#"{"event":"pusher:connection_established","data":"{\"socket_id\":\"123.456\",\"activity_timeout\":120}"}"#;
     assert_eq!(connection_established("123.456", 120), golden);
     assert_eq!(ServerFrame::decode(golden).unwrap(), expected);
     let object =
         r#"{"event":"pusher:connection_established","data":{"socket_id":"123.456","activity_timeout":120}}"#;
     assert_eq!(ServerFrame::decode(object).unwrap(), expected);
-    assert_eq!(
-        ServerFrame::decode(r#"{"event":"pusher:connection_established","data":{"socket_id":"1.2"}}"#)
-            .unwrap(),
-        ServerFrame::ConnectionEstablished { socket_id: "1.2".to_owned(), activity_timeout_s: None }
-    );
+    // Other servers count their sockets, or name them otherwise, and time in fractions.
+    for (data, socket_id, seconds) in [
+        (r#"{"socket_id":"1.2"}"#, "1.2", None),
+        (r#"{"socket_id":"1.2","activity_timeout":null}"#, "1.2", None),
+        (r#"{"socket_id":42,"activity_timeout":"30"}"#, "42", Some(30.0)),
+        (
+            r#"{"socket_id":1234567890123456789.10,"activity_timeout":30.0}"#,
+            "1234567890123456789.10",
+            Some(30.0),
+        ),
+        (r#"{"socket_id":"7f3c-node:1/ü","activity_timeout":29.5}"#, "7f3c-node:1/ü", Some(29.5)),
+        (r#"{"socket_id":"a b","activity_timeout":1.2e2}"#, "a b", Some(120.0)),
+        (r#"{"socket_id":"a","activity_timeout":0}"#, "a", Some(0.0)),
+    ] {
+        let text = format!(r#"{{"event":"pusher:connection_established","data":{data}}}"#);
+        assert_eq!(ServerFrame::decode(&text).unwrap(), established(socket_id, seconds), "{text}");
+    }
+    let endless =
+        r#"{"event":"pusher:connection_established","data":{"socket_id":1,"activity_timeout":1e300}}"#;
+    assert!(matches!(
+        ServerFrame::decode(endless).unwrap(),
+        ServerFrame::ConnectionEstablished { activity_timeout: Some(Duration::MAX), .. }
+    ));
 }
 
 #[test]
@@ -39,7 +60,24 @@ fn errors_say_what_was_wrong() {
         (r#"{"event":7}"#, "the frame's `event` is not a string"),
         (
             r#"{"event":"pusher:connection_established"}"#,
-            "`socket_id` of pusher:connection_established is not of the form digits.digits",
+            "`socket_id` of pusher:connection_established is not a number or a short text without control characters",
+        ),
+        (
+            // With a line break in it the signature of a subscription would be that of a request.
+            r#"{"event":"pusher:connection_established","data":{"socket_id":"POST\n/apps/1/events\na=b"}}"#,
+            "`socket_id` of pusher:connection_established is not a number or a short text without control characters",
+        ),
+        (
+            r#"{"event":"pusher:connection_established","data":{"socket_id":""}}"#,
+            "`socket_id` of pusher:connection_established is not a number or a short text without control characters",
+        ),
+        (
+            r#"{"event":"pusher:connection_established","data":{"socket_id":{}}}"#,
+            "`socket_id` of pusher:connection_established is not a number or a short text without control characters",
+        ),
+        (
+            r#"{"event":"pusher:connection_established","data":{"socket_id":"1.2","activity_timeout":-1}}"#,
+            "`activity_timeout` of pusher:connection_established is not a number of seconds",
         ),
         (
             r#"{"event":"pusher:connection_established","data":"x"}"#,
@@ -47,7 +85,7 @@ fn errors_say_what_was_wrong() {
         ),
         (
             r#"{"event":"pusher:connection_established","data":{"socket_id":"1.2","activity_timeout":"soon"}}"#,
-            "`activity_timeout` of pusher:connection_established is not a whole number of seconds",
+            "`activity_timeout` of pusher:connection_established is not a number of seconds",
         ),
         (
             r#"{"event":"pusher_internal:subscription_succeeded"}"#,

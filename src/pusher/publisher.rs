@@ -140,9 +140,9 @@ impl Publisher {
                 let sent = Sent { id, channel: channel.into(), event, data, origin: conn.id() };
                 (&self.triggers, Work::Trigger(Arc::new(sent)), bytes)
             }
-            Outgoing::Post { url, body, headers } => {
+            Outgoing::Post { url, body, headers, retry_on } => {
                 let bytes = url.len() + body.len();
-                (&self.posts, Work::Post(Backend { url, body, headers }), bytes)
+                (&self.posts, Work::Post(Backend { url, body, headers, retry_on }), bytes)
             }
         };
         // All of it waits: a type may be as long as a message.
@@ -192,7 +192,7 @@ impl Runner {
             let mut batch = vec![job];
             let mut bytes: usize = batch.iter().map(|job| job.bytes).sum();
             // A lane has one kind of work only.
-            while batch.len() < self.settings.batch_max && bytes < BATCH_BYTES_MAX {
+            while batch.len() < self.api.batch_max() && bytes < BATCH_BYTES_MAX {
                 let Ok(job) = jobs.try_recv() else { break };
                 bytes += job.bytes;
                 batch.push(job);
@@ -243,6 +243,7 @@ impl Runner {
                     tracing::warn!(messages = batch.len(), why, "publishing was refused");
                     return RefusedBatch { jobs: batch, one_may_be_bad };
                 }
+                Outcome::OneByOne => return RefusedBatch { jobs: batch, one_may_be_bad: true },
                 Outcome::Retry { cause, why, maybe_accepted, wait } => {
                     tracing::debug!(messages = batch.len(), attempt, why, "publishing will be tried again");
                     self.metrics.publish_retry(cause);
@@ -318,6 +319,9 @@ impl Runner {
             let Some(Work::Post(backend)) = jobs.first().map(|job| &job.work) else { return };
             match self.api.post(backend, self.settings.timeout).await {
                 Outcome::Accepted => return self.metrics.published(PublishResult::Ok),
+                Outcome::OneByOne => {
+                    return self.fail(jobs, ErrorCode::UpstreamRefused, PublishResult::Refused);
+                }
                 Outcome::Refused { why, .. } => {
                     tracing::warn!(why, "a backend refused a message");
                     return self.fail(jobs, ErrorCode::UpstreamRefused, PublishResult::Refused);
@@ -381,14 +385,15 @@ mod tests {
     use super::*;
 
     fn runner(metrics: &Arc<Metrics>) -> Runner {
+        let there =
+            config::Endpoint { host: "localhost".into(), port: None, tls: false, path: String::new() };
         let app = config::App {
             id: "1".into(),
             key: "k".into(),
             secret: "s".into(),
-            api_host: "localhost".into(),
-            ws_host: "localhost".into(),
-            port: None,
-            tls: false,
+            ws: there.clone(),
+            api: there,
+            origin: None,
             ca_file: None,
         };
         let client = Arc::new(crate::http::Client::new(&crate::tls::client_config(None).unwrap()));
@@ -402,11 +407,12 @@ mod tests {
         };
         let (links, _) = Links::new(1);
         let rng = fastrand::Rng::with_seed(7);
-        Runner { api: Arc::new(Api::new(app, client)), settings, links, metrics: metrics.clone(), rng }
+        Runner { api: Arc::new(Api::new(app, 10, client)), settings, links, metrics: metrics.clone(), rng }
     }
 
     fn job(seconds: u64, metrics: &Metrics) -> Job {
-        let backend = Backend { url: String::new(), body: String::new(), headers: Vec::new() };
+        let backend =
+            Backend { url: String::new(), body: String::new(), headers: Vec::new(), retry_on: Vec::new() };
         let unsettled = Arc::new(AtomicUsize::new(1));
         Job {
             work: Work::Post(backend),

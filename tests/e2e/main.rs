@@ -26,6 +26,7 @@ mod old_clients;
 mod publish;
 mod relay;
 mod scenarios;
+mod self_hosted;
 mod shutdown;
 mod sockudo;
 mod upgrade;

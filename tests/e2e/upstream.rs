@@ -511,7 +511,7 @@ async fn every_request_says_who_asks() {
         format!("{SHIPPED}\n[[auth.keys]]\nalgorithms = [\"RS256\"]\njwks_url = \"http://{address}/jwks\"\n");
     let sandbox = Sandbox::start(Options::local()).await.unwrap();
     let mut config = bridge::config(&routes, &sandbox.app().environment());
-    (config.upstream.app.ws_host, config.upstream.app.port) = ("127.0.0.1".into(), Some(address.port()));
+    (config.upstream.app.ws.host, config.upstream.app.ws.port) = ("127.0.0.1".into(), Some(address.port()));
     let running = app::start(config).await.unwrap();
     let mut asked = Vec::new();
     while asked.len() < 2 {

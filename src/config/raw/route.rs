@@ -9,7 +9,7 @@ use super::{
     AfterSunset, Bool, Exclusive, HeartbeatKind, List, Num, OnGap, Rate, RateOrNone, Refusal, Relay, Slots,
     Str,
 };
-use crate::config::scalars::At;
+use crate::config::scalars::{At, Number};
 use crate::config::schema as s;
 
 /// A route's bounds.
@@ -114,6 +114,9 @@ pub(in crate::config) struct Publish {
     /// The body: {data}, {frame}, {type}, {user}, {now}.
     #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::BODY)))]
     pub(in crate::config) body: Str,
+    /// Statuses by which the backend says that it did not take the message: it is sent again (default none).
+    #[schemars(extend("uniqueItems" = true, "items" = s::status()))]
+    pub(in crate::config) retry_on: Option<Vec<At<Number>>>,
     /// Further headers.
     #[schemars(with = "Option<s::Headers>")]
     pub(in crate::config) headers: Option<BTreeMap<At<String>, At<String>>>,

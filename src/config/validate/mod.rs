@@ -38,6 +38,8 @@ pub(super) struct RouteInput {
 struct Shared {
     dialects: BTreeMap<String, Option<Arc<Dialect>>>,
     has_keys: bool,
+    /// `upstream.event_bytes`
+    event_bytes_max: usize,
 }
 
 pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[RouteInput]) -> Config {
@@ -46,6 +48,7 @@ pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[Ro
     let auth = root.auth.as_ref().map(|auth| auth::auth(problems, auth.get()));
     let mut shared = Shared {
         dialects: BTreeMap::new(),
+        event_bytes_max: upstream.event_bytes_max,
         has_keys: root
             .auth
             .as_ref()

@@ -110,6 +110,9 @@ fn trigger(
     if let Some(header) = raw.headers.iter().flat_map(|headers| headers.keys()).next() {
         problems.at(header.span(), "`headers` go with `post`");
     }
+    if let Some(status) = raw.retry_on.iter().flatten().next() {
+        problems.at(status.span(), "`retry_on` goes with `post`; events are sent again until their deadline");
+    }
     let default = rule.with(EVENT.to_owned());
     let named = problems.text(raw.event.as_ref());
     let event = named.unwrap_or(&default);
@@ -188,6 +191,19 @@ fn body(
 
 // ---------------------------------------------------------------------------------------------- posts
 
+/// Statuses of refusals, each once.
+fn retry_on(problems: &mut Problems<'_>, raw: &raw::Publish) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for at in raw.retry_on.iter().flatten() {
+        let status = problems.number(Some(at), 400..=599, 0);
+        if statuses.contains(&status) && status != 0 {
+            problems.at(at.span(), format!("{status} is in this list already"));
+        }
+        statuses.push(status);
+    }
+    statuses
+}
+
 fn post(
     problems: &mut Problems<'_>,
     url: &At<String>,
@@ -224,7 +240,8 @@ fn post(
         }
         headers.push((name.get().clone(), SecretString::from(value.get().clone())));
     }
-    Some(PublishAction::Post { url: text?, body: body?, headers })
+    let retry_on = retry_on(problems, raw);
+    Some(PublishAction::Post { url: text?, body: body?, headers, retry_on })
 }
 
 /// The host must be literal: a client's value must never say where the bridge connects to.

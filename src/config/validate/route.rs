@@ -68,7 +68,7 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
     subscribe_is_used(problems, raw, channel.as_ref(), filter.as_ref());
     let publish = publish::rules(problems, raw, &context);
     let scope: Arc<str> = raw.group.as_ref().unwrap_or(name).get().as_str().into();
-    let limits = limits(problems, raw.limits.as_ref(), &context, scope);
+    let limits = limits(problems, raw.limits.as_ref(), &context, scope, shared.event_bytes_max);
     let heartbeat = heartbeat(problems, raw, &context);
     let deprecation = deprecation(problems, raw.deprecation.as_ref());
     let refusal = match raw.refusal.as_ref().map(At::get) {
@@ -86,6 +86,7 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
         auth,
         filter,
         publish,
+        event_bytes_max: shared.event_bytes_max,
         echo: problems.flag(raw.echo.as_ref(), false),
         heartbeat,
         limits,
@@ -402,11 +403,14 @@ fn limits(
     raw: Option<&raw::Limits>,
     context: &Context<'_>,
     scope: Arc<str>,
+    event_bytes_max: usize,
 ) -> Limits {
     let nothing = raw::Limits::default();
     let raw = raw.unwrap_or(&nothing);
     let per_address = raw.connections_per_address.as_ref();
     let control = raw.control_frames.as_ref();
+    // A reader who is in the middle of the largest event is not slow.
+    let outbox_bytes = OUTBOX_BYTES.max(event_bytes_max.saturating_mul(2));
     Limits {
         connections_per_user: raw.connections_per_user.as_ref().map(|at| match at.get() {
             Either::Short(number) => {
@@ -430,7 +434,7 @@ fn limits(
         depth_max: problems.number(raw.depth.as_ref(), 1..=127, DEPTH),
         subscriptions_max: problems.number(raw.subscriptions.as_ref(), 1..=10_000, SUBSCRIPTIONS),
         outbox_frames_max: problems.number(raw.outbox_frames.as_ref(), 1..=1_000_000, OUTBOX_FRAMES),
-        outbox_bytes_max: problems.number(raw.outbox_bytes.as_ref(), 16_384..=1 << 30, OUTBOX_BYTES),
+        outbox_bytes_max: problems.number(raw.outbox_bytes.as_ref(), 16_384..=1 << 30, outbox_bytes),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `[upstream]`
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -8,8 +9,9 @@ use super::{POSITIVE, required};
 use crate::config::host::check_host;
 use crate::config::problems::Problems;
 use crate::config::raw;
-use crate::config::scalars::At;
-use crate::config::{App, Publish, Upstream};
+use crate::config::scalars::{At, Number};
+use crate::config::{App, Endpoint, Publish, Upstream};
+use crate::routes::DATA_BYTES_MAX;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,6 +20,14 @@ const PONG_TIMEOUT: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(1);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
 const FRAME_BYTES: usize = 256 * 1024;
+const FRAME_BYTES_MAX: i64 = 64 << 20;
+/// The hosted service's limit; dedicated clusters and other servers may take more.
+const EVENT_BYTES: i64 = DATA_BYTES_MAX as i64;
+/// The longest that JSON makes of a byte of text (RFC 8259 §7): `\u0000`.
+const ESCAPED_BYTES_MAX: i64 = 6;
+/// What a frame has beside its event's data: the channel's and the event's name, a user's id, all of it escaped, and
+/// the members' names.
+const ENVELOPE_BYTES_MAX: i64 = 4096;
 const LANES: usize = 4;
 const QUEUE_MESSAGES: usize = 1_000;
 const QUEUE_BYTES: usize = 4 << 20;
@@ -39,8 +49,11 @@ pub(super) fn upstream(problems: &mut Problems<'_>, raw: Option<&At<raw::Upstrea
     }
     let app = raw.map(|raw| app(problems, raw));
     let raw = raw.map_or(&nothing, At::get);
+    let event_bytes: i64 = problems.number(raw.event_bytes.as_ref(), 1024..=8 << 20, EVENT_BYTES);
+    // The data is a string within the frame. Who measures it counts its text, whatever the escaping makes of that.
+    let frame_bytes_least = event_bytes * ESCAPED_BYTES_MAX + ENVELOPE_BYTES_MAX;
     Upstream {
-        app: app.unwrap_or_else(|| stand_in(false)),
+        app: app.unwrap_or_else(stand_in),
         connections: problems.number(raw.connections.as_ref(), 1..=64, 1),
         connect_timeout: problems.duration(raw.connect_timeout.as_ref(), POSITIVE, CONNECT_TIMEOUT),
         subscribe_timeout: problems.duration(raw.subscribe_timeout.as_ref(), POSITIVE, SUBSCRIBE_TIMEOUT),
@@ -51,12 +64,21 @@ pub(super) fn upstream(problems: &mut Problems<'_>, raw: Option<&At<raw::Upstrea
             POSITIVE,
             RECONNECT_DELAY_MAX,
         ),
-        frame_bytes_max: problems.number(raw.frame_bytes.as_ref(), 16_384..=64 << 20, FRAME_BYTES),
-        publish: publish(problems, raw.publish.as_ref()),
+        event_bytes_max: usize::try_from(event_bytes).unwrap_or(DATA_BYTES_MAX),
+        frame_bytes_max: frame_bytes(problems, raw, frame_bytes_least),
+        publish: publish(problems, raw.publish.as_ref(), event_bytes),
+        // The loader knows the environment.
+        proxies: Arc::default(),
     }
 }
 
-fn publish(problems: &mut Problems<'_>, raw: Option<&raw::UpstreamPublish>) -> Publish {
+/// A link ends with a frame that is larger: so what one client may publish must fit, or it breaks everybody's.
+fn frame_bytes(problems: &mut Problems<'_>, raw: &raw::Upstream, least: i64) -> usize {
+    let default = FRAME_BYTES.max(usize::try_from(least).unwrap_or(FRAME_BYTES));
+    problems.number(raw.frame_bytes.as_ref(), least..=FRAME_BYTES_MAX, default)
+}
+
+fn publish(problems: &mut Problems<'_>, raw: Option<&raw::UpstreamPublish>, event_bytes: i64) -> Publish {
     let nothing = raw::UpstreamPublish::default();
     let raw = raw.unwrap_or(&nothing);
     let timeout = problems.duration(raw.timeout.as_ref(), POSITIVE, PUBLISH_TIMEOUT);
@@ -69,22 +91,26 @@ fn publish(problems: &mut Problems<'_>, raw: Option<&raw::UpstreamPublish>) -> P
     Publish {
         lanes: problems.number(raw.lanes.as_ref(), 1..=256, LANES),
         queue_messages_max: problems.number(raw.queue_messages.as_ref(), 1..=1_000_000, QUEUE_MESSAGES),
-        queue_bytes_max: problems.number(raw.queue_bytes.as_ref(), 16_384..=1 << 30, QUEUE_BYTES),
+        queue_bytes_max: problems.number(
+            raw.queue_bytes.as_ref(),
+            (event_bytes + ENVELOPE_BYTES_MAX).max(16_384)..=1 << 30,
+            QUEUE_BYTES.max(usize::try_from(event_bytes * 2).unwrap_or(QUEUE_BYTES)),
+        ),
         batch_max: problems.number(raw.batch.as_ref(), 1..=10, BATCH),
         timeout,
         deadline,
     }
 }
 
-fn stand_in(tls: bool) -> App {
+fn stand_in() -> App {
+    let nowhere = || Endpoint { host: String::new(), port: None, tls: false, path: String::new() };
     App {
         id: String::new(),
         key: String::new(),
         secret: SecretString::from(String::new()),
-        ws_host: String::new(),
-        api_host: String::new(),
-        port: None,
-        tls,
+        ws: nowhere(),
+        api: nowhere(),
+        origin: None,
         ca_file: None,
     }
 }
@@ -103,17 +129,64 @@ fn app(problems: &mut Problems<'_>, at: &At<raw::Upstream>) -> App {
     };
     let (ws_host, api_host) = hosts(problems, at);
     let tls = problems.flag(raw.tls.as_ref(), true);
-    let port = raw.port.as_ref().map(|_| problems.number(raw.port.as_ref(), 1..=65_535, 0_u16));
+    let port = port(problems, raw.port.as_ref(), None);
+    let path = prefix(problems, raw.path.as_ref(), "");
+    let ws = Endpoint {
+        host: ws_host,
+        port: self::port(problems, raw.ws_port.as_ref(), port),
+        tls: problems.flag(raw.ws_tls.as_ref(), tls),
+        path: prefix(problems, raw.ws_path.as_ref(), &path),
+    };
+    let api = Endpoint {
+        host: api_host,
+        port: self::port(problems, raw.api_port.as_ref(), port),
+        tls: problems.flag(raw.api_tls.as_ref(), tls),
+        path: prefix(problems, raw.api_path.as_ref(), &path),
+    };
     App {
         id,
         key,
         secret: SecretString::from(secret.unwrap_or_default()),
-        ws_host,
-        api_host,
-        port: port.filter(|port| *port != 0),
-        tls,
+        ws,
+        api,
+        origin: origin(problems, raw.origin.as_ref()),
         ca_file: raw.ca_file.as_ref().filter(|f| !f.get().is_empty()).map(|f| problems.resolve(f.get())),
     }
+}
+
+fn port(problems: &mut Problems<'_>, raw: Option<&At<Number>>, otherwise: Option<u16>) -> Option<u16> {
+    Some(problems.number(raw, 1..=65_535, otherwise.unwrap_or(0))).filter(|port| *port != 0)
+}
+
+/// What stands before a path: whole segments, of which none leads out.
+fn prefix(problems: &mut Problems<'_>, raw: Option<&At<String>>, otherwise: &str) -> String {
+    let Some(raw) = raw else { return otherwise.to_owned() };
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%".contains(&b);
+    let segment = |s: &str| !matches!(s, "" | "." | "..") && s.bytes().all(legal);
+    let text = raw.get();
+    let well = text.is_empty() || text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(segment));
+    if !well {
+        problems.with_help(
+            raw.span(),
+            format!("`{text}` cannot stand before a path"),
+            "it begins with `/` and ends without one: \"/pusher\"; `/app/…` and `/apps/…` are added",
+        );
+    }
+    text.clone()
+}
+
+fn origin(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<String> {
+    let raw = raw.filter(|raw| !raw.get().is_empty())?;
+    let (scheme, host) = raw.get().split_once("://").unwrap_or_default();
+    let legal = |b: u8| b.is_ascii_graphic() && !b"/?#@\\".contains(&b);
+    if scheme.is_empty() || host.is_empty() || !scheme.bytes().chain(host.bytes()).all(legal) {
+        problems.with_help(
+            raw.span(),
+            format!("`{}` is no origin", raw.get()),
+            "a scheme and a host, no path: \"https://app.example.com\"",
+        );
+    }
+    Some(raw.get().clone())
 }
 
 /// The id and the key stand in URLs.
@@ -139,19 +212,17 @@ fn identifier(
     raw.get().clone()
 }
 
+/// The hosts of the WebSocket and of the API.
 fn hosts(problems: &mut Problems<'_>, at: &At<raw::Upstream>) -> (String, String) {
     let raw = at.get();
-    let set = |host: &Option<At<String>>| host.clone().filter(|h| !h.get().is_empty());
-    match (set(&raw.host), set(&raw.cluster)) {
-        (Some(host), _) => {
-            if let Err(why) = check_host(host.get()) {
-                problems.with_help(
-                    host.span(),
-                    format!("`host` is a host's name or address alone: {why}"),
-                    "no scheme, no path; the port is `port`",
-                );
-            }
-            (host.get().clone(), host.get().clone())
+    fn set(host: &Option<At<String>>) -> Option<&At<String>> {
+        host.as_ref().filter(|host| !host.get().is_empty())
+    }
+    let (ws, api) = (set(&raw.ws_host), set(&raw.api_host));
+    let both = match (set(&raw.host), set(&raw.cluster)) {
+        (Some(both), _) => {
+            let host = host(problems, both, "host");
+            (host.clone(), host)
         }
         (None, Some(cluster)) => {
             let (ws, api) =
@@ -164,8 +235,26 @@ fn hosts(problems: &mut Problems<'_>, at: &At<raw::Upstream>) -> (String, String
             (ws, api)
         }
         (None, None) => {
-            problems.at(at.span(), "`cluster` is missing (or `host`, for a self-hosted server)");
+            if ws.is_none() || api.is_none() {
+                problems.at(at.span(), "`cluster` is missing (or `host`, for a self-hosted server)");
+            }
             (String::new(), String::new())
         }
+    };
+    (
+        ws.map_or(both.0, |own| host(problems, own, "ws_host")),
+        api.map_or(both.1, |own| host(problems, own, "api_host")),
+    )
+}
+
+/// A host's name or its address, an IPv6 address with or without brackets.
+fn host(problems: &mut Problems<'_>, raw: &At<String>, key: &str) -> String {
+    if let Err(why) = check_host(raw.get()) {
+        problems.with_help(
+            raw.span(),
+            format!("`{key}` is a host's name or address alone: {why}"),
+            "no scheme, no path; the port is `port`",
+        );
     }
+    raw.get().trim_start_matches('[').trim_end_matches(']').to_owned()
 }

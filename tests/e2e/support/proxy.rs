@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use tokio::io::copy_bidirectional;
@@ -20,6 +20,15 @@ pub struct TlsProxy {
 }
 
 impl TlsProxy {
+    /// With a certificate that signs itself, marked as an authority's.
+    pub async fn self_signed(to: SocketAddr) -> Self {
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Self::with(to, &certificate.pem(), &certificate, &key).await
+    }
+
     pub async fn start(to: SocketAddr) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -27,8 +36,13 @@ impl TlsProxy {
         let key = KeyPair::generate().unwrap();
         let certificate =
             CertificateParams::new(["localhost".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+        Self::with(to, &authority.pem(), &certificate, &key).await
+    }
+
+    /// With this certificate, and what clients are to trust.
+    async fn with(to: SocketAddr, trusted: &str, certificate: &Certificate, key: &KeyPair) -> Self {
         let directory = temporary_directory("tls");
-        std::fs::write(directory.join("ca.pem"), authority.pem()).unwrap();
+        std::fs::write(directory.join("ca.pem"), trusted).unwrap();
 
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(provider)

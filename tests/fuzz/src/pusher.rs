@@ -43,7 +43,9 @@ fn from_server(text: &str) {
         }
     };
     match &decoded {
-        ServerFrame::ConnectionEstablished { socket_id, .. } => assert!(frame::is_socket_id(socket_id)),
+        ServerFrame::ConnectionEstablished { socket_id, .. } => {
+            assert!(!socket_id.is_empty() && !socket_id.chars().any(char::is_control));
+        }
         ServerFrame::Event { event, channel, data, user_id } => {
             if let Some(data) = data {
                 assert!(lies_in(data, text));
