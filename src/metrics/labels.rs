@@ -28,8 +28,8 @@ pub const AUTH_RESULTS: [&str; 22] = [
 ];
 
 /// What [`super::Metrics::publish_retry`] may be told: the causes of `pusher::api`.
-pub const RETRY_CAUSES: [&str; 6] =
-    ["rate_limited", "unavailable", "server_error", "no_answer", "not_sent", "clock"];
+pub const RETRY_CAUSES: [&str; 8] =
+    ["rate_limited", "unavailable", "server_error", "refused", "no_answer", "not_sent", "clock", "path"];
 
 /// What [`super::Metrics::reconnect`] may be told: the causes of `pusher::dial` and `pusher::link`.
 pub const RECONNECT_CAUSES: [&str; 13] = [
@@ -73,8 +73,8 @@ mod tests {
         listed(include_str!("../pusher/dial.rs"), &["Failed::new(\"", "cause: \""], &RECONNECT_CAUSES);
         listed(
             include_str!("../pusher/api.rs"),
-            &["cause: \"", "{ \"no_", "else { \"no"],
-            &[&RETRY_CAUSES[..], &["answer", "t_sent"]].concat(),
+            &["cause: \"", "not_taken(\"", "Some(\"", "unwrap_or(\""],
+            &RETRY_CAUSES,
         );
         listed(include_str!("../auth/refused.rs"), &["=> \""], &AUTH_RESULTS);
         listed(include_str!("../legacy/machine/tokens.rs"), &["return \""], &AUTH_RESULTS);
