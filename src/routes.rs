@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
+use crate::template::CharSet;
+
 /// Longest channel name, in bytes, with its prefix (Pusher docs, "Channel naming conventions").
 pub const CHANNEL_BYTES_MAX: usize = 164;
 /// Longest event name, in bytes (Pusher's HTTP libraries refuse longer ones).
@@ -88,10 +90,12 @@ pub fn kind_a_value_could_select(literal_prefix: &str) -> Option<&'static str> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Segment {
     Literal(String),
-    Value(String),
+    /// A placeholder's name, and the characters that its values may have where the file says it.
+    Value(String, Option<CharSet>),
 }
 
-/// A path template such as `/ws/content/{session_id}`: a placeholder is a whole segment.
+/// A path template such as `/ws/content/{session_id}` or `/ws/{tenant:[a-z0-9]+}`: a placeholder is a whole
+/// segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathTemplate {
     source: String,
@@ -126,7 +130,14 @@ impl PathTemplate {
             let inner = text.strip_prefix('{').and_then(|t| t.strip_suffix('}'));
             if text.is_empty() {
                 return fail(at, "an empty segment: two `/` in a row, or one at the end".to_owned());
-            } else if let Some(name) = inner {
+            } else if let Some(inner) = inner {
+                let (name, set) = match inner.split_once(':') {
+                    None => (inner, None),
+                    Some((name, class)) => match CharSet::parse(class) {
+                        Ok(set) => (name, Some(set)),
+                        Err(message) => return fail(at, message),
+                    },
+                };
                 let legal = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
                     && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
                 if !legal {
@@ -139,7 +150,7 @@ impl PathTemplate {
                     return fail(at, format!("`{{{name}}}` stands twice in this path"));
                 }
                 names.push(name.to_owned());
-                segments.push(Segment::Value(name.to_owned()));
+                segments.push(Segment::Value(name.to_owned(), set));
             } else if let Some(offset) = text.find(['{', '}']) {
                 return fail(at + offset, "a placeholder must be a whole segment of the path".to_owned());
             } else if let Some(offset) =
@@ -168,13 +179,37 @@ impl PathTemplate {
         &self.names
     }
 
+    /// The characters that values of `name` may have, where the file says it.
+    #[must_use]
+    pub fn set_of(&self, name: &str) -> Option<CharSet> {
+        self.segments.iter().find_map(|segment| match segment {
+            Segment::Value(named, set) if named == name => *set,
+            _ => None,
+        })
+    }
+
+    /// Says what values of `name` may have; `false`: there is no such placeholder.
+    #[must_use]
+    pub fn restrict(&mut self, name: &str, to: CharSet) -> bool {
+        let found = self.segments.iter_mut().find_map(|segment| match segment {
+            Segment::Value(named, set) if named == name => Some(set),
+            _ => None,
+        });
+        found.map(|set| *set = Some(to)).is_some()
+    }
+
     /// Whether one path could match both.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.segments.len() == other.segments.len()
             && self.segments.iter().zip(&other.segments).all(|pair| match pair {
                 (Segment::Literal(a), Segment::Literal(b)) => a == b,
-                _ => true,
+                (Segment::Literal(text), Segment::Value(_, set))
+                | (Segment::Value(_, set), Segment::Literal(text)) => set.is_none_or(|set| set.fits(text)),
+                (Segment::Value(_, a), Segment::Value(_, b)) => {
+                    let any = CharSet::ANY;
+                    a.unwrap_or(any).and(b.unwrap_or(any)).example().is_some()
+                }
             })
     }
 
@@ -189,7 +224,12 @@ impl PathTemplate {
             match segment {
                 Segment::Literal(literal) if literal == part => {}
                 Segment::Literal(_) => return None,
-                Segment::Value(name) => match decode_value(part) {
+                Segment::Value(name, set) => match decode_value(part) {
+                    Ok(value) if set.is_some_and(|set| !set.fits(&value)) => {
+                        bad.get_or_insert(format!(
+                            "`{name}` in the path has a character that it may not have"
+                        ));
+                    }
                     Ok(value) => values.push((name.clone(), value)),
                     Err(error) => {
                         bad.get_or_insert(format!("`{name}` in the path: {error}"));
@@ -251,14 +291,16 @@ impl Router {
     /// Matches a request's path, as it came.
     #[must_use]
     pub fn find(&self, path: &str) -> Matched {
+        let mut bad = Matched::Nothing;
         for (index, template) in self.0.iter().enumerate() {
             match template.match_path(path) {
                 Some(Ok(values)) => return Matched::Route(index, values),
-                Some(Err(reason)) => return Matched::BadValue(index, reason),
-                None => {}
+                // What one may not have, another may: `/{id:[0-9]+}` and `/{name:[a-z]+}`.
+                Some(Err(reason)) if bad == Matched::Nothing => bad = Matched::BadValue(index, reason),
+                _ => {}
             }
         }
-        Matched::Nothing
+        bad
     }
 }
 
@@ -306,6 +348,17 @@ mod tests {
     }
 
     #[test]
+    fn a_value_has_the_characters_that_it_may_have() {
+        let router = router(&["/{tenant:[a-z0-9]+}/{doc}", "/{n:[0-9-]+}", "/{name:[a-z]+}"]);
+        assert!(matches!(router.find("/acme/corp-plan"), Matched::Route(0, _)));
+        assert!(matches!(router.find("/acme%2Dcorp/plan"), Matched::BadValue(0, _)));
+        assert!(matches!(router.find("/acme-corp/plan"), Matched::BadValue(0, _)));
+        assert!(matches!(router.find("/1-2"), Matched::Route(1, _)));
+        assert!(matches!(router.find("/ab"), Matched::Route(2, _)));
+        assert!(matches!(router.find("/A"), Matched::BadValue(1, _)));
+    }
+
+    #[test]
     fn bad_templates_say_where() {
         for (bad, at) in [
             ("ws", 0),
@@ -319,6 +372,9 @@ mod tests {
             ("/{a}/{a}", 5),
             ("/ws/a b", 5),
             ("/a/..", 3),
+            ("/a/{x:}", 3),
+            ("/a/{x:[a-z]*}", 3),
+            ("/a/{:[a-z]+}", 3),
         ] {
             assert_eq!(PathTemplate::parse(bad).unwrap_err().at, at, "{bad}");
         }
@@ -334,6 +390,11 @@ mod tests {
             ("/ws/a", "/ws/b", false),
             ("/ws", "/ws/{b}", false),
             ("/{a}/x", "/{b}/y", false),
+            ("/{a:[0-9]+}", "/{b:[a-z]+}", false),
+            ("/{a:[0-9]+}", "/{b:[0a]+}", true),
+            ("/{a:[0-9]+}", "/{b}", true),
+            ("/{a:[0-9]+}", "/native", false),
+            ("/{a:[a-z]+}", "/native", true),
         ] {
             assert_eq!(t(a).overlaps(&t(b)), overlap, "{a} {b}");
             assert_eq!(t(b).overlaps(&t(a)), overlap, "{b} {a}");

@@ -77,6 +77,9 @@ fn describe_route(out: &mut String, route: &Route) {
     for (field, values) in &route.subscribe_values {
         fact(out, "", &format!("{{subscribe.{field}}} is one of {}", values.join(", ")));
     }
+    if !route.shares.is_empty() {
+        fact(out, "", &format!("may be one of {} too, whose rules differ", route.shares.join(", ")));
+    }
     fact(out, "dialect", &route.dialect.name);
     fact(out, "auth", &auth(route));
     if let Some(filter) = &route.filter {

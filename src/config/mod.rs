@@ -13,7 +13,7 @@ use self::proxies::Proxies;
 use crate::deprecation::Policy;
 use crate::legacy::dialect::Dialect;
 use crate::routes::{PathTemplate, Router};
-use crate::template::{Frame, Text};
+use crate::template::{CharSet, Frame, Text};
 
 mod describe;
 pub mod diagnostics;
@@ -265,6 +265,10 @@ pub struct Route {
     pub channel: Text,
     /// Values that each in-band field may take; a field not listed may take any that is legal in a channel.
     pub subscribe_values: Vec<(String, Vec<String>)>,
+    /// What other values may contain; the path's are in its template.
+    pub value_sets: ValueSets,
+    /// Routes of other rules that may have channels in common with this one.
+    pub shares: Vec<Arc<str>>,
     /// How frames look.
     pub dialect: Arc<Dialect>,
     /// `None`: no authentication.
@@ -289,6 +293,23 @@ pub struct Route {
     pub on_gap: OnGap,
     /// Allowed `Origin`s; empty: any. A request without `Origin` is no browser's and passes.
     pub origins: Vec<String>,
+}
+
+/// The characters that the values of placeholders may have, beside those of the path.
+#[derive(Clone, Debug, Default)]
+pub struct ValueSets {
+    /// Of the user's id; a token of another user is refused. `None`: any.
+    pub user: Option<CharSet>,
+    /// Of in-band fields; one that is not here may have any.
+    pub subscribe: Vec<(String, CharSet)>,
+}
+
+impl ValueSets {
+    /// The characters of an in-band field.
+    #[must_use]
+    pub fn of_field(&self, field: &str) -> Option<CharSet> {
+        self.subscribe.iter().find(|(name, _)| name == field).map(|(_, set)| *set)
+    }
 }
 
 impl Route {

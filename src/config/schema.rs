@@ -34,7 +34,8 @@ pub(super) const TOKEN_PLACE: &str =
 pub(super) const DATE: &str = r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?([Zz]|[+-][0-2][0-9]:?[0-5][0-9])$|\$\{";
 pub(super) const LINK: &str = r#"^[a-z][a-z0-9+.-]*://[^\s<>"{}]+$|\$\{"#;
 pub(super) const ORIGIN: &str = r"^([a-z][a-z0-9+.-]*://[^/\s]+|null)$|\$\{";
-pub(super) const PATH: &str = r"^(/(\{[A-Za-z_][A-Za-z0-9_]*\}|[A-Za-z0-9._~!$&'()*+,;=:@-]+))+$|\$\{";
+pub(super) const PATH: &str =
+    r"^(/(\{[A-Za-z_][A-Za-z0-9_]*(:\[[^\]/\\^]+\]\+)?\}|[A-Za-z0-9._~!$&'()*+,;=:@-]+))+$|\$\{";
 const CHANNEL: &str = r"^([A-Za-z0-9_=@,.;-]|\{(auth\.user|(subscribe\.)?[A-Za-z_][A-Za-z0-9_]*)\})+$|\$\{";
 
 /// The sources of a key, of which each key has one.
@@ -235,6 +236,15 @@ map_schema!(
         "type": "object",
         "propertyNames": { "pattern": r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$" },
         "additionalProperties": { "type": "string", "pattern": r"^[^\u0000-\u0008\u000a-\u001f\u007f]*$" },
+    })
+);
+map_schema!(
+    /// Sets of characters, by placeholder.
+    ValueSets,
+    json_schema!({
+        "type": "object",
+        "propertyNames": { "pattern": r"^(auth\.user|(subscribe\.)?[A-Za-z_][A-Za-z0-9_]*)$" },
+        "additionalProperties": { "type": "string", "pattern": r"^\[[^\]/\\^]+\]\+$|\$\{" },
     })
 );
 map_schema!(

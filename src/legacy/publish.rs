@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::SecretString;
 
 use super::error::ErrorCode;
@@ -10,10 +9,7 @@ use super::json::Object;
 use crate::clock::Now;
 use crate::config::{PublishAction, PublishRule, Route, TypeSet};
 use crate::routes::{EVENT_BYTES_MAX, PathValues};
-use crate::template::{Fill, Frame, Slot, Text, Var};
-
-/// What may stand in a URL's path segment without percent-encoding (RFC 3986 §2.3).
-const URL_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+use crate::template::{Fill, Frame, Slot, Var};
 
 /// A client message, ready to leave.
 #[derive(Clone, Debug)]
@@ -67,7 +63,7 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
         .ok_or(ErrorCode::NotPublished)?;
     match &rule.action {
         PublishAction::Trigger { event, data, .. } => {
-            let event = fill(event, message, false).ok_or(ErrorCode::InvalidField)?;
+            let event = event.fill(|var| value(var, message)).ok_or(ErrorCode::InvalidField)?;
             check_event(&event)?;
             let data = match data {
                 Some(template) => render(route, template, message, now)?,
@@ -79,7 +75,7 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
             Ok(Outgoing::Trigger { event, data })
         }
         PublishAction::Post { url, body, headers, retry_on } => Ok(Outgoing::Post {
-            url: fill(url, message, true).ok_or(ErrorCode::InvalidField)?,
+            url: url.fill_url(|var| value(var, message)).ok_or(ErrorCode::InvalidField)?,
             body: render(route, body, message, now)?,
             headers: headers.clone(),
             retry_on: retry_on.clone(),
@@ -101,25 +97,13 @@ fn check_event(event: &str) -> Result<(), ErrorCode> {
     if reserved || !legal { Err(ErrorCode::InvalidField) } else { Ok(()) }
 }
 
-fn fill(text: &Text, message: &Message<'_>, for_url: bool) -> Option<String> {
-    text.fill(|var| {
-        let value = match var {
-            Var::Path(name) => message.values.get(name)?,
-            Var::User => message.user?,
-            Var::Type => message.message_type,
-            Var::Subscribe(_) => return None,
-        };
-        if for_url && matches!(value, "" | "." | "..") {
-            // No encoding helps: %2E%2E leads out of the path as `..` does (WHATWG URL, "double-dot segment"), and
-            // a type that is empty would ask for the collection.
-            return None;
-        }
-        Some(if for_url {
-            Cow::Owned(utf8_percent_encode(value, URL_VALUE).to_string())
-        } else {
-            Cow::Borrowed(value)
-        })
-    })
+fn value<'a>(var: &Var, message: &Message<'a>) -> Option<Cow<'a, str>> {
+    match var {
+        Var::Path(name) => message.values.get(name).map(Cow::Borrowed),
+        Var::User => message.user.map(Cow::Borrowed),
+        Var::Type => Some(Cow::Borrowed(message.message_type)),
+        Var::Subscribe(_) => None,
+    }
 }
 
 fn render(route: &Route, template: &Frame, message: &Message<'_>, now: Now) -> Result<String, ErrorCode> {

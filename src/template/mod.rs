@@ -1,12 +1,19 @@
 //! Templates: text with `{placeholder}`s. Two kinds share one scanner: [`Text`] fills channel names, filter
 //! values and URLs with plain text; [`Frame`] fills a JSON frame with JSON values.
 
+mod charset;
 mod frame;
+mod pattern;
 mod text;
+mod url;
 
+pub use charset::CharSet;
 pub(crate) use frame::Member;
 pub use frame::{Fill, Frame, Slot, escape_into};
+pub use pattern::{Pattern, Values};
+use text::TextPart;
 pub use text::{Allow, Text, Var};
+pub use url::in_url;
 
 /// Where a template went wrong: a byte offset into it, what is wrong, and the nearest right name.
 #[derive(Clone, Debug, PartialEq, Eq)]

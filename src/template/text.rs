@@ -19,11 +19,11 @@ pub enum Var {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
     source: String,
-    parts: Vec<TextPart>,
+    pub(super) parts: Vec<TextPart>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum TextPart {
+pub(super) enum TextPart {
     Literal(String),
     Var(Var),
 }

@@ -217,11 +217,17 @@ route_keys! {
         /// The group whose keys it shares.
         #[schemars(extend("pattern" = s::NAME))]
         pub(in crate::config) group: Str,
-        /// The path; {name} is a whole segment.
+        /// The path; {name} is a whole segment, {name:[a-z0-9]+} one of these characters.
         #[schemars(extend("pattern" = s::PATH, "not" = s::plain(r"/\.{1,2}(/|$)")))]
         pub(in crate::config) path: Str,
         /// The Pusher channel, with {placeholders} of the path, {subscribe.NAME} or {auth.user}.
         #[schemars(extend("allOf" = s::channel()))]
         pub(in crate::config) channel: Str,
+        /// What values of placeholders may contain, as in `[a-z0-9]+`: of the path's, `auth.user`, `subscribe.NAME`.
+        #[schemars(with = "Option<s::ValueSets>")]
+        pub(in crate::config) values: Option<BTreeMap<At<String>, At<String>>>,
+        /// Routes of other rules that may have channels in common with this one (default none).
+        #[schemars(extend("items" = s::pattern(s::NAME)))]
+        pub(in crate::config) shares: List,
     }
 }

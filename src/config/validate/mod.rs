@@ -6,7 +6,9 @@ mod dialect;
 mod publish;
 mod route;
 mod server;
+mod sharing;
 mod upstream;
+mod values;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -69,6 +71,9 @@ pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[Ro
         }
     }
     route::distinct(problems, &routes);
+    if problems.is_empty() {
+        sharing::check(problems, &routes);
+    }
     let routes: Vec<_> = routes.into_iter().map(|(_, route)| route).collect();
     let router = Router::new(routes.iter().map(|route| route.path.clone()).collect());
     Config { server, upstream, auth, routes, router }

@@ -5,6 +5,7 @@ use secrecy::SecretString;
 use super::dialect::frame;
 use super::route::Context;
 use super::template;
+use super::values::Place;
 use crate::config::host;
 use crate::config::problems::Problems;
 use crate::config::raw;
@@ -34,7 +35,7 @@ pub(super) fn rules(
         let types = types(problems, rule, context, &mut taken);
         let raw = rule.get();
         let action = match &raw.post {
-            Some(url) => post(problems, url, rule, context),
+            Some(url) => post(problems, url, rule, types.as_ref(), context),
             None => trigger(problems, rule, types.as_ref(), context),
         };
         if let (Some(types), Some(action)) = (types, action) {
@@ -120,6 +121,7 @@ fn trigger(
     let text = template(problems, event, context.path_names, allow, context.authenticated);
     if let (Some(text), Some(types)) = (&text, types) {
         check_event(problems, event, text, types);
+        context.placeholders.check(problems, event, text, listed(types), Place::Plain);
     }
     let data = raw.data.as_ref().map(|raw| body(problems, raw, context));
     Some(PublishAction::Trigger {
@@ -130,6 +132,13 @@ fn trigger(
         },
         relay_as_sent: raw.relay.as_ref().is_some_and(|relay| *relay.get() == raw::Relay::AsSent),
     })
+}
+
+fn listed(types: &TypeSet) -> Option<&[String]> {
+    match types {
+        TypeSet::Any => None,
+        TypeSet::Listed(list) => Some(list),
+    }
 }
 
 fn check_event(problems: &mut Problems<'_>, raw: &At<String>, text: &Text, types: &TypeSet) {
@@ -208,6 +217,7 @@ fn post(
     problems: &mut Problems<'_>,
     url: &At<String>,
     rule: &At<raw::Publish>,
+    types: Option<&TypeSet>,
     context: &Context<'_>,
 ) -> Option<PublishAction> {
     let raw = rule.get();
@@ -224,6 +234,7 @@ fn post(
     let text = template(problems, url, context.path_names, allow, context.authenticated);
     if let Some(text) = &text {
         check_url(problems, url, text);
+        context.placeholders.check(problems, url, text, types.and_then(listed), Place::Url);
     }
     if raw.body.is_none() {
         problems.with_help(rule.span(), "`post` needs a `body`", "for example body = '{frame}'");
@@ -263,6 +274,8 @@ fn check_url(problems: &mut Problems<'_>, raw: &At<String>, text: &Text) {
     } else if let Some((at, why)) = bad_target(raw.get(), text) {
         let span = problems.inside(raw, at);
         problems.at(span, why);
+    } else if text.fill_url(|_| Some("x".into())).is_none() {
+        problems.at(raw.span(), "a value cannot stand in one segment with an encoded `/`, `\\`, `?` or `#`");
     }
 }
 

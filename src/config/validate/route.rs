@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::values::{self, Place, Placeholders};
 use super::{POSITIVE, RouteInput, Shared, publish, rate, rate_or_none, required, template, unknown_name};
 use crate::config::host;
 use crate::config::problems::Problems;
@@ -41,6 +42,7 @@ pub(super) struct Context<'r> {
     pub(super) path_names: &'r [String],
     pub(super) authenticated: bool,
     pub(super) dialect: &'r Dialect,
+    pub(super) placeholders: &'r Placeholders<'r>,
 }
 
 pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Shared) -> Option<Route> {
@@ -59,13 +61,22 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
     });
     let channel = required(problems, raw.channel.as_ref(), input.span.clone(), "channel");
     let dialect = dialect(problems, input, shared);
-    let (name, path, channel, dialect) = (name?, path?, channel?, dialect?);
-    let auth = auth(problems, raw, shared, path.names(), &dialect);
-    let context = Context { path_names: path.names(), authenticated: auth.is_some(), dialect: &dialect };
+    let (name, mut path, channel, dialect) = (name?, path?, channel?, dialect?);
+    let authenticated = is_authenticated(problems, raw);
+    let value_sets = values::value_sets(problems, raw, &mut path, authenticated);
     let subscribe_values = subscribe_values(problems, raw);
+    let placeholders = Placeholders::new(&path, channel.get(), &subscribe_values, &value_sets);
+    let context =
+        Context { path_names: path.names(), authenticated, dialect: &dialect, placeholders: &placeholders };
+    let auth = auth(problems, raw, shared, &context);
     let channel = self::channel(problems, channel, &context, &subscribe_values);
     let filter = filter(problems, raw.filter.as_ref(), &context);
     subscribe_is_used(problems, raw, channel.as_ref(), filter.as_ref());
+    let texts = [channel.as_ref(), filter.as_ref().map(|f| &f.equals)];
+    values::sets_are_used(problems, raw, &path, &value_sets, &texts);
+    if let Some(auth) = &auth {
+        owned_is_used(problems, raw, auth, &texts);
+    }
     let publish = publish::rules(problems, raw, &context);
     let scope: Arc<str> = raw.group.as_ref().unwrap_or(name).get().as_str().into();
     let limits = limits(problems, raw.limits.as_ref(), &context, scope, shared.event_bytes_max);
@@ -83,6 +94,8 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
         name: name.get().as_str().into(),
         channel: channel?,
         subscribe_values,
+        value_sets,
+        shares: raw.shares.iter().flatten().map(|name| name.get().as_str().into()).collect(),
         auth,
         filter,
         publish,
@@ -142,13 +155,42 @@ fn dialect(problems: &mut Problems<'_>, input: &RouteInput, shared: &Shared) -> 
     }
 }
 
+fn is_authenticated(problems: &mut Problems<'_>, raw: &raw::Route) -> bool {
+    raw.auth.as_ref().is_some_and(|auth| problems.flag(auth.required.as_ref(), false))
+}
+
+/// Whoever owns one of the values must not reach another's by it: what is owned is what is read.
+fn owned_is_used(problems: &mut Problems<'_>, raw: &raw::Route, auth: &RouteAuth, texts: &[Option<&Text>]) {
+    let used = |var: &Var| texts.iter().flatten().any(|text| text.vars().any(|used| used == var));
+    if texts.first().is_none_or(Option::is_none)
+        || (raw.filter.is_some() && texts.iter().any(Option::is_none))
+    {
+        return;
+    }
+    let places = raw.auth.iter().flat_map(|auth| auth.owns.iter().flatten());
+    for own in &auth.owns {
+        let Some(Var::Path(name)) = own.contains.vars().find(|var| !used(var)) else { continue };
+        let place = places.clone().filter_map(|place| place.get().contains.as_ref());
+        let Some(place) = place.into_iter().find(|place| place.get() == own.contains.source()) else {
+            continue;
+        };
+        problems.with_help(
+            place.span(),
+            format!(
+                "neither `channel` nor `filter` has `{{{name}}}`: who owns one would read what is all others'"
+            ),
+            "put it into the channel, or filter by it",
+        );
+    }
+}
+
 fn auth(
     problems: &mut Problems<'_>,
     route: &raw::Route,
     shared: &Shared,
-    path_names: &[String],
-    dialect: &Dialect,
+    context: &Context<'_>,
 ) -> Option<RouteAuth> {
+    let (path_names, dialect) = (context.path_names, context.dialect);
     let raw = route.auth.as_ref()?;
     if !problems.flag(raw.required.as_ref(), false) {
         let asked = raw.permissions.iter().flatten().map(At::span).next();
@@ -178,6 +220,9 @@ fn auth(
         let claim = required(problems, own.get().claim.as_ref(), own.span(), "claim");
         let contains = required(problems, own.get().contains.as_ref(), own.span(), "contains");
         let contains = contains.and_then(|raw| template(problems, raw, path_names, Allow::default(), false));
+        if let (Some(raw), Some(text)) = (&own.get().contains, &contains) {
+            context.placeholders.check(problems, raw, text, None, Place::Plain);
+        }
         if let (Some(claim), Some(contains)) = (claim, contains) {
             owns.push(Ownership { claim: claim.get().clone(), contains });
         }
@@ -316,6 +361,7 @@ fn channel(
             .at(raw.span(), format!("the channel's name has {length} bytes of at most {CHANNEL_BYTES_MAX}"));
     }
     check_kind(problems, raw, &text, closed);
+    context.placeholders.check(problems, raw, &text, None, Place::Channel);
     Some(text)
 }
 
@@ -368,6 +414,7 @@ fn filter(problems: &mut Problems<'_>, raw: Option<&raw::Filter>, context: &Cont
     let allow = Allow { subscribe: true, user: true, message_type: false };
     let text = template(problems, equals, context.path_names, allow, context.authenticated)?;
     check_subscribe(problems, equals, &text, context);
+    context.placeholders.check(problems, equals, &text, None, Place::Plain);
     Some(Filter { field: names, equals: text })
 }
 
@@ -459,8 +506,10 @@ fn exclusive(problems: &mut Problems<'_>, raw: &raw::Exclusive, context: &Contex
     let place = raw.max.as_ref().map(At::span).or(raw.on_conflict.as_ref().map(At::span));
     let key = required(problems, raw.key.as_ref(), place.unwrap_or(0..0), "key")?;
     let allow = Allow { user: true, ..Allow::default() };
+    let text = template(problems, key, context.path_names, allow, context.authenticated)?;
+    context.placeholders.check(problems, key, &text, None, Place::Plain);
     Some(Exclusive {
-        key: template(problems, key, context.path_names, allow, context.authenticated)?,
+        key: text,
         slots: slots(problems, raw.max.as_ref(), raw.on_conflict.as_ref(), raw.probe_timeout.as_ref()),
     })
 }

@@ -365,7 +365,10 @@ impl Machine {
         let allowed = self.route.subscribe_values.iter().find(|(name, _)| name == field);
         let accepted = value.is_some_and(|value| match allowed {
             Some((_, values)) => values.iter().any(|v| *v == value),
-            None => !value.is_empty(),
+            None => {
+                let set = self.route.value_sets.of_field(field);
+                set.map_or(!value.is_empty(), |set| set.fits(&value))
+            }
         });
         if accepted {
             return Ok(());

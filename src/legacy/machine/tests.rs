@@ -317,11 +317,32 @@ fn no_value_leads_out_of_its_segment_of_a_url() {
         let said = Bench::open_in(&config, &format!("/p/{id}"), |_| {}).text(&text);
         said.last().unwrap().replace(&text, "…")
     };
-    assert_eq!(say("1", "a/../../b?c#d"), "post http://127.0.0.1:3000/1/a%2F..%2F..%2Fb%3Fc%23d …");
-    assert_eq!(say("1", "%2e%2e"), "post http://127.0.0.1:3000/1/%252e%252e …");
+    assert_eq!(say("1", "auth0|a b"), "post http://127.0.0.1:3000/1/auth0%7Ca%20b …");
+    let leading_out = ["a/../../b?c#d", "a/b", r"a\\b", "%2e%2e", "%2F", "%252f", "a?b", "a#b"];
+    for (id, message_type) in leading_out.map(|message_type| ("1", message_type)) {
+        assert_eq!(say(id, message_type), "error INVALID_FIELD", "{id} {message_type}");
+    }
     for (id, message_type) in [("1", ""), ("1", "."), ("1", ".."), (".", "a"), ("..", "a")] {
         assert_eq!(say(id, message_type), "error INVALID_FIELD", "{id} {message_type}");
     }
+}
+
+#[test]
+fn a_user_and_a_field_have_the_characters_that_they_may_have() {
+    let config = |user: &str| {
+        shipped(&format!(
+            "[[routes]]\nname = \"f\"\npath = \"/f\"\ndialect = \"typed\"\nchannel = \"f\"\nauth.required = true\n\
+             filter = {{ field = \"k\", equals = \"{{auth.user}}-{{subscribe.env}}\" }}\n\
+             values = {{ \"auth.user\" = \"{user}\", \"subscribe.env\" = \"[a-z]+\" }}\n"
+        ))
+    };
+    let mut b = Bench::open_in(&config("[A-Z]+"), "/f", |_| {});
+    b.text(r#"{"type":"auth","token":"t"}"#);
+    assert_eq!(b.verified(Ok(b.claims("u1", 60))), ["error INVALID_FIELD"]);
+    let mut b = Bench::open_in(&config("[a-z0-9]+"), "/f", |_| {});
+    b.authenticate();
+    assert_eq!(b.text(r#"{"type":"subscribe","env":"a-b"}"#), ["error INVALID_FIELD"]);
+    assert_eq!(b.text(r#"{"type":"subscribe","env":"ab"}"#).len(), 1);
 }
 
 #[test]

@@ -28,6 +28,9 @@ impl Machine {
 
     fn permitted(&self, claims: &Claims) -> Result<(), ErrorCode> {
         let Some(auth) = &self.route.auth else { return Ok(()) };
+        if self.route.value_sets.user.is_some_and(|set| !set.fits(&claims.user)) {
+            return Err(ErrorCode::InvalidField);
+        }
         permits(auth, claims, |var| match var {
             Var::User => Some(Cow::Owned(claims.user.clone())),
             var => self.value_of(var, None),
@@ -75,7 +78,11 @@ impl Machine {
         };
         if let Err(code) = self.permitted(&claims) {
             self.auth_error(code, None, now, out);
-            return if code == ErrorCode::NotOwner { "not_owner" } else { "missing_permission" };
+            return match code {
+                ErrorCode::NotOwner => "not_owner",
+                ErrorCode::InvalidField => "bad_claim",
+                _ => "missing_permission",
+            };
         }
         if renewal {
             return self.renew(&claims, leeway, now, out);

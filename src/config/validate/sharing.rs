@@ -1,0 +1,174 @@
+//! Routes whose channels may be one: under the same rules that is meant, under others it must be said.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::RouteInput;
+use super::values::{Place, Placeholders};
+use crate::config::problems::Problems;
+use crate::config::scalars::At;
+use crate::config::{PublishAction, Route, TypeSet};
+use crate::template::{Pattern, Text, Var, closest};
+
+type Valid<'i> = (&'i RouteInput, Arc<Route>);
+
+/// Refuses channels that two routes of different rules have in common, unless one of them names the other in
+/// `shares`: whoever is kept out by the one would come in by the other.
+pub(super) fn check(problems: &mut Problems<'_>, routes: &[Valid<'_>]) {
+    let patterns: Vec<Pattern> = routes.iter().map(|(_, route)| pattern(route)).collect();
+    let both = routes.iter().zip(&patterns);
+    for (index, ((input, route), pattern)) in both.clone().enumerate() {
+        for ((earlier_input, earlier), earlier_pattern) in both.clone().take(index) {
+            let named = names(route, earlier) || names(earlier, route);
+            let Some(rule) = different_rule(earlier, route).filter(|_| !named) else { continue };
+            let Some(channel) = pattern.overlap(earlier_pattern) else { continue };
+            let Some(place) = input.route.channel.as_ref() else { continue };
+            let line = earlier_input.route.channel.as_ref().map_or(0, |at| problems.line(&at.span()));
+            problems.with_help(
+                place.span(),
+                format!(
+                    "`{channel}` would be a channel of this route and of `{}` (line {line}), whose rules differ: \
+                     {rule}",
+                    earlier.name
+                ),
+                format!(
+                    "tell the channels apart by literal text, or accept it: shares = [\"{}\"]",
+                    earlier.name
+                ),
+            );
+        }
+        check_names(problems, (input, route, pattern), routes, &patterns);
+    }
+}
+
+fn names(route: &Route, other: &Route) -> bool {
+    route.shares.contains(&other.name)
+}
+
+/// Each name in `shares` is a route's that does share a channel.
+fn check_names(
+    problems: &mut Problems<'_>,
+    (input, route, pattern): (&RouteInput, &Route, &Pattern),
+    routes: &[Valid<'_>],
+    patterns: &[Pattern],
+) {
+    for named in input.route.shares.iter().flatten() {
+        let found = routes.iter().zip(patterns).find(|((_, other), _)| *other.name == **named.get());
+        match found {
+            Some(((_, other), _)) if other.name == route.name => {
+                problems.at(named.span(), "a route shares its channels with itself anyway");
+            }
+            Some((_, other)) if pattern.overlap(other).is_none() => {
+                problems.at(named.span(), format!("no channel of this route is one of `{}`", named.get()));
+            }
+            Some(_) => {}
+            None => unknown(problems, named, routes),
+        }
+    }
+}
+
+fn unknown(problems: &mut Problems<'_>, named: &At<String>, routes: &[Valid<'_>]) {
+    let message = format!("there is no route `{}`", named.get());
+    match closest(named.get(), routes.iter().map(|(_, route)| &*route.name)) {
+        Some(near) => problems.with_help(named.span(), message, format!("did you mean `{near}`?")),
+        None => problems.at(named.span(), message),
+    }
+}
+
+fn pattern(route: &Route) -> Pattern {
+    let placeholders =
+        Placeholders::new(&route.path, route.channel.source(), &route.subscribe_values, &route.value_sets);
+    placeholders.pattern(&route.channel, None, Place::Channel)
+}
+
+/// The first rule that the two do not have in common.
+fn different_rule(a: &Route, b: &Route) -> Option<&'static str> {
+    let (a, b) = (Rules::of(a), Rules::of(b));
+    // What a rule says of a value is the same only where the value has the same place in the channel.
+    let values = a.channel != b.channel && (a.speaks_of_values || b.speaks_of_values);
+    [
+        ("`auth.required`", a.authenticated != b.authenticated),
+        ("`auth.permissions`", a.permissions != b.permissions),
+        ("`auth.owns`", a.owns != b.owns || (values && !a.owns.is_empty())),
+        ("`filter`", a.filter != b.filter || (values && a.filter.is_some())),
+        ("`publish`", a.publish != b.publish),
+        ("`origins`", a.origins != b.origins),
+    ]
+    .into_iter()
+    .find_map(|(rule, differs)| differs.then_some(rule))
+}
+
+/// Who may read and write a route's channel, in a form that can be compared: placeholders of the path by where they
+/// stand, whatever they are called.
+struct Rules {
+    channel: String,
+    speaks_of_values: bool,
+    authenticated: bool,
+    permissions: Vec<String>,
+    owns: Vec<(String, String)>,
+    filter: Option<(String, String)>,
+    publish: Vec<String>,
+    origins: Vec<String>,
+}
+
+impl Rules {
+    fn of(route: &Route) -> Self {
+        let mut order: Vec<Var> = Vec::new();
+        let filter = route.filter.as_ref();
+        let owns = route.auth.iter().flat_map(|auth| &auth.owns);
+        let events = route.publish.iter().filter_map(|rule| match &rule.action {
+            PublishAction::Trigger { event, .. } => Some(event),
+            PublishAction::Post { .. } => None,
+        });
+        let texts = [&route.channel]
+            .into_iter()
+            .chain(filter.map(|filter| &filter.equals))
+            .chain(owns.clone().map(|own| &own.contains))
+            .chain(events);
+        for var in texts.flat_map(Text::vars) {
+            if !order.contains(var) {
+                order.push(var.clone());
+            }
+        }
+        let named = |text: &Text| {
+            let place = |var: &Var| match var {
+                // No text of a file has this character.
+                Var::Path(_) => Cow::Owned(format!("\0{:?}\0", order.iter().position(|v| v == var))),
+                Var::Subscribe(field) => Cow::Owned(format!("\0subscribe.{field}\0")),
+                Var::User => Cow::Borrowed("\0user\0"),
+                Var::Type => Cow::Borrowed("\0type\0"),
+            };
+            text.fill(|var| Some(place(var))).unwrap_or_default()
+        };
+        let sorted = |mut list: Vec<String>| {
+            list.sort_unstable();
+            list.dedup();
+            list
+        };
+        let mut owned: Vec<_> = owns.clone().map(|own| (own.claim.clone(), named(&own.contains))).collect();
+        owned.sort_unstable();
+        let publish = route.publish.iter().filter_map(|rule| {
+            let PublishAction::Trigger { event, data, relay_as_sent } = &rule.action else { return None };
+            let types = match &rule.types {
+                TypeSet::Any => "*".to_owned(),
+                TypeSet::Listed(list) => sorted(list.clone()).join("\0"),
+            };
+            let data = data.as_ref().map_or("", |data| data.source());
+            Some(format!("{types}\0\0{}\0\0{data}\0\0{relay_as_sent}", named(event)))
+        });
+        Self {
+            channel: named(&route.channel),
+            speaks_of_values: owns
+                .clone()
+                .map(|own| &own.contains)
+                .chain(filter.map(|f| &f.equals))
+                .any(|text| text.vars().next().is_some()),
+            authenticated: route.auth.is_some(),
+            permissions: sorted(route.auth.iter().flat_map(|auth| auth.permissions.clone()).collect()),
+            owns: owned,
+            filter: filter.map(|filter| (filter.field.join("."), named(&filter.equals))),
+            publish: publish.collect(),
+            origins: sorted(route.origins.clone()),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What placeholders' values can be, and that no two sets of them come out as one text.
+
+use crate::config::ValueSets;
+use crate::config::problems::Problems;
+use crate::config::raw;
+use crate::config::scalars::At;
+use crate::routes::{PathTemplate, is_channel_byte};
+use crate::template::{CharSet, Pattern, Text, Values, Var, closest, in_url};
+
+/// What a route's placeholders can be.
+pub(super) struct Placeholders<'r> {
+    path: &'r PathTemplate,
+    channel: &'r str,
+    listed: &'r [(String, Vec<String>)],
+    sets: &'r ValueSets,
+}
+
+/// Where a text goes.
+#[derive(Clone, Copy)]
+pub(super) enum Place {
+    /// It is a channel's name, which is checked as a whole: no value in it has another character.
+    Channel,
+    /// It is compared, or counted by.
+    Plain,
+    /// It is a URL.
+    Url,
+}
+
+impl<'r> Placeholders<'r> {
+    pub(super) fn new(
+        path: &'r PathTemplate,
+        channel: &'r str,
+        listed: &'r [(String, Vec<String>)],
+        sets: &'r ValueSets,
+    ) -> Self {
+        Self { path, channel, listed, sets }
+    }
+
+    fn of(&self, var: &Var, types: Option<&[String]>, place: Place) -> Values {
+        let legal = CharSet::of(is_channel_byte);
+        let set = match var {
+            Var::Path(name) => {
+                let in_channel = self.channel.contains(&format!("{{{name}}}"));
+                self.path.set_of(name).unwrap_or(CharSet::ANY).and(if in_channel {
+                    legal
+                } else {
+                    CharSet::ANY
+                })
+            }
+            Var::User => self.sets.user.unwrap_or(CharSet::ANY),
+            Var::Subscribe(field) => {
+                if let Some((_, values)) = self.listed.iter().find(|(name, _)| name == field) {
+                    return Values::Listed(values.clone());
+                }
+                self.sets.of_field(field).unwrap_or(CharSet::ANY)
+            }
+            Var::Type => match types {
+                Some(types) => return Values::Listed(types.to_vec()),
+                None => CharSet::ANY,
+            },
+        };
+        Values::Of(if matches!(place, Place::Channel) { set.and(legal) } else { set })
+    }
+
+    /// All that `text` can come out as; `types` are those of its rule, `None` where it may be any.
+    pub(super) fn pattern(&self, text: &Text, types: Option<&[String]>, place: Place) -> Pattern {
+        Pattern::of(text, |var| match place {
+            Place::Url => in_url(self.of(var, types, place)),
+            _ => self.of(var, types, place),
+        })
+    }
+
+    /// Reports a text that two different sets of values come out as.
+    pub(super) fn check(
+        &self,
+        problems: &mut Problems<'_>,
+        raw: &At<String>,
+        text: &Text,
+        types: Option<&[String]>,
+        place: Place,
+    ) {
+        let mut fields = text.vars().filter(|var| matches!(var, Var::Subscribe(_)));
+        let field = fields.next();
+        // One value is told apart by all that is not its own. Two fields in one text are refused anyway.
+        if text.vars().nth(1).is_none() || fields.any(|other| Some(other) != field) {
+            return;
+        }
+        if let Some(alike) = self.pattern(text, types, place).ambiguity() {
+            problems.with_help(
+                raw.span(),
+                format!("different values could come out alike here, as `{alike}` for one"),
+                "put text between the placeholders that their values cannot contain, or say what they may contain: \
+                 {name:[a-z0-9]+} in the path, or values = { \"auth.user\" = \"[a-z0-9]+\" }",
+            );
+        }
+    }
+}
+
+/// `values`: sets for placeholders. Those of the path's go into the path's template.
+pub(super) fn value_sets(
+    problems: &mut Problems<'_>,
+    raw: &raw::Route,
+    path: &mut PathTemplate,
+    authenticated: bool,
+) -> ValueSets {
+    let mut sets = ValueSets::default();
+    for (name, class) in raw.values.iter().flatten() {
+        let set = match CharSet::parse(class.get()) {
+            Ok(set) => set,
+            Err(why) => {
+                problems.at(class.span(), why);
+                continue;
+            }
+        };
+        if let Some(field) = name.get().strip_prefix("subscribe.") {
+            let listed = raw.subscribe.iter().flatten().any(|(listed, _)| listed.get() == field);
+            if listed {
+                problems.at(name.span(), format!("`subscribe` lists the values of `{field}` already"));
+            }
+            sets.subscribe.push((field.to_owned(), set));
+        } else if name.get() == "auth.user" {
+            if !authenticated {
+                problems.at(name.span(), "`auth.user` is there only in a route with `auth.required = true`");
+            }
+            sets.user = Some(set);
+        } else if path.set_of(name.get()).is_some() {
+            problems.at(name.span(), format!("the path says already what `{}` may contain", name.get()));
+        } else if !path.restrict(name.get(), set) {
+            let known = path.names().iter().map(String::as_str).chain(["auth.user"]);
+            let message = format!("the path has no `{{{}}}`", name.get());
+            match closest(name.get(), known) {
+                Some(near) => problems.with_help(name.span(), message, format!("did you mean `{near}`?")),
+                None => problems.with_help(
+                    name.span(),
+                    message,
+                    "a placeholder of the path, `auth.user` or `subscribe.FIELD`",
+                ),
+            }
+        }
+    }
+    sets
+}
+
+/// A set for something that no template asks for is a slip, and so is one that a channel's name cannot have.
+pub(super) fn sets_are_used(
+    problems: &mut Problems<'_>,
+    raw: &raw::Route,
+    path: &PathTemplate,
+    sets: &ValueSets,
+    texts: &[Option<&Text>],
+) {
+    let uses = |var: &Var| texts.iter().flatten().any(|text| text.vars().any(|used| used == var));
+    let legal = CharSet::of(is_channel_byte);
+    let channel = texts.first().copied().flatten();
+    for (name, class) in raw.values.iter().flatten() {
+        let (var, set) = match (name.get().strip_prefix("subscribe."), name.get().as_str()) {
+            (Some(field), _) => (Var::Subscribe(field.to_owned()), sets.of_field(field)),
+            (None, "auth.user") => (Var::User, sets.user),
+            (None, name) => (Var::Path(name.to_owned()), path.set_of(name)),
+        };
+        let Some(set) = set else { continue };
+        if matches!(var, Var::Subscribe(_)) && !uses(&var) {
+            problems.at(name.span(), format!("neither `channel` nor `filter` has `{{{}}}`", name.get()));
+        } else if channel.is_some_and(|text| text.vars().any(|used| *used == var)) && !set.within(legal) {
+            problems.at(class.span(), "a channel's name has letters, digits and `_-=@,.;` only");
+        }
+    }
+}
