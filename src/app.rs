@@ -107,21 +107,21 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         }
     };
 
-    let (links, commands) = Links::new(config.upstream.connections);
+    let (links, ends) = Links::new(config.upstream.connections);
     let worker_count = config.server.workers;
     let (hub_senders, hub_inboxes): (Vec<_>, Vec<_>) =
         (0..worker_count).map(|_| mpsc::channel(INBOX_MAX)).unzip();
     let upstream = Arc::new(config.upstream.clone());
     let mut link_tasks = JoinSet::new();
     let mut connected = Vec::new();
-    for (index, commands) in commands.into_iter().enumerate() {
+    for (index, end) in ends.into_iter().enumerate() {
         let (sender, receiver) = watch::channel(false);
         connected.push(receiver);
         let link = Link {
             index,
             upstream: upstream.clone(),
             tls: tls.clone(),
-            commands,
+            end,
             hubs: hub_senders.clone(),
             routes: config.routes.len(),
             connected: sender,

@@ -58,6 +58,10 @@ pub mod names {
     pub const UPSTREAM_GAPS_TOTAL: &str = "pusher_bridge_upstream_gaps_total";
     /// Events from Pusher.
     pub const UPSTREAM_EVENTS_TOTAL: &str = "pusher_bridge_upstream_events_total";
+    /// Clients' messages delivered to this bridge's own clients.
+    pub const LOCAL_EVENTS_TOTAL: &str = "pusher_bridge_local_events_total";
+    /// Messages published again after an attempt without an answer.
+    pub const PUBLISH_REPEATED_TOTAL: &str = "pusher_bridge_publish_repeated_total";
     /// Channels by state.
     pub const SUBSCRIPTIONS: &str = "pusher_bridge_subscriptions";
     /// Subscriptions refused or not answered.
@@ -133,7 +137,11 @@ pub struct Metrics {
     queue_bytes: Gauge,
     /// Channels that stood when a connection was lost.
     pub gaps: Counter,
-    events: [Counter; 4],
+    /// See [`names::LOCAL_EVENTS_TOTAL`].
+    pub local_events: Counter,
+    /// See [`names::PUBLISH_REPEATED_TOTAL`].
+    pub publish_repeated: Counter,
+    events: [Counter; 3],
     subscriptions: [Gauge; 3],
     /// Subscriptions refused or not answered.
     pub subscription_failures: Counter,
@@ -184,8 +192,10 @@ impl Metrics {
             queue_messages: g(names::PUBLISH_QUEUE_MESSAGES, &[]),
             queue_bytes: g(names::PUBLISH_QUEUE_BYTES, &[]),
             gaps: c(names::UPSTREAM_GAPS_TOTAL, &[]),
-            events: ["delivered", "no_subscriber", "duplicate", "malformed"]
+            events: ["delivered", "no_subscriber", "malformed"]
                 .map(|result| c(names::UPSTREAM_EVENTS_TOTAL, &[("result", result.into())])),
+            local_events: c(names::LOCAL_EVENTS_TOTAL, &[]),
+            publish_repeated: c(names::PUBLISH_REPEATED_TOTAL, &[]),
             subscriptions: ["pending", "live", "lingering"]
                 .map(|state| g(names::SUBSCRIPTIONS, &[("state", state.into())])),
             subscription_failures: c(names::SUBSCRIPTION_FAILURES_TOTAL, &[]),
@@ -304,12 +314,6 @@ impl Metrics {
     pub fn upstream_malformed(&self) {
         let [.., malformed] = &self.events;
         malformed.increment(1);
-    }
-
-    /// A second copy, made by a retry, of a message published here.
-    pub fn upstream_duplicate(&self) {
-        let [_, _, duplicate, _] = &self.events;
-        duplicate.increment(1);
     }
 
     /// The gauges of pending, live and lingering subscriptions, moved by differences: links share them.

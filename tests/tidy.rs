@@ -28,7 +28,7 @@ const PURE: &[&str] = &[
     "src/limits",
     "src/pusher/backoff.rs",
     "src/pusher/close.rs",
-    "src/pusher/echo.rs",
+    "src/pusher/flights.rs",
     "src/pusher/frame.rs",
     "src/pusher/link_table.rs",
     "src/pusher/sign.rs",

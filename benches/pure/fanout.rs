@@ -1,17 +1,14 @@
 //! From an event to its receivers' sockets.
 
 use std::hint::black_box;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion};
 use pusher_bridge::fanout::table::Table;
-use pusher_bridge::legacy::id::ConnId;
 use pusher_bridge::legacy::machine::Interest;
 use pusher_bridge::legacy::outbox::{Bounds, Opcode, Outbox, Pushed, encode_frame};
-use pusher_bridge::pusher::echo::{Arrival, Echoes};
 
-use super::{data, now};
+use super::data;
 
 /// One agent's event on a channel that all agents share. Compared with asking every subscriber's filter.
 pub fn lookup(c: &mut Criterion) {
@@ -56,26 +53,5 @@ pub fn outbox(c: &mut Criterion) {
     });
     // What a copy for each receiver would cost.
     group.bench_function("copied", |b| b.iter(|| Bytes::copy_from_slice(black_box(&frame))));
-    group.finish();
-}
-
-/// An event that may be one of ours, with as many of ours expected.
-pub fn echoes(c: &mut Criterion) {
-    let now = now().mono;
-    let channel: Arc<str> = "private-plugin-p1".into();
-    let mut group = c.benchmark_group("tell an event from our own");
-    for expected in [0, 10, 1024] {
-        let mut echoes = Echoes::new(std::time::Duration::from_secs(60));
-        for id in 0..expected {
-            echoes.expect(id, &channel, "client-run", &id.to_string(), ConnId(id), now);
-        }
-        let foreign = data(300);
-        group.bench_function(format!("{expected} expected"), |b| {
-            b.iter(|| {
-                let arrival = echoes.arrive(black_box(&channel), "client-run", &foreign, now);
-                assert_eq!(arrival, Arrival::Foreign);
-            });
-        });
-    }
     group.finish();
 }

@@ -63,6 +63,6 @@ criterion_group! {
         .measurement_time(Duration::from_millis(1500));
     targets = frames::decode, frames::render, frames::pusher, frames::find, door::routing, door::template,
         door::limits, tokens::verify, tokens::sign, session::message, fanout::lookup, fanout::outbox,
-        fanout::echoes, start::load, start::metrics
+        start::load, start::metrics
 }
 criterion_main!(pure);

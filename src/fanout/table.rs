@@ -95,10 +95,6 @@ impl<S> Members<S> {
         self.list.len() == self.holes
     }
 
-    fn iter(&self) -> impl Iterator<Item = &S> {
-        self.numbered().map(|(_, subscriber)| subscriber)
-    }
-
     fn numbered(&self) -> impl Iterator<Item = (u64, &S)> {
         self.list.iter().filter_map(|(seq, subscriber)| Some((*seq, subscriber.as_ref()?)))
     }
@@ -188,27 +184,24 @@ impl<S, W> Table<S, W> {
         }
     }
 
-    /// The routes that have subscribers on `channel`; none before it stands, for nobody's subscription has been
-    /// confirmed yet.
+    /// The routes that have subscribers on `channel`.
     pub fn routes(&self, channel: &str) -> impl Iterator<Item = usize> {
-        self.channels
-            .get(channel)
-            .filter(|entry| entry.live)
-            .into_iter()
-            .flat_map(|entry| entry.groups.iter().map(|group| group.route))
+        let entry = self.channels.get(channel);
+        entry.into_iter().flat_map(|entry| entry.groups.iter().map(|group| group.route))
     }
 
-    /// Subscribers of the route that want every event, and those that want the ones with this value.
+    /// Subscribers of the route that want every event, and those that want the ones with this value; only those
+    /// whose subscription has been confirmed.
     pub fn receivers(&self, channel: &str, route: usize, value: Option<&str>) -> impl Iterator<Item = &S> {
-        let group = self
-            .channels
-            .get(channel)
-            .and_then(|entry| entry.groups.iter().find(|group| group.route == route));
-        let by_value = group.and_then(|group| group.by_value.get(value?));
-        group
-            .into_iter()
-            .flat_map(|group| group.all.iter())
-            .chain(by_value.into_iter().flat_map(Members::iter))
+        let found = self.channels.get(channel).and_then(|entry| {
+            let group = entry.groups.iter().find(|group| group.route == route)?;
+            Some((entry, group))
+        });
+        found.into_iter().flat_map(move |(entry, group)| {
+            let by_value = value.and_then(|value| group.by_value.get(value));
+            let members = group.all.numbered().chain(by_value.into_iter().flat_map(Members::numbered));
+            members.filter_map(|(seq, subscriber)| entry.is_confirmed(seq).then_some(subscriber))
+        })
     }
 
     /// Whose subscription has been confirmed, for notices: who still waits for the channel has missed nothing.
@@ -221,9 +214,7 @@ impl<S, W> Table<S, W> {
                     .chain(group.held.numbered())
                     .chain(group.by_value.values().flat_map(Members::numbered))
             });
-            // `waiting` is in the order of its numbers.
-            let waits = |seq| entry.waiting.binary_search_by_key(&seq, |(seq, _)| *seq).is_ok();
-            members.filter_map(move |(seq, subscriber)| (!waits(seq)).then_some(subscriber))
+            members.filter_map(|(seq, subscriber)| entry.is_confirmed(seq).then_some(subscriber))
         })
     }
 
@@ -241,6 +232,12 @@ impl<S, W> Table<S, W> {
 }
 
 impl<S, W> Channel<S, W> {
+    /// Whether this subscription does not wait for the channel any more.
+    fn is_confirmed(&self, seq: u64) -> bool {
+        // `waiting` is in the order of its numbers.
+        self.waiting.is_empty() || self.waiting.binary_search_by_key(&seq, |(seq, _)| *seq).is_err()
+    }
+
     fn insert(&mut self, route: usize, interest: &Interest, seq: u64, subscriber: S) {
         if let Some(group) = self.groups.iter_mut().find(|group| group.route == route) {
             return group.members(interest).insert(seq, subscriber);
@@ -311,12 +308,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_fanned_out_before_the_channel_stands() {
+    fn only_who_is_confirmed_receives() {
         let mut table = Plain::default();
         table.attach("c", 3, Interest::All, 1, 1);
-        assert_eq!(table.routes("c").count(), 0);
+        table.attach("c", 3, value("x"), 2, 2);
+        assert_eq!(receivers(&table, "c", 3, Some("x")), [0_u32; 0]);
         table.live("c");
-        assert_eq!(table.routes("c").collect::<Vec<_>>(), [3]);
+        assert_eq!(receivers(&table, "c", 3, Some("x")), [1, 2]);
+        table.down(|_| true);
+        table.attach("c", 3, Interest::All, 3, 3);
+        assert_eq!(receivers(&table, "c", 3, Some("x")), [1, 2], "what this bridge publishes itself goes on");
     }
 
     #[test]
@@ -326,6 +327,7 @@ mod tests {
         table.attach("agents", 0, value("b"), 2, 0);
         table.attach("agents", 0, Interest::Hold, 3, 0);
         table.attach("agents", 1, Interest::All, 4, 0);
+        table.live("agents");
         assert_eq!(receivers(&table, "agents", 0, Some("a")), [1]);
         assert_eq!(receivers(&table, "agents", 0, Some("b")), [2]);
         assert_eq!(receivers(&table, "agents", 0, Some("c")), [0_u32; 0]);
@@ -348,38 +350,62 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain list of subscriptions.
+        /// Against a plain list of subscriptions, with whether each is confirmed.
         #[test]
-        fn agrees_with_a_list(steps in proptest::collection::vec((0_u8..3, 0_u8..3, 0_u8..2, 0_u8..4, any::<u8>()), 0..120)) {
+        fn agrees_with_a_list(steps in proptest::collection::vec((0_u8..6, 0_u8..3, 0_u8..2, 0_u8..4, any::<u8>()), 0..120)) {
             let mut table = Plain::default();
-            let mut model: Vec<(Ticket, u32)> = Vec::new();
+            let mut model: Vec<(Ticket, u32, bool)> = Vec::new();
+            let mut live = [false; 3];
             for (i, (action, channel, route, interest, pick)) in steps.into_iter().enumerate() {
                 let name = format!("c{channel}");
-                if action > 0 || model.is_empty() {
-                    let interest = match interest {
-                        0 => Interest::All,
-                        1 => Interest::Hold,
-                        v => value(&v.to_string()),
-                    };
-                    let (attached, _) = table.attach(&name, route.into(), interest, i as u32, 0);
-                    prop_assert_eq!(attached.first, !model.iter().any(|(t, _)| *t.channel == *name));
-                    model.push((attached.ticket, i as u32));
-                } else {
-                    let (ticket, _) = model.remove(usize::from(pick) % model.len());
-                    let last = table.detach(&ticket);
-                    prop_assert_eq!(last, !model.iter().any(|(t, _)| t.channel == ticket.channel));
+                match action {
+                    0 if !model.is_empty() => {
+                        let (ticket, ..) = model.remove(usize::from(pick) % model.len());
+                        let last = table.detach(&ticket);
+                        prop_assert_eq!(last, !model.iter().any(|(t, ..)| t.channel == ticket.channel));
+                        if last {
+                            let number: usize = ticket.channel[1..].parse().unwrap();
+                            live[number] = false;
+                        }
+                    }
+                    4 => {
+                        let told = table.live(&name).len();
+                        let of_channel = model.iter_mut().filter(|(t, ..)| *t.channel == *name);
+                        let (mut waited, mut any) = (0, false);
+                        for (_, _, confirmed) in of_channel {
+                            any = true;
+                            waited += usize::from(!std::mem::replace(confirmed, true));
+                        }
+                        prop_assert_eq!(told, waited);
+                        live[usize::from(channel)] = any;
+                    }
+                    5 => {
+                        table.down(|channel| channel == name);
+                        live[usize::from(channel)] = false;
+                    }
+                    _ => {
+                        let interest = match interest {
+                            0 => Interest::All,
+                            1 => Interest::Hold,
+                            v => value(&v.to_string()),
+                        };
+                        let (attached, _) = table.attach(&name, route.into(), interest, i as u32, 0);
+                        prop_assert_eq!(attached.first, !model.iter().any(|(t, ..)| *t.channel == *name));
+                        prop_assert_eq!(attached.live, live[usize::from(channel)]);
+                        model.push((attached.ticket, i as u32, attached.live));
+                    }
                 }
                 for channel in ["c0", "c1", "c2"] {
                     for route in 0..2 {
                         for wanted in [None, Some("2"), Some("3")] {
                             let mut got = receivers(&table, channel, route, wanted);
                             let mut expected: Vec<u32> = model.iter()
-                                .filter(|(t, _)| *t.channel == *channel && t.route == route && match &t.interest {
+                                .filter(|(t, _, confirmed)| *confirmed && *t.channel == *channel && t.route == route && match &t.interest {
                                     Interest::All => true,
                                     Interest::Hold => false,
                                     Interest::Value(v) => Some(v.as_str()) == wanted,
                                 })
-                                .map(|(_, s)| *s).collect();
+                                .map(|(_, s, _)| *s).collect();
                             got.sort_unstable();
                             expected.sort_unstable();
                             prop_assert_eq!(got, expected);

@@ -20,6 +20,14 @@ pub(super) fn describe(recorder: &PrometheusRecorder) {
         (names::UPSTREAM_RECONNECTS_TOTAL, "Connections to Pusher lost or refused, by cause"),
         (names::UPSTREAM_GAPS_TOTAL, "Subscribed channels at the loss of a connection: each may miss events"),
         (names::UPSTREAM_EVENTS_TOTAL, "Events received from Pusher"),
+        (
+            names::LOCAL_EVENTS_TOTAL,
+            "Client messages delivered to clients of this bridge, after Pusher accepted them",
+        ),
+        (
+            names::PUBLISH_REPEATED_TOTAL,
+            "Client messages sent again though Pusher may have accepted them before",
+        ),
         (names::SUBSCRIPTION_FAILURES_TOTAL, "Subscriptions that Pusher refused or did not answer"),
         (names::DEPRECATED_REQUESTS_TOTAL, "Requests to deprecated endpoints, by phase"),
         (names::ACCEPT_ERRORS_TOTAL, "Failures to accept a connection"),

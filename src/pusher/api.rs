@@ -9,6 +9,7 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::links::UnderWay;
 use super::publisher::Sent;
 use super::sign;
 use crate::clock::Now;
@@ -111,16 +112,17 @@ impl Api {
 
     /// Publishes events in one request (Pusher docs, "HTTP API", POST batch events: at most 10). Not every server has
     /// that: then by POST event, one at a time.
-    pub async fn trigger(&self, batch: &[&Sent], timeout: Duration) -> Outcome {
+    pub async fn trigger(&self, batch: &[Arc<Sent>], under_way: &UnderWay, timeout: Duration) -> Outcome {
+        let excluded = |channel: &str| under_way.socket_id(channel);
         if !self.one_by_one.load(Ordering::Relaxed) {
-            match self.call("batch_events", batch_body(batch), timeout).await {
+            match self.call("batch_events", batch_body(batch, excluded), timeout).await {
                 Ok(response) if !is_unknown_place(response.status) => return judge(&response),
                 Ok(_) => {}
                 Err(outcome) => return outcome,
             }
         }
         let [sent] = batch else { return Outcome::OneByOne };
-        match self.call("events", event_body(sent), timeout).await {
+        match self.call("events", event_body(sent, excluded), timeout).await {
             Ok(response) => {
                 let outcome = judge(&response);
                 // Only now is it known that it was not the app, or a proxy, that was not found.
@@ -260,33 +262,39 @@ fn is_unknown_place(status: StatusCode) -> bool {
     matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
 }
 
-fn batch_body(batch: &[&Sent]) -> String {
+/// `excluded` gives the socket id that must not get the events of a channel.
+fn batch_body<'a>(batch: &[Arc<Sent>], excluded: impl Fn(&str) -> Option<&'a str>) -> String {
     let mut body = String::from("{\"batch\":[");
     for (i, sent) in batch.iter().enumerate() {
         body.push_str(if i == 0 { "{\"channel\":\"" } else { ",{\"channel\":\"" });
         escape_into(&mut body, &sent.channel);
         body.push('"');
-        name_and_data_into(&mut body, sent);
+        rest_into(&mut body, sent, excluded(&sent.channel));
     }
     body.push_str("]}");
     body
 }
 
 /// The body of POST event. All servers take `channels`, some of them `channel` too.
-fn event_body(sent: &Sent) -> String {
+fn event_body<'a>(sent: &Sent, excluded: impl Fn(&str) -> Option<&'a str>) -> String {
     let mut body = String::from("{\"channels\":[\"");
     escape_into(&mut body, &sent.channel);
     body.push_str("\"]");
-    name_and_data_into(&mut body, sent);
+    rest_into(&mut body, sent, excluded(&sent.channel));
     body
 }
 
-fn name_and_data_into(body: &mut String, sent: &Sent) {
+/// Name, data, and the socket id to exclude.
+fn rest_into(body: &mut String, sent: &Sent, excluded: Option<&str>) {
     body.push_str(",\"name\":\"");
     escape_into(body, &sent.event);
     // The data is a string whose text is the JSON, as Pusher wants it.
     body.push_str("\",\"data\":\"");
     escape_into(body, &sent.data);
+    if let Some(socket_id) = excluded {
+        body.push_str("\",\"socket_id\":\"");
+        escape_into(body, socket_id);
+    }
     body.push_str("\"}");
 }
 
@@ -517,24 +525,27 @@ mod tests {
 
     #[test]
     fn bodies_carry_data_as_a_string_and_keep_its_text() {
-        let sent = |data: &str| Sent {
-            id: 1,
-            channel: "private-c".into(),
-            event: "client-\"e".into(),
-            data: data.into(),
-            origin: ConnId(1),
+        let sent = |channel: &str, data: &str| {
+            Arc::new(Sent {
+                channel: channel.into(),
+                event: "client-\"e".into(),
+                data: data.into(),
+                origin: ConnId(1),
+            })
         };
         let data = "{\"n\": 1.50, \"s\":\"a\\n\\u00e9\u{1F600}\"}";
-        let (one, two) = (sent(data), sent("7"));
-        let body = batch_body(&[&one, &two]);
+        let batch = [sent("private-c", data), sent("d", "7")];
+        let body = batch_body(&batch, |channel| (channel == "d").then_some("1.\"2"));
         let value: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!(value["batch"][0]["data"].as_str(), Some(data));
         assert_eq!(value["batch"][0]["name"].as_str(), Some("client-\"e"));
         assert_eq!(value["batch"][1]["data"].as_str(), Some("7"));
+        assert_eq!(value["batch"][0].get("socket_id"), None);
+        assert_eq!(value["batch"][1]["socket_id"].as_str(), Some("1.\"2"));
         assert_eq!(value["batch"].as_array().unwrap().len(), 2);
 
-        let value: serde_json::Value = serde_json::from_str(&event_body(&one)).unwrap();
-        let expected = serde_json::json!({"channels": ["private-c"], "name": "client-\"e", "data": data});
+        let value: serde_json::Value = serde_json::from_str(&event_body(&batch[0], |_| Some("1.2"))).unwrap();
+        let expected = serde_json::json!({"channels": ["private-c"], "name": "client-\"e", "data": data, "socket_id": "1.2"});
         assert_eq!(value, expected);
     }
 }

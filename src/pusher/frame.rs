@@ -245,6 +245,17 @@ pub fn data_json(raw: Option<&str>) -> Cow<'_, str> {
     }
 }
 
+/// The data of an event of our own as its subscribers get it: see [`data_json`], of a string with this text.
+#[must_use]
+pub fn text_json(text: &str) -> Cow<'_, str> {
+    if json::is_json(text) {
+        return Cow::Borrowed(text);
+    }
+    let mut token = String::with_capacity(text.len() + 2);
+    string_into(&mut token, text);
+    Cow::Owned(token)
+}
+
 fn number(data: &Object<'_>, name: &str) -> Option<u16> {
     json::scalar(data.get(name)?)?.parse().ok()
 }

@@ -361,3 +361,14 @@ proptest! {
         prop_assert_eq!(ClientFrame::decode(&text).unwrap(), expected);
     }
 }
+
+#[test]
+fn what_is_delivered_here_is_what_would_come_back() {
+    for text in
+        [r#"{"n":1.50}"#, "7", "null", "", "plain", r#""a string""#, "{\"broken\":", "tab\t", "\u{1F600}"]
+    {
+        let frame = event("e", "c", text, None);
+        let ServerFrame::Event { data, .. } = ServerFrame::decode(&frame).unwrap() else { panic!("{frame}") };
+        assert_eq!(text_json(text), data_json(data), "{text}");
+    }
+}

@@ -1,6 +1,7 @@
 //! A link: one connection to Pusher and one task, which owns the socket and the table of the channels carried
 //! on it. It never waits for sessions; it waits for hubs only when their inboxes are full, which slows Pusher.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,14 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use super::backoff::full_jitter;
 use super::close::{self, Reconnect};
 use super::dial::{self, Established, Socket};
-use super::echo::{Arrival, Echoes};
 use super::frame::{self, ServerFrame, data_json};
 use super::link_table::{HUBS_MAX, LinkTable, Op};
-use super::links::Command;
+use super::links::{Command, LinkEnd};
+use super::publisher::Sent;
 use super::sign;
 use crate::config::Upstream;
 use crate::fanout::hub::{Delivery, Event};
+use crate::legacy::id::ConnId;
 use crate::metrics::Metrics;
 use crate::routes::ChannelKind;
 
@@ -32,9 +34,7 @@ const RECONNECT_DELAY_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// A connection that stood this long was a good one: the next failure starts from the first delay.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// How long a published message is expected back after its last attempt.
-const ECHO_KEPT: Duration = Duration::from_secs(60);
-/// Commands heeded before what they ask for is done.
+/// Commands handled before what they ask for is done.
 const COMMANDS_PER_TURN_MAX: usize = 256;
 /// As much of an upstream frame as a log gets.
 const LOGGED_CHARS_MAX: usize = 200;
@@ -48,7 +48,7 @@ pub struct Link {
     /// For `wss`.
     pub tls: Arc<rustls::ClientConfig>,
     /// From hubs and the publisher.
-    pub commands: mpsc::UnboundedReceiver<Command>,
+    pub end: LinkEnd,
     /// To the hubs, by their number.
     pub hubs: Vec<mpsc::Sender<Delivery>>,
     /// How many routes an event may be rendered for.
@@ -77,8 +77,9 @@ struct Actor {
     link: Link,
     table: LinkTable,
     counted: [usize; 3],
-    echoes: Echoes,
     ops: Vec<Op>,
+    /// Accepted by Pusher, to be delivered to this bridge's own clients.
+    accepted: VecDeque<Arc<Sent>>,
     rng: fastrand::Rng,
 }
 
@@ -108,8 +109,8 @@ impl Link {
             link: self,
             table,
             counted: [0; 3],
-            echoes: Echoes::new(ECHO_KEPT),
             ops: Vec::new(),
+            accepted: VecDeque::new(),
             rng: fastrand::Rng::new(),
         };
         connected.set(0.0);
@@ -169,7 +170,7 @@ impl Actor {
         delay
     }
 
-    /// Waits, then dials, while commands are heeded. `None`: everybody is gone.
+    /// Waits, then dials, while commands are handled. `None`: everybody is gone.
     async fn connect(&mut self, delay: Duration) -> Option<Result<Established, End>> {
         let (upstream, tls) = (self.link.upstream.clone(), self.link.tls.clone());
         let dialling = async move {
@@ -183,7 +184,10 @@ impl Actor {
         tokio::pin!(dialling);
         loop {
             tokio::select! {
-                command = self.link.commands.recv() => self.heed(command?),
+                command = self.link.end.commands.recv() => {
+                    self.handle(command?);
+                    self.deliver_accepted().await;
+                }
                 result = &mut dialling => return Some(result),
                 () = wait_until(self.table.deadline()) => self.table_timer(),
             }
@@ -203,23 +207,25 @@ impl Actor {
             heard: Instant::now(),
             pinged: None,
         };
-        self.table.connected(live.heard.into_std(), &mut self.ops);
+        let held = self.link.end.flights.lock().connected(&socket_id);
+        self.table.connected(held, live.heard.into_std(), &mut self.ops);
         let mut commands = Vec::new();
         loop {
             if let Err(end) = self.carry_out(&mut socket, &socket_id).await {
                 return Some(end);
             }
+            self.deliver_accepted().await;
             self.count();
             tokio::select! {
                 biased;
-                // First the commands: what is expected back is told before it can come. Many at once, or events
-                // would wait for each turn of those who subscribe and unsubscribe without end.
-                taken = self.link.commands.recv_many(&mut commands, COMMANDS_PER_TURN_MAX) => {
+                // Many commands at once, or events would wait for each turn of those who subscribe and unsubscribe
+                // without end.
+                taken = self.link.end.commands.recv_many(&mut commands, COMMANDS_PER_TURN_MAX) => {
                     if taken == 0 {
                         let _ = timeout(WRITE_TIMEOUT, socket.close(None)).await;
                         return None;
                     }
-                    commands.drain(..).for_each(|command| self.heed(command));
+                    commands.drain(..).for_each(|command| self.handle(command));
                 }
                 () = wait_until(self.table.deadline()) => self.table_timer(),
                 () = sleep_until(live.deadline()) => {
@@ -242,38 +248,58 @@ impl Actor {
         }
     }
 
-    fn heed(&mut self, command: Command) {
+    fn handle(&mut self, command: Command) {
         let now = Instant::now().into_std();
         match command {
             Command::Want(channel, hub) => self.table.want(&channel, hub, now, &mut self.ops),
             Command::Unwant(channel, hub) => self.table.unwant(&channel, hub, now),
-            Command::Expect(sent) => {
-                // Without a subscription nothing comes back.
-                if self.table.is_wanted(&sent.channel) {
-                    self.echoes.expect(sent.id, &sent.channel, &sent.event, &sent.data, sent.origin, now);
-                }
+            Command::Ended { flight, accepted } => {
+                self.accepted.extend(accepted);
+                let released = self.link.end.flights.lock().end(flight);
+                self.table.release(&released, now);
             }
-            Command::Repeat(sent, answer) => {
-                let _ = answer.send(self.echoes.repeat(sent.id, &sent.channel, now));
-            }
-            Command::HasReturned(sent, answer) => {
-                let _ = answer.send(self.echoes.has_returned(sent.id, &sent.channel));
-            }
-            Command::Accepted(sent) if self.table.is_asked_for(&sent.channel) => {
-                self.echoes.accepted(sent.id, &sent.channel);
-            }
-            // What is accepted while the link is lost does not come.
-            Command::Accepted(sent) => self.echoes.accepted_unheard(sent.id, &sent.channel),
-            Command::Cancel(sent) => self.echoes.cancel(sent.id, &sent.channel),
         }
     }
 
     fn table_timer(&mut self) {
         let now = Instant::now().into_std();
-        self.echoes.sweep(now);
         for channel in self.table.timer(now, &mut self.ops) {
             self.link.metrics.subscription_failures.increment(1);
             tracing::warn!(channel = &*channel, "Pusher did not answer a subscription in time");
+        }
+    }
+
+    /// Hands what Pusher accepted to the hubs. They know who is subscribed, and go on with it while the link is
+    /// lost.
+    async fn deliver_accepted(&mut self) {
+        while let Some(sent) = self.accepted.pop_front() {
+            let hubs = self.table.hubs(&sent.channel);
+            if hubs == 0 {
+                continue;
+            }
+            self.link.metrics.local_events.increment(1);
+            let data = frame::text_json(&sent.data);
+            let received = Instant::now().into_std();
+            let event = self.new_event(sent.channel.clone(), &sent.event, &data, received, Some(sent.origin));
+            self.deliver(hubs, event).await;
+        }
+    }
+
+    fn new_event(
+        &self,
+        channel: Arc<str>,
+        name: &str,
+        data: &str,
+        received: std::time::Instant,
+        origin: Option<ConnId>,
+    ) -> Arc<Event> {
+        let frames = (0..self.link.routes).map(|_| std::sync::OnceLock::new()).collect();
+        Arc::new(Event { channel, name: name.into(), data: data.into(), received, origin, frames })
+    }
+
+    async fn deliver(&self, hubs: u64, event: Arc<Event>) {
+        for hub in (0..HUBS_MAX).filter(|hub| hubs & (1 << hub) != 0) {
+            self.tell(hub, Delivery::Event(event.clone())).await;
         }
     }
 
@@ -392,30 +418,15 @@ impl Actor {
         let Some((channel, hubs)) = self.table.receivers(channel) else {
             return self.link.metrics.upstream_event(false);
         };
-        let data = data_json(data);
-        let origin = match self.echoes.arrive(&channel, event, &data, at.into_std()) {
-            Arrival::Foreign => None,
-            Arrival::Own(origin) => Some(origin),
-            Arrival::Duplicate => return self.link.metrics.upstream_duplicate(),
-        };
         self.link.metrics.upstream_event(true);
-        let event = Arc::new(Event {
-            channel,
-            name: event.into(),
-            data: data.into(),
-            received: at.into_std(),
-            origin,
-            frames: (0..self.link.routes).map(|_| std::sync::OnceLock::new()).collect(),
-        });
-        for hub in (0..HUBS_MAX).filter(|hub| hubs & (1 << hub) != 0) {
-            self.tell(hub, Delivery::Event(event.clone())).await;
-        }
+        let event = self.new_event(channel, event, &data_json(data), at.into_std(), None);
+        self.deliver(hubs, event).await;
     }
 
     /// The connection is lost: whoever is subscribed may miss events.
     async fn lost(&mut self) {
+        self.link.end.flights.lock().disconnected();
         let missed = self.table.disconnected();
-        self.echoes.lost();
         self.ops.clear();
         self.count();
         if missed > 0 {

@@ -11,6 +11,8 @@ const IN_FLIGHT_MAX: usize = 256;
 const RETRY_DELAY_MIN: Duration = Duration::from_secs(1);
 /// Longest such delay.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
+/// How long after a publishing request's end its channel still waits: Pusher answers before it delivers.
+const RELEASE_DELAY: Duration = Duration::from_millis(100);
 /// Workers are numbered below this.
 pub const HUBS_MAX: usize = 64;
 
@@ -47,9 +49,11 @@ pub struct Counts {
 enum State {
     /// To be subscribed when its turn comes.
     Queued,
+    /// A publishing request that does not exclude this connection is under way: its copy must not come.
+    Held,
     Subscribing,
     Live,
-    /// Refused; tried again later.
+    /// Refused, or released a moment ago; tried again later.
     Refused,
 }
 
@@ -82,6 +86,8 @@ enum Timer {
 pub struct LinkTable {
     channels: HashMap<Arc<str>, Entry>,
     queue: VecDeque<Arc<str>>,
+    /// What must not be subscribed yet, and how many requests have to end first.
+    held: HashMap<Arc<str>, usize>,
     in_flight: usize,
     /// At most two for each channel.
     timers: BTreeMap<TimerKey, (Timer, Arc<str>)>,
@@ -99,6 +105,7 @@ impl LinkTable {
         Self {
             channels: HashMap::new(),
             queue: VecDeque::new(),
+            held: HashMap::new(),
             in_flight: 0,
             timers: BTreeMap::new(),
             next_timer: 0,
@@ -152,11 +159,33 @@ impl LinkTable {
         }
     }
 
-    /// The connection is established: everything is to be subscribed.
-    pub fn connected(&mut self, now: Instant, out: &mut Vec<Op>) {
+    /// The connection is established: everything is to be subscribed, but for what is held (see
+    /// [`super::flights`]): those channels wait for as many calls of [`Self::release`].
+    pub fn connected(&mut self, held: Vec<Arc<str>>, now: Instant, out: &mut Vec<Op>) {
         self.connected = true;
+        for channel in held {
+            *self.held.entry(channel).or_default() += 1;
+        }
         self.queue = self.channels.keys().cloned().collect();
         self.pump(now, out);
+    }
+
+    /// A request that held these channels has ended.
+    pub fn release(&mut self, channels: &[Arc<str>], now: Instant) {
+        for channel in channels {
+            let Some(requests) = self.held.get_mut(channel) else { continue };
+            *requests -= 1;
+            if *requests > 0 {
+                continue;
+            }
+            self.held.remove(channel);
+            if let Some(entry) = self.channels.get_mut(channel)
+                && entry.state == State::Held
+            {
+                entry.state = State::Refused;
+                self.set_attempt(channel, now + RELEASE_DELAY, Timer::Retry);
+            }
+        }
     }
 
     /// The connection is lost. Gives the number of channels that stood and are wanted: the gap.
@@ -164,6 +193,7 @@ impl LinkTable {
         self.connected = false;
         self.in_flight = 0;
         self.queue.clear();
+        self.held.clear();
         self.timers.clear();
         let mut missed = 0;
         self.channels.retain(|_, entry| entry.hubs != 0);
@@ -260,7 +290,9 @@ impl LinkTable {
             match (timer, entry.state) {
                 // While a subscription is under way its answer must be awaited: a late success would be taken
                 // for that of the next one.
-                (Timer::Linger, State::Live | State::Queued | State::Refused) if entry.hubs == 0 => {
+                (Timer::Linger, State::Live | State::Queued | State::Held | State::Refused)
+                    if entry.hubs == 0 =>
+                {
                     self.counts.leave(entry);
                     if entry.state == State::Live {
                         out.push(Op::Unsubscribe(channel.clone()));
@@ -300,17 +332,11 @@ impl LinkTable {
         (entry.hubs != 0 && entry.state == State::Live).then(|| (name.clone(), entry.hubs))
     }
 
-    /// Whether a hub wants `channel`.
+    /// The hubs that want `channel`, whether it is subscribed or not: they have the receivers of what this
+    /// bridge publishes itself.
     #[must_use]
-    pub fn is_wanted(&self, channel: &str) -> bool {
-        self.channels.get(channel).is_some_and(|entry| entry.hubs != 0)
-    }
-
-    /// Whether `channel` stands, or may: its subscription has been sent, and the answer may wait to be read.
-    #[must_use]
-    pub fn is_asked_for(&self, channel: &str) -> bool {
-        let entry = self.channels.get(channel);
-        entry.is_some_and(|entry| matches!(entry.state, State::Live | State::Subscribing))
+    pub fn hubs(&self, channel: &str) -> u64 {
+        self.channels.get(channel).map_or(0, |entry| entry.hubs)
     }
 
     /// How many channels are in which state.
@@ -333,6 +359,10 @@ impl LinkTable {
                     self.timers.remove(&linger);
                 }
                 self.channels.remove(&channel);
+                continue;
+            }
+            if self.held.contains_key(&channel) {
+                entry.state = State::Held;
                 continue;
             }
             entry.state = State::Subscribing;

@@ -5,10 +5,12 @@ pub mod api;
 pub mod backoff;
 pub mod close;
 pub mod dial;
-pub mod echo;
+pub mod flights;
 pub mod frame;
 pub mod link;
 pub mod link_table;
 pub mod links;
 pub mod publisher;
+#[cfg(test)]
+mod relay_model;
 pub mod sign;

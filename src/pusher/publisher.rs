@@ -1,7 +1,7 @@
 //! Publishing client messages: lanes of signed HTTP requests. A channel has one lane and a lane one request
 //! under way, so each channel keeps its order; what comes meanwhile goes together in the next request.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -23,17 +23,12 @@ use crate::metrics::{GaugeGuard, Metrics, PublishResult};
 const RETRY_DELAY_FIRST: Duration = Duration::from_millis(100);
 /// Largest such ceiling.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
-/// After a request without an answer, so long is waited for its messages to come back from Pusher, beside the
-/// jitter: what has come back was accepted and need not be sent twice.
-const RETURN_WAIT: Duration = Duration::from_millis(100);
 /// Bytes of data in one request; the last message may exceed it.
 const BATCH_BYTES_MAX: usize = 64 * 1024;
 
-/// An event as it was published: how the link knows it when it comes back.
+/// An event of a client: for Pusher, and, once Pusher has accepted it, for this bridge's own clients.
 #[derive(Debug)]
 pub struct Sent {
-    /// Unique in this process.
-    pub id: u64,
     /// The channel.
     pub channel: Arc<str>,
     /// The event's name.
@@ -86,7 +81,6 @@ pub struct Publisher {
     posts: Vec<Lane>,
     settings: config::Publish,
     metrics: Arc<Metrics>,
-    next_id: AtomicU64,
     unsettled: Arc<AtomicUsize>,
 }
 
@@ -114,7 +108,7 @@ impl Publisher {
         };
         let triggers = (0..settings.lanes).map(|_| lane()).collect();
         let posts = (0..settings.lanes).map(|_| lane()).collect();
-        Self { triggers, posts, settings, metrics, next_id: AtomicU64::new(1), unsettled: Arc::default() }
+        Self { triggers, posts, settings, metrics, unsettled: Arc::default() }
     }
 
     /// How many messages are accepted and neither published nor reported: readable when this is gone.
@@ -136,8 +130,7 @@ impl Publisher {
         let (lanes, work, bytes) = match outgoing {
             Outgoing::Trigger { event, data } => {
                 let bytes = channel.len() + event.len() + data.len();
-                let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-                let sent = Sent { id, channel: channel.into(), event, data, origin: conn.id() };
+                let sent = Sent { channel: channel.into(), event, data, origin: conn.id() };
                 (&self.triggers, Work::Trigger(Arc::new(sent)), bytes)
             }
             Outgoing::Post { url, body, headers, retry_on } => {
@@ -204,9 +197,6 @@ impl Runner {
     /// Publishes a batch. When Pusher refuses it as a whole, each message is tried by itself, so that one that
     /// is bad does not take the others along.
     async fn trigger(&mut self, batch: Vec<Job>) {
-        for sent in batch.iter().filter_map(Job::sent) {
-            self.links.expect(sent);
-        }
         let refused = self.attempt(batch).await;
         if refused.jobs.len() > 1 && refused.one_may_be_bad {
             for job in refused.jobs {
@@ -221,22 +211,21 @@ impl Runner {
     /// Sends the batch until it is accepted, refused, or late. Gives what was refused.
     async fn attempt(&mut self, mut batch: Vec<Job>) -> RefusedBatch {
         for attempt in 0.. {
-            self.expire(&mut batch).await;
-            let sents: Vec<&Sent> = batch.iter().filter_map(|job| job.sent().map(|sent| &**sent)).collect();
+            self.expire(&mut batch);
+            let sents: Vec<Arc<Sent>> = batch.iter().filter_map(|job| job.sent().cloned()).collect();
             if sents.is_empty() {
                 return RefusedBatch::default();
             }
+            let repeated = batch.iter().filter(|job| job.maybe_accepted).count();
+            self.metrics.publish_repeated.increment(repeated as u64);
             let started = Instant::now();
-            let outcome = self.api.trigger(&sents, self.settings.timeout).await;
+            let under_way = self.links.begin(&sents);
+            let outcome = self.api.trigger(&sents, &under_way, self.settings.timeout).await;
             self.metrics.publish_seconds.record(started.elapsed());
             match outcome {
                 Outcome::Accepted => {
-                    for job in &batch {
-                        self.metrics.published(PublishResult::Ok);
-                        if let Some(sent) = job.sent() {
-                            self.links.accepted(sent);
-                        }
-                    }
+                    under_way.accepted();
+                    batch.iter().for_each(|_| self.metrics.published(PublishResult::Ok));
                     return RefusedBatch::default();
                 }
                 Outcome::Refused { why, one_may_be_bad } => {
@@ -247,36 +236,16 @@ impl Runner {
                 Outcome::Retry { cause, why, maybe_accepted, wait } => {
                     tracing::debug!(messages = batch.len(), attempt, why, "publishing will be tried again");
                     self.metrics.publish_retry(cause);
-                    let least = if maybe_accepted { RETURN_WAIT } else { Duration::ZERO };
-                    let wait = wait.unwrap_or_default().max(least);
                     if maybe_accepted {
                         batch.iter_mut().for_each(|job| job.maybe_accepted = true);
                     }
-                    self.pause(attempt, wait, &mut batch).await;
-                    if maybe_accepted {
-                        batch = self.without_returned(batch).await;
-                    }
+                    // Its channels need not wait while this does.
+                    drop(under_way);
+                    self.pause(attempt, wait.unwrap_or_default(), &mut batch).await;
                 }
             }
         }
         RefusedBatch::default()
-    }
-
-    /// What came back from Pusher was accepted, whatever became of the answer.
-    async fn without_returned(&self, batch: Vec<Job>) -> Vec<Job> {
-        let mut left = Vec::with_capacity(batch.len());
-        for job in batch {
-            let returned = match job.sent() {
-                Some(sent) => self.links.repeat(sent).await,
-                None => false,
-            };
-            if returned {
-                self.metrics.published(PublishResult::Ok);
-            } else {
-                left.push(job);
-            }
-        }
-        left
     }
 
     /// Waits before the next attempt; whose deadline comes meanwhile is told then.
@@ -289,33 +258,21 @@ impl Runner {
             if until <= first {
                 return;
             }
-            self.expire(batch).await;
+            self.expire(batch);
         }
     }
 
-    async fn expire(&self, batch: &mut Vec<Job>) {
+    fn expire(&self, batch: &mut Vec<Job>) {
         let now = Instant::now();
         let (late, left) = std::mem::take(batch).into_iter().partition(|job| job.deadline <= now);
         *batch = left;
-        let mut failed: Vec<Job> = Vec::new();
-        for job in late {
-            let returned = match job.sent() {
-                Some(sent) if job.maybe_accepted => self.links.has_returned(sent).await,
-                _ => false,
-            };
-            if returned {
-                self.metrics.published(PublishResult::Ok);
-            } else {
-                failed.push(job);
-            }
-        }
-        self.fail(failed, ErrorCode::UpstreamUnavailable, PublishResult::Expired);
+        self.fail(late, ErrorCode::UpstreamUnavailable, PublishResult::Expired);
     }
 
     async fn post(&mut self, job: Job) {
         let mut jobs = vec![job];
         for attempt in 0.. {
-            self.expire(&mut jobs).await;
+            self.expire(&mut jobs);
             let Some(Work::Post(backend)) = jobs.first().map(|job| &job.work) else { return };
             match self.api.post(backend, self.settings.timeout).await {
                 Outcome::Accepted => return self.metrics.published(PublishResult::Ok),
@@ -345,10 +302,6 @@ impl Runner {
         for mut job in jobs {
             let unknown = job.maybe_accepted && result == PublishResult::Expired;
             self.metrics.published(if unknown { PublishResult::Unknown } else { result });
-            // What may have been accepted may yet come back, and then not to its sender.
-            if let Some(sent) = job.sent().filter(|_| !job.maybe_accepted) {
-                self.links.cancel(sent);
-            }
             let message_type = std::mem::take(&mut job.message_type);
             let notice = Notice::PublishFailed { code, message_type };
             untold += usize::from(!job.conn.upgrade().is_some_and(|conn| conn.notify(notice)));

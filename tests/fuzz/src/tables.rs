@@ -46,6 +46,8 @@ struct Link {
     connected: bool,
     wanted: [u64; CHANNELS],
     pusher: [Option<Standing>; CHANNELS],
+    /// How many requests keep the channel from being subscribed.
+    held: [usize; CHANNELS],
     /// Who was told that a channel stands, and was not disappointed since.
     told: [u64; CHANNELS],
 }
@@ -58,6 +60,7 @@ fn link(input: &mut Input<'_>) {
         connected: false,
         wanted: [0; CHANNELS],
         pusher: [None; CHANNELS],
+        held: [0; CHANNELS],
         told: [0; CHANNELS],
     };
     for _ in 0..STEPS_MAX {
@@ -71,7 +74,7 @@ fn link(input: &mut Input<'_>) {
 
 impl Link {
     fn step(&mut self, input: &mut Input<'_>) {
-        match input.below(12) {
+        match input.below(13) {
             0..=2 => self.want(channel(input), input.below(3)),
             3 | 4 => self.unwant(channel(input), input.below(3)),
             5 if input.below(8) == 0 => (0..CHANNELS).for_each(|channel| self.want(channel, 0)),
@@ -80,9 +83,15 @@ impl Link {
                 assert_eq!(self.table.disconnected(), self.standing());
                 self.connected = false;
                 self.pusher = [None; CHANNELS];
+                self.held = [0; CHANNELS];
                 self.told = [0; CHANNELS];
             }
-            6 => self.connect(),
+            6 => self.connect((0..input.below(4)).map(|_| channel(input)).collect()),
+            12 => {
+                let channel = channel(input);
+                self.held[channel] = self.held[channel].saturating_sub(1);
+                self.table.release(&[NAMES[channel].clone()], self.now);
+            }
             7 | 8 => self.succeed(channel(input)),
             9 => {
                 let channel = channel(input);
@@ -122,9 +131,11 @@ impl Link {
         }
     }
 
-    fn connect(&mut self) {
+    fn connect(&mut self, held: Vec<usize>) {
         self.connected = true;
-        self.table.connected(self.now, &mut self.out);
+        held.iter().for_each(|channel| self.held[*channel] += 1);
+        let held = held.into_iter().map(|channel| NAMES[channel].clone()).collect();
+        self.table.connected(held, self.now, &mut self.out);
     }
 
     fn succeed(&mut self, channel: usize) {
@@ -151,6 +162,7 @@ impl Link {
             assert!(self.connected, "without a connection nothing can be done: {op:?}");
             match op {
                 Op::Subscribe(channel) => {
+                    assert_eq!(self.held[number(&channel)], 0, "{channel} is held");
                     let before = self.pusher[number(&channel)].replace(Standing::Asked);
                     assert_eq!(before, None, "{channel} is subscribed already");
                 }
@@ -173,17 +185,19 @@ impl Link {
             let receives = hubs != 0 && self.pusher[channel] == Some(Standing::Stands);
             let receivers = self.table.receivers(name).map(|(_, hubs)| hubs);
             assert_eq!(receivers, receives.then_some(hubs));
-            assert_eq!(self.table.is_wanted(name), hubs != 0);
-            assert_eq!(self.table.is_asked_for(name), self.pusher[channel].is_some());
+            assert_eq!(self.table.hubs(name), hubs);
         }
     }
 
-    /// With a connection and a server that answers, all that is wanted comes to stand, whoever wants it knows,
+    /// With a connection, a server that answers, and no request under way, all that is wanted comes to stand, whoever wants it knows,
     /// and what nobody wants goes.
     fn end(&mut self) {
         if !self.connected {
-            self.connect();
+            self.connect(Vec::new());
             self.settle();
+        }
+        for (held, name) in std::mem::replace(&mut self.held, [0; CHANNELS]).into_iter().zip(&*NAMES) {
+            (0..held).for_each(|_| self.table.release(std::slice::from_ref(name), self.now));
         }
         for _ in 0..CHANNELS * 4 {
             if let Some(channel) = self.pusher.iter().position(|s| *s == Some(Standing::Asked)) {
@@ -288,25 +302,25 @@ fn fan_out(input: &mut Input<'_>) {
                 }
             }
         }
-        compare(&table, &list, &live, &channel);
+        compare(&table, &list, &channel);
     }
 }
 
 /// Everything about this channel, and how many there are.
-fn compare(table: &Table<u32, u32>, list: &[Subscription], live: &BTreeSet<Arc<str>>, channel: &Arc<str>) {
+fn compare(table: &Table<u32, u32>, list: &[Subscription], channel: &Arc<str>) {
     let channels: BTreeSet<&str> = list.iter().map(|s| &*s.channel).collect();
     assert_eq!((table.len(), table.is_empty()), (channels.len(), channels.is_empty()));
     let here: Vec<&Subscription> = list.iter().filter(|s| s.channel == *channel).collect();
     let mut routes: Vec<usize> = table.routes(channel).collect();
     routes.sort_unstable();
-    let expected: BTreeSet<usize> = here.iter().filter(|_| live.contains(channel)).map(|s| s.route).collect();
+    let expected: BTreeSet<usize> = here.iter().map(|s| s.route).collect();
     assert_eq!(routes, expected.into_iter().collect::<Vec<_>>());
     let mut confirmed: Vec<u32> = table.confirmed(channel).copied().collect();
     confirmed.sort_unstable();
     assert_eq!(confirmed, here.iter().filter(|s| !s.waits).map(|s| s.number).collect::<Vec<_>>());
     for (route, value) in (0..3).flat_map(|route| [None, Some("3"), Some("9")].map(|value| (route, value))) {
         let receivers: Vec<u32> = table.receivers(channel, route, value).copied().collect();
-        let mine = || here.iter().filter(|s| s.route == route);
+        let mine = || here.iter().filter(|s| s.route == route && !s.waits);
         let of_all = mine().filter(|s| matches!(s.interest, Interest::All));
         let by_value =
             mine().filter(|s| matches!(&s.interest, Interest::Value(of) if Some(of.as_str()) == value));
