@@ -22,6 +22,7 @@ const PURE: &[&str] = &[
     "src/legacy/json.rs",
     "src/legacy/machine",
     "src/legacy/outbox.rs",
+    "src/legacy/pieces.rs",
     "src/legacy/publish.rs",
     "src/legacy/utf8.rs",
     "src/fanout/table.rs",

@@ -1,11 +1,18 @@
 //! Follows the frames among the bytes a client sends (RFC 6455 §5.2): whether part of a message is outstanding,
 //! and how much of it has come. What is whole is tungstenite's to judge.
 
+use std::time::Instant;
+
+use super::pieces::PIECE_BYTES;
 use super::utf8::Utf8;
 
 /// Frames that one message may come in, beyond one for each of its bytes. Only empty fragments can be more, and
 /// tungstenite would take them without end.
 const FRAMES_MAX: u64 = 1024;
+/// A message that comes more slowly, on average, is no sign of life: about one full TCP segment within each
+/// `heartbeat.timeout` of its default is asked for. Else a byte now and then would hold a connection, and its slots, for
+/// as long as a whole message lasts.
+const BYTES_PER_S_MIN: u64 = 16;
 /// Bytes unmasked together. A multiple of the mask's length.
 const PIECE: usize = 256;
 
@@ -45,27 +52,38 @@ pub struct Incoming {
     /// Bytes of the current frame's payload that have come.
     frame: usize,
     /// Payloads of the message's complete fragments.
+    fragments: usize,
+    /// What tungstenite has collected of the message: its frames' complete pieces ([`PIECE_BYTES`]).
     collected: usize,
-    /// The largest payload there was.
-    largest: usize,
+    /// The largest piece that was ever declared.
+    reserved: usize,
+    /// Whole messages so far.
+    messages: u64,
+    seen: Option<Seen>,
+}
+
+/// A message on its way, as it was last looked at.
+#[derive(Debug)]
+struct Seen {
+    message: u64,
+    since: Instant,
+    payload: usize,
 }
 
 impl Incoming {
-    /// At the first byte, with `buffered` bytes about to be fed at once.
-    #[must_use]
-    pub fn new(buffered: usize) -> Self {
-        Self { largest: buffered, ..Self::default() }
-    }
-
     /// Takes what was read.
     pub fn feed(&mut self, mut read: &[u8]) {
         while let Some((&byte, rest)) = read.split_first() {
             if self.at == At::Payload {
-                let part = usize::try_from(self.left).unwrap_or(usize::MAX).min(read.len());
+                let piece = PIECE_BYTES - self.frame % PIECE_BYTES;
+                let part = usize::try_from(self.left).unwrap_or(usize::MAX).min(read.len()).min(piece);
                 self.left -= part as u64;
                 self.validate(read.get(..part).unwrap_or(&[]));
                 self.frame += part;
                 self.bytes += part;
+                if part == piece && !self.control {
+                    self.collected += PIECE_BYTES;
+                }
                 read = read.get(part..).unwrap_or(&[]);
             } else {
                 self.header(byte);
@@ -116,26 +134,30 @@ impl Incoming {
         };
     }
 
-    const fn after_length(&self) -> At {
+    fn after_length(&mut self) -> At {
+        let declared = usize::try_from(self.left).unwrap_or(usize::MAX);
+        self.reserved = self.reserved.max(declared.min(PIECE_BYTES));
         if self.masked { At::Mask(4) } else { At::Payload }
     }
 
     fn end_frame(&mut self) {
         self.at = At::Opcode;
         let frame = std::mem::take(&mut self.frame);
-        self.largest = self.largest.max(frame);
         if self.control {
             // Answered already, and the session counts them.
             self.bytes = self.bytes_before;
         } else {
             self.frames += 1;
             self.fragmented = !self.last;
-            self.collected = if self.last { 0 } else { self.collected + frame };
+            self.collected += frame % PIECE_BYTES;
+            self.fragments += frame;
         }
         if !self.fragmented {
             self.frames = 0;
             self.bytes = 0;
             self.utf8 = Utf8::default();
+            (self.fragments, self.collected) = (0, 0);
+            self.messages += u64::from(!self.control);
         }
     }
 
@@ -168,10 +190,29 @@ impl Incoming {
     }
 
     /// Bytes of memory that tungstenite has for all this: what it has collected of a message, and its read buffer,
-    /// which had room for the largest frame and never shrinks.
+    /// which has room for the largest piece that was declared and never shrinks. (What is collected stands in memory
+    /// that is doubled when it is full; of that only what is used is counted.)
     #[must_use]
-    pub fn held(&self) -> usize {
-        self.collected + self.largest.max(self.frame)
+    pub const fn held(&self) -> usize {
+        self.collected + self.reserved
+    }
+
+    /// Whether more of a message's payload has come since this was last asked, and comes as fast as a living client
+    /// sends it. Headers are none of it, so empty fragments are no progress.
+    pub fn has_progressed(&mut self, now: Instant) -> bool {
+        let payload = self.fragments + if self.control { 0 } else { self.frame };
+        match self.seen.as_mut().filter(|seen| payload > 0 && seen.message == self.messages) {
+            None => {
+                self.seen = (payload > 0).then_some(Seen { message: self.messages, since: now, payload });
+                payload > 0
+            }
+            Some(seen) => {
+                let more = payload > std::mem::replace(&mut seen.payload, payload);
+                let asked =
+                    now.saturating_duration_since(seen.since).as_secs().saturating_mul(BYTES_PER_S_MIN);
+                more && payload as u64 >= asked
+            }
+        }
     }
 
     /// Whether a message comes in more frames than it could need.
@@ -186,6 +227,9 @@ impl Incoming {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Duration;
+
+    use crate::clock::Now;
 
     /// A masked frame; the mask is of no account.
     fn frame(first: u8, length: usize) -> Vec<u8> {
@@ -260,14 +304,66 @@ mod tests {
 
     #[test]
     fn memory_outlives_the_message_it_was_for() {
-        assert_eq!(fed(&[frame(0x82, 3000)[..2000].to_vec()]).held(), 2000 - 8);
+        assert_eq!(fed(&[frame(0x82, 3000)[..2000].to_vec()]).held(), 3000, "declared");
         assert_eq!(fed(&[frame(0x82, 3000), frame(0x82, 9)]).held(), 3000);
         let parts = [frame(0x01, 3000), frame(0x89, 10), frame(0x00, 500)];
         assert_eq!(fed(&parts).held(), 3000 + 3500);
         assert_eq!(fed(&[&parts[..], &[frame(0x80, 0)]].concat()).held(), 3000);
-        let mut early = Incoming::new(4000);
-        early.feed(&frame(0x82, 10)[..5]);
-        assert_eq!(early.held(), 4000);
+    }
+
+    #[test]
+    fn a_large_frame_holds_what_has_come_of_it() {
+        let mut incoming = Incoming::default();
+        let large = frame(0x82, 16 << 20);
+        incoming.feed(&large[..14]);
+        assert_eq!(incoming.held(), PIECE_BYTES, "the header alone");
+        for (come, pieces) in [(PIECE_BYTES - 1, 0), (PIECE_BYTES, 1), (5 * PIECE_BYTES + 1, 5)] {
+            let mut incoming = Incoming::default();
+            incoming.feed(&large[..14 + come]);
+            assert_eq!(incoming.held(), (1 + pieces) * PIECE_BYTES, "{come}");
+        }
+        incoming.feed(&large[14..]);
+        assert_eq!(incoming.held(), PIECE_BYTES, "tungstenite's buffer never shrinks");
+    }
+
+    #[test]
+    fn a_message_that_comes_is_a_sign_of_life_while_it_comes_fast_enough() {
+        let start = Now::read().mono;
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let message = frame(0x81, 60_000);
+        let mut incoming = fed(&[message[..8].to_vec()]);
+        assert!(!incoming.has_progressed(at(0)), "a header is none of it");
+        incoming.feed(&message[8..9]);
+        assert!(incoming.has_progressed(at(0)));
+        assert!(!incoming.has_progressed(at(1)), "no more has come");
+        incoming.feed(&message[9..1400]);
+        assert!(incoming.has_progressed(at(75)), "a segment within the silence");
+        incoming.feed(&message[1400..1500]);
+        assert!(!incoming.has_progressed(at(150)), "too little to be alive for");
+        incoming.feed(&message[1500..8000]);
+        assert!(incoming.has_progressed(at(160)), "it may catch up");
+        incoming.feed(&message[8000..]);
+        assert!(!incoming.has_progressed(at(170)), "a whole message counts by itself");
+        incoming.feed(&message[..20]);
+        assert!(incoming.has_progressed(at(9000)), "the next has its own time");
+    }
+
+    #[test]
+    fn neither_a_byte_now_and_then_nor_empty_fragments_are_a_sign_of_life() {
+        let start = Now::read().mono;
+        let mut incoming = fed(&[frame(0x01, 0)]);
+        let mut signs = 0;
+        for seconds in 0..100 {
+            incoming.feed(&frame(0x00, 0));
+            incoming.feed(&frame(0x89, 100));
+            signs += u32::from(incoming.has_progressed(start + Duration::from_secs(seconds)));
+        }
+        assert_eq!(signs, 0);
+        for minute in 2..100 {
+            incoming.feed(&frame(0x00, 1));
+            signs += u32::from(incoming.has_progressed(start + Duration::from_secs(60 * minute)));
+        }
+        assert_eq!(signs, 1, "its first byte");
     }
 
     #[test]

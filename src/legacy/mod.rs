@@ -9,6 +9,7 @@ pub mod incoming;
 pub mod json;
 pub mod machine;
 pub mod outbox;
+pub mod pieces;
 pub mod publish;
 mod reader;
 pub mod session;

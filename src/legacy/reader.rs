@@ -15,6 +15,8 @@ use super::close::CloseReason;
 use super::conn::Conn;
 use super::incoming::Incoming;
 use super::outbox::Pushed;
+use super::pieces::{PIECE_BYTES, Pieces};
+use crate::clock::Now;
 
 /// tungstenite's read buffer: it is filled with zeros before every read.
 const READ_BUFFER_BYTES: usize = 1024;
@@ -37,17 +39,26 @@ impl Reader {
     pub(super) fn new(conn: Arc<Conn>, early: &Bytes, message_bytes_max: usize) -> Self {
         let mut reader = Self { conn, message_bytes_max, socket: None, ended: None };
         if !early.is_empty() {
-            let mut wire = reader.wire(early.len());
-            wire.incoming.feed(early);
-            let config = reader.config();
-            let socket = WebSocket::from_partially_read(wire, early.to_vec(), Role::Server, Some(config));
-            reader.socket = Some(Box::new(socket));
+            // A copy: what it is of may be far larger.
+            reader.socket = Some(reader.socket(Bytes::copy_from_slice(early)));
         }
         reader
     }
 
-    fn wire(&self, buffered: usize) -> Wire {
-        Wire { conn: self.conn.clone(), incoming: Incoming::new(buffered), reads_left: 0 }
+    fn socket(&self, early: Bytes) -> Box<WebSocket<Wire>> {
+        let wire = Wire {
+            conn: self.conn.clone(),
+            early,
+            incoming: Incoming::default(),
+            pieces: Pieces::new(PIECE_BYTES, self.message_bytes_max),
+            reads_left: 0,
+        };
+        Box::new(WebSocket::from_raw_socket(wire, Role::Server, Some(self.config())))
+    }
+
+    /// Whether more of a message has come since this was last asked; see [`Incoming::has_progressed`].
+    pub(super) fn has_progressed(&mut self, now: Now) -> bool {
+        self.socket.as_mut().is_some_and(|socket| socket.get_mut().incoming.has_progressed(now.mono))
     }
 
     /// tungstenite's own bounds are far too large.
@@ -71,9 +82,7 @@ impl Reader {
                 return self.fail(CloseReason::Lost);
             };
         }
-        let mut socket = self.socket.take().unwrap_or_else(|| {
-            Box::new(WebSocket::from_raw_socket(self.wire(0), Role::Server, Some(self.config())))
-        });
+        let mut socket = self.socket.take().unwrap_or_else(|| self.socket(Bytes::new()));
         socket.get_mut().reads_left = READS_PER_TURN_MAX;
         let result = match socket.read() {
             Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => None,
@@ -84,7 +93,7 @@ impl Reader {
         let all_read = wire.reads_left > 0;
         // Between messages nothing is worth keeping. After a message more may stand in tungstenite's buffer.
         let keep = result.is_some() || wire.incoming.bytes() > 0 || !all_read;
-        self.conn.hold(if keep { wire.incoming.held() } else { 0 });
+        self.conn.hold(if keep { wire.early.len() + wire.incoming.held() } else { 0 });
         self.socket = keep.then_some(socket);
         if flood {
             return self.fail(CloseReason::ControlFlood);
@@ -144,23 +153,35 @@ fn reason_of(error: &WsError) -> CloseReason {
 /// outbox.
 struct Wire {
     conn: Arc<Conn>,
+    /// Read with the request, and not yet handed on.
+    early: Bytes,
     incoming: Incoming,
+    pieces: Pieces,
     reads_left: u32,
 }
 
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.reads_left = self.reads_left.checked_sub(1).ok_or(io::ErrorKind::WouldBlock)?;
-        let read = match self.conn.try_read(buffer) {
-            // Not one of this turn's reads: the socket is empty, and will say when it is not.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.reads_left += 1;
-                return Err(error);
-            }
-            result => result?,
-        };
-        self.incoming.feed(buffer.get(..read).unwrap_or(&[]));
-        Ok(read)
+        let Self { conn, early, incoming, pieces, reads_left } = self;
+        pieces.read(buffer, |buffer| {
+            *reads_left = reads_left.checked_sub(1).ok_or(io::ErrorKind::WouldBlock)?;
+            let read = if early.is_empty() {
+                match conn.try_read(buffer) {
+                    // Not one of this turn's reads: the socket is empty, and will say when it is not.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        *reads_left += 1;
+                        return Err(error);
+                    }
+                    result => result?,
+                }
+            } else {
+                let part = early.split_to(early.len().min(buffer.len()));
+                buffer.iter_mut().zip(&part).for_each(|(to, from)| *to = *from);
+                part.len()
+            };
+            incoming.feed(buffer.get(..read).unwrap_or(&[]));
+            Ok(read)
+        })
     }
 }
 
@@ -232,7 +253,7 @@ mod tests {
     }
 
     fn parts() -> impl Strategy<Value = Vec<Part>> {
-        let length = prop_oneof![3 => Just(0), 6 => 0_usize..40, 3 => 100_usize..400, 1 => 1000_usize..5000];
+        let length = prop_oneof![3 => Just(0), 6 => 0_usize..40, 3 => 100_usize..400, 1 => 1000_usize..5000, 1 => 4090_usize..13_000];
         let part = (length, 0_u8..3, prop::option::of(0_usize..126));
         prop::collection::vec(part.prop_map(|(length, wide, ping)| Part { length, wide, ping }), 1..4)
     }

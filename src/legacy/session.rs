@@ -184,10 +184,10 @@ impl Session {
             let reads = self.machine.wants_frames() && self.pending.is_none() && !conn.pause_if_congested();
             tokio::select! {
                 biased;
-                attention = std::future::poll_fn(|cx| conn.poll_attend(cx)) => self.attend(attention),
+                attention = std::future::poll_fn(|cx| conn.poll_attend(cx)) => self.attend(attention, reader),
                 done = wait_for(&mut self.pending) => self.done(done),
                 () = &mut sleep => {
-                    self.look_for_progress();
+                    self.look_for_progress(reader);
                     self.machine.timer(Now::read(), &mut self.actions);
                 }
                 message = std::future::poll_fn(|cx| reader.poll(cx)), if reads => {
@@ -201,7 +201,7 @@ impl Session {
         }
     }
 
-    fn attend(&mut self, attention: Attention) {
+    fn attend(&mut self, attention: Attention, reader: &mut Reader) {
         let (now, out) = (Now::read(), &mut self.actions);
         match attention {
             Attention::Notice(Notice::Subscribed(id)) => self.machine.subscribed(id, now, out),
@@ -215,8 +215,8 @@ impl Session {
                 answers.add_permits(1);
             }
             Attention::Notice(Notice::Probe { within, answers, .. }) => {
-                // What was taken before it asked is no answer.
-                self.look_for_progress();
+                // What was taken, or has come, before it asked is no answer.
+                self.look_for_progress(reader);
                 self.machine.probe(within, now, &mut self.actions);
                 self.asked.push(answers);
             }
@@ -230,16 +230,17 @@ impl Session {
     }
 
     /// A client that reads slowly may have its frames unread here for long; that it takes ours shows that it
-    /// lives.
-    fn look_for_progress(&mut self) {
+    /// lives. So does a large message that is slow to come: no pong can be sent before its end.
+    fn look_for_progress(&mut self, reader: &mut Reader) {
         let taken = self.conn.taken_while_waiting();
-        let progress = match (self.taken, taken) {
+        let sends = reader.has_progressed(Now::read());
+        let reads = match (self.taken, taken) {
             (Some(before), Some(taken)) => taken > before,
             // Nothing waits any more.
             (Some(_), None) => true,
             (None, _) => false,
         };
-        if progress {
+        if sends || reads {
             self.sign_of_life();
             self.machine.heard(Now::read());
         }

@@ -1,8 +1,14 @@
 //! Clients that were written by hand, long ago: what they compare byte for byte, and what they send that others do
 //! not.
 
-use crate::support::Bridge;
-use crate::support::raw::{Raw, upgrade};
+use std::time::{Duration, Instant};
+
+use pusher_bridge::sandbox::{Options, Sandbox};
+
+use crate::support::bridge::{SHIPPED, config_text, token};
+use crate::support::process::Program;
+use crate::support::raw::{BINARY, CLOSE, Frame, Raw, TEXT, auth, frame, upgrade};
+use crate::support::{Bridge, patiently};
 
 /// The head of the answer, but for the date.
 async fn head_of(bridge: &Bridge, request: impl AsRef<[u8]>) -> String {
@@ -58,4 +64,117 @@ async fn header_names_leave_as_the_rfcs_spell_them() {
         expected.sort_unstable();
         assert_eq!(sent, expected, "{head}");
     }
+}
+
+// ------------------------------------------------------------------------------------ slow and large messages
+
+const HEARTBEAT: &str = r#"heartbeat = { kind = "json", every = "30s", timeout = "75s" }"#;
+const EXCLUSIVE: &str = r#"limits.exclusive = { key = "{session_id}", max = 1, on_conflict = "probe" }"#;
+
+/// Sends a message of 64 KiB over four seconds, and answers nothing meanwhile: its pongs would come behind it.
+async fn send_slowly(raw: &mut Raw) {
+    let message = frame(TEXT, format!(r#"{{"type":"large","data":"{}"}}"#, "x".repeat(60_000)).as_bytes());
+    for part in message.chunks(message.len() / 40 + 1) {
+        raw.send(part).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The code of the next error that is told, with pings passed over.
+async fn next_error(raw: &mut Raw) -> String {
+    loop {
+        match raw.frame().await {
+            Frame(TEXT, text) => {
+                let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+                if json["type"] == "error" {
+                    return json["data"]["error_code"].as_str().unwrap().to_owned();
+                }
+            }
+            Frame(CLOSE, payload) => panic!("closed: {payload:?}"),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_message_that_comes_slowly_is_a_sign_of_life() {
+    let heartbeat = r#"heartbeat = { kind = "both", every = "100ms", timeout = "1s" }"#;
+    let routes = config_text(SHIPPED, HEARTBEAT, heartbeat);
+    let exclusive = EXCLUSIVE.replace(" }", r#", probe_timeout = "500ms" }"#);
+    let bridge = Bridge::with(&config_text(&routes, EXCLUSIVE, &exclusive), |_| {}).await;
+    let mut slow = Raw::login(bridge.address(), "/ws/content/gen_1", &token("123")).await;
+    let mut newcomer = Raw::open(bridge.address(), "/ws/content/gen_1").await;
+    let address = bridge.address();
+    let trying = tokio::spawn(async move {
+        newcomer.send(auth(&token("124"))).await;
+        let code = next_error(&mut newcomer).await;
+        (code, Raw::open(address, "/ws/content/gen_2").await)
+    });
+    send_slowly(&mut slow).await;
+    assert_eq!(next_error(&mut slow).await, "UNKNOWN_MESSAGE_TYPE", "it was heard to its end");
+    let (code, _) = patiently("the newcomer's answer", trying).await.unwrap();
+    assert_eq!(code, "SESSION_IN_USE", "the holder's slot was not taken for a dead one's");
+    assert_eq!((bridge.closes("content", "silent"), bridge.closes("content", "replaced")), (0.0, 0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_now_and_then_of_a_message_is_none() {
+    let heartbeat = r#"heartbeat = { kind = "websocket", every = "100ms", timeout = "1s" }"#;
+    let bridge = Bridge::with(&config_text(SHIPPED, HEARTBEAT, heartbeat), |_| {}).await;
+    let mut raw = Raw::login(bridge.address(), "/ws/content/gen_1", &token("123")).await;
+    let begin = Instant::now();
+    for byte in frame(TEXT, &[b'x'; 60_000]) {
+        if !raw.try_send([byte]).await {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20), "it holds its connection for as long as it likes");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    bridge.until_closed("content", "silent", 1).await;
+}
+
+/// What `/proc` says of a process, in bytes.
+#[cfg(target_os = "linux")]
+fn status(id: u32, figure: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(figure)).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_reserves_no_memory_for_what_it_declares() {
+    const CONNECTIONS: usize = 300;
+    const MIB: u64 = 1 << 20;
+    let sandbox = Sandbox::start(Options::local()).await.unwrap();
+    let (program, address, admin) = Program::serve(&sandbox, &["--config", "routes.toml"]).await;
+    let mut clients = Vec::new();
+    for n in 0..CONNECTIONS {
+        // The shipped routes take 50 of an address.
+        let mut raw = Raw::connect_from([127, 0, 1, (n / 50) as u8], address).await;
+        raw.upgrade("/ws/native").await;
+        clients.push(raw);
+    }
+    let before = status(program.id(), "VmSize:");
+    let fourteen = [&[BINARY, 0xFF][..], &(16 * MIB).to_be_bytes(), &[1, 2, 3, 4]].concat();
+    for raw in &mut clients {
+        raw.send(&fourteen).await;
+    }
+    let held = |metrics: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix("pusher_bridge_buffered_bytes "));
+        line.unwrap().parse::<f64>().unwrap()
+    };
+    let metrics = || Raw::ask(admin, "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+    let all = async { while held(&metrics().await.body) < (CONNECTIONS * 4096) as f64 {} };
+    patiently("all the headers to be counted", all).await;
+    let grown = status(program.id(), "VmSize:").saturating_sub(before);
+    assert!(grown < 64 * MIB, "{} MiB of address space for {CONNECTIONS} headers", grown / MIB);
+    // And a message of the largest size is carried all the same.
+    let Some(mut raw) = clients.pop() else { unreachable!() };
+    let payload: Vec<u8> = (0..16 * MIB as u32).map(|n| n as u8 ^ (n >> 12) as u8).collect();
+    let masked: Vec<u8> =
+        payload.iter().zip([1, 2, 3, 4].iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+    raw.send(&masked).await;
+    let Frame(BINARY, echo) = raw.frame().await else { panic!("no echo") };
+    assert!(echo == payload, "16 MiB came back otherwise");
 }

@@ -4,6 +4,7 @@
 use std::io::{self, Read, Write};
 
 use pusher_bridge::legacy::incoming::Incoming;
+use pusher_bridge::legacy::pieces::PIECE_BYTES;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
@@ -141,7 +142,8 @@ fn read(cuts: &[Vec<u8>], drop: fn(&Incoming) -> bool) -> (Vec<Message>, Vec<u8>
             }
         }
         let incoming = &socket.get_ref().incoming;
-        assert!(incoming.held() <= incoming.bytes().max(MESSAGE_BYTES_MAX) + MESSAGE_BYTES_MAX);
+        // What has come, and the largest piece that was declared.
+        assert!(incoming.held() <= incoming.bytes() + PIECE_BYTES);
         assert!(incoming.bytes() > 0 || !(incoming.is_flood() || incoming.is_invalid_text()));
         invalid = incoming.is_invalid_text();
     }
