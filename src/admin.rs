@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
+use crate::auth::Verifier;
 use crate::clock::Now;
 use crate::metrics::Metrics;
 
@@ -46,6 +47,8 @@ pub struct Status {
     /// The order to drain, with the window to spread closes over.
     pub drain: watch::Sender<Option<Duration>>,
     close_window: Duration,
+    /// Whose keys new clients need; `None` where none are needed, or all stand in the file.
+    keys: Option<Arc<Verifier>>,
     metrics: Arc<Metrics>,
 }
 
@@ -56,6 +59,7 @@ impl Status {
         links: Vec<watch::Receiver<bool>>,
         workers: usize,
         close_window: Duration,
+        keys: Option<Arc<Verifier>>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -65,6 +69,7 @@ impl Status {
             pulses: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             drain: watch::Sender::new(None),
             close_window,
+            keys,
             metrics,
         })
     }
@@ -79,10 +84,16 @@ impl Status {
     /// Starts draining, once.
     pub fn start_draining(&self) {
         self.drain.send_if_modified(|drain| drain.replace(self.close_window).is_none());
-        self.metrics.ready.set(0.0);
+        self.show_readiness();
     }
 
-    /// Becomes ready when every link has been connected once.
+    /// Readiness, as the metric shows it.
+    fn show_readiness(&self) {
+        let (ready, _) = self.readiness();
+        self.metrics.ready.set(f64::from(u8::from(ready)));
+    }
+
+    /// Notes when every link has been connected once.
     pub async fn watch_links(&self) {
         for link in &self.links {
             if link.clone().wait_for(|connected| *connected).await.is_err() {
@@ -90,14 +101,10 @@ impl Status {
             }
         }
         self.started.send_replace(true);
-        self.metrics.ready.set(1.0);
-        // Whoever began to drain meanwhile has set it before this did.
-        if self.is_draining() {
-            self.metrics.ready.set(0.0);
-        }
+        self.show_readiness();
     }
 
-    /// Waits until new clients are welcome.
+    /// Waits until every link has been connected once.
     pub async fn wait_ready(&self) {
         let _ = self.started.subscribe().wait_for(|started| *started).await;
     }
@@ -109,13 +116,23 @@ impl Status {
     /// Whether new clients are welcome, and why.
     fn readiness(&self) -> (bool, String) {
         let connected = self.links.iter().filter(|link| *link.borrow()).count();
-        let upstream = format!("links connected: {connected} of {}", self.links.len());
+        let mut about = format!("links connected: {connected} of {}\n", self.links.len());
+        let mut no_keys = false;
+        if let Some(keys) = &self.keys {
+            let now = Now::read();
+            let (at_hand, all) = keys.keys_at_hand(now);
+            about.push_str(&format!("keys at hand: {at_hand} of {all}\n"));
+            // As with links, a later outage is no reason: clients stay, and newcomers would fare no better elsewhere.
+            no_keys = !keys.has_had_keys(now);
+        }
         if self.is_draining() {
-            (false, format!("draining\n{upstream}\n"))
-        } else if *self.started.borrow() {
-            (true, format!("ready\n{upstream}\n"))
+            (false, format!("draining\n{about}"))
+        } else if !*self.started.borrow() {
+            (false, format!("waiting for the first connection to Pusher\n{about}"))
+        } else if no_keys {
+            (false, format!("no keys yet\n{about}"))
         } else {
-            (false, format!("waiting for the first connection to Pusher\n{upstream}\n"))
+            (true, format!("ready\n{about}"))
         }
     }
 
@@ -147,6 +164,7 @@ pub async fn run(
             () = stopped(&mut stop) => return,
             _ = ticks.tick() => {
                 status.metrics.upkeep();
+                status.show_readiness();
                 upkeep(Now::read());
             }
             accepted = listener.accept() => match accepted {
@@ -205,6 +223,7 @@ fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>>
         "/healthz" => probe(status.liveness()),
         "/readyz" => probe(status.readiness()),
         "/metrics" => {
+            status.show_readiness();
             let mut response = text(StatusCode::OK, status.metrics.render());
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(CONTENT_TYPE, kind);

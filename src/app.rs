@@ -20,7 +20,7 @@ use crate::fanout::hub::{Hub, INBOX_MAX};
 use crate::limits::address::AddressGate;
 use crate::limits::budget::Budget;
 use crate::limits::slots::Slots;
-use crate::metrics::Metrics;
+use crate::metrics::{KeyAges, Metrics};
 use crate::pusher::api::Api;
 use crate::pusher::link::Link;
 use crate::pusher::links::Links;
@@ -135,7 +135,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let publish = config.upstream.publish.clone();
     let publisher = Publisher::start(api, publish, links.clone(), metrics.clone(), &mut publishing);
     let unsettled = publisher.unsettled();
-    let status = Status::new(connected, worker_count, config.server.close_window, metrics.clone());
+    let needed = config.routes.iter().any(|route| route.auth.is_some());
+    let keys = verifier.clone().filter(|verifier| needed && verifier.fetches());
+    let status = Status::new(connected, worker_count, config.server.close_window, keys, metrics.clone());
+    let started = Now::read();
+    let max_ages = verifier.iter().flat_map(|verifier| verifier.key_ages(started)).map(|(_, max)| max);
+    let key_ages = metrics.key_ages(max_ages);
     let wrong_tokens = config.auth.as_ref().map_or(ANY_RATE, |auth| auth.failures_per_address);
     let bridge = Arc::new(Bridge {
         config: config.clone(),
@@ -175,7 +180,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             Ok(listener) => {
                 let watching = shared.clone();
                 tokio::spawn(async move { watching.watch_links().await });
-                admin::run(listener, shared, admin_stopped, move |now| upkeep(&weak, now)).await;
+                let upkeep = move |now| upkeep(&weak, &key_ages, started, now);
+                admin::run(listener, shared, admin_stopped, upkeep).await;
             }
             Err(error) => tracing::error!(%error, "the admin address cannot be watched"),
         }
@@ -205,12 +211,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 /// Nothing is judged where no route needs a token.
 const ANY_RATE: Rate = Rate { count: 1, per: Duration::from_secs(1), burst: 1 };
 
-fn upkeep(bridge: &Weak<Bridge>, now: Now) {
+fn upkeep(bridge: &Weak<Bridge>, key_ages: &KeyAges, started: Now, now: Now) {
     if let Some(bridge) = bridge.upgrade() {
         bridge.wrong_tokens.upkeep(now.mono);
         bridge.metrics.buffered_bytes.set(bridge.buffers.held() as f64);
         if let Some(verifier) = &bridge.verifier {
             verifier.upkeep(now);
+            let never = now.mono.saturating_duration_since(started.mono);
+            key_ages.set(verifier.key_ages(now).map(|(age, _)| age.unwrap_or(never)));
         }
     }
 }

@@ -39,6 +39,13 @@ impl Now {
         }
     }
 
+    /// The same moment, its wall clock `by` earlier: for what must not age while it waits here.
+    #[must_use]
+    pub fn with_wall_earlier(self, by: Duration) -> Self {
+        let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        Self { unix_ms: self.unix_ms.saturating_sub(by_ms), ..self }
+    }
+
     /// RFC 3339, UTC, whole seconds, as the old server wrote its timestamps: `2025-01-21T10:00:00Z`.
     #[must_use]
     pub fn rfc3339(self) -> String {

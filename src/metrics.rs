@@ -14,9 +14,11 @@ use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
 
 mod describe;
+mod keys;
 mod kinds;
 mod labels;
 
+pub use keys::KeyAges;
 pub use kinds::{ConnPhase, PublishResult, Refusal};
 pub use labels::{AUTH_RESULTS, RECONNECT_CAUSES, RETRY_CAUSES};
 
@@ -74,6 +76,10 @@ pub mod names {
     pub const ACCEPT_ERRORS_TOTAL: &str = "pusher_bridge_accept_errors_total";
     /// Fetches of a JWKS document.
     pub const JWKS_FETCHES_TOTAL: &str = "pusher_bridge_jwks_fetches_total";
+    /// How old fetched keys are.
+    pub const JWKS_AGE_SECONDS: &str = "pusher_bridge_jwks_age_seconds";
+    /// At what age they are not believed any more.
+    pub const JWKS_MAX_AGE_SECONDS: &str = "pusher_bridge_jwks_max_age_seconds";
     /// Log lines that could not be written.
     pub const LOG_LINES_LOST_TOTAL: &str = "pusher_bridge_log_lines_lost_total";
     /// Log lines beyond the rate of their kind.

@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use pusher_bridge::config::{Diagnostic, Loaded, Source, describe, json_schema, load};
+use pusher_bridge::config::{Diagnostic, KeySource, Loaded, Source, describe, json_schema, load};
+use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
 fn root() -> PathBuf {
@@ -214,6 +215,53 @@ fn neither_the_table_nor_debug_shows_a_secret() {
     let shown = format!("{}{:?}", describe(&loaded.config), loaded.config);
     assert!(shown.contains("content-generation-{session_id}"));
     assert!(!shown.contains("s3cret"), "{shown}");
+}
+
+/// Neither does an error, whose line may have one.
+#[test]
+fn no_error_shows_a_secret() {
+    let env = |name: &str| Some(if name == "TOKEN" { "s3cret \n" } else { "s3cret\n" }.to_owned());
+    let text = shipped().text.replace("\"${JWT_SECRET}\"", "\"s3cret\\t\"")
+        + "headers = { authorization = \"Bearer s3cret \", x-token = \"${TOKEN}\" }\n";
+    let errors = load(&Source { name: "routes.toml".into(), text: text.clone() }, &env).unwrap_err();
+    let shown = shown(&errors);
+    let white_space = errors.iter().filter(|error| error.message.contains("white space")).count();
+    assert!(white_space >= 3, "the file's, a variable's and a header's: {shown}");
+    assert!(!shown.contains("s3cret"), "{shown}");
+    // Before anything means something, too.
+    let slip = text
+        .replace("algorithms = [\"HS256\"]", "algorithm = 1")
+        .replace("secret = \"s3", "sekret = 1\nsecret = \"s3");
+    let inline =
+        "[[auth.keys]]\nalgorithms = [\"HS256\"]\n[auth.extra]\nx = { secret = \"s3cret\", y = 1 }\n";
+    for text in [slip, format!("{inline}{}", shipped().text)] {
+        let errors = load(&Source { name: "routes.toml".into(), text }, &env).unwrap_err();
+        assert!(!self::shown(&errors).contains("s3cret"), "{}", self::shown(&errors));
+    }
+}
+
+#[test]
+fn keys_have_the_issuers_of_their_own_or_those_of_all() {
+    let source = read(&root().join("tests/routes/valid/claims.toml"));
+    let config = load_without_environment(&source).unwrap().config;
+    let keys = &config.auth.as_ref().unwrap().keys;
+    let issuers = |at: usize| keys[at].issuers.iter().map(AsRef::as_ref).collect::<Vec<&str>>();
+    assert_eq!(issuers(0), ["https://a.example.com"]);
+    assert_eq!(keys[0].audiences, ["app", "legacy"]);
+    assert_eq!(issuers(1), ["https://a.example.com", "https://b.example.com"]);
+    assert!(keys[1].audiences.is_empty());
+    let times = |at: usize| {
+        let KeySource::JwksUrl { refresh, refresh_min, max_age, .. } = keys[at].source else { panic!() };
+        [refresh, refresh_min, max_age].map(|time| time.as_secs())
+    };
+    assert_eq!(times(0), [45 * 60, 10, 90 * 60], "asked for anew before they are given up");
+    assert_eq!(times(1), [2 * 86_400, 10, 4 * 86_400]);
+    let KeySource::Secret(secret) = &keys[2].source else { panic!() };
+    assert_eq!(secret.expose_secret(), "a secret with lines around it");
+    let table = describe(&config);
+    for told in ["believed for 90m; of issuer https://a.example.com", "app or legacy"] {
+        assert!(table.split_whitespace().collect::<Vec<_>>().join(" ").contains(told), "{told}: {table}");
+    }
 }
 
 #[test]

@@ -22,10 +22,13 @@ use super::{SECRET, data, now};
 pub fn verifier(algorithm: Algorithm, source: KeySource) -> Verifier {
     let claims = |name: &str| name.to_owned();
     let auth = Auth {
-        keys: vec![AuthKey { algorithms: vec![algorithm], source }],
+        keys: vec![AuthKey {
+            algorithms: vec![algorithm],
+            source,
+            issuers: Vec::new(),
+            audiences: Vec::new(),
+        }],
         leeway: Duration::from_secs(10),
-        issuers: Vec::new(),
-        audiences: Vec::new(),
         claims: ClaimNames { user: claims("sub"), role: claims("role"), permissions: claims("permissions") },
         token_bytes_max: 8192,
         failures_per_address: Rate { count: 20, per: Duration::from_secs(60), burst: 20 },

@@ -1,11 +1,12 @@
 //! Pure: a token's claims, and the checks on them. Values are looked at as JSON text, so digits survive.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use super::Refused;
+use super::{Identity, Refused};
 use crate::clock::Now;
 use crate::config::ClaimNames;
 use crate::legacy::json::{Object, scalar, string};
@@ -18,10 +19,14 @@ const EXPIRES_MAX: i64 = 253_402_300_799;
 pub struct Claims {
     /// The user's id: a string's text, or a number's digits. Not empty.
     pub user: String,
+    /// The issuer, where the key that verified the token is bound to issuers; set by the verifier.
+    pub issuer: Option<Arc<str>>,
     /// The role, when it is a string or a number.
     pub role: Option<String>,
     /// The permissions.
     pub permissions: Vec<String>,
+    /// Whether there is a claim of permissions at all.
+    pub names_permissions: bool,
     /// The permissions as a JSON array.
     pub permissions_json: String,
     /// `exp`: seconds since the Unix epoch, rounded down, at most the year 9999.
@@ -40,11 +45,17 @@ impl fmt::Debug for Claims {
 }
 
 impl Claims {
-    /// The value of any claim, as the JSON text that was signed.
+    /// Whom the token speaks for.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity { issuer: self.issuer.clone(), subject: self.user.clone() }
+    }
+
+    /// The value of any claim, as the JSON text that was signed. See [`Object::at`] for names with dots.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         // `json` was parsed before; a failure would only mean that there is no such claim.
-        Object::parse(&self.json).ok()?.get(name)
+        Object::parse(&self.json).ok()?.at(name)
     }
 
     /// Reads a verified payload. Nothing is checked but the claims' types.
@@ -56,29 +67,40 @@ impl Claims {
         let user = needed(&object, &names.user)?;
         let user = scalar(user).filter(|user| !user.is_empty()).ok_or_else(|| bad(&names.user))?.into_owned();
         let role = present(&object, &names.role).and_then(scalar).map(|role| role.into_owned());
-        let permissions = match present(&object, &names.permissions) {
+        let given = present(&object, &names.permissions);
+        let names_permissions = given.is_some();
+        let permissions = match given {
             Some(value) => permissions(value).ok_or_else(|| bad(&names.permissions))?,
             None => Vec::new(),
         };
         let permissions_json = serde_json::to_string(&permissions).map_err(|_| Refused::Malformed)?;
         let expires_at_unix = numeric_date(needed(&object, "exp")?, f64::floor).ok_or_else(|| bad("exp"))?;
-        Ok(Self { user, role, permissions, permissions_json, expires_at_unix, json: json.into() })
+        Ok(Self {
+            user,
+            issuer: None,
+            role,
+            permissions,
+            names_permissions,
+            permissions_json,
+            expires_at_unix,
+            json: json.into(),
+        })
     }
 }
 
-/// What the claims of a token of ours have to say.
+/// What the claims of a token that a key of ours has verified have to say.
 #[derive(Clone, Debug)]
 pub(super) struct Expected {
     pub(super) leeway: Duration,
     /// Empty: not checked.
-    pub(super) issuers: Vec<String>,
+    pub(super) issuers: Vec<Arc<str>>,
     /// Empty: not checked.
     pub(super) audiences: Vec<String>,
 }
 
 impl Expected {
-    /// Checks the time, the issuer and the audience of a verified token.
-    pub(super) fn check(&self, claims: &Claims, now: Now) -> Result<(), Refused> {
+    /// Checks the time, the issuer and the audience of a verified token. Gives its issuer, where that is checked.
+    pub(super) fn check(&self, claims: &Claims, now: Now) -> Result<Option<Arc<str>>, Refused> {
         let object = Object::parse(&claims.json).map_err(|_| Refused::Malformed)?;
         let leeway_ms = i64::try_from(self.leeway.as_millis()).unwrap_or(i64::MAX);
         // RFC 7519 §4.1.4: the current time must be before `exp`.
@@ -92,11 +114,11 @@ impl Expected {
                 return Err(Refused::NotYetValid);
             }
         }
+        let mut issuer = None;
         if !self.issuers.is_empty() {
-            let issuer = string(needed(&object, "iss")?).ok_or_else(|| bad("iss"))?;
-            if !self.issuers.iter().any(|expected| *expected == issuer) {
-                return Err(Refused::WrongIssuer);
-            }
+            let named = string(needed(&object, "iss")?).ok_or_else(|| bad("iss"))?;
+            let known = self.issuers.iter().find(|expected| expected.as_ref() == named.as_ref());
+            issuer = Some(known.ok_or(Refused::WrongIssuer)?.clone());
         }
         if !self.audiences.is_empty() {
             let audiences = audiences(needed(&object, "aud")?).ok_or_else(|| bad("aud"))?;
@@ -104,13 +126,13 @@ impl Expected {
                 return Err(Refused::WrongAudience);
             }
         }
-        Ok(())
+        Ok(issuer)
     }
 }
 
 /// A claim's value; one that is null is not there.
 fn present<'a>(object: &Object<'a>, name: &str) -> Option<&'a str> {
-    object.get(name).filter(|value| *value != "null")
+    object.at(name).filter(|value| *value != "null")
 }
 
 fn needed<'a>(object: &Object<'a>, name: &str) -> Result<&'a str, Refused> {
@@ -233,6 +255,41 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_may_stand_within_others() {
+        let nested = ClaimNames {
+            user: "https://example.com/ids.user".to_owned(),
+            role: "a.b.c".to_owned(),
+            permissions: "realm_access.roles".to_owned(),
+        };
+        let parse = |json: &str| Claims::parse(json.to_owned(), &nested);
+        let ids = r#""exp":1,"https://example.com/ids":{"user":"u"}"#;
+        let claims = parse(&format!(r#"{{{ids},"realm_access":{{"roles":["r","s"]}}}}"#)).unwrap();
+        assert_eq!((claims.user.as_str(), claims.permissions_json.as_str()), ("u", r#"["r","s"]"#));
+        assert_eq!(claims.get("realm_access.roles"), Some(r#"["r","s"]"#));
+        assert!(claims.role.is_none() && claims.names_permissions);
+        let claims =
+            parse(&format!(r#"{{{ids},"realm_access.roles":"literal","realm_access":{{"roles":["r"]}}}}"#));
+        assert_eq!(claims.unwrap().permissions, ["literal"], "a claim of that very name comes first");
+        for (json, role) in [
+            (r#""a":{"b":{"c":1}}"#, Some("1")),
+            (r#""a.b":{"c":2},"a":{"b":{"c":1}}"#, Some("2")),
+            (r#""a":{"b.c":3}"#, Some("3")),
+            (r#""a":{"b":[{"c":1}]}"#, None),
+            (r#""a":{"b":"c"}"#, None),
+            (r#""a":null"#, None),
+        ] {
+            assert_eq!(parse(&format!("{{{ids},{json}}}")).unwrap().role.as_deref(), role, "{json}");
+        }
+        for none in ["", r#","realm_access":{}"#, r#","realm_access":{"roles":null}"#] {
+            assert!(!parse(&format!("{{{ids}{none}}}")).unwrap().names_permissions, "{none}");
+        }
+        assert_eq!(
+            parse(&format!(r#"{{{ids},"realm_access":{{"roles":7}}}}"#)),
+            Err(bad("realm_access.roles"))
+        );
+    }
+
+    #[test]
     fn debug_shows_no_claims() {
         let claims = parse(r#"{"user_id":"u","exp":1,"email":"SECRET"}"#).unwrap();
         assert!(!format!("{claims:?}").contains("SECRET"));
@@ -244,10 +301,10 @@ mod tests {
         let check = |leeway_s: u64, issuers: &[&str], audiences: &[&str], rest: &str| {
             let expected = Expected {
                 leeway: Duration::from_secs(leeway_s),
-                issuers: issuers.iter().map(|&s| s.to_owned()).collect(),
+                issuers: issuers.iter().map(|&s| s.into()).collect(),
                 audiences: audiences.iter().map(|&s| s.to_owned()).collect(),
             };
-            expected.check(&parse(&format!(r#"{{"user_id":1{rest}}}"#)).unwrap(), now)
+            expected.check(&parse(&format!(r#"{{"user_id":1{rest}}}"#)).unwrap(), now).map(drop)
         };
         use Refused::{Expired, MissingClaim, NotYetValid, WrongAudience, WrongIssuer};
         let none: &[&str] = &[];

@@ -20,12 +20,21 @@ pub const JWKS_BYTES_MAX: usize = 256 * 1024;
 /// One fetch may take this long.
 pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long keys are kept, and how often they are asked for; see [`crate::config::KeySource::JwksUrl`].
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    pub(super) refresh: Duration,
+    pub(super) refresh_min: Duration,
+    pub(super) max_age: Duration,
+}
+
 /// The keys at a URL.
 pub(super) struct RemoteKeys {
     uri: Uri,
     pub(super) algorithms: Vec<Algorithm>,
     refresh: Duration,
     refresh_min: Duration,
+    max_age: Duration,
     http: Arc<Client>,
     fetched: ArcSwapOption<Fetched>,
     fetching: Mutex<Fetching>,
@@ -39,6 +48,12 @@ pub type FetchObserver = Arc<dyn Fn(bool) + Send + Sync>;
 struct Fetched {
     keys: Vec<Key>,
     at: Instant,
+}
+
+impl Fetched {
+    fn age(&self, now: Now) -> Duration {
+        now.mono.saturating_duration_since(self.at)
+    }
 }
 
 #[derive(Default)]
@@ -62,8 +77,7 @@ impl RemoteKeys {
     pub(super) fn new(
         url: &str,
         algorithms: &[Algorithm],
-        refresh: Duration,
-        refresh_min: Duration,
+        times: Times,
         http: Arc<Client>,
     ) -> Result<Self, String> {
         let uri = uri(url)?;
@@ -73,8 +87,9 @@ impl RemoteKeys {
         Ok(Self {
             uri,
             algorithms: algorithms.to_vec(),
-            refresh,
-            refresh_min,
+            refresh: times.refresh,
+            refresh_min: times.refresh_min,
+            max_age: times.max_age,
             http,
             fetched: ArcSwapOption::empty(),
             fetching: Mutex::default(),
@@ -87,9 +102,26 @@ impl RemoteKeys {
         let _ = self.observer.set(observer);
     }
 
-    /// Calls `f` with the keys at hand; `None` when none were ever fetched.
-    pub(super) fn with_keys<T>(&self, f: impl FnOnce(&[Key]) -> T) -> Option<T> {
-        self.fetched.load().as_ref().map(|fetched| f(&fetched.keys))
+    /// Calls `f` with the keys at hand; `None` when none were ever fetched, or not for `max_age`.
+    pub(super) fn with_keys<T>(&self, now: Now, f: impl FnOnce(&[Key]) -> T) -> Option<T> {
+        let fetched = self.fetched.load();
+        fetched.as_ref().filter(|fetched| fetched.age(now) < self.max_age).map(|fetched| f(&fetched.keys))
+    }
+
+    /// How long ago the set was asked for that is kept; `None`: none was ever fetched.
+    pub(super) fn age(&self, now: Now) -> Option<Duration> {
+        self.fetched.load().as_ref().map(|fetched| fetched.age(now))
+    }
+
+    /// After so long without a good answer, the kept keys are not believed any more.
+    pub(super) fn max_age(&self) -> Duration {
+        self.max_age
+    }
+
+    /// Until when nothing is asked for again: what may be there then is not there before.
+    pub(super) fn retry_after(&self, now: Now) -> Duration {
+        let last = self.fetching().last;
+        last.map_or(Duration::ZERO, |last| (last + self.refresh_min).saturating_duration_since(now.mono))
     }
 
     /// Whether a fetch is in flight, or may be begun now.
@@ -101,11 +133,7 @@ impl RemoteKeys {
     /// Begins a fetch if the keys are older than `refresh`, or not there. Nobody waits for it: old keys are
     /// still good.
     pub(super) fn refresh_if_old(self: &Arc<Self>, now: Now) {
-        let old = self
-            .fetched
-            .load()
-            .as_ref()
-            .is_none_or(|fetched| now.mono.saturating_duration_since(fetched.at) >= self.refresh);
+        let old = self.fetched.load().as_ref().is_none_or(|fetched| fetched.age(now) >= self.refresh);
         if old {
             drop(self.begin_refresh(now));
         }
@@ -151,16 +179,23 @@ impl RemoteKeys {
         }
         match result {
             Ok(keys) => {
-                tracing::info!(jwks = %self, keys = keys.len(), "JWKS fetched");
+                if keys.is_empty() {
+                    tracing::warn!(jwks = %self, "the JWKS has no key for the configured algorithms");
+                } else {
+                    tracing::info!(jwks = %self, keys = keys.len(), "JWKS fetched");
+                }
                 self.fetched.store(Some(Arc::new(Fetched { keys, at: now.mono })));
             }
             Err(error) => {
-                let kept = self.with_keys(<[Key]>::len).unwrap_or(0);
-                tracing::warn!(jwks = %self, error, keys_kept = kept, "JWKS could not be fetched");
+                let kept = self.with_keys(now, <[Key]>::len).unwrap_or(0);
+                let age_s = self.age(now).map(|age| age.as_secs());
+                tracing::warn!(jwks = %self, error, keys_kept = kept, age_s, "JWKS could not be fetched");
             }
         }
     }
 
+    /// Only a set is an answer, and then all that it says counts, be it that there are no keys. Any other status,
+    /// 404 and 410 too, and any other document may come from whatever stands in between.
     async fn fetch(&self) -> Result<Vec<Key>, String> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/jwk-set+json, application/json"));

@@ -53,11 +53,6 @@ impl Key {
             }
     }
 
-    /// Whether this is the key of that id.
-    pub(super) fn is_named(&self, kid: &str) -> bool {
-        self.kid.as_deref() == Some(kid)
-    }
-
     /// Whether `signature` (base64url) is this key's for `message`.
     pub(super) fn verifies(&self, message: &str, signature: &str, algorithm: Algorithm) -> bool {
         self.algorithms.contains(&algorithm)
@@ -120,22 +115,36 @@ fn public_pem(pem: &str) -> Result<Cow<'_, str>, String> {
     }
 }
 
-/// Those keys of a JWKS (RFC 7517 §5) that can verify one of `algorithms`; others are passed over.
+/// Those keys of a JWKS (RFC 7517 §5) that can verify one of `algorithms`, at least one; others are passed over.
+pub(super) fn from_jwks_document(text: &str, algorithms: &[Algorithm]) -> Result<Vec<Key>, String> {
+    let set = jwks(text)?;
+    let keys = usable_keys(&set, algorithms);
+    if keys.is_empty() {
+        return Err(format!("none of its {} keys can verify {}", set.len(), names(algorithms)));
+    }
+    Ok(keys)
+}
+
+/// Those keys of a JWKS that can verify one of `algorithms`, perhaps none.
 pub(super) fn from_jwks(text: &str, algorithms: &[Algorithm]) -> Result<Vec<Key>, String> {
+    Ok(usable_keys(&jwks(text)?, algorithms))
+}
+
+fn jwks(text: &str) -> Result<Vec<&RawValue>, String> {
+    // An array would be read as the members' values in order.
+    if !text.trim_start().starts_with('{') {
+        return Err("not a JWKS: no JSON object".to_owned());
+    }
     let set: JwkSet<'_> = serde_json::from_str(text).map_err(|error| format!("not a JWKS: {error}"))?;
     if set.keys.len() > JWKS_KEYS_MAX {
         return Err(format!("{} keys; at most {JWKS_KEYS_MAX} are taken", set.keys.len()));
     }
-    let keys: Vec<Key> = set
-        .keys
-        .iter()
-        .filter_map(|raw| serde_json::from_str::<Jwk>(raw.get()).ok())
-        .filter_map(|jwk| jwk.into_key(algorithms))
-        .collect();
-    if keys.is_empty() {
-        return Err(format!("none of its {} keys can verify {}", set.keys.len(), names(algorithms)));
-    }
-    Ok(keys)
+    Ok(set.keys)
+}
+
+fn usable_keys(set: &[&RawValue], algorithms: &[Algorithm]) -> Vec<Key> {
+    let jwks = set.iter().filter_map(|raw| serde_json::from_str::<Jwk>(raw.get()).ok());
+    jwks.filter_map(|jwk| jwk.into_key(algorithms)).collect()
 }
 
 #[derive(Deserialize)]

@@ -4,6 +4,7 @@
 //! be used with those of its own kind. The time is an argument.
 
 mod claims;
+mod identity;
 mod jwks;
 mod keys;
 mod mint;
@@ -12,6 +13,7 @@ mod refused;
 mod verifier;
 
 pub use claims::Claims;
+pub use identity::Identity;
 pub use jwks::{FetchObserver, JWKS_BYTES_MAX, JWKS_TIMEOUT};
 pub use keys::{AuthConfigError, JWKS_KEYS_MAX};
 pub use mint::mint_hs256;
@@ -27,6 +29,25 @@ pub fn strip_bearer(text: &str) -> &str {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start(),
         _ => text,
     }
+}
+
+/// The same, where there is one: `Bearer` alone, and nothing, is none.
+#[must_use]
+pub fn token_in(text: &str) -> Option<&str> {
+    Some(strip_bearer(text)).filter(|token| !token.is_empty() && !token.eq_ignore_ascii_case("bearer"))
+}
+
+/// Whether `text` looks like a token: three parts of base64url (RFC 7515 §3.1), of which the signature may be empty.
+/// Nothing else can be verified.
+#[must_use]
+pub fn looks_like_a_token(text: &str) -> bool {
+    let mut parts = text.split('.');
+    let base64url = |part: &str| part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    let needed = |part: Option<&str>| part.is_some_and(|part| !part.is_empty() && base64url(part));
+    needed(parts.next())
+        && needed(parts.next())
+        && parts.next().is_some_and(base64url)
+        && parts.next().is_none()
 }
 
 #[cfg(test)]

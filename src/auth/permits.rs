@@ -15,8 +15,14 @@ use crate::template::Var;
 pub enum Denied {
     /// This permission is missing.
     Permission(String),
+    /// This permission is missing, as the token has no claim of permissions at all.
+    NoPermissions(String),
     /// This claim does not contain what the path names.
     Ownership(String),
+    /// This claim, which must contain what the path names, is not there.
+    NoClaim(String),
+    /// The user's id has characters that the route's names cannot hold.
+    User,
 }
 
 impl Denied {
@@ -24,8 +30,9 @@ impl Denied {
     #[must_use]
     pub const fn label(&self) -> &'static str {
         match self {
-            Self::Permission(_) => "missing_permission",
-            Self::Ownership(_) => "not_owner",
+            Self::Permission(_) | Self::NoPermissions(_) => "missing_permission",
+            Self::Ownership(_) | Self::NoClaim(_) => "not_owner",
+            Self::User => "bad_claim",
         }
     }
 }
@@ -34,6 +41,11 @@ impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Permission(name) => write!(f, "the permission `{name}` is missing"),
+            Self::NoPermissions(name) => {
+                write!(f, "the permission `{name}` is missing: the token has no claim of permissions")
+            }
+            Self::User => f.write_str("the user's id has characters that the route's names cannot hold"),
+            Self::NoClaim(claim) => write!(f, "the token lacks the claim `{claim}`"),
             Self::Ownership(claim) => write!(f, "the claim `{claim}` does not contain what the path names"),
         }
     }
@@ -52,10 +64,13 @@ pub fn permits<'a>(
     fill: impl Fn(&Var) -> Option<Cow<'a, str>>,
 ) -> Result<(), Denied> {
     if let Some(missing) = route.permissions.iter().find(|needed| !claims.permissions.contains(needed)) {
-        return Err(Denied::Permission(missing.clone()));
+        let missing = missing.clone();
+        let none = !claims.names_permissions;
+        return Err(if none { Denied::NoPermissions(missing) } else { Denied::Permission(missing) });
     }
     match route.owns.iter().find(|ownership| !owns(ownership, claims, &fill)) {
-        Some(ownership) => Err(Denied::Ownership(ownership.claim.clone())),
+        Some(Ownership { claim, .. }) if claims.get(claim).is_none() => Err(Denied::NoClaim(claim.clone())),
+        Some(Ownership { claim, .. }) => Err(Denied::Ownership(claim.clone())),
         None => Ok(()),
     }
 }
@@ -76,13 +91,12 @@ mod tests {
     use crate::template::{Allow, Text};
     use std::time::Duration;
 
+    fn names() -> ClaimNames {
+        ClaimNames { user: "sub".into(), role: "role".into(), permissions: "permissions".into() }
+    }
+
     fn claims(json: &str) -> Claims {
-        let names = ClaimNames {
-            user: "sub".to_owned(),
-            role: "role".to_owned(),
-            permissions: "permissions".to_owned(),
-        };
-        Claims::parse(json.to_owned(), &names).unwrap()
+        Claims::parse(json.to_owned(), &names()).unwrap()
     }
 
     fn route(permissions: &[&str], owns: &[(&str, &str)]) -> RouteAuth {
@@ -110,6 +124,13 @@ mod tests {
         let denied = permits(&route(&["a", "c"], &[]), &claims, fill).unwrap_err();
         assert_eq!(denied, Denied::Permission("c".to_owned()));
         assert_eq!(denied.label(), "missing_permission");
+        let none = Claims::parse(r#"{"sub":"u","exp":1}"#.to_owned(), &names()).unwrap();
+        let denied = permits(&route(&["c"], &[]), &none, fill).unwrap_err();
+        assert_eq!(
+            denied.to_string(),
+            "the permission `c` is missing: the token has no claim of permissions",
+            "that is what to look for"
+        );
     }
 
     #[test]
@@ -156,11 +177,12 @@ mod tests {
             permits(&route(&[], &[("tenant", "t{id}"), ("sub", "{auth.user}")]), &claims, fill),
             Ok(())
         );
-        for (owns, failing) in
-            [(&[("tenant", "t{id}"), ("sub", "x{id}")][..], "sub"), (&[("absent", "{id}")], "absent")]
-        {
+        for (owns, failing) in [
+            (&[("tenant", "t{id}"), ("sub", "x{id}")][..], Denied::Ownership("sub".to_owned())),
+            (&[("absent", "{id}")], Denied::NoClaim("absent".to_owned())),
+        ] {
             let denied = permits(&route(&[], owns), &claims, fill).unwrap_err();
-            assert_eq!(denied, Denied::Ownership(failing.to_owned()));
+            assert_eq!((denied.label(), &denied), ("not_owner", &failing));
         }
         let unfilled = permits(&route(&[], &[("tenant", "t{id}")]), &claims, |_| None).unwrap_err();
         assert_eq!(unfilled.label(), "not_owner");

@@ -30,7 +30,8 @@ pub enum Refused {
     MissingClaim(Arc<str>),
     /// A claim is of the wrong type.
     BadClaim(Arc<str>),
-    /// The keys could not be fetched: nothing is known about the token.
+    /// The keys could not be fetched, or not for so long that the kept ones are not believed any more: nothing
+    /// is known about the token.
     KeysUnavailable,
 }
 
@@ -75,11 +76,11 @@ impl fmt::Display for Refused {
             Self::BadSignature => f.write_str("the token's signature is wrong"),
             Self::Expired => f.write_str("the token is expired (exp)"),
             Self::NotYetValid => f.write_str("the token is not valid yet (nbf)"),
-            Self::WrongIssuer => f.write_str("the token is of another issuer (iss)"),
-            Self::WrongAudience => f.write_str("the token is for another audience (aud)"),
+            Self::WrongIssuer => f.write_str("the token's issuer (iss) is not one of its key's"),
+            Self::WrongAudience => f.write_str("the token's audience (aud) is not one of its key's"),
             Self::MissingClaim(name) => write!(f, "the token lacks the claim `{name}`"),
             Self::BadClaim(name) => write!(f, "the token's claim `{name}` has the wrong type"),
-            Self::KeysUnavailable => f.write_str("the keys (JWKS) could not be fetched"),
+            Self::KeysUnavailable => f.write_str("there are no keys: the JWKS could not be fetched"),
         }
     }
 }

@@ -110,20 +110,23 @@ fn sign_with(pair: &KeyPair, algorithm: Algorithm, kid: Option<&str>, payload: &
     sign_raw(&header, payload, &signing_key(algorithm, pair), algorithm)
 }
 
+/// A key that is bound to nobody.
+fn key(algorithms: &[Algorithm], source: KeySource) -> AuthKey {
+    AuthKey { algorithms: algorithms.to_vec(), source, issuers: Vec::new(), audiences: Vec::new() }
+}
+
 fn secret_key(secret: &str, algorithms: &[Algorithm]) -> AuthKey {
-    AuthKey { algorithms: algorithms.to_vec(), source: KeySource::Secret(SecretString::from(secret)) }
+    key(algorithms, KeySource::Secret(SecretString::from(secret)))
 }
 
 fn pem_key(pair: &KeyPair, algorithms: &[Algorithm]) -> AuthKey {
-    AuthKey { algorithms: algorithms.to_vec(), source: KeySource::Pem(pair.public_key_pem()) }
+    key(algorithms, KeySource::Pem(pair.public_key_pem()))
 }
 
 fn auth(keys: Vec<AuthKey>) -> Auth {
     Auth {
         keys,
         leeway: Duration::from_secs(10),
-        issuers: Vec::new(),
-        audiences: Vec::new(),
         claims: ClaimNames {
             user: "sub".to_owned(),
             role: "role".to_owned(),
@@ -168,5 +171,28 @@ fn bearer_is_stripped() {
         ("Ünïcödé x", "Ünïcödé x"),
     ] {
         assert_eq!(strip_bearer(text), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn tokens_are_told_by_their_looks() {
+    for (text, token) in
+        [("Bearer a.b.c", Some("a.b.c")), ("a", Some("a")), ("Bearer", None), (" bearer ", None), ("", None)]
+    {
+        assert_eq!(token_in(text), token, "{text:?}");
+    }
+    for (text, looks) in [
+        ("a.b.c", true),
+        ("a-_9.B.", true),
+        ("a.b", false),
+        ("a.b.c.d", false),
+        ("a..c", false),
+        (".b.c", false),
+        ("a.b=.c", false),
+        ("a.b.c ", false),
+        ("undefined", false),
+        ("", false),
+    ] {
+        assert_eq!(looks_like_a_token(text), looks, "{text:?}");
     }
 }

@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
 use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::claims::Expected;
-use super::jwks::{self, RemoteKeys};
+use super::jwks::{self, RemoteKeys, Times};
 use super::keys::{self, AuthConfigError, Key};
 use super::{Claims, FetchObserver, Refused};
 use crate::clock::Now;
@@ -20,7 +22,6 @@ use crate::http::Client;
 /// Verifies tokens as `[auth]` says.
 pub struct Verifier {
     sources: Vec<Source>,
-    expected: Expected,
     names: ClaimNames,
     token_bytes_max: usize,
 }
@@ -36,8 +37,15 @@ pub enum Verify {
 }
 
 /// One of `auth.keys`.
-enum Source {
-    Fixed { algorithms: Vec<Algorithm>, keys: Vec<Key> },
+struct Source {
+    algorithms: Vec<Algorithm>,
+    keys: Keys,
+    /// What the claims of its tokens must say.
+    expected: Expected,
+}
+
+enum Keys {
+    Fixed(Vec<Key>),
     Remote(Arc<RemoteKeys>),
 }
 
@@ -46,7 +54,7 @@ fn fixed_keys(key: &AuthKey) -> Result<Vec<Key>, String> {
     match &key.source {
         KeySource::Secret(secret) => keys::from_secret(secret, &key.algorithms),
         KeySource::Pem(pem) => keys::from_pem(pem, &key.algorithms),
-        KeySource::JwksText(text) => keys::from_jwks(text, &key.algorithms),
+        KeySource::JwksText(text) => keys::from_jwks_document(text, &key.algorithms),
         KeySource::JwksUrl { .. } => Ok(Vec::new()),
     }
 }
@@ -63,32 +71,36 @@ pub fn check_key(key: &AuthKey) -> Result<(), String> {
 }
 
 impl Source {
-    fn new(key: &AuthKey, http: &Arc<Client>) -> Result<Self, String> {
-        let algorithms = &key.algorithms;
-        if let KeySource::JwksUrl { url, refresh, refresh_min } = &key.source {
-            let remote = RemoteKeys::new(url, algorithms, *refresh, *refresh_min, Arc::clone(http))?;
-            return Ok(Self::Remote(Arc::new(remote)));
-        }
-        let keys = fixed_keys(key)?;
-        Ok(Self::Fixed { algorithms: algorithms.clone(), keys })
+    fn new(key: &AuthKey, leeway: Duration, http: &Arc<Client>) -> Result<Self, String> {
+        let algorithms = key.algorithms.clone();
+        let keys = if let KeySource::JwksUrl { url, refresh, refresh_min, max_age } = &key.source {
+            let times = Times { refresh: *refresh, refresh_min: *refresh_min, max_age: *max_age };
+            Keys::Remote(Arc::new(RemoteKeys::new(url, &algorithms, times, Arc::clone(http))?))
+        } else {
+            Keys::Fixed(fixed_keys(key)?)
+        };
+        let expected = Expected { leeway, issuers: key.issuers.clone(), audiences: key.audiences.clone() };
+        Ok(Self { algorithms, keys, expected })
     }
 
-    fn algorithms(&self) -> &[Algorithm] {
-        match self {
-            Self::Fixed { algorithms, .. } => algorithms,
-            Self::Remote(remote) => &remote.algorithms,
+    fn remote(&self) -> Option<&Arc<RemoteKeys>> {
+        match &self.keys {
+            Keys::Remote(remote) => Some(remote),
+            Keys::Fixed(_) => None,
         }
     }
 
-    fn try_keys(&self, token: &Token<'_>) -> Tried {
-        match self {
-            Self::Fixed { keys, .. } => token.try_keys(keys),
-            Self::Remote(remote) => remote.with_keys(|keys| token.try_keys(keys)).unwrap_or(Tried::NoKeys),
+    fn try_keys(&self, token: &Token<'_>, now: Now) -> Tried {
+        match &self.keys {
+            Keys::Fixed(keys) => token.try_keys(keys),
+            Keys::Remote(remote) => {
+                remote.with_keys(now, |keys| token.try_keys(keys)).unwrap_or(Tried::NoKeys)
+            }
         }
     }
 }
 
-/// What the keys of one source say about a token.
+/// What the keys of one source say about a token's signature.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tried {
     Verified,
@@ -96,8 +108,25 @@ enum Tried {
     WrongSignature,
     /// There is no key of the token's `kid`.
     NoSuchKey,
-    /// Nothing was ever fetched.
+    /// Nothing was ever fetched, or not for too long.
     NoKeys,
+}
+
+/// What all sources say about a token.
+enum Judged {
+    /// A key's signature; and what that key's claims must say was looked at.
+    Signed(Result<Claims, Refused>),
+    /// No key's signature, as far as is known.
+    Unsigned(Refused),
+}
+
+impl Judged {
+    fn into_result(self) -> Result<Claims, Refused> {
+        match self {
+            Self::Signed(result) => result,
+            Self::Unsigned(refused) => Err(refused),
+        }
+    }
 }
 
 impl Verifier {
@@ -107,15 +136,10 @@ impl Verifier {
     /// A key that is none, or that cannot verify the algorithms it is configured for.
     pub fn new(auth: &Auth, http: &Arc<Client>) -> Result<Self, AuthConfigError> {
         let sources = auth.keys.iter().enumerate().map(|(key_index, key)| {
-            Source::new(key, http).map_err(|message| AuthConfigError { key_index, message })
+            Source::new(key, auth.leeway, http).map_err(|message| AuthConfigError { key_index, message })
         });
         Ok(Self {
             sources: sources.collect::<Result<_, _>>()?,
-            expected: Expected {
-                leeway: auth.leeway,
-                issuers: auth.issuers.clone(),
-                audiences: auth.audiences.clone(),
-            },
             names: auth.claims.clone(),
             token_bytes_max: auth.token_bytes_max,
         })
@@ -139,35 +163,70 @@ impl Verifier {
     /// Verifies `token`, without `Bearer`, with the keys at hand.
     ///
     /// Where a JWKS is older than its `refresh`, a fetch is begun on the tokio runtime this is called from,
-    /// and the old keys are used meanwhile.
+    /// and the old keys are used meanwhile. Of `now` the wall clock is for the token, the other for the keys.
     pub fn verify(&self, token: &str, now: Now) -> Verify {
         let token = match self.parse(token) {
             Ok(token) => token,
             Err(refused) => return Verify::Done(Err(refused)),
         };
-        let tried = self.try_sources(&token);
+        let judged = self.try_sources(&token, now);
         for remote in self.remotes_for(token.algorithm) {
             remote.refresh_if_old(now);
         }
-        if tried != Tried::Verified && self.may_be_in_new_keys(&token, now) {
+        // New keys may have another of its `kid`, too: an issuer can replace a key under its old name.
+        let unsigned = matches!(judged, Judged::Unsigned(_));
+        if unsigned && self.remotes_for(token.algorithm).any(|remote| remote.may_refresh(now)) {
             return Verify::NeedsKeys;
         }
-        Verify::Done(self.conclude(&token, tried, now))
+        Verify::Done(judged.into_result())
     }
 
     /// Verifies a token for which [`Verifier::verify`] said [`Verify::NeedsKeys`]: waits for the keys, at
-    /// most [`super::JWKS_TIMEOUT`] per JWKS URL, and then answers in any case. Cancel-safe.
+    /// most [`super::JWKS_TIMEOUT`], and then answers in any case. Cancel-safe.
     ///
     /// # Errors
     /// The token is refused.
     pub async fn verify_after_refresh(&self, token: &str, now: Now) -> Result<Claims, Refused> {
         let token = self.parse(token)?;
-        for remote in self.remotes_for(token.algorithm) {
-            if token.may_be_in_new_keys_of(remote) {
-                remote.refresh(now).await;
-            }
-        }
-        self.conclude(&token, self.try_sources(&token), now)
+        join_all(self.remotes_for(token.algorithm).map(|remote| remote.refresh(now))).await;
+        self.try_sources(&token, now).into_result()
+    }
+
+    /// When a token that is refused for [`Refused::KeysUnavailable`] may be judged: not before keys are asked for
+    /// again.
+    #[must_use]
+    pub fn retry_after(&self, now: Now) -> Duration {
+        let without = self.remotes().filter(|remote| remote.with_keys(now, |_| ()).is_none());
+        without.map(|remote| remote.retry_after(now)).min().unwrap_or_default()
+    }
+
+    /// Whether any key has to be fetched.
+    #[must_use]
+    pub fn fetches(&self) -> bool {
+        self.remotes().next().is_some()
+    }
+
+    /// Of the keys in the file how many can be used now, and how many there are. A JWKS counts as one.
+    #[must_use]
+    pub fn keys_at_hand(&self, now: Now) -> (usize, usize) {
+        let remote =
+            |source: &Source| source.remote().is_none_or(|remote| remote.with_keys(now, |_| ()).is_some());
+        (self.sources.iter().filter(|source| remote(source)).count(), self.sources.len())
+    }
+
+    /// Whether there was ever a key to judge a token by: one in the file, or a JWKS that was fetched.
+    #[must_use]
+    pub fn has_had_keys(&self, now: Now) -> bool {
+        self.sources.iter().any(|source| source.remote().is_none_or(|remote| remote.age(now).is_some()))
+    }
+
+    /// For each key in the file its age and when it is not believed any more: a JWKS's since it was fetched, `None`
+    /// when it never was. Zero for what stands in the file.
+    pub fn key_ages(&self, now: Now) -> impl Iterator<Item = (Option<Duration>, Duration)> {
+        self.sources.iter().map(move |source| match source.remote() {
+            Some(remote) => (remote.age(now), remote.max_age()),
+            None => (Some(Duration::ZERO), Duration::ZERO),
+        })
     }
 
     fn parse<'a>(&self, token: &'a str) -> Result<Token<'a>, Refused> {
@@ -175,51 +234,47 @@ impl Verifier {
             return Err(Refused::TooLong);
         }
         let token = Token::parse(token)?;
-        if !self.sources.iter().any(|source| source.algorithms().contains(&token.algorithm)) {
+        if !self.sources.iter().any(|source| source.algorithms.contains(&token.algorithm)) {
             return Err(Refused::UnsupportedAlgorithm);
         }
         Ok(token)
     }
 
-    /// The best that any source of the token's algorithm says. Where one has no keys yet, that outdoes the
-    /// others' refusals: nobody knows what its keys would say.
-    fn try_sources(&self, token: &Token<'_>) -> Tried {
+    /// The best that any source of the token's algorithm says: a signature, with claims that its key may speak for,
+    /// before all. Else, where one has no keys, that outdoes the others' refusals: nobody knows what its keys would
+    /// say.
+    fn try_sources(&self, token: &Token<'_>, now: Now) -> Judged {
         let mut best = Tried::NoSuchKey;
-        for source in self.sources.iter().filter(|source| source.algorithms().contains(&token.algorithm)) {
-            match source.try_keys(token) {
-                Tried::Verified => return Tried::Verified,
+        let mut signed = None;
+        for source in self.sources.iter().filter(|source| source.algorithms.contains(&token.algorithm)) {
+            match source.try_keys(token, now) {
+                Tried::Verified => match self.claims(token, source, now) {
+                    Ok(claims) => return Judged::Signed(Ok(claims)),
+                    Err(refused) => signed = signed.or(Some(refused)),
+                },
                 Tried::NoKeys => best = Tried::NoKeys,
                 Tried::WrongSignature if best != Tried::NoKeys => best = Tried::WrongSignature,
                 Tried::WrongSignature | Tried::NoSuchKey => {}
             }
         }
-        best
-    }
-
-    fn may_be_in_new_keys(&self, token: &Token<'_>, now: Now) -> bool {
-        self.remotes_for(token.algorithm)
-            .any(|remote| token.may_be_in_new_keys_of(remote) && remote.may_refresh(now))
-    }
-
-    fn conclude(&self, token: &Token<'_>, tried: Tried, now: Now) -> Result<Claims, Refused> {
-        match tried {
-            Tried::Verified => {
-                let payload = decode(token.payload).ok_or(Refused::Malformed)?;
-                let claims = Claims::parse(payload, &self.names)?;
-                self.expected.check(&claims, now)?;
-                Ok(claims)
-            }
-            Tried::WrongSignature => Err(Refused::BadSignature),
-            Tried::NoSuchKey => Err(Refused::UnknownKey),
-            Tried::NoKeys => Err(Refused::KeysUnavailable),
+        match (signed, best) {
+            (Some(refused), _) => Judged::Signed(Err(refused)),
+            (None, Tried::NoKeys) => Judged::Unsigned(Refused::KeysUnavailable),
+            (None, Tried::WrongSignature) => Judged::Unsigned(Refused::BadSignature),
+            (None, Tried::NoSuchKey | Tried::Verified) => Judged::Unsigned(Refused::UnknownKey),
         }
     }
 
+    /// The claims of a token that a key of `source` has verified, if that key may speak for them.
+    fn claims(&self, token: &Token<'_>, source: &Source, now: Now) -> Result<Claims, Refused> {
+        let payload = decode(token.payload).ok_or(Refused::Malformed)?;
+        let mut claims = Claims::parse(payload, &self.names)?;
+        claims.issuer = source.expected.check(&claims, now)?;
+        Ok(claims)
+    }
+
     fn remotes(&self) -> impl Iterator<Item = &Arc<RemoteKeys>> {
-        self.sources.iter().filter_map(|source| match source {
-            Source::Remote(remote) => Some(remote),
-            Source::Fixed { .. } => None,
-        })
+        self.sources.iter().filter_map(Source::remote)
     }
 
     fn remotes_for(&self, algorithm: Algorithm) -> impl Iterator<Item = &Arc<RemoteKeys>> {
@@ -275,13 +330,6 @@ impl<'a> Token<'a> {
             outcome = Tried::WrongSignature;
         }
         outcome
-    }
-
-    /// Whether a fetch could make the token good: its `kid` is unknown, or it names none. A wrong signature
-    /// under a known `kid` stays wrong.
-    fn may_be_in_new_keys_of(&self, remote: &RemoteKeys) -> bool {
-        let Some(kid) = &self.kid else { return true };
-        remote.with_keys(|keys| !keys.iter().any(|key| key.is_named(kid))).unwrap_or(true)
     }
 }
 

@@ -61,7 +61,17 @@ pub fn describe(config: &Config) -> String {
             KeySource::JwksText(_) => "a JWKS document".to_owned(),
             KeySource::JwksUrl { url, .. } => url.clone(),
         };
-        fact(&mut out, "tokens", &format!("{} by {source}", algorithms.join(", ")));
+        let mut text = format!("{} by {source}", algorithms.join(", "));
+        if let KeySource::JwksUrl { refresh, max_age, .. } = &key.source {
+            let _ = write!(text, ", asked every {}, believed for {}", duration(*refresh), duration(*max_age));
+        }
+        if !key.issuers.is_empty() {
+            let _ = write!(text, "; of issuer {}", key.issuers.join(" or "));
+        }
+        if !key.audiences.is_empty() {
+            let _ = write!(text, "; for audience {}", key.audiences.join(" or "));
+        }
+        fact(&mut out, "tokens", &text);
     }
     for route in &config.routes {
         out.push('\n');

@@ -63,7 +63,8 @@ pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Vec<Diagnos
     }
     let outcome = interpolate::table(tree.get_mut(), env);
     let stand_ins = outcome.missing.iter().map(|(.., span)| span.clone()).collect();
-    let mut problems = Problems::new(source, stand_ins);
+    let secrets = super::secrets::spans(tree.get_ref(), &source.text);
+    let mut problems = Problems::new(source, stand_ins, secrets);
     for (span, message) in outcome.errors {
         problems.at(span, message);
     }

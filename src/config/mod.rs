@@ -25,6 +25,7 @@ pub mod proxies;
 mod raw;
 mod scalars;
 mod schema;
+mod secrets;
 mod validate;
 
 pub use describe::describe;
@@ -189,10 +190,6 @@ pub struct Auth {
     pub keys: Vec<AuthKey>,
     /// Clock difference forgiven for `exp` and `nbf` (default 10 s).
     pub leeway: Duration,
-    /// Accepted `iss`; empty: not checked. When set, the claim must be there.
-    pub issuers: Vec<String>,
-    /// Accepted `aud`; empty: not checked. When set, the claim must be there.
-    pub audiences: Vec<String>,
     /// Claim names.
     pub claims: ClaimNames,
     /// Longest token in bytes (default 8 KiB).
@@ -208,6 +205,12 @@ pub struct AuthKey {
     pub algorithms: Vec<jsonwebtoken::Algorithm>,
     /// Where it comes from.
     pub source: KeySource,
+    /// Whose tokens it may verify: their `iss`, which must be there; empty: not checked. Its own, or those of
+    /// `[auth]`.
+    pub issuers: Vec<Arc<str>>,
+    /// For whom its tokens must be: one of their `aud`, which must be there; empty: not checked. Its own, or those
+    /// of `[auth]`.
+    pub audiences: Vec<String>,
 }
 
 /// Where a verification key comes from.
@@ -227,10 +230,13 @@ pub enum KeySource {
         refresh: Duration,
         /// The least time between two fetches, whatever asks for them (default 10 s).
         refresh_min: Duration,
+        /// How long after the last good answer its keys are believed (default 24 h, or twice `refresh` where that
+        /// is longer).
+        max_age: Duration,
     },
 }
 
-/// `auth.claims`
+/// `auth.claims`. A name, or names with dots between for one within another.
 #[derive(Clone, Debug)]
 pub struct ClaimNames {
     /// The user's id (default `sub`).

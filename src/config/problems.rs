@@ -4,8 +4,11 @@ use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrecy::SecretString;
+
 use super::diagnostics::{Diagnostic, Place, Source};
 use super::scalars::{At, Flag, Number};
+use super::secrets;
 use crate::template::TemplateError;
 
 /// Most errors that one run reports.
@@ -20,12 +23,14 @@ pub(super) struct Problems<'s> {
     source: &'s Source,
     /// Values that stand in for missing variables: what is wrong with them is not the file's fault.
     stand_ins: Vec<Range<usize>>,
+    /// What is not to be shown of the file.
+    secrets: Vec<Range<usize>>,
     found: Vec<(Range<usize>, String, Option<String>)>,
 }
 
 impl<'s> Problems<'s> {
-    pub(super) fn new(source: &'s Source, stand_ins: Vec<Range<usize>>) -> Self {
-        Self { source, stand_ins, found: Vec::new() }
+    pub(super) fn new(source: &'s Source, stand_ins: Vec<Range<usize>>, secrets: Vec<Range<usize>>) -> Self {
+        Self { source, stand_ins, secrets, found: Vec::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -112,9 +117,11 @@ impl<'s> Problems<'s> {
     /// Everything found, in the file's order.
     pub(super) fn into_diagnostics(mut self) -> Vec<Diagnostic> {
         self.found.sort_by_key(|(span, ..)| span.start);
+        let text = secrets::mask(&self.source.text, &self.secrets);
+        let shown = Source { name: self.source.name.clone(), text };
         self.found
             .into_iter()
-            .map(|(span, message, help)| Diagnostic::new(self.source, span, message, help))
+            .map(|(span, message, help)| Diagnostic::new(&shown, span, message, help))
             .collect()
     }
 
@@ -198,17 +205,37 @@ impl<'s> Problems<'s> {
         folder.map_or_else(|| PathBuf::from(path), |folder| folder.join(path))
     }
 
-    /// The text of the file that a `…_file` key names, less one newline at its end.
+    /// A secret that stands in the file or comes from a variable. White space around it is nobody's intention, and
+    /// would silently be part of it.
+    pub(super) fn secret(&mut self, raw: &At<String>) -> SecretString {
+        if secrets::trimmed(raw.get()) != raw.get() {
+            self.with_help(
+                raw.span(),
+                "the secret has white space around it, which would be part of it",
+                "a variable often ends with a newline that its file had; in a `…_file` it does no harm",
+            );
+        }
+        SecretString::from(raw.get().clone())
+    }
+
+    /// The secret in the file that a `…_file` key names, less white space around it.
+    pub(super) fn secret_file(&mut self, raw: &At<String>) -> Option<SecretString> {
+        let text = self.file(raw)?;
+        let secret = secrets::trimmed(&text);
+        if secret.is_empty() {
+            self.at(raw.span(), "the secret in this file is empty");
+        }
+        Some(SecretString::from(secret.to_owned()))
+    }
+
+    /// The text of the file that a `…_file` key names.
     pub(super) fn file(&mut self, raw: &At<String>) -> Option<String> {
         if self.stands_in(&raw.span()) {
             return None;
         }
         let path = self.resolve(raw.get());
         match read(&path) {
-            Ok(text) => {
-                let text = text.strip_suffix('\n').unwrap_or(&text);
-                Some(text.strip_suffix('\r').unwrap_or(text).to_owned())
-            }
+            Ok(text) => Some(text),
             Err(error) => {
                 self.at(raw.span(), format!("cannot read `{}`: {error}", path.display()));
                 None

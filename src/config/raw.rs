@@ -268,10 +268,10 @@ pub(super) struct Auth {
     /// Clock difference forgiven for exp and nbf (default 10s).
     #[schemars(extend("pattern" = s::DURATION_OR_ZERO))]
     pub(super) leeway: Str,
-    /// Accepted `iss`, one or a list (default: not checked).
+    /// Accepted `iss`, one or a list, of keys that have none of their own (default: not checked).
     #[schemars(extend("minItems" = 1, "minLength" = 1))]
     pub(super) issuer: OneOrMany,
-    /// Accepted `aud`, one or a list (default: not checked).
+    /// Accepted `aud`, one or a list, of keys that have none of their own (default: not checked).
     #[schemars(extend("minItems" = 1, "minLength" = 1))]
     pub(super) audience: OneOrMany,
     /// Claim names.
@@ -285,18 +285,18 @@ pub(super) struct Auth {
     pub(super) keys: Option<Vec<At<AuthKey>>>,
 }
 
-/// Claim names.
+/// Claim names; a.b is b within a.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Claims {
     /// The user's id (default sub).
-    #[schemars(extend("minLength" = 1))]
+    #[schemars(extend("pattern" = s::MEMBER))]
     pub(super) user: Str,
     /// The user's role (default role).
-    #[schemars(extend("minLength" = 1))]
+    #[schemars(extend("pattern" = s::MEMBER))]
     pub(super) role: Str,
     /// The permissions, an array or space-separated (default permissions).
-    #[schemars(extend("minLength" = 1))]
+    #[schemars(extend("pattern" = s::MEMBER))]
     pub(super) permissions: Str,
 }
 
@@ -333,6 +333,15 @@ pub(super) struct AuthKey {
     /// The least time between two fetches (default 10s).
     #[schemars(extend("pattern" = s::DURATION))]
     pub(super) refresh_min: Str,
+    /// How long after the last good answer its keys are believed (default 24h).
+    #[schemars(extend("pattern" = s::DURATION))]
+    pub(super) jwks_max_age: Str,
+    /// Whose tokens this key may verify: their `iss`, one or a list (default: that of [auth]).
+    #[schemars(extend("minItems" = 1, "minLength" = 1))]
+    pub(super) issuer: OneOrMany,
+    /// For whom its tokens must be: their `aud`, one or a list (default: that of [auth]).
+    #[schemars(extend("minItems" = 1, "minLength" = 1))]
+    pub(super) audience: OneOrMany,
 }
 
 /// One family of old clients: what its control messages are called and what its frames look like.
@@ -354,8 +363,8 @@ pub(super) struct Dialect {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DialectIn {
-    /// The field that tells messages apart (default type).
-    #[schemars(extend("minLength" = 1))]
+    /// The field that tells messages apart; a.b is b within a (default type).
+    #[schemars(extend("pattern" = s::MEMBER))]
     pub(super) type_field: Str,
     /// The message that carries a token.
     pub(super) auth: Option<At<AuthMessage>>,
@@ -389,8 +398,8 @@ pub(super) struct AuthMessage {
     #[serde(rename = "type")]
     #[schemars(extend("minLength" = 1))]
     pub(super) message_type: Str,
-    /// The field with the token (default token).
-    #[schemars(extend("minLength" = 1))]
+    /// The field with the token; a.b is b within a (default token).
+    #[schemars(extend("pattern" = s::MEMBER))]
     pub(super) token: Str,
 }
 

@@ -25,7 +25,8 @@ pub(super) const PEM: &str = r"-----BEGIN |\$\{";
 pub(super) const JWKS_URL: &str = r"^(https://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?|http://(localhost|127(\.[0-9]+){3}|\[::1\]|[A-Za-z0-9_-]+|[A-Za-z0-9_.-]+\.(svc|local|internal|localhost)|[A-Za-z0-9_.-]+\.svc\.cluster\.local)(:[0-9]{1,5})?)([/?]([A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?$|\$\{";
 pub(super) const TEXT: &str = r"^([^{}]|\{(auth\.user|[A-Za-z_][A-Za-z0-9_]*)\})+$|\$\{";
 pub(super) const TEXT_SUBSCRIBE: &str =
-    r"^([^{}]|\{(auth\.user|(subscribe\.)?[A-Za-z_][A-Za-z0-9_]*)\})+$|\$\{";
+    r"^([^{}]|\{(auth\.user|subscribe(\.[A-Za-z0-9_]+)+|[A-Za-z_][A-Za-z0-9_]*)\})+$|\$\{";
+pub(super) const MEMBER: &str = r"^(?!\$[.\[]|/)[^.\[\]]+(\.[^.\[\]]+)*$|\$\{";
 pub(super) const FIELD: &str = r"^[^.]+(\.[^.]+)*$|\$\{";
 pub(super) const EVENT: &str = r"^([^{}]|\{(auth\.user|[A-Za-z_][A-Za-z0-9_]*)\}){1,200}$|\$\{";
 pub(super) const POST_URL: &str = r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?([/?]([A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2}|\{(auth\.user|[A-Za-z_][A-Za-z0-9_]*)\})*)?$|\$\{";
@@ -36,7 +37,8 @@ pub(super) const LINK: &str = r#"^[a-z][a-z0-9+.-]*://[^\s<>"{}]+$|\$\{"#;
 pub(super) const ORIGIN: &str = r"^([a-z][a-z0-9+.-]*://[^/\s]+|null)$|\$\{";
 pub(super) const PATH: &str =
     r"^(/(\{[A-Za-z_][A-Za-z0-9_]*(:\[[^\]/\\^]+\]\+)?\}|[A-Za-z0-9._~!$&'()*+,;=:@-]+))+$|\$\{";
-const CHANNEL: &str = r"^([A-Za-z0-9_=@,.;-]|\{(auth\.user|(subscribe\.)?[A-Za-z_][A-Za-z0-9_]*)\})+$|\$\{";
+const CHANNEL: &str =
+    r"^([A-Za-z0-9_=@,.;-]|\{(auth\.user|subscribe(\.[A-Za-z0-9_]+)+|[A-Za-z_][A-Za-z0-9_]*)\})+$|\$\{";
 
 /// The sources of a key, of which each key has one.
 pub(super) const KEY_SOURCES: &[&str] =
@@ -107,7 +109,7 @@ pub(super) fn algorithm_families() -> Value {
         .collect()
 }
 
-/// HS goes with a secret and nothing else does; `refresh` goes with a URL.
+/// HS goes with a secret and nothing else does; `refresh` and its like go with a URL.
 pub(super) fn key_rules() -> Value {
     let algorithms =
         |family: &str| json!({ "properties": { "algorithms": { "items": { "pattern": family } } } });
@@ -118,7 +120,7 @@ pub(super) fn key_rules() -> Value {
             "else": algorithms(r"^[^H]"),
         },
         {
-            "if": { "anyOf": one_of(&["refresh", "refresh_min"]) },
+            "if": { "anyOf": one_of(&["refresh", "refresh_min", "jwks_max_age"]) },
             "then": { "required": ["jwks_url"] },
         },
     ])
@@ -252,7 +254,7 @@ map_schema!(
     SubscribeValues,
     json_schema!({
         "type": "object",
-        "propertyNames": { "pattern": r"^[A-Za-z_][A-Za-z0-9_]*$" },
+        "propertyNames": { "pattern": r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$" },
         "additionalProperties": {
             "type": "array",
             "minItems": 1,

@@ -14,7 +14,7 @@ use crate::template::{Fill, Frame, Member, Slot};
 pub struct Dialect {
     /// Its name in the file.
     pub name: Arc<str>,
-    /// The field that tells messages apart (`type`).
+    /// The field that tells messages apart (`type`), or its path.
     pub type_field: String,
     /// The message that carries a token.
     pub auth: Option<AuthMessage>,
@@ -37,7 +37,7 @@ pub struct Dialect {
 pub struct AuthMessage {
     /// Its type.
     pub message_type: String,
-    /// The field with the token.
+    /// The field with the token, or its path.
     pub token: String,
 }
 
@@ -243,10 +243,11 @@ impl Dialect {
             Err(error) if error.is_data() && json::is_json(text) => return Err(ErrorCode::NotAnObject),
             Err(_) => return Err(ErrorCode::InvalidJson),
         };
-        let message_type = object.string(&self.type_field).ok_or(ErrorCode::MissingType)?;
+        let message_type =
+            object.at(&self.type_field).and_then(json::string).ok_or(ErrorCode::MissingType)?;
         let is = |name: &Option<String>| name.as_deref() == Some(message_type.as_ref());
         if let Some(auth) = self.auth.as_ref().filter(|auth| auth.message_type == message_type) {
-            return Ok(ClientMessage::Auth(object.string(&auth.token)));
+            return Ok(ClientMessage::Auth(object.at(&auth.token).and_then(json::string)));
         }
         Ok(if is(&self.pong) {
             ClientMessage::Pong

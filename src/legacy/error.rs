@@ -14,6 +14,8 @@ pub enum ErrorCode {
     NotOwner,
     /// A renewal on a live connection named another user.
     OtherUser,
+    /// No token can be judged at the moment: the keys cannot be fetched.
+    Unavailable,
     /// Too many `auth` messages or wrong tokens.
     AuthRateLimited,
     /// Too many messages.
@@ -62,12 +64,13 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for metrics that exist from the start and for configuration.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::AuthRequired,
         Self::InvalidToken,
         Self::MissingPermission,
         Self::NotOwner,
         Self::OtherUser,
+        Self::Unavailable,
         Self::AuthRateLimited,
         Self::RateLimited,
         Self::TooManyConnections,
@@ -101,6 +104,7 @@ impl ErrorCode {
             Self::MissingPermission => "MISSING_PERMISSION",
             Self::NotOwner => "NOT_OWNER",
             Self::OtherUser => "OTHER_USER",
+            Self::Unavailable => "UNAVAILABLE",
             Self::AuthRateLimited => "AUTH_RATE_LIMITED",
             Self::RateLimited => "RATE_LIMITED",
             Self::TooManyConnections => "TOO_MANY_CONNECTIONS",
@@ -135,6 +139,7 @@ impl ErrorCode {
             Self::MissingPermission => "The token lacks a permission that this endpoint requires",
             Self::NotOwner => "This endpoint's resource does not belong to the token's user",
             Self::OtherUser => "A live connection can be renewed only by a token of the same user",
+            Self::Unavailable => "Tokens cannot be verified at the moment",
             Self::AuthRateLimited => "Too many authentication attempts",
             Self::RateLimited => "Too many messages",
             Self::TooManyConnections => "Too many connections of this user",

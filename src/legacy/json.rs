@@ -25,6 +25,18 @@ impl<'a> Object<'a> {
         self.0.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.get())
     }
 
+    /// The value at `path`: the member of that very name, dots and all, else one within members whose names make
+    /// up the path, the longest first: of `a.b.c` the member `c` of `a.b`, or `b.c` of `a`, or `c` of `b` of `a`.
+    #[must_use]
+    pub fn at(&self, path: &str) -> Option<&'a str> {
+        self.get(path).or_else(|| {
+            path.rmatch_indices('.').find_map(|(dot, _)| {
+                let (outer, inner) = (self.get(path.get(..dot)?)?, path.get(dot + 1..)?);
+                Object::parse(outer).ok()?.at(inner)
+            })
+        })
+    }
+
     /// The value of `name`, unless there are several: of those, readers differ in which one counts.
     #[must_use]
     pub fn only(&self, name: &str) -> Option<&'a str> {

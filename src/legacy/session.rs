@@ -26,7 +26,7 @@ use super::id::ConnId;
 use super::machine::{Action, Machine, Opening};
 use super::outbox::{Bounds, Opcode, encode_close, encode_frame};
 use super::reader::Reader;
-use crate::auth::{Claims, Refused};
+use crate::auth::{Claims, Identity, Refused};
 use crate::clock::Now;
 use crate::config::Route;
 use crate::fanout::table::Ticket;
@@ -48,13 +48,13 @@ type Pending = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// What a session waited for.
 enum Done {
-    Judge(String),
+    Judge(String, Now),
     Verified(Result<Claims, Refused>),
     Slots(Result<Slotted, ErrorCode>),
 }
 
 /// The slots a session holds, of its user and of its exclusive key.
-type Slotted = [Option<Slot<Key<String>>>; 2];
+type Slotted = [Option<Slot<Key<Identity>>>; 2];
 
 struct Session {
     worker: Arc<Worker>,
@@ -139,7 +139,7 @@ fn open(
     };
     let mut actions = Vec::new();
     let machine = Machine::open(opening, Now::read(), &mut actions);
-    Box::new(Session {
+    let session = Box::new(Session {
         worker,
         conn,
         route,
@@ -161,7 +161,10 @@ fn open(
         frames_in: 0,
         bytes_in: 0,
         _counted: (registered, admitted, alive),
-    })
+    });
+    // Of what stood in a token's place in the request.
+    session.note_unjudged();
+    session
 }
 
 impl Session {
@@ -257,7 +260,7 @@ impl Session {
     fn done(&mut self, done: Done) {
         self.pending = None;
         match done {
-            Done::Judge(token) => self.judge(token),
+            Done::Judge(token, asked) => self.judge(token, asked),
             Done::Verified(verdict) => self.verified(verdict),
             Done::Slots(Ok(slots)) => {
                 self.slots = slots;
@@ -377,7 +380,7 @@ impl Session {
     // -------------------------------------------------------------------------------------------- slots
 
     /// Takes the slots at once where they are free; else waits for holders to prove alive or go.
-    fn acquire(&mut self, user: String, exclusive: Option<String>) {
+    fn acquire(&mut self, user: Identity, exclusive: Option<Identity>) {
         let limits = &self.route.limits;
         let user_limit = limits.connections_per_user;
         let exclusive_limit = limits.exclusive.as_ref().map(|exclusive| exclusive.slots);
@@ -386,7 +389,7 @@ impl Session {
         let exclusive_key = exclusive.map(|key| (self.route.name.clone(), key));
         let (bridge, holder) = (self.worker.bridge.clone(), self.holder.clone());
         let (route, conn, address) = (self.route.clone(), self.conn.id().0, self.address);
-        let logged_user = loggable(&user_key.1);
+        let logged_user = loggable(&user_key.1.subject);
         let taking = async move {
             let user = take(&bridge.user_slots, Some(&user_key), user_limit, &holder)
                 .await

@@ -45,6 +45,11 @@ pub(super) fn describe(recorder: &PrometheusRecorder) {
         (names::PUBLISH_QUEUE_BYTES, "Bytes of those messages"),
         (names::UPSTREAM_CONNECTED, "1 while the link to Pusher is connected"),
         (names::SUBSCRIPTIONS, "Channels by the state of their subscription"),
+        (names::JWKS_AGE_SECONDS, "Since a key of auth.keys was fetched; 0 for one that stands in the file"),
+        (
+            names::JWKS_MAX_AGE_SECONDS,
+            "At what age it is not believed any more; 0 for one that stands in the file",
+        ),
         (names::READY, "1 while new clients are welcome"),
         (names::TASKS, "Asynchronous tasks now, by thread"),
         (names::BUILD_INFO, "Always 1; the version is a label"),

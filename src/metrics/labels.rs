@@ -76,7 +76,8 @@ mod tests {
             &["cause: \"", "not_taken(\"", "Some(\"", "unwrap_or(\""],
             &RETRY_CAUSES,
         );
-        listed(include_str!("../auth/refused.rs"), &["=> \""], &AUTH_RESULTS);
-        listed(include_str!("../legacy/machine/tokens.rs"), &["return \""], &AUTH_RESULTS);
+        let refusals = concat!(include_str!("../auth/refused.rs"), include_str!("../auth/permits.rs"));
+        listed(refusals, &["=> \""], &AUTH_RESULTS);
+        listed(include_str!("../legacy/machine/tokens.rs"), &["Outcome::of(\""], &AUTH_RESULTS);
     }
 }

@@ -22,8 +22,9 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::forwarded::client_address;
+use super::presented::{Presented, presented_token};
 use super::spelling::Respelled;
-use super::upgrade::{NotUpgradable, check, origin_allowed, presented_token};
+use super::upgrade::{NotUpgradable, check, origin_allowed};
 use super::worker::{Admitted, Arrival, Holder, Key, Slot, Worker};
 use crate::clock::Now;
 use crate::config::{self, Route};
@@ -248,7 +249,8 @@ async fn decide(
         },
     };
     let places = route.auth.as_ref().map_or(&[][..], |auth| &auth.also_from);
-    let (token, protocol) = presented_token(request, places);
+    let query = request.uri.query().unwrap_or("");
+    let Presented { token, protocol } = presented_token(&request.headers, query, places);
     let response = switching_protocols(route, key, protocol).map_err(|_| {
         Denial::new(Refusal::Malformed, StatusCode::BAD_REQUEST, "a subprotocol cannot be selected")
     })?;

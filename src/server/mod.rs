@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod forwarded;
+pub mod presented;
 mod spelling;
 pub mod upgrade;
 pub mod worker;

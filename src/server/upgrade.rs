@@ -4,15 +4,11 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Version};
-use percent_encoding::percent_decode_str;
-
-use crate::auth::strip_bearer;
-use crate::config::TokenPlace;
 
 /// Base64 with its padding (RFC 4648 §4). The last digit has bits that belong to no byte. Keys that are written into
 /// clients, among them one of RFC 6455's own (§4.1), have some of them set; the bytes are the same.
@@ -86,48 +82,6 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 /// A host and perhaps a port (RFC 9110 §7.2), no more exact than junk requires.
 fn is_host(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(b))
-}
-
-/// A token that the request carries where the route allows it, and the subprotocol to select.
-#[must_use]
-pub fn presented_token(request: &Parts, places: &[TokenPlace]) -> (Option<String>, Option<String>) {
-    for place in places {
-        match place {
-            TokenPlace::Header => {
-                let token = request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-                if let Some(token) = token {
-                    return (Some(strip_bearer(token).to_owned()), None);
-                }
-            }
-            TokenPlace::Query(name) => {
-                if let Some(token) = query_value(request.uri.query().unwrap_or(""), name) {
-                    return (Some(token), None);
-                }
-            }
-            TokenPlace::Subprotocol(name) => {
-                let offered: Vec<&str> = request
-                    .headers
-                    .get_all(SEC_WEBSOCKET_PROTOCOL)
-                    .iter()
-                    .filter_map(|value| value.to_str().ok())
-                    .flat_map(|value| value.split(','))
-                    .map(str::trim)
-                    .collect();
-                if let Some(at) = offered.iter().position(|protocol| protocol == name) {
-                    return (offered.get(at + 1).map(|token| (*token).to_owned()), Some(name.clone()));
-                }
-            }
-        }
-    }
-    (None, None)
-}
-
-/// A query parameter, percent-decoded.
-fn query_value(query: &str, name: &str) -> Option<String> {
-    query.split('&').find_map(|pair| {
-        let (key, value) = pair.split_once('=')?;
-        (key == name).then(|| percent_decode_str(value).decode_utf8_lossy().into_owned())
-    })
 }
 
 /// Whether `origin` is one of `allowed`: equal but for case, or `https://*.example.com` for its subdomains.
@@ -242,22 +196,6 @@ mod tests {
                 "{why}: {key}"
             );
         }
-    }
-
-    #[test]
-    fn tokens_are_taken_only_from_where_the_route_says() {
-        let mut headers = GOOD.to_vec();
-        headers.push(("authorization", "Bearer h"));
-        headers.push(("sec-websocket-protocol", "x, bridge, s"));
-        let request = parts(&headers);
-        let places =
-            [TokenPlace::Header, TokenPlace::Query("token".into()), TokenPlace::Subprotocol("bridge".into())];
-        let found = |places: &[TokenPlace]| presented_token(&request, places);
-        assert_eq!(found(&[]), (None, None));
-        assert_eq!(found(&places), (Some("h".into()), None));
-        assert_eq!(found(&places[1..]), (Some("a b".into()), None));
-        assert_eq!(found(&places[2..]), (Some("s".into()), Some("bridge".into())));
-        assert_eq!(found(&[TokenPlace::Query("other".into())]), (None, None));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::answer;
-use crate::auth::Verifier;
+use crate::auth::{Identity, Verifier};
 use crate::config::Config;
 use crate::fanout::hub::{Delivery, Hub};
 use crate::legacy::conn::{Conn, Notice};
@@ -133,9 +133,9 @@ pub struct Bridge {
     /// Takes client messages. When the last worker is gone, its lanes finish.
     pub publisher: Publisher,
     /// Connections of each user.
-    pub user_slots: Slots<Key<String>, Holder>,
+    pub user_slots: Slots<Key<Identity>, Holder>,
     /// Connections of each exclusive key.
-    pub exclusive_slots: Slots<Key<String>, Holder>,
+    pub exclusive_slots: Slots<Key<Identity>, Holder>,
     /// Connections of each client address.
     pub address_slots: Slots<Key<IpAddr>, Holder>,
     /// Connections of each client address that are kept only to be told a refusal.

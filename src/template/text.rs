@@ -7,7 +7,7 @@ use super::{Piece, TemplateError, closest, pieces};
 pub enum Var {
     /// `{name}`: a value of the path template.
     Path(String),
-    /// `{subscribe.field}`: a field of the in-band `subscribe` message.
+    /// `{subscribe.field}`: a field of the in-band `subscribe` message, or the path to one.
     Subscribe(String),
     /// `{auth.user}`: the authenticated user's id.
     User,
@@ -60,6 +60,9 @@ impl Text {
             return Ok(Var::Path(name.to_owned()));
         }
         if let Some(field) = name.strip_prefix("subscribe.").filter(|f| !f.is_empty()) {
+            if field.split('.').any(str::is_empty) {
+                return Err(TemplateError::new(at, "a name beside a `.` of this placeholder is empty"));
+            }
             if allow.subscribe {
                 return Ok(Var::Subscribe(field.to_owned()));
             }

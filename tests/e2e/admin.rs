@@ -3,13 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pusher_bridge::app;
 use pusher_bridge::sandbox::{Options, Refusal, Sandbox};
 use secrecy::ExposeSecret as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
-use crate::support::bridge::{JWT_SECRET, SHIPPED, config, token};
+use crate::support::bridge::{JWT_SECRET, SHIPPED, config, config_text, token, token_with};
 use crate::support::process::{Program, file};
 use crate::support::pusher::Pusher as _;
 use crate::support::raw::{Answer, CLOSE, TEXT, auth, frame, upgrade};
@@ -301,4 +305,79 @@ async fn a_flood_of_log_lines_is_thinned_and_told() {
         all_left_out += left_out;
     }
     assert_eq!(counted, Some(all_left_out.to_string().as_str()));
+}
+
+/// Whoever reads the log knows what to change in the file or at the issuer.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_names_the_claim_that_is_missing_or_wrong() {
+    let sandbox = Sandbox::start(Options::local()).await.unwrap();
+    let routes = SHIPPED.replacen(
+        "secret = \"${JWT_SECRET}\"",
+        "secret = \"${JWT_SECRET}\"\nissuer = \"https://good\"",
+        1,
+    );
+    let file = file("claims.toml", &routes);
+    let (program, address, _) = Program::serve(&sandbox, &["--config", &file]).await;
+    let with = |change: fn(&mut serde_json::Value)| {
+        token_with("123", |claims| {
+            claims["iss"] = "https://good".into();
+            change(claims);
+        })
+    };
+    let mut client = OldClient::connect(address, "/ws/content/gen_1").await;
+    for token in [
+        with(|claims| claims["iss"] = "https://evil-v4lue".into()),
+        with(|claims| _ = claims.as_object_mut().unwrap().remove("sub")),
+        with(|claims| claims["exp"] = "v4lue".into()),
+        with(|claims| _ = claims.as_object_mut().unwrap().remove("permissions")),
+        with(|claims| claims["permissions"] = vec!["v4lue"].into()),
+    ] {
+        client.auth(&token).await;
+        client.error_code().await;
+    }
+    drop(client);
+    program.signal("TERM");
+    let log = program.ended().await.stderr;
+    for named in ["(iss)", "`sub`", "`exp`", "no claim of permissions", "`content:generate` is missing\""] {
+        assert!(log.contains(named), "{named}: {log}");
+    }
+    assert!(!log.contains("v4lue"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_keys_it_is_not_ready_and_says_why() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/jwks", listener.local_addr().unwrap());
+    let there = Arc::new(AtomicBool::new(false));
+    let answers = there.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+            let status = if answers.load(Ordering::SeqCst) { "200 OK" } else { "404 Not Found" };
+            let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 11\r\n\r\n");
+            let _ = stream.write_all(format!("{head}{{\"keys\":[]}}").as_bytes()).await;
+        }
+    });
+    let routes = config_text(
+        SHIPPED,
+        "algorithms = [\"HS256\"]             # what a token may use is said here, never by the token\nsecret = \"${JWT_SECRET}\"           # or secret_file, pem, pem_file, jwks_file, jwks_url",
+        &format!("algorithms = [\"RS256\"]\njwks_url = \"{url}\"\nrefresh_min = \"1ms\""),
+    );
+    let bridge = Bridge::with(&routes, |_| {}).await;
+    let address = bridge.running.admin_address;
+    let ready = get(address, "/readyz").await;
+    assert_eq!(ready.status, 503);
+    assert_eq!(ready.body, "no keys yet\nlinks connected: 1 of 1\nkeys at hand: 0 of 1\n");
+    assert!(get(address, "/metrics").await.body.contains("\npusher_bridge_ready 0\n"));
+    there.store(true, Ordering::SeqCst);
+    patiently("the keys", async {
+        while get(address, "/readyz").await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(get(address, "/readyz").await.body, "ready\nlinks connected: 1 of 1\nkeys at hand: 1 of 1\n");
+    let metrics = get(address, "/metrics").await.body;
+    assert!(metrics.contains("\npusher_bridge_ready 1\n"));
+    assert!(metrics.contains("\npusher_bridge_jwks_max_age_seconds{key=\"0\"} 86400\n"), "{metrics}");
 }

@@ -9,6 +9,7 @@ use pusher_bridge::clock::Now;
 use pusher_bridge::config::Rate;
 use tokio::net::TcpListener;
 
+use crate::support::backend::Backend;
 use crate::support::bridge::{SHIPPED, token, token_with};
 use crate::support::raw::{BINARY, CLOSE, Frame, PING, PONG, TEXT, auth, frame, upgrade};
 use crate::support::{Bridge, OldClient, Raw, patiently};
@@ -81,9 +82,101 @@ async fn the_deadline_holds_while_keys_are_fetched() {
     client.auth(&token).await;
     // Whoever asks for the keys gets no answer.
     let _asking = patiently("the fetch", keys.accept()).await.unwrap();
+    assert_eq!(client.error_code().await, "UNAVAILABLE", "the deadline has waited for as long as we did");
     assert_eq!(client.closed().await.unwrap().0, 1008);
     drop(client);
     bridge.until_closed("content", "auth_deadline", 1).await;
+}
+
+/// A JWKS endpoint that answers 503.
+async fn broken_keys() -> (Backend, String) {
+    let keys = Backend::start().await;
+    keys.answer_next([503; 100]);
+    let source = format!("algorithms = [\"RS256\"]\njwks_url = \"{}/jwks\"", keys.url());
+    (keys, source)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_cannot_be_fetched_are_no_fault_of_the_clients() {
+    let (_keys, source) = broken_keys().await;
+    let routes = format!("{SHIPPED}\n[[auth.keys]]\n{source}\n");
+    let bridge = Bridge::with(&routes, |config| {
+        config.auth.as_mut().unwrap().failures_per_address =
+            Rate { count: 1, per: Duration::from_secs(3600), burst: 1 };
+    })
+    .await;
+    let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
+    let unknown = format!("{}.{}.{}", part(r#"{"alg":"RS256","kid":"k"}"#), part("{}"), part("signature"));
+    for _ in 0..3 {
+        let mut client = bridge.connect(PATH).await;
+        client.auth(&unknown).await;
+        let told = client.json().await;
+        assert_eq!(
+            (&told["type"], &told["data"]["error_code"]),
+            (&"error".into(), &"UNAVAILABLE".into()),
+            "no auth_error, which would send the user to log in: {told}"
+        );
+        assert!(told["data"]["details"]["retry_after_ms"].as_u64().unwrap() >= 1000, "{told}");
+        // It may stay and try again.
+        client.auth(&token("123")).await;
+        assert_eq!(client.json().await["type"], "auth_response");
+    }
+    let asked = std::time::Instant::now();
+    bridge.login("/ws/content/gen_2").await;
+    assert!(asked.elapsed() < Duration::from_secs(1), "nothing was counted against the address");
+    assert_eq!(bridge.metric(r#"pusher_bridge_auth_total{route="content",result="keys_unavailable"}"#), 3.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_is_not_late_because_a_neighbour_guesses() {
+    let bridge = Bridge::with(SHIPPED, |config| {
+        let auth = config.auth.as_mut().unwrap();
+        auth.leeway = Duration::ZERO;
+        auth.failures_per_address = Rate { count: 1, per: Duration::from_secs(3600), burst: 1 };
+    })
+    .await;
+    let expires = Now::read().unix_seconds() + 3;
+    let mut client = bridge.connect("/ws/agent/agent_7").await;
+    client.auth(&token_with("123", |claims| claims["exp"] = expires.into())).await;
+    assert_eq!(client.json().await["type"], "auth_response");
+    let mut guesser = bridge.connect("/ws/agent/agent_7").await;
+    for _ in 0..2 {
+        guesser.auth("wrong").await;
+        guesser.error_code().await;
+    }
+    let left = Duration::from_millis((expires * 1000 - Now::read().unix_ms - 500).max(0) as u64);
+    tokio::time::sleep(left).await;
+    client.auth(&token("123")).await;
+    assert_eq!(client.json().await["type"], "auth_response", "judged a second later, and not late");
+    bridge.sandbox.trigger("agent-status", "e", r#"{"agent_id":"agent_7"}"#);
+    assert_eq!(client.json().await["type"], "e");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_subject_of_two_issuers_has_slots_of_its_own() {
+    let routes = with_user_limit(r#"max = 1, on_conflict = "refuse""#).replacen(
+        "secret = \"${JWT_SECRET}\"",
+        "secret = \"${JWT_SECRET}\"\nissuer = [\"https://a\", \"https://b\"]",
+        1,
+    );
+    let bridge = Bridge::with(&routes, |_| {}).await;
+    let of = |issuer: &str| token_with("123", |claims| claims["iss"] = issuer.into());
+    let mut clients = Vec::new();
+    for issuer in ["https://a", "https://b"] {
+        let mut client = bridge.connect("/ws/agent/agent_7").await;
+        client.auth(&of(issuer)).await;
+        assert_eq!(client.json().await["type"], "auth_response", "{issuer}");
+        clients.push(client);
+    }
+    let mut third = bridge.connect("/ws/agent/agent_7").await;
+    third.auth(&of("https://a")).await;
+    assert_eq!(third.error_code().await, "TOO_MANY_CONNECTIONS");
+    third.auth(&of("https://c")).await;
+    assert_eq!(third.error_code().await, "INVALID_TOKEN");
+    clients[0].auth(&of("https://b")).await;
+    assert_eq!(clients[0].error_code().await, "OTHER_USER");
+    clients[0].auth(&of("https://a")).await;
+    assert_eq!(clients[0].json().await["type"], "auth_response");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -528,6 +528,32 @@ auth = { also_from = ["header", "query:access_token", "subprotocol:bearer"] }
     assert_eq!(raw.answer().await.status, 101);
     raw.send(frame(TEXT, b"{}")).await;
     assert_eq!(raw.frame().await.json()["data"]["error_code"], "WEBSOCKET_AUTH_REQUIRED");
+    // What is no token hides none, is told, and counts against nobody.
+    let good = format!("/places/1?%61ccess_token=Bearer+{token}");
+    for (path, headers, selected) in [
+        ("/places/1?access_token=", vec![("Authorization", format!("Bearer {token}"))], ""),
+        (&good, vec![("Authorization", "Basic dXNlcjpwYXNz".to_owned())], ""),
+        (&good, vec![("Sec-WebSocket-Protocol", "bearer".to_owned())], "bearer"),
+        (
+            "/places/1?access_token=undefined",
+            vec![("Sec-WebSocket-Protocol", format!("chat, bearer, {token}"))],
+            "bearer",
+        ),
+    ] {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let mut raw = Raw::connect(bridge.address()).await;
+        raw.send(upgrade(path, &headers)).await;
+        let answer = raw.answer().await;
+        assert_eq!((answer.status, answer.header("sec-websocket-protocol").as_str()), (101, selected));
+        assert_eq!(raw.frame().await.json()["type"], "auth_response", "{path}");
+    }
+    for _ in 0..30 {
+        let mut raw = Raw::connect(bridge.address()).await;
+        raw.send(upgrade("/places/1?access_token=undefined", &[])).await;
+        assert_eq!(raw.answer().await.status, 101);
+        assert_eq!(raw.frame().await.json()["data"]["error"], "INVALID_TOKEN");
+    }
+    assert_eq!(bridge.metric(r#"pusher_bridge_auth_total{route="places",result="no_token"}"#), 30.0);
     // A wrong one is refused, and the client may still do better.
     let mut raw = Raw::connect(bridge.address()).await;
     raw.send(upgrade("/places/1?access_token=wrong", &[])).await;

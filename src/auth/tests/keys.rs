@@ -14,7 +14,7 @@ KNpYOttc/9i4A2szImuQmHQqnSCNhllaxDpdab22GMjGFPvamUcpC2+nUS7qiPxy
 
 fn error(source: KeySource, algorithms: &[Algorithm]) -> String {
     let fine = secret_key(SECRET, &HMAC);
-    let wrong = AuthKey { algorithms: algorithms.to_vec(), source };
+    let wrong = key(algorithms, source);
     let error = try_verifier(vec![fine, wrong]).unwrap_err();
     assert_eq!(error.key_index, 1);
     let text = error.to_string();
@@ -27,7 +27,7 @@ fn a_certificates_key_is_taken() {
     for algorithm in [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA] {
         let params = rcgen::CertificateParams::new(Vec::new()).unwrap();
         let source = KeySource::Pem(params.self_signed(pair(algorithm)).unwrap().pem());
-        let verifier = verifier(vec![AuthKey { algorithms: vec![algorithm], source }]);
+        let verifier = verifier(vec![key(&[algorithm], source)]);
         assert_eq!(verifier.user(&sign(algorithm, None, CLAIMS)), Ok("user_1".to_owned()), "{algorithm:?}");
     }
 }
@@ -37,7 +37,7 @@ fn an_rsa_key_in_its_old_form_is_taken() {
     let der = base64::engine::general_purpose::STANDARD.encode(pairs().rsa.public_key_raw());
     let pem = format!("-----BEGIN RSA PUBLIC KEY-----\n{der}\n-----END RSA PUBLIC KEY-----\n");
     let algorithms = vec![Algorithm::RS256, Algorithm::PS512];
-    let verifier = verifier(vec![AuthKey { algorithms, source: KeySource::Pem(pem) }]);
+    let verifier = verifier(vec![key(&algorithms, KeySource::Pem(pem))]);
     for algorithm in [Algorithm::RS256, Algorithm::PS512] {
         assert_eq!(verifier.user(&sign(algorithm, None, CLAIMS)), Ok("user_1".to_owned()));
     }
@@ -98,7 +98,8 @@ fn a_jwks_that_does_not_fit_is_told() {
 fn a_jwks_url_must_be_one() {
     for url in ["", "jwks.json", "/jwks", "ftp://host/jwks", "https://"] {
         let second = Duration::from_secs(1);
-        let source = KeySource::JwksUrl { url: url.to_owned(), refresh: second, refresh_min: second };
+        let source =
+            KeySource::JwksUrl { url: url.to_owned(), refresh: second, refresh_min: second, max_age: second };
         assert!(error(source, &[Algorithm::RS256]).contains("JWKS URL"), "{url}");
     }
 }
@@ -121,7 +122,7 @@ fn keys_of_a_set_are_taken_for_what_they_are() {
         p256(r#","kid":"full","alg":"ES256","use":"sig","key_ops":["verify"],"x5c":["AA"]"#),
     ];
     let source = KeySource::JwksText(jwks(&set));
-    let verifier = verifier(vec![AuthKey { algorithms: vec![Algorithm::ES256], source }]);
+    let verifier = verifier(vec![key(&[Algorithm::ES256], source)]);
     for kid in ["plain", "full"] {
         assert_eq!(verifier.user(&token(kid)), Ok("user_1".to_owned()), "{kid}");
     }
@@ -135,7 +136,7 @@ fn a_symmetric_key_in_a_set_serves_hmac_only() {
     let set = format!(r#"{{"kty":"oct","kid":"s","k":"{}"}}"#, URL_SAFE_NO_PAD.encode(SECRET));
     let rsa = public_jwk(Algorithm::RS256, &pairs().rsa, r#","kid":"r""#);
     let set = jwks(&[set, rsa]);
-    let key = |algorithm| AuthKey { algorithms: vec![algorithm], source: KeySource::JwksText(set.clone()) };
+    let key = |algorithm| super::key(&[algorithm], KeySource::JwksText(set.clone()));
     let token = mint_hs256(SECRET.as_bytes(), CLAIMS);
     assert_eq!(verifier(vec![key(Algorithm::HS256)]).user(&token), Ok("user_1".to_owned()));
     assert_eq!(verifier(vec![key(Algorithm::RS256)]).user(&token), Err("unsupported_algorithm"));
@@ -146,7 +147,7 @@ fn a_symmetric_key_in_a_set_serves_hmac_only() {
 fn a_keys_own_algorithm_narrows_the_configured_ones() {
     let jwk = public_jwk(Algorithm::RS256, &pairs().rsa, r#","kid":"r","alg":"RS256""#);
     let algorithms = vec![Algorithm::RS256, Algorithm::PS256];
-    let verifier = verifier(vec![AuthKey { algorithms, source: KeySource::JwksText(jwks(&[jwk])) }]);
+    let verifier = verifier(vec![key(&algorithms, KeySource::JwksText(jwks(&[jwk])))]);
     assert_eq!(verifier.user(&sign(Algorithm::RS256, Some("r"), CLAIMS)), Ok("user_1".to_owned()));
     assert_eq!(verifier.user(&sign(Algorithm::PS256, Some("r"), CLAIMS)), Err("unknown_key"));
 }
@@ -159,6 +160,6 @@ fn leading_zeros_of_an_rsa_key_do_not_matter() {
     n.extend(URL_SAFE_NO_PAD.decode(value["n"].as_str().unwrap()).unwrap());
     value["n"] = URL_SAFE_NO_PAD.encode(n).into();
     let source = KeySource::JwksText(jwks(&[value.to_string()]));
-    let verifier = verifier(vec![AuthKey { algorithms: vec![Algorithm::RS256], source }]);
+    let verifier = verifier(vec![key(&[Algorithm::RS256], source)]);
     assert_eq!(verifier.user(&sign(Algorithm::RS256, None, CLAIMS)), Ok("user_1".to_owned()));
 }

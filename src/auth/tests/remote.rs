@@ -14,6 +14,7 @@ use super::*;
 
 const REFRESH: Duration = Duration::from_secs(3600);
 const REFRESH_MIN: Duration = Duration::from_secs(10);
+const MAX_AGE: Duration = Duration::from_secs(3 * 3600);
 
 /// A JWKS endpoint that counts.
 struct Server {
@@ -58,8 +59,8 @@ impl Server {
     }
 
     fn verifier(&self, refresh: Duration, refresh_min: Duration) -> Verifier {
-        let source = KeySource::JwksUrl { url: self.url.clone(), refresh, refresh_min };
-        verifier(vec![AuthKey { algorithms: vec![Algorithm::EdDSA], source }])
+        let source = KeySource::JwksUrl { url: self.url.clone(), refresh, refresh_min, max_age: MAX_AGE };
+        verifier(vec![key(&[Algorithm::EdDSA], source)])
     }
 }
 
@@ -160,18 +161,98 @@ async fn a_token_chooses_no_place_to_fetch_from() {
 }
 
 #[tokio::test]
-async fn a_wrong_signature_under_a_known_kid_fetches_nothing() {
+async fn a_wrong_signature_under_a_known_kid_fetches_once_per_refresh_min() {
     let server = Server::start(set(&["k1"])).await;
-    let verifier = server.verifier(REFRESH, Duration::ZERO);
+    let verifier = server.verifier(REFRESH, REFRESH_MIN);
     assert_eq!(user(&verifier, &token("k1"), now()).await, ok());
     let other = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let forged = sign_with(&other, Algorithm::EdDSA, Some("k1"), CLAIMS);
-    assert_eq!(user(&verifier, &forged, now()).await, Err("bad_signature"));
+    for _ in 0..20 {
+        assert_eq!(user(&verifier, &forged, now()).await, Err("bad_signature"));
+    }
     let expired = sign(Algorithm::EdDSA, Some("k1"), &CLAIMS.replace("1737453660", "1"));
-    assert_eq!(user(&verifier, &expired, now()).await, Err("expired"));
+    let later = at(REFRESH_MIN);
+    assert_eq!(user(&verifier, &expired, later).await, Err("expired"));
     let unsupported = mint_hs256(SECRET.as_bytes(), CLAIMS);
-    assert_eq!(user(&verifier, &unsupported, now()).await, Err("unsupported_algorithm"));
-    assert_eq!(server.fetches(), 1);
+    assert_eq!(user(&verifier, &unsupported, later).await, Err("unsupported_algorithm"));
+    assert_eq!(server.fetches(), 1, "what no key could make good asks for none");
+    for _ in 0..20 {
+        assert_eq!(user(&verifier, &forged, later).await, Err("bad_signature"));
+    }
+    assert_eq!(server.fetches(), 2);
+    assert_eq!(user(&verifier, &token("k1"), later).await, ok(), "and nobody else is kept waiting");
+}
+
+#[tokio::test]
+async fn a_key_replaced_under_its_own_kid_is_found() {
+    let server = Server::start(set(&["k1"])).await;
+    let verifier = server.verifier(REFRESH, REFRESH_MIN);
+    assert_eq!(user(&verifier, &token("k1"), now()).await, ok());
+    let other = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    server.answers(StatusCode::OK, jwks(&[public_jwk(Algorithm::EdDSA, &other, r#","kid":"k1""#)]));
+    let new = sign_with(&other, Algorithm::EdDSA, Some("k1"), CLAIMS);
+    assert_eq!(user(&verifier, &new, at(REFRESH_MIN)).await, ok());
+    assert_eq!(user(&verifier, &token("k1"), at(REFRESH_MIN)).await, Err("bad_signature"));
+    assert_eq!(server.fetches(), 2);
+}
+
+/// That much later, by the clock that keys go by; tokens do not expire.
+fn at(later: Duration) -> Now {
+    Now { mono: now().mono + later, ..now() }
+}
+
+/// A set is an answer, whatever it lacks.
+#[tokio::test]
+async fn withdrawn_keys_are_not_believed_any_more() {
+    let p256 = public_jwk(Algorithm::ES256, &pairs().p256, r#","kid":"other""#);
+    for document in
+        [r#"{"keys":[]}"#.to_owned(), set(&["k2"]), jwks(&[p256]), r#"{"keys":[7],"x":1}"#.to_owned()]
+    {
+        let server = Server::start(set(&["k1"])).await;
+        let verifier = server.verifier(REFRESH, REFRESH_MIN);
+        assert_eq!(user(&verifier, &token("k1"), now()).await, ok());
+        server.answers(StatusCode::OK, document.clone());
+        verifier.upkeep(at(REFRESH));
+        // Joins the fetch that upkeep has begun.
+        let _ = verifier.verify_after_refresh(&token("none"), at(REFRESH)).await;
+        assert_eq!(user(&verifier, &token("k1"), at(REFRESH)).await, Err("unknown_key"), "{document}");
+        assert!(verifier.has_had_keys(now()));
+        assert_eq!(verifier.keys_at_hand(at(REFRESH)), (1, 1), "that there are none is known");
+        server.answers(StatusCode::OK, set(&["k1"]));
+        assert_eq!(user(&verifier, &token("k1"), at(REFRESH + REFRESH_MIN)).await, ok(), "and back again");
+    }
+}
+
+#[tokio::test]
+async fn kept_keys_have_an_end() {
+    let failures = [
+        (StatusCode::NOT_FOUND, r#"{"keys":[]}"#),
+        (StatusCode::GONE, ""),
+        (StatusCode::INTERNAL_SERVER_ERROR, ""),
+        (StatusCode::OK, "<html>"),
+        (StatusCode::OK, "{}"),
+    ];
+    for (status, document) in failures {
+        let server = Server::start(set(&["k1"])).await;
+        let verifier = server.verifier(REFRESH, REFRESH_MIN);
+        assert_eq!(verifier.keys_at_hand(now()), (0, 1));
+        assert!(!verifier.has_had_keys(now()));
+        assert_eq!(user(&verifier, &token("k1"), now()).await, ok());
+        server.answers(status, document.to_owned());
+        let last = MAX_AGE - Duration::from_millis(1);
+        assert_eq!(user(&verifier, &token("k1"), at(last)).await, ok(), "{status}: kept");
+        let ages: Vec<_> = verifier.key_ages(at(last)).collect();
+        assert_eq!(ages, [(Some(last), MAX_AGE)], "{status}");
+        assert_eq!(user(&verifier, &token("k1"), at(MAX_AGE)).await, Err("keys_unavailable"), "{status}");
+        assert_eq!(verifier.keys_at_hand(at(MAX_AGE)), (0, 1));
+        assert!(verifier.has_had_keys(at(MAX_AGE)));
+        server.answers(StatusCode::OK, set(&["k1"]));
+        assert_eq!(
+            user(&verifier, &token("k1"), at(MAX_AGE + REFRESH_MIN)).await,
+            ok(),
+            "{status}: and again"
+        );
+    }
 }
 
 /// An issuer that names no keys can rotate, too.
@@ -197,7 +278,9 @@ async fn a_failed_refresh_keeps_the_old_keys() {
         (StatusCode::INTERNAL_SERVER_ERROR, set(&["k2"])),
         (StatusCode::FOUND, set(&["k2"])),
         (StatusCode::OK, "<html>".to_owned()),
-        (StatusCode::OK, r#"{"keys":[]}"#.to_owned()),
+        (StatusCode::NOT_FOUND, r#"{"keys":[]}"#.to_owned()),
+        (StatusCode::OK, "[[]]".to_owned()),
+        (StatusCode::OK, r#"{"keys":{}}"#.to_owned()),
         (StatusCode::OK, jwks(&vec![public_jwk(Algorithm::EdDSA, &pairs().ed, ""); JWKS_KEYS_MAX + 1])),
         (StatusCode::OK, format!("{}{}", set(&["k2"]), " ".repeat(JWKS_BYTES_MAX))),
     ];
@@ -219,6 +302,9 @@ async fn without_any_keys_the_token_is_not_to_blame() {
     }
     assert_eq!(server.fetches(), 1);
     assert!(!Refused::KeysUnavailable.is_tokens_fault());
+    assert_eq!(verifier.retry_after(now()), REFRESH_MIN);
+    assert_eq!(verifier.retry_after(at(Duration::from_secs(7))), Duration::from_secs(3));
+    assert_eq!(verifier.retry_after(at(REFRESH)), Duration::ZERO);
     server.answers(StatusCode::OK, set(&["k1"]));
     assert_eq!(user(&verifier, &token("k1"), now().plus(REFRESH_MIN)).await, ok());
 }
@@ -226,8 +312,13 @@ async fn without_any_keys_the_token_is_not_to_blame() {
 #[tokio::test]
 async fn an_unreachable_set_does_not_hide_another_key() {
     let server = Server::start(String::new()).await;
-    let source = KeySource::JwksUrl { url: server.url.clone(), refresh: REFRESH, refresh_min: REFRESH_MIN };
-    let remote = AuthKey { algorithms: vec![Algorithm::EdDSA], source };
+    let source = KeySource::JwksUrl {
+        url: server.url.clone(),
+        refresh: REFRESH,
+        refresh_min: REFRESH_MIN,
+        max_age: MAX_AGE,
+    };
+    let remote = key(&[Algorithm::EdDSA], source);
     let verifier = verifier(vec![remote, pem_key(&pairs().ed, &[Algorithm::EdDSA])]);
     assert_eq!(verifier.user(&token("any")), Ok("user_1".to_owned()), "at once");
 }

@@ -27,7 +27,7 @@ fn every_algorithm_is_verified_by_its_key_alone() {
         let set = |kid: &str| {
             let further = format!(r#","kid":"{kid}","use":"sig""#);
             let source = KeySource::JwksText(jwks(&[public_jwk(algorithm, pair(algorithm), &further)]));
-            vec![AuthKey { algorithms: vec![algorithm], source }]
+            vec![key(&[algorithm], source)]
         };
         for keys in [vec![pem_key(pair(algorithm), &[algorithm])], set("k1")] {
             let verifier = verifier(keys);
@@ -150,13 +150,22 @@ fn the_lengths_limit_is_the_configured_one() {
     assert_eq!(Verifier::new(&auth, &http).unwrap().user(&token), Err("too_long"));
 }
 
+/// A secret bound to these issuers and audiences.
+fn bound(secret: &str, issuers: &[&str], audiences: &[&str]) -> AuthKey {
+    AuthKey {
+        issuers: issuers.iter().map(|&issuer| issuer.into()).collect(),
+        audiences: audiences.iter().map(|&audience| audience.to_owned()).collect(),
+        ..secret_key(secret, &[Algorithm::HS256])
+    }
+}
+
+fn claims(rest: &str) -> String {
+    format!(r#"{{"sub":"u","exp":{}{rest}}}"#, NOW_UNIX + 1)
+}
+
 #[test]
 fn issuer_and_audience_are_those_configured() {
-    let http = Arc::new(Client::new(&crate::tls::client_config(None).unwrap()));
-    let mut auth = auth(vec![secret_key(SECRET, &HMAC)]);
-    auth.issuers = vec!["https://issuer".to_owned()];
-    auth.audiences = vec!["bridge".to_owned()];
-    let verifier = Verifier::new(&auth, &http).unwrap();
+    let verifier = verifier(vec![bound(SECRET, &["https://issuer"], &["bridge"])]);
     for (rest, expected) in [
         (r#","iss":"https://issuer","aud":["bridge","x"]"#, Ok("u".to_owned())),
         (r#","iss":"https://issuer""#, Err("missing_claim")),
@@ -164,9 +173,45 @@ fn issuer_and_audience_are_those_configured() {
         (r#","iss":"https://issuer/","aud":"bridge""#, Err("wrong_issuer")),
         (r#","iss":"https://issuer","aud":"x""#, Err("wrong_audience")),
     ] {
-        let claims = format!(r#"{{"sub":"u","exp":{}{rest}}}"#, NOW_UNIX + 1);
-        assert_eq!(verifier.user(&mint_hs256(SECRET.as_bytes(), &claims)), expected, "{rest}");
+        assert_eq!(verifier.user(&mint_hs256(SECRET.as_bytes(), &claims(rest))), expected, "{rest}");
     }
+}
+
+#[test]
+fn a_key_speaks_for_its_own_issuer_alone() {
+    let verifier = verifier(vec![
+        bound("a's", &["https://a"], &["app"]),
+        bound("b's", &["https://b", "https://b2"], &[]),
+        bound("free", &[], &[]),
+    ]);
+    for (secret, rest, expected) in [
+        ("a's", r#","iss":"https://a","aud":"app""#, Ok(Some("https://a"))),
+        ("a's", r#","iss":"https://b","aud":"app""#, Err("wrong_issuer")),
+        ("a's", r#","iss":"https://a","aud":"other""#, Err("wrong_audience")),
+        ("b's", r#","iss":"https://b""#, Ok(Some("https://b"))),
+        ("b's", r#","iss":"https://b2""#, Ok(Some("https://b2"))),
+        ("b's", r#","iss":"https://a","aud":"app""#, Err("wrong_issuer")),
+        ("b's", "", Err("missing_claim")),
+        // Nobody says who it is; it becomes none of those who are bound.
+        ("free", r#","iss":"https://a","aud":"app""#, Ok(None)),
+        ("free", "", Ok(None)),
+    ] {
+        let token = mint_hs256(secret.as_bytes(), &claims(rest));
+        let Verify::Done(result) = verifier.verify(&token, now()) else { panic!("nothing is fetched") };
+        let issuer = result.as_ref().map(|claims| claims.issuer.as_deref());
+        assert_eq!(issuer.map_err(Refused::label), expected, "{secret} {rest}");
+    }
+}
+
+/// Two issuers, or one issuer's two audiences, may sign with the same key.
+#[test]
+fn the_same_key_may_stand_there_twice() {
+    let twice = verifier(vec![bound(SECRET, &["a"], &["x"]), bound(SECRET, &["b"], &["y"])]);
+    let user = |rest: &str| twice.user(&mint_hs256(SECRET.as_bytes(), &claims(rest)));
+    assert_eq!(user(r#","iss":"a","aud":"x""#), Ok("u".to_owned()));
+    assert_eq!(user(r#","iss":"b","aud":"y""#), Ok("u".to_owned()));
+    assert_eq!(user(r#","iss":"a","aud":"y""#), Err("wrong_audience"));
+    assert_eq!(user(r#","iss":"c","aud":"y""#), Err("wrong_issuer"));
 }
 
 #[test]

@@ -71,8 +71,8 @@ pub(in crate::config) struct RouteAuth {
 #[serde(deny_unknown_fields)]
 #[schemars(extend("required" = ["claim", "contains"]))]
 pub(in crate::config) struct Owns {
-    /// The claim's name.
-    #[schemars(extend("minLength" = 1))]
+    /// The claim's name; a.b is b within a.
+    #[schemars(extend("pattern" = s::MEMBER))]
     pub(in crate::config) claim: Str,
     /// What it must contain, with {placeholders} of the path.
     #[schemars(extend("pattern" = s::TEXT))]

@@ -1,12 +1,12 @@
 //! `[auth]` and its keys
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
-use secrecy::SecretString;
 
-use super::{POSITIVE, rate, text_or, unknown};
+use super::{POSITIVE, member_or, rate, unknown};
 use crate::auth::check_key;
 use crate::config::host;
 use crate::config::problems::Problems;
@@ -19,19 +19,22 @@ const TOKEN_BYTES: usize = 8 * 1024;
 const FAILURES: Rate = Rate { count: 20, per: Duration::from_secs(60), burst: 20 };
 const REFRESH: Duration = Duration::from_secs(3600);
 const REFRESH_LEAST: Duration = Duration::from_secs(10);
+const JWKS_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) fn auth(problems: &mut Problems<'_>, raw: &raw::Auth) -> Auth {
     let no_claims = raw::Claims::default();
     let claims = raw.claims.as_ref().unwrap_or(&no_claims);
-    Auth {
-        keys: raw.keys.iter().flatten().filter_map(|key| self::key(problems, key)).collect(),
-        leeway: problems.duration(raw.leeway.as_ref(), Duration::ZERO, LEEWAY),
-        issuers: names(problems, raw.issuer.as_ref()),
+    let common = Common {
+        issuers: issuers(problems, raw.issuer.as_ref()),
         audiences: names(problems, raw.audience.as_ref()),
+    };
+    Auth {
+        keys: raw.keys.iter().flatten().filter_map(|key| self::key(problems, key, &common)).collect(),
+        leeway: problems.duration(raw.leeway.as_ref(), Duration::ZERO, LEEWAY),
         claims: ClaimNames {
-            user: text_or(problems, claims.user.as_ref(), "sub"),
-            role: text_or(problems, claims.role.as_ref(), "role"),
-            permissions: text_or(problems, claims.permissions.as_ref(), "permissions"),
+            user: member_or(problems, claims.user.as_ref(), "sub"),
+            role: member_or(problems, claims.role.as_ref(), "role"),
+            permissions: member_or(problems, claims.permissions.as_ref(), "permissions"),
         },
         token_bytes_max: problems.number(raw.token_bytes.as_ref(), 64..=65_536, TOKEN_BYTES),
         failures_per_address: raw
@@ -39,6 +42,16 @@ pub(super) fn auth(problems: &mut Problems<'_>, raw: &raw::Auth) -> Auth {
             .as_ref()
             .map_or(FAILURES, |raw| rate(problems, raw, FAILURES)),
     }
+}
+
+/// What `[auth]` says for keys that do not say it themselves.
+struct Common {
+    issuers: Vec<Arc<str>>,
+    audiences: Vec<String>,
+}
+
+fn issuers(problems: &mut Problems<'_>, raw: Option<&At<Either<String, Vec<String>>>>) -> Vec<Arc<str>> {
+    names(problems, raw).into_iter().map(Arc::from).collect()
 }
 
 fn names(problems: &mut Problems<'_>, raw: Option<&At<Either<String, Vec<String>>>>) -> Vec<String> {
@@ -80,7 +93,7 @@ fn algorithm(raw: raw::Algorithm) -> (Algorithm, Family) {
     }
 }
 
-fn key(problems: &mut Problems<'_>, at: &At<raw::AuthKey>) -> Option<AuthKey> {
+fn key(problems: &mut Problems<'_>, at: &At<raw::AuthKey>, common: &Common) -> Option<AuthKey> {
     let (raw, before) = (at.get(), problems.len());
     let mut family = None;
     let mut algorithms = Vec::new();
@@ -104,6 +117,8 @@ fn key(problems: &mut Problems<'_>, at: &At<raw::AuthKey>) -> Option<AuthKey> {
     if raw.algorithms.as_ref().is_none_or(Vec::is_empty) {
         problems.with_help(at.span(), "a key needs `algorithms`", "for example algorithms = [\"HS256\"]");
     }
+    let own_issuers = raw.issuer.as_ref().map(|own| issuers(problems, Some(own)));
+    let own_audiences = raw.audience.as_ref().map(|own| names(problems, Some(own)));
     let ((source, place), family) = (source?, family?);
     match (&source, family) {
         (KeySource::Secret(_), Family::Hmac) => {}
@@ -119,7 +134,12 @@ fn key(problems: &mut Problems<'_>, at: &At<raw::AuthKey>) -> Option<AuthKey> {
         }
         _ => {}
     }
-    let key = AuthKey { algorithms, source };
+    let key = AuthKey {
+        algorithms,
+        source,
+        issuers: own_issuers.unwrap_or_else(|| common.issuers.clone()),
+        audiences: own_audiences.unwrap_or_else(|| common.audiences.clone()),
+    };
     // Last, in the words of whoever will use it: what loads can serve.
     if problems.len() == before
         && !problems.stands_in(&place.span())
@@ -156,9 +176,9 @@ fn source<'r>(problems: &mut Problems<'_>, at: &'r At<raw::AuthKey>) -> Option<(
         }
     };
     if name != "jwks_url"
-        && let Some(place) = raw.refresh.as_ref().or(raw.refresh_min.as_ref())
+        && let Some(place) = raw.refresh.as_ref().or(raw.refresh_min.as_ref()).or(raw.jwks_max_age.as_ref())
     {
-        problems.at(place.span(), "`refresh` and `refresh_min` go with `jwks_url`");
+        problems.at(place.span(), "`refresh`, `refresh_min` and `jwks_max_age` go with `jwks_url`");
     }
     let value = problems.text(Some(value))?;
     let source = read(problems, name, value, raw)?;
@@ -174,14 +194,14 @@ fn read(
     if name == "jwks_url" {
         return jwks_url(problems, value, raw);
     }
+    if name == "secret" {
+        return Some(KeySource::Secret(problems.secret(value)));
+    }
+    if name == "secret_file" {
+        return Some(KeySource::Secret(problems.secret_file(value)?));
+    }
     let text = if name.ends_with("_file") { problems.file(value)? } else { value.get().clone() };
     match name.trim_end_matches("_file") {
-        "secret" => {
-            if text.is_empty() {
-                problems.at(value.span(), "the secret is empty");
-            }
-            Some(KeySource::Secret(SecretString::from(text)))
-        }
         "pem" => {
             if !text.contains("-----BEGIN ") || text.contains("PRIVATE KEY-----") {
                 problems.at(
@@ -224,14 +244,27 @@ fn jwks_url(problems: &mut Problems<'_>, value: &At<String>, raw: &raw::AuthKey)
             }
         }
     }
-    let refresh = problems.duration(raw.refresh.as_ref(), POSITIVE, REFRESH);
+    let kept = raw.jwks_max_age.as_ref().map(|raw| problems.duration(Some(raw), POSITIVE, JWKS_MAX_AGE));
+    // Asked for anew while they are still believed.
+    let refresh = kept.map_or(REFRESH, |kept| REFRESH.min(kept / 2).max(POSITIVE));
+    let refresh = problems.duration(raw.refresh.as_ref(), POSITIVE, refresh);
+    let max_age = kept.unwrap_or(JWKS_MAX_AGE.max(refresh * 2));
+    if max_age < refresh
+        && let Some(place) = raw.jwks_max_age.as_ref()
+    {
+        problems.with_help(
+            place.span(),
+            "`jwks_max_age` must not be shorter than `refresh`",
+            "or keys are given up before they are asked for again",
+        );
+    }
     let refresh_min = problems.duration(raw.refresh_min.as_ref(), POSITIVE, REFRESH_LEAST.min(refresh));
     if refresh_min > refresh
         && let Some(place) = raw.refresh_min.as_ref().or(raw.refresh.as_ref())
     {
         problems.at(place.span(), "`refresh_min` must not be longer than `refresh`");
     }
-    Some(KeySource::JwksUrl { url: url.clone(), refresh, refresh_min })
+    Some(KeySource::JwksUrl { url: url.clone(), refresh, refresh_min, max_age })
 }
 
 /// Loopback, or a name that only resolves inside of a cluster or a host.

@@ -1,6 +1,6 @@
 //! `[dialects.NAME]`
 
-use super::{required, text_or};
+use super::{member_or, required};
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::At;
@@ -18,7 +18,7 @@ pub(super) fn dialect(
     let incoming = raw.incoming.as_ref().unwrap_or(&nothing);
     let auth = incoming.auth.as_ref().and_then(|auth| {
         let message_type = required(problems, auth.get().message_type.as_ref(), auth.span(), "type")?;
-        let token = text_or(problems, auth.get().token.as_ref(), "token");
+        let token = member_or(problems, auth.get().token.as_ref(), "token");
         Some((message_type, AuthMessage { message_type: message_type.get().clone(), token }))
     });
     let mut message = |raw: &'_ Option<At<raw::Message>>| {
@@ -50,7 +50,7 @@ pub(super) fn dialect(
     let text = |at: Option<At<String>>| at.map(|at| at.get().clone());
     Some(Dialect {
         name: name.get().as_str().into(),
-        type_field: text_or(problems, incoming.type_field.as_ref(), "type"),
+        type_field: member_or(problems, incoming.type_field.as_ref(), "type"),
         auth: auth.map(|(_, auth)| auth),
         subscribe: text(subscribe),
         unsubscribe: text(unsubscribe),

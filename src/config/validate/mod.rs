@@ -129,8 +129,35 @@ fn required<'r>(
     problems.text(raw)
 }
 
-fn text_or(problems: &mut Problems<'_>, raw: Option<&At<String>>, default: &str) -> String {
-    problems.text(raw).map_or_else(|| default.to_owned(), |text| text.get().clone())
+/// The name of a member of a JSON object, or the path to one: names with dots between. What is written otherwise
+/// would be looked for by that very name, in vain.
+fn member<'r>(problems: &mut Problems<'_>, raw: Option<&'r At<String>>) -> Option<&'r At<String>> {
+    let raw = problems.text(raw)?;
+    let path = raw.get();
+    let query = path.starts_with("$.") || path.starts_with("$[") || path.starts_with('/');
+    let bad = if query { Some(0) } else { path.find(['[', ']']) };
+    if let Some(at) = bad {
+        let span = problems.inside(raw, at);
+        problems.with_help(
+            span,
+            "this is no member's name, and no path to one",
+            "a path is names with a `.` between: `realm_access.roles`",
+        );
+        return None;
+    }
+    let dots = path.match_indices('.').map(|(at, _)| at);
+    let mut empty =
+        dots.filter(|&at| at == 0 || at + 1 == path.len() || path.get(at + 1..at + 2) == Some("."));
+    if let Some(at) = empty.next() {
+        let span = problems.inside(raw, at);
+        problems.at(span, "a name beside this `.` is empty");
+        return None;
+    }
+    Some(raw)
+}
+
+fn member_or(problems: &mut Problems<'_>, raw: Option<&At<String>>, default: &str) -> String {
+    member(problems, raw).map_or_else(|| default.to_owned(), |name| name.get().clone())
 }
 
 fn rate(problems: &mut Problems<'_>, raw: &At<raw::Rate>, default: Rate) -> Rate {

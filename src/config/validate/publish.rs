@@ -249,6 +249,9 @@ fn post(
         if value.get().chars().any(|c| c.is_control() && c != '\t') {
             problems.at(value.span(), "a header's value has no control characters (RFC 9110 §5.5)");
         }
+        if value.get().trim_matches([' ', '\t']) != value.get() {
+            problems.at(value.span(), "this header's value begins or ends with white space (RFC 9110 §5.5)");
+        }
         headers.push((name.get().clone(), SecretString::from(value.get().clone())));
     }
     let retry_on = retry_on(problems, raw);

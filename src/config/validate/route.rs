@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::values::{self, Place, Placeholders};
-use super::{POSITIVE, RouteInput, Shared, publish, rate, rate_or_none, required, template, unknown_name};
+use super::{
+    POSITIVE, RouteInput, Shared, member, publish, rate, rate_or_none, required, template, unknown_name,
+};
 use crate::config::host;
 use crate::config::problems::Problems;
 use crate::config::raw;
@@ -218,6 +220,7 @@ fn auth(
     let mut owns = Vec::new();
     for own in raw.owns.iter().flatten() {
         let claim = required(problems, own.get().claim.as_ref(), own.span(), "claim");
+        let claim = claim.and_then(|claim| member(problems, Some(claim)));
         let contains = required(problems, own.get().contains.as_ref(), own.span(), "contains");
         let contains = contains.and_then(|raw| template(problems, raw, path_names, Allow::default(), false));
         if let (Some(raw), Some(text)) = (&own.get().contains, &contains) {

@@ -124,8 +124,10 @@ fn app(problems: &mut Problems<'_>, at: &At<raw::Upstream>) -> App {
             problems.at(file.span(), "`secret` and `secret_file` are both set: leave one out");
             None
         }
-        (None, Some(file)) => problems.file(file),
-        (secret, None) => required(problems, secret.as_ref(), at.span(), "secret").map(|s| s.get().clone()),
+        (None, Some(file)) => problems.secret_file(file),
+        (secret, None) => {
+            required(problems, secret.as_ref(), at.span(), "secret").map(|secret| problems.secret(secret))
+        }
     };
     let (ws_host, api_host) = hosts(problems, at);
     let tls = problems.flag(raw.tls.as_ref(), true);
@@ -146,7 +148,7 @@ fn app(problems: &mut Problems<'_>, at: &At<raw::Upstream>) -> App {
     App {
         id,
         key,
-        secret: SecretString::from(secret.unwrap_or_default()),
+        secret: secret.unwrap_or_else(|| SecretString::from(String::new())),
         ws,
         api,
         origin: origin(problems, raw.origin.as_ref()),

@@ -65,7 +65,7 @@ impl Machine {
             self.error(code, None, now, out);
             return self.await_token(now);
         }
-        self.user = Some(claims.user.clone());
+        self.user = Some(claims.identity());
         let confirm = self.auth_ok(&claims, now);
         if self.route.channel_is_chosen() {
             out.extend(confirm.map(Action::Send));
@@ -169,7 +169,7 @@ impl Machine {
     fn phase_over(&mut self, now: Now, out: &mut Vec<Action>) {
         self.timers.phase = None;
         match self.state {
-            State::Unauthenticated | State::Verifying { renewal: false } => {
+            State::Unauthenticated | State::Verifying { renewal: false, .. } => {
                 let failures = self.too_many_wrong_tokens;
                 self.close(if failures { CloseReason::AuthFailures } else { CloseReason::AuthDeadline }, out);
             }
@@ -278,8 +278,7 @@ impl Machine {
         now: Now,
         out: &mut Vec<Action>,
     ) {
-        let message =
-            Message { text, message_type, object, values: &self.values, user: self.user.as_deref() };
+        let message = Message { text, message_type, object, values: &self.values, user: self.user() };
         match publish::prepare(&self.route, &message, now) {
             Ok(outgoing) => match self.channel_of(object) {
                 Some(channel) => {
@@ -361,7 +360,7 @@ impl Machine {
     }
 
     fn check_field(&self, field: &str, object: &Object<'_>) -> Result<(), (ErrorCode, String)> {
-        let value = object.get(field).and_then(json::scalar);
+        let value = object.at(field).and_then(json::scalar);
         let allowed = self.route.subscribe_values.iter().find(|(name, _)| name == field);
         let accepted = value.is_some_and(|value| match allowed {
             Some((_, values)) => values.iter().any(|v| *v == value),
@@ -419,8 +418,8 @@ impl Machine {
     pub(super) fn value_of<'a>(&'a self, var: &Var, object: Option<&Object<'a>>) -> Option<Cow<'a, str>> {
         match var {
             Var::Path(name) => self.values.get(name).map(Cow::Borrowed),
-            Var::User => self.user.as_deref().map(Cow::Borrowed),
-            Var::Subscribe(field) => object?.get(field).and_then(json::scalar),
+            Var::User => self.user().map(Cow::Borrowed),
+            Var::Subscribe(field) => object?.at(field).and_then(json::scalar),
             Var::Type => None,
         }
     }

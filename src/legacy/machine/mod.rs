@@ -13,11 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::gates::Gates;
+pub use self::timers::JUDGING_MAX;
+pub use self::tokens::Outcome;
+
 use self::timers::Timers;
 use super::close::CloseReason;
 use super::error::ErrorCode;
 use super::publish::Outgoing;
-use crate::auth::Claims;
+use crate::auth::{Claims, Identity};
 use crate::clock::Now;
 use crate::config::{Refusal, Route};
 use crate::routes::PathValues;
@@ -33,14 +36,14 @@ pub enum Action {
     Echo,
     /// Send a WebSocket ping.
     WsPing,
-    /// Verify this token (without `Bearer `), then call [`Machine::verified`].
+    /// Verify this token (without `Bearer `), then call [`Machine::verified`] or [`Machine::unjudged`].
     Verify(String),
     /// Take the slots of this user and key, then call [`Machine::slots`].
     Acquire {
-        /// The user's id.
-        user: String,
-        /// The filled key of `limits.exclusive`.
-        exclusive: Option<String>,
+        /// The user.
+        user: Identity,
+        /// The filled key of `limits.exclusive`, and the issuer where the user is part of it.
+        exclusive: Option<Identity>,
     },
     /// Give the slots back.
     Release,
@@ -93,7 +96,7 @@ pub struct Opening {
     pub endpoint: String,
     /// The path's values.
     pub values: PathValues,
-    /// A token that came with the upgrade request.
+    /// A token that came with the upgrade request; empty when what stands in its place is none.
     pub token: Option<String>,
     /// The upgrade was granted only to tell this refusal.
     pub refused: Option<ErrorCode>,
@@ -109,7 +112,7 @@ pub struct Machine {
     endpoint: String,
     values: PathValues,
     state: State,
-    user: Option<String>,
+    user: Option<Identity>,
     /// In-band subscriptions.
     chosen: Vec<Chosen>,
     next_id: u32,
@@ -125,7 +128,7 @@ enum State {
     /// Waiting for a token.
     Unauthenticated,
     /// A token is being verified. `renewal`: the connection is live and stays so.
-    Verifying { renewal: bool },
+    Verifying { renewal: bool, since: std::time::Instant },
     /// The token is good; slots are being taken.
     Acquiring(Box<Claims>),
     /// Slots are taken; the channel's subscription is awaited.
@@ -197,7 +200,7 @@ impl Machine {
     /// Whether the client is in service.
     #[must_use]
     pub const fn is_live(&self) -> bool {
-        matches!(self.state, State::Live | State::Verifying { renewal: true })
+        matches!(self.state, State::Live | State::Verifying { renewal: true, .. })
     }
 
     /// Whether the client has been heard in this time.
@@ -209,7 +212,7 @@ impl Machine {
     /// The authenticated user.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
-        self.user.as_deref()
+        self.user.as_ref().map(|user| user.subject.as_str())
     }
 
     /// When [`Self::timer`] wants to be called.
@@ -222,6 +225,7 @@ impl Machine {
     fn await_token(&mut self, now: Now) {
         self.state = State::Unauthenticated;
         self.timers.phase = self.route.auth.as_ref().map(|auth| now.mono + auth.deadline);
+        self.timers.pause_left = JUDGING_MAX;
     }
 
     fn go_live(&mut self, now: Now) {

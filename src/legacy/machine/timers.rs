@@ -5,6 +5,10 @@ use std::time::{Duration, Instant};
 use crate::clock::Now;
 use crate::config::{Heartbeat, HeartbeatKind};
 
+/// While a token is judged, the deadline and the expiry stand still: that it waits, where its address guesses or for
+/// keys, is not its client's doing. At most so long, all tokens of one deadline together.
+pub const JUDGING_MAX: Duration = Duration::from_secs(10);
+
 /// Each may be set; [`Timers::next`] is the earliest.
 pub(super) struct Timers {
     /// The end of the current state: the auth deadline, a subscription's wait, a refusal's hold.
@@ -21,6 +25,8 @@ pub(super) struct Timers {
     pub(super) drain: Option<Instant>,
     /// When the client was last heard.
     pub(super) heard: Instant,
+    /// How long the deadline may yet stand still.
+    pub(super) pause_left: Duration,
     rng: fastrand::Rng,
 }
 
@@ -34,6 +40,7 @@ impl Timers {
             expiry: None,
             drain: None,
             heard: now.mono,
+            pause_left: JUDGING_MAX,
             rng: fastrand::Rng::with_seed(seed),
         }
     }
@@ -56,6 +63,23 @@ impl Timers {
             self.schedule_ping(heartbeat, now);
             self.silence = Some(now.mono + heartbeat.timeout);
         }
+    }
+
+    /// A token is being judged: the deadline and the expiry wait, as long as they may.
+    pub(super) fn hold(&mut self) {
+        self.phase = self.phase.map(|at| at + self.pause_left);
+        self.expiry = self.expiry.map(|at| at + JUDGING_MAX);
+    }
+
+    /// It has been judged: the deadline goes on from where it stood, and the expiry is the old one again, so that
+    /// wrong tokens do not move it. Gives how long the token waited, as far as that counts.
+    pub(super) fn go_on(&mut self, since: Instant, now: Now) -> Duration {
+        let waited = now.mono.saturating_duration_since(since);
+        let paused = waited.min(self.pause_left);
+        self.phase = self.phase.map(|at| at - (self.pause_left - paused));
+        self.pause_left -= paused;
+        self.expiry = self.expiry.map(|at| at - JUDGING_MAX);
+        waited.min(JUDGING_MAX)
     }
 
     /// The interval ±10 %, so that clients that came together do not stay together.

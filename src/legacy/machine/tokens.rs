@@ -1,14 +1,32 @@
 //! Tokens: from an `auth` message or the upgrade request, through their verdict, to the user's slots or renewal.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Action, Machine, State};
-use crate::auth::{Claims, Denied, permits, strip_bearer};
+use crate::auth::{Claims, Denied, Identity, permits, token_in};
 use crate::clock::Now;
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
 use crate::template::Var;
+
+/// The least time after which a client is asked to send its token again.
+const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
+
+/// What became of a token, for the log and the metrics.
+#[derive(Debug)]
+pub struct Outcome {
+    /// In a word, one of a closed set.
+    pub result: &'static str,
+    /// What a good token lacks for this route.
+    pub denied: Option<Denied>,
+}
+
+impl Outcome {
+    const fn of(result: &'static str) -> Self {
+        Self { result, denied: None }
+    }
+}
 
 impl Machine {
     /// An `auth` message, or a token of the upgrade request.
@@ -19,84 +37,101 @@ impl Machine {
             }
             return self.auth_error(ErrorCode::AuthRateLimited, Some(wait), now, out);
         }
-        let Some(token) = token else {
+        let Some(token) = token.and_then(token_in) else {
             return self.auth_error(ErrorCode::InvalidToken, None, now, out);
         };
-        self.state = State::Verifying { renewal: matches!(self.state, State::Live) };
-        out.push(Action::Verify(strip_bearer(token).to_owned()));
-    }
-
-    fn permitted(&self, claims: &Claims) -> Result<(), ErrorCode> {
-        let Some(auth) = &self.route.auth else { return Ok(()) };
-        if self.route.value_sets.user.is_some_and(|set| !set.fits(&claims.user)) {
-            return Err(ErrorCode::InvalidField);
-        }
-        permits(auth, claims, |var| match var {
-            Var::User => Some(Cow::Owned(claims.user.clone())),
-            var => self.value_of(var, None),
-        })
-        .map_err(|denied| match denied {
-            Denied::Permission(_) => ErrorCode::MissingPermission,
-            Denied::Ownership(_) => ErrorCode::NotOwner,
-        })
-    }
-
-    /// A new token for a live connection: of the same user, it moves the expiry.
-    fn renew(&mut self, claims: &Claims, leeway: Duration, now: Now, out: &mut Vec<Action>) -> &'static str {
-        if self.user.as_deref() != Some(claims.user.as_str()) {
-            self.auth_error(ErrorCode::OtherUser, None, now, out);
-            return "other_user";
-        }
-        self.timers.expire_at(claims.expires_at_unix, leeway, now);
-        out.extend(self.auth_ok(claims, now).map(Action::Send));
-        "renewed"
-    }
-
-    pub(super) fn auth_ok(&self, claims: &Claims, now: Now) -> Option<String> {
-        self.route.dialect.render_auth_ok(&claims.user, claims.role.as_deref(), &claims.permissions_json, now)
+        self.state = State::Verifying { renewal: matches!(self.state, State::Live), since: now.mono };
+        self.timers.hold();
+        out.push(Action::Verify(token.to_owned()));
     }
 
     /// The verdict on the token of [`Action::Verify`]; `wait`: the client's address has sent so many wrong
-    /// tokens that the next may come only after it. Gives a word for the log and the metrics.
+    /// tokens that the next may come only after it.
     pub fn verified(
         &mut self,
         verdict: Result<Claims, Option<Duration>>,
         leeway: Duration,
         now: Now,
         out: &mut Vec<Action>,
-    ) -> &'static str {
-        let State::Verifying { renewal } = self.state else { return "late" };
-        self.state = if renewal { State::Live } else { State::Unauthenticated };
+    ) -> Outcome {
+        let State::Verifying { renewal, since } = self.state else { return Outcome::of("late") };
+        let asked = self.go_on(renewal, since, now);
         let claims = match verdict {
             Ok(claims) => claims,
             Err(wait) => {
                 self.too_many_wrong_tokens |= wait.is_some();
                 let code = wait.map_or(ErrorCode::InvalidToken, |_| ErrorCode::AuthRateLimited);
                 self.auth_error(code, wait, now, out);
-                return "refused";
+                return Outcome::of("refused");
             }
         };
-        if let Err(code) = self.permitted(&claims) {
-            self.auth_error(code, None, now, out);
-            return match code {
-                ErrorCode::NotOwner => "not_owner",
-                ErrorCode::InvalidField => "bad_claim",
-                _ => "missing_permission",
+        if let Err(denied) = self.permitted(&claims) {
+            let code = match denied {
+                Denied::Permission(_) | Denied::NoPermissions(_) => ErrorCode::MissingPermission,
+                Denied::Ownership(_) | Denied::NoClaim(_) => ErrorCode::NotOwner,
+                Denied::User => ErrorCode::InvalidField,
             };
+            self.auth_error(code, None, now, out);
+            return Outcome { result: denied.label(), denied: Some(denied) };
         }
+        if renewal && self.user.as_ref() != Some(&claims.identity()) {
+            self.auth_error(ErrorCode::OtherUser, None, now, out);
+            return Outcome::of("other_user");
+        }
+        // What it took to judge the token is not taken from its life.
+        self.timers.expire_at(claims.expires_at_unix, leeway, asked);
         if renewal {
-            return self.renew(&claims, leeway, now, out);
+            out.extend(self.auth_ok(&claims, now).map(Action::Send));
+            return Outcome::of("renewed");
         }
-        self.timers.expire_at(claims.expires_at_unix, leeway, now);
-        let exclusive = self.route.limits.exclusive.as_ref().and_then(|exclusive| {
-            exclusive.key.fill(|var| match var {
-                Var::User => Some(Cow::Borrowed(claims.user.as_str())),
-                var => self.value_of(var, None),
-            })
-        });
-        out.push(Action::Acquire { user: claims.user.clone(), exclusive });
+        out.push(Action::Acquire { user: claims.identity(), exclusive: self.exclusive(&claims) });
         self.timers.phase = None;
         self.state = State::Acquiring(Box::new(claims));
-        "accepted"
+        Outcome::of("accepted")
+    }
+
+    /// The token of [`Action::Verify`] could not be judged, for want of keys, which may be there after `retry`. That
+    /// is no fault of the client's: it is told by an error frame, for an `auth_error` would send it to log in.
+    pub fn unjudged(&mut self, retry: Duration, now: Now, out: &mut Vec<Action>) -> Outcome {
+        let State::Verifying { renewal, since } = self.state else { return Outcome::of("late") };
+        self.go_on(renewal, since, now);
+        // Whoever comes again when told must not meet the limit of attempts.
+        let spacing = self.route.limits.auth_attempts.map_or(Duration::ZERO, |rate| rate.per / rate.count);
+        let wait = retry.max(spacing).max(RETRY_AFTER_MIN);
+        self.rate_error(ErrorCode::Unavailable, wait, now, out);
+        Outcome::of("keys_unavailable")
+    }
+
+    /// Back from judging. Gives `now`, its wall clock as it stood when the token came.
+    fn go_on(&mut self, renewal: bool, since: Instant, now: Now) -> Now {
+        self.state = if renewal { State::Live } else { State::Unauthenticated };
+        let waited = self.timers.go_on(since, now);
+        now.with_wall_earlier(waited)
+    }
+
+    fn permitted(&self, claims: &Claims) -> Result<(), Denied> {
+        let Some(auth) = &self.route.auth else { return Ok(()) };
+        if self.route.value_sets.user.is_some_and(|set| !set.fits(&claims.user)) {
+            return Err(Denied::User);
+        }
+        permits(auth, claims, |var| match var {
+            Var::User => Some(Cow::Owned(claims.user.clone())),
+            var => self.value_of(var, None),
+        })
+    }
+
+    /// The filled key of `limits.exclusive`; of one that names the user, his issuer is part.
+    fn exclusive(&self, claims: &Claims) -> Option<Identity> {
+        let key = &self.route.limits.exclusive.as_ref()?.key;
+        let subject = key.fill(|var| match var {
+            Var::User => Some(Cow::Borrowed(claims.user.as_str())),
+            var => self.value_of(var, None),
+        })?;
+        let names_user = key.vars().any(|var| *var == Var::User);
+        Some(Identity { issuer: claims.issuer.clone().filter(|_| names_user), subject })
+    }
+
+    pub(super) fn auth_ok(&self, claims: &Claims, now: Now) -> Option<String> {
+        self.route.dialect.render_auth_ok(&claims.user, claims.role.as_deref(), &claims.permissions_json, now)
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::auth::Identity;
 use crate::config::{OnConflict, SlotLimit};
 use crate::legacy::conn::Notice;
 use crate::limits::slots::{Acquire, HOLDERS_SHOWN_MAX, Slots};
@@ -41,11 +42,11 @@ pub async fn take_address(
 
 /// Takes one slot of `key`; `Err`: all are taken by connections that are alive.
 pub(super) async fn take(
-    slots: &Slots<Key<String>, Holder>,
-    key: Option<&Key<String>>,
+    slots: &Slots<Key<Identity>, Holder>,
+    key: Option<&Key<Identity>>,
     limit: Option<SlotLimit>,
     holder: &Holder,
-) -> Result<Option<Slot<Key<String>>>, ()> {
+) -> Result<Option<Slot<Key<Identity>>>, ()> {
     let (Some(key), Some(limit)) = (key, limit) else { return Ok(None) };
     wait_for_one(slots, key, limit, Duration::ZERO, holder).await.map(Some)
 }

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use pusher_bridge::auth::token_in;
 use pusher_bridge::clock::Now;
 use pusher_bridge::config::{HeartbeatKind, Rate, Route};
 use pusher_bridge::legacy::close::CloseReason;
 use pusher_bridge::legacy::dialect::ClientMessage;
 use pusher_bridge::legacy::error::ErrorCode;
-use pusher_bridge::legacy::machine::{Action, Interest, Machine, PINGS_OWED_MAX, Subscribe};
+use pusher_bridge::legacy::machine::{Action, Interest, JUDGING_MAX, Machine, PINGS_OWED_MAX, Subscribe};
 use pusher_bridge::legacy::publish::Outgoing;
 use pusher_bridge::routes::{ChannelKind, DATA_BYTES_MAX, check_channel};
 use serde_json::Value;
@@ -230,7 +231,7 @@ impl World {
         if self.refused || free && !self.route.echo {
             self.expect_flood_control();
         } else if is_auth && !self.route.echo {
-            let token = matches!(message, Ok(ClientMessage::Auth(Some(_))));
+            let token = matches!(message, Ok(ClientMessage::Auth(Some(text))) if token_in(&text).is_some());
             self.expect_auth(token, now);
         } else {
             let within = self.expect_message(now);
@@ -312,6 +313,10 @@ impl World {
         self.asked = None;
         self.deaf = self.now.mono;
         let (what, user) = (input.byte(), input.pick(&USERS));
+        if what & 7 == 7 && what & 8 == 8 {
+            self.machine.unjudged(Duration::from_secs(3), self.now, &mut self.out);
+            return assert!(matches!(self.out.as_slice(), [Action::Error(ErrorCode::Unavailable, _)]));
+        }
         if what & 3 == 3 {
             let wait = (what & 4 == 4).then_some(Duration::from_millis(300));
             self.machine.verified(Err(wait), LEEWAY, self.now, &mut self.out);
@@ -340,9 +345,10 @@ impl World {
                 self.granted = Some((user, ends));
             }
             ([Action::Acquire { user: named, exclusive }], true) if !renewal => {
-                assert_eq!(named, user);
+                assert_eq!(named.subject, user);
                 let key = format!("{}-{user}", self.path_value);
-                assert_eq!(exclusive.as_ref(), self.route.limits.exclusive.as_ref().map(|_| &key));
+                let exclusive = exclusive.as_ref().map(|exclusive| &exclusive.subject);
+                assert_eq!(exclusive, self.route.limits.exclusive.as_ref().map(|_| &key));
                 self.accepted = Some((user, ends));
             }
             (other, permitted) => panic!("permitted: {permitted}, renewal: {renewal}, {other:?}"),
@@ -436,7 +442,9 @@ impl World {
             assert!(self.drain_at.is_none_or(|at| at > now.mono), "its turn to go has come");
             let released = self.out.iter().any(|action| matches!(action, Action::Release));
             if let Some((_, ends)) = self.granted.filter(|_| !released) {
-                assert!(now.unix_ms < ends * 1000 + LEEWAY.as_millis() as i64, "the token has expired");
+                // For as long as it was judged, or another is, it has not aged.
+                let forgiven = (LEEWAY + JUDGING_MAX * 2).as_millis() as i64;
+                assert!(now.unix_ms < ends * 1000 + forgiven, "the token has expired");
             }
             let heartbeat = self.route.heartbeat;
             if self.machine.is_live() && self.asked.is_none() && heartbeat.kind != HeartbeatKind::None {
@@ -482,7 +490,7 @@ impl World {
         assert!(!machine.wants_frames() || self.asked.is_none(), "frames wait for the answer");
         // Whoever waits for something has an end set.
         if !machine.is_live() && self.asked != Some(Asked::Slots) {
-            let latest = self.now.mono + SUBSCRIBE_WAIT.max(Duration::from_secs(30));
+            let latest = self.now.mono + SUBSCRIBE_WAIT.max(Duration::from_secs(30) + JUDGING_MAX);
             assert!(machine.deadline().is_some_and(|at| at <= latest));
         }
         let chosen = self.subscriptions.keys().filter(|id| **id != 0).count();

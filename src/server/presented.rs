@@ -1,0 +1,213 @@
+//! Pure: the token that an upgrade request carries, and the subprotocol that the answer selects for it.
+
+use hyper::HeaderMap;
+use hyper::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use percent_encoding::percent_decode_str;
+
+use crate::auth::{looks_like_a_token, token_in};
+use crate::config::TokenPlace;
+
+/// What was found in the places where a route lets a token stand.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Presented {
+    /// The first that looks like a token, without `Bearer`; empty when there is only what does not.
+    pub token: Option<String>,
+    /// The subprotocol to select: a browser that offers any fails the connection when none is.
+    pub protocol: Option<String>,
+}
+
+/// Looks at each of `places` in order. What does not look like a token (nothing, another scheme's credentials,
+/// `undefined`) hides nothing behind it.
+#[must_use]
+pub fn presented_token(headers: &HeaderMap, query: &str, places: &[TokenPlace]) -> Presented {
+    let mut found = Presented::default();
+    let mut look = |text: &str| {
+        let Some(token) = token_in(text) else { return };
+        if found.token.as_ref().is_none_or(String::is_empty) {
+            found.token = Some(if looks_like_a_token(token) { token.to_owned() } else { String::new() });
+        }
+    };
+    let mut protocol = None;
+    for place in places {
+        match place {
+            TokenPlace::Header => {
+                let values = headers.get_all(AUTHORIZATION).iter().filter_map(|value| value.to_str().ok());
+                values.filter(|value| is_ours(value)).for_each(&mut look);
+            }
+            TokenPlace::Query(name) => {
+                let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+                let values = pairs.filter(|(key, _)| decoded(key) == *name).map(|(_, value)| decoded(value));
+                values.for_each(|value| look(&value));
+            }
+            TokenPlace::Subprotocol(name) => {
+                let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+                let items = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+                let mut offered = items.map(str::trim).skip_while(|item| item != name);
+                if offered.next().is_some() {
+                    protocol.get_or_insert_with(|| name.clone());
+                    // Other subprotocols may stand in between.
+                    let mut rest = offered.peekable();
+                    let first = rest.peek().copied().unwrap_or("");
+                    look(rest.find(|item| looks_like_a_token(item)).unwrap_or(first));
+                }
+            }
+        }
+    }
+    found.protocol = protocol;
+    found
+}
+
+/// Whether `Authorization` has a token: of the scheme `Bearer` (RFC 6750 §2.1), or a bare one, as some clients
+/// write it. Other schemes are for others on the way.
+fn is_ours(value: &str) -> bool {
+    let value = value.trim();
+    let scheme = value.split(char::is_whitespace).next().unwrap_or("");
+    scheme.eq_ignore_ascii_case("bearer") || looks_like_a_token(value)
+}
+
+/// A name or value of a query, as forms encode it (WHATWG URL, application/x-www-form-urlencoded parsing).
+fn decoded(text: &str) -> String {
+    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: &str = "header query:token subprotocol:bearer";
+
+    fn places(text: &str) -> Vec<TokenPlace> {
+        text.split(' ')
+            .map(|place| match place.split_once(':') {
+                Some(("query", name)) => TokenPlace::Query(name.replace('_', " ")),
+                Some((_, name)) => TokenPlace::Subprotocol(name.into()),
+                None => TokenPlace::Header,
+            })
+            .collect()
+    }
+
+    fn found(
+        places: &str,
+        query: &str,
+        headers: &[(&'static str, &str)],
+    ) -> (Option<String>, Option<String>) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        let found = presented_token(&map, query, &self::places(places));
+        (found.token, found.protocol)
+    }
+
+    #[test]
+    fn the_first_place_with_a_token_counts() {
+        let authorization = ("authorization", "Bearer h.h.h");
+        let protocols = ("sec-websocket-protocol", "x, bearer, s.s.s");
+        let all = [authorization, protocols];
+        for (places, token, protocol) in [
+            (ALL, "h.h.h", Some("bearer")),
+            ("query:token header", "q.q.q", None),
+            ("query:other header", "h.h.h", None),
+            ("subprotocol:bearer header", "s.s.s", Some("bearer")),
+            ("subprotocol:other query:token", "q.q.q", None),
+        ] {
+            let (found, selected) = found(places, "token=q.q.q", &all);
+            assert_eq!((found.as_deref(), selected.as_deref()), (Some(token), protocol), "{places}");
+        }
+        let nothing = presented_token(&HeaderMap::new(), "token=q.q.q", &[]);
+        assert_eq!(nothing, Presented::default());
+    }
+
+    #[test]
+    fn what_is_no_token_hides_none() {
+        let good = ("sec-websocket-protocol", "bearer, s.s.s");
+        for query in [
+            "",
+            "token=",
+            "token",
+            "token=undefined",
+            "token=Bearer+",
+            "token=a.b",
+            "token=a.b.c.d",
+            "token=..",
+            "other=a.b.c",
+            "TOKEN=a.b.c",
+        ] {
+            for authorization in [
+                "Basic dXNlcjpwYXNz",
+                "Bearer",
+                "Bearer ",
+                "Bearer undefined",
+                "Negotiate a.b.c",
+                "dXNlcg==",
+                "Digest username=\"a.b.c\"",
+                "",
+            ] {
+                let headers = [("authorization", authorization), good];
+                assert_eq!(
+                    found(ALL, query, &headers).0.as_deref(),
+                    Some("s.s.s"),
+                    "{query} {authorization}"
+                );
+            }
+        }
+        let two = [("authorization", "Basic dXNlcg=="), ("authorization", "bearer  h.h.h")];
+        assert_eq!(found(ALL, "", &two).0.as_deref(), Some("h.h.h"));
+        assert_eq!(
+            found(ALL, "token=&token=q.q.", &[]).0.as_deref(),
+            Some("q.q."),
+            "told that it has no signature"
+        );
+    }
+
+    #[test]
+    fn without_any_the_client_is_told_of_what_stood_in_its_place() {
+        for (query, headers, told) in [
+            ("token=undefined", &[][..], true),
+            ("", &[("authorization", "Bearer opaque")], true),
+            ("", &[("sec-websocket-protocol", "bearer, opaque")], true),
+            ("token=", &[], false),
+            ("", &[("authorization", "Basic opaque")], false),
+            ("", &[("authorization", "Bearer")], false),
+            ("", &[("sec-websocket-protocol", "bearer")], false),
+        ] {
+            let token = found(ALL, query, headers).0;
+            assert_eq!(token.as_deref(), told.then_some(""), "{query} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn queries_are_decoded_as_forms_are() {
+        for (places, query) in [
+            ("query:token", "x=1&token=a%2Eb%2ec"),
+            ("query:token", "%74oken=a.b.c"),
+            ("query:token", "token=Bearer+a.b.c"),
+            ("query:token", "token=Bearer%20a.b.c"),
+            ("query:token", "token=+a.b.c+"),
+            ("query:access_token", "access+token=a.b.c"),
+            ("query:access_token", "access%20token=a.b.c"),
+            ("query:token", "&&=&token=&token=a.b.c"),
+        ] {
+            assert_eq!(found(places, query, &[]).0.as_deref(), Some("a.b.c"), "{query}");
+        }
+        assert_eq!(found("query:token", "token=%FF", &[]).0.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn an_offered_subprotocol_is_selected_and_the_token_never() {
+        for (offered, token, protocol) in [
+            (&["bearer, s.s.s"][..], Some("s.s.s"), Some("bearer")),
+            (&["v1.app, bearer,s.s.s"], Some("s.s.s"), Some("bearer")),
+            (&["bearer", "s.s.s"], Some("s.s.s"), Some("bearer")),
+            (&["bearer, chat, s.s.s"], Some("s.s.s"), Some("bearer")),
+            (&["bearer"], None, Some("bearer")),
+            (&["s.s.s, bearer"], None, Some("bearer")),
+            (&["Bearer, s.s.s"], None, None),
+            (&["chat"], None, None),
+        ] {
+            let headers: Vec<_> = offered.iter().map(|value| ("sec-websocket-protocol", *value)).collect();
+            let (found, selected) = found(ALL, "", &headers);
+            assert_eq!((found.as_deref(), selected.as_deref()), (token, protocol), "{offered:?}");
+        }
+    }
+}
