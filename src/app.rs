@@ -138,8 +138,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let needed = config.routes.iter().any(|route| route.auth.is_some());
     let keys = verifier.clone().filter(|verifier| needed && verifier.fetches());
     let status = Status::new(connected, worker_count, config.server.close_window, keys, metrics.clone());
-    let started = Now::read();
-    let max_ages = verifier.iter().flat_map(|verifier| verifier.key_ages(started)).map(|(_, max)| max);
+    let ages = verifier.iter().flat_map(|verifier| verifier.key_ages(Now::read()));
+    let max_ages = ages.map(|(_, max)| max);
     let key_ages = metrics.key_ages(max_ages);
     let wrong_tokens = config.auth.as_ref().map_or(ANY_RATE, |auth| auth.failures_per_address);
     let bridge = Arc::new(Bridge {
@@ -180,7 +180,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             Ok(listener) => {
                 let watching = shared.clone();
                 tokio::spawn(async move { watching.watch_links().await });
-                let upkeep = move |now| upkeep(&weak, &key_ages, started, now);
+                let upkeep = move |now| upkeep(&weak, &key_ages, now);
                 admin::run(listener, shared, admin_stopped, upkeep).await;
             }
             Err(error) => tracing::error!(%error, "the admin address cannot be watched"),
@@ -211,14 +211,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 /// Nothing is judged where no route needs a token.
 const ANY_RATE: Rate = Rate { count: 1, per: Duration::from_secs(1), burst: 1 };
 
-fn upkeep(bridge: &Weak<Bridge>, key_ages: &KeyAges, started: Now, now: Now) {
+fn upkeep(bridge: &Weak<Bridge>, key_ages: &KeyAges, now: Now) {
     if let Some(bridge) = bridge.upgrade() {
         bridge.wrong_tokens.upkeep(now.mono);
         bridge.metrics.buffered_bytes.set(bridge.buffers.held() as f64);
         if let Some(verifier) = &bridge.verifier {
             verifier.upkeep(now);
-            let never = now.mono.saturating_duration_since(started.mono);
-            key_ages.set(verifier.key_ages(now).map(|(age, _)| age.unwrap_or(never)));
+            // One that was never fetched is as good as one that is too old.
+            key_ages.set(verifier.key_ages(now).map(|(age, max)| age.unwrap_or(max)));
         }
     }
 }

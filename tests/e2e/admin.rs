@@ -369,6 +369,7 @@ async fn without_any_keys_it_is_not_ready_and_says_why() {
     assert_eq!(ready.status, 503);
     assert_eq!(ready.body, "no keys yet\nlinks connected: 1 of 1\nkeys at hand: 0 of 1\n");
     assert!(get(address, "/metrics").await.body.contains("\npusher_bridge_ready 0\n"));
+    bridge.becomes(r#"pusher_bridge_jwks_age_seconds{key="0"}"#, 86_400.0).await;
     there.store(true, Ordering::SeqCst);
     patiently("the keys", async {
         while get(address, "/readyz").await.status != 200 {
@@ -377,6 +378,12 @@ async fn without_any_keys_it_is_not_ready_and_says_why() {
     })
     .await;
     assert_eq!(get(address, "/readyz").await.body, "ready\nlinks connected: 1 of 1\nkeys at hand: 1 of 1\n");
+    patiently("the age", async {
+        while bridge.metric(r#"pusher_bridge_jwks_age_seconds{key="0"}"#) >= 86_400.0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
     let metrics = get(address, "/metrics").await.body;
     assert!(metrics.contains("\npusher_bridge_ready 1\n"));
     assert!(metrics.contains("\npusher_bridge_jwks_max_age_seconds{key=\"0\"} 86400\n"), "{metrics}");
