@@ -501,7 +501,7 @@ async fn a_token_may_come_with_the_request_where_the_route_says_so() {
 name = "places"
 group = "typed-api"
 path = "/places/{session_id}"
-channel = "content-generation-{session_id}"
+channel = "places-{session_id}"
 auth = { also_from = ["header", "query:access_token", "subprotocol:bearer"] }
 "#,
     )

@@ -346,7 +346,7 @@ impl World {
             }
             ([Action::Acquire { user: named, exclusive }], true) if !renewal => {
                 assert_eq!(named.subject, user);
-                let key = format!("{}-{user}", self.path_value);
+                let key = format!("{}/{user}", self.path_value);
                 let exclusive = exclusive.as_ref().map(|exclusive| &exclusive.subject);
                 assert_eq!(exclusive, self.route.limits.exclusive.as_ref().map(|_| &key));
                 self.accepted = Some((user, ends));
