@@ -147,7 +147,7 @@ pub struct Metrics {
     pub local_events: Counter,
     /// See [`names::PUBLISH_REPEATED_TOTAL`].
     pub publish_repeated: Counter,
-    events: [Counter; 3],
+    events: [Counter; 4],
     subscriptions: [Gauge; 3],
     /// Subscriptions refused or not answered.
     pub subscription_failures: Counter,
@@ -198,7 +198,7 @@ impl Metrics {
             queue_messages: g(names::PUBLISH_QUEUE_MESSAGES, &[]),
             queue_bytes: g(names::PUBLISH_QUEUE_BYTES, &[]),
             gaps: c(names::UPSTREAM_GAPS_TOTAL, &[]),
-            events: ["delivered", "no_subscriber", "malformed"]
+            events: ["delivered", "no_subscriber", "no_channel", "malformed"]
                 .map(|result| c(names::UPSTREAM_EVENTS_TOTAL, &[("result", result.into())])),
             local_events: c(names::LOCAL_EVENTS_TOTAL, &[]),
             publish_repeated: c(names::PUBLISH_REPEATED_TOTAL, &[]),
@@ -314,6 +314,12 @@ impl Metrics {
     pub fn upstream_event(&self, wanted: bool) {
         let [delivered, no_subscriber, ..] = &self.events;
         if wanted { delivered } else { no_subscriber }.increment(1);
+    }
+
+    /// An event from Pusher that names no channel.
+    pub fn upstream_without_channel(&self) {
+        let [_, _, no_channel, _] = &self.events;
+        no_channel.increment(1);
     }
 
     /// A frame from Pusher that cannot be understood.

@@ -53,6 +53,14 @@ impl ChannelKind {
     }
 }
 
+/// Whether Pusher keeps the last event of `channel` for new subscribers (Pusher docs, "Cache channels").
+#[must_use]
+pub fn is_cache(channel: &str) -> bool {
+    ["cache-", "private-cache-", "private-encrypted-cache-", "presence-cache-"]
+        .iter()
+        .any(|prefix| channel.starts_with(prefix))
+}
+
 /// Whether `byte` may stand in a channel name (Pusher docs, "Channel naming conventions").
 #[must_use]
 pub const fn is_channel_byte(byte: u8) -> bool {

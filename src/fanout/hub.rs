@@ -1,12 +1,14 @@
 //! The hub of one worker thread: it owns the worker's table, and writes each event's frame, encoded once, to
 //! every connection that wants it.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::cached::Cached;
 use super::table::{Table, Ticket};
 use crate::clock::Now;
 use crate::config::Route;
@@ -14,12 +16,13 @@ use crate::legacy::conn::{Conn, Notice};
 use crate::legacy::dialect::EventData;
 use crate::legacy::id::ConnId;
 use crate::legacy::json;
-use crate::legacy::machine::Subscribe;
+use crate::legacy::machine::{Interest, Subscribe};
 use crate::legacy::outbox::{Opcode, Pushed, encode_frame};
 use crate::legacy::publish::relayed_name;
 use crate::limits::budget::Budget;
 use crate::metrics::Metrics;
 use crate::pusher::links::Links;
+use crate::routes::is_cache;
 
 /// Deliveries waiting for one hub; a link waits when it is full.
 pub const INBOX_MAX: usize = 1024;
@@ -57,6 +60,8 @@ pub enum Delivery {
         channel: Arc<str>,
         /// Whether events may have been missed.
         gap: bool,
+        /// The last event of a cache channel.
+        cached: Option<Arc<Event>>,
     },
     /// The link's connection is lost, and with it all its channels.
     Down {
@@ -72,6 +77,16 @@ struct Waiting {
     route: usize,
     id: u32,
     confirm: Option<Bytes>,
+    /// On a cache channel: what its last event has to match.
+    replay: Option<Interest>,
+}
+
+/// What a hub knows.
+#[derive(Default)]
+struct Known {
+    table: Table<Arc<Conn>, Waiting>,
+    /// Last events of cache channels, for clients that come later.
+    cached: Cached<Arc<Event>>,
 }
 
 /// One worker's hub.
@@ -83,7 +98,15 @@ pub struct Hub {
     /// Its frames count there.
     buffers: Arc<Budget>,
     /// Locked by this worker's thread alone, so it is never contended.
-    table: Mutex<Table<Arc<Conn>, Waiting>>,
+    known: Mutex<Known>,
+}
+
+impl Event {
+    /// What it takes: its names and data, and each frame that is made of them, at most.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.channel.len() + self.name.len() + 2 * self.data.len()
+    }
 }
 
 impl Hub {
@@ -96,11 +119,11 @@ impl Hub {
         metrics: Arc<Metrics>,
         buffers: Arc<Budget>,
     ) -> Self {
-        Self { index, routes, links, metrics, buffers, table: Mutex::default() }
+        Self { index, routes, links, metrics, buffers, known: Mutex::default() }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table<Arc<Conn>, Waiting>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Subscribes a connection. When the channel stands already, the confirming frame is sent here and `true`
@@ -108,21 +131,25 @@ impl Hub {
     pub fn attach(&self, route: usize, subscribe: Subscribe, conn: &Arc<Conn>) -> (Ticket, bool) {
         let Subscribe { id, channel, interest, confirm } = subscribe;
         let confirm = confirm.map(|text| self.buffers.frame(encode_frame(Opcode::Text, text.as_bytes())));
-        let waiting = Waiting { conn: conn.clone(), route, id, confirm };
-        let mut table = self.table();
-        let (attached, stands) = table.attach(&channel, route, interest, conn.clone(), waiting);
+        let replay = is_cache(&channel).then(|| interest.clone());
+        let waiting = Waiting { conn: conn.clone(), route, id, confirm, replay };
+        let mut known = self.known();
+        let (attached, stands) = known.table.attach(&channel, route, interest, conn.clone(), waiting);
         if attached.first {
             self.links.want(attached.ticket.channel(), self.index);
         }
         if let Some(waiting) = stands {
             self.confirm(waiting.confirm, route, conn);
+            self.replay(&known.cached, &channel, waiting.replay.as_ref(), route, conn);
         }
         (attached.ticket, attached.live)
     }
 
     /// Ends a subscription.
     pub fn detach(&self, ticket: &Ticket) {
-        if self.table().detach(ticket) {
+        let mut known = self.known();
+        if known.table.detach(ticket) {
+            known.cached.forget(ticket.channel());
             self.links.unwant(ticket.channel(), self.index);
         }
     }
@@ -143,31 +170,44 @@ impl Hub {
     fn carry(&self, burst: &mut Vec<Delivery>) {
         let alone = burst.len() == 1;
         let mut corked = Vec::new();
-        let mut table = self.table();
+        let mut known = self.known();
         for delivery in burst.drain(..) {
             match delivery {
                 Delivery::Event(event) => {
-                    self.fan_out(&table, &event, (!alone).then_some(&mut corked));
+                    self.fan_out(&known.table, &event, (!alone).then_some(&mut corked));
                     self.metrics.delivery_delay(event.received);
+                    if is_cache(&event.channel) {
+                        known.keep(event);
+                    }
                 }
-                Delivery::Live { channel, gap } => self.live(&mut table, &channel, gap),
-                Delivery::Down { link } => table.down(|channel| self.links.index_of(channel) == link),
+                Delivery::Live { channel, gap, cached } => {
+                    if let Some(event) = cached {
+                        known.keep(event);
+                    }
+                    self.live(&mut known, &channel, gap);
+                }
+                Delivery::Down { link } => {
+                    let lost = |channel: &str| self.links.index_of(channel) == link;
+                    known.table.down(lost);
+                    known.cached.forget_all(lost);
+                }
             }
         }
-        drop(table);
+        drop(known);
         for conn in corked {
             conn.flush();
         }
     }
 
-    fn live(&self, table: &mut Table<Arc<Conn>, Waiting>, channel: &str, gap: bool) {
+    fn live(&self, known: &mut Known, channel: &str, gap: bool) {
         if gap {
-            for conn in table.confirmed(channel) {
+            for conn in known.table.confirmed(channel) {
                 conn.notify(Notice::Gap);
             }
         }
-        for Waiting { conn, route, id, confirm } in table.live(channel) {
+        for Waiting { conn, route, id, confirm, replay } in known.table.live(channel) {
             self.confirm(confirm, route, &conn);
+            self.replay(&known.cached, channel, replay.as_ref(), route, &conn);
             conn.notify(Notice::Subscribed(id));
         }
     }
@@ -181,6 +221,28 @@ impl Hub {
         }
     }
 
+    /// Sends the last event of a cache channel to a new subscriber, as Pusher does to one of its own.
+    fn replay(
+        &self,
+        cached: &Cached<Arc<Event>>,
+        channel: &str,
+        interest: Option<&Interest>,
+        index: usize,
+        conn: &Conn,
+    ) {
+        let Some(interest) = interest else { return };
+        let Some(event) = cached.get(channel, Now::read().mono) else { return };
+        let Some(route) = self.routes.get(index) else { return };
+        let data = event_data(route, &event);
+        let wanted = match interest {
+            Interest::All => true,
+            Interest::Hold => false,
+            Interest::Value(value) => filter_value(route, &data).as_deref() == Some(value),
+        };
+        let frame = event.frames.get(index).filter(|_| wanted && event.origin != Some(conn.id()));
+        self.confirm(frame.map(|frame| frame.get_or_init(|| self.render(route, &data)).clone()), index, conn);
+    }
+
     /// Hands the event to its receivers. With `corked`, frames are only queued, and each connection that then
     /// needs a flush is noted once.
     fn fan_out(
@@ -191,14 +253,8 @@ impl Hub {
     ) {
         for index in table.routes(&event.channel) {
             let Some(route) = self.routes.get(index) else { continue };
-            let data = EventData {
-                event: relayed_name(route, &event.name),
-                channel: route.alias(&event.channel),
-                json: &event.data,
-            };
-            let value = route.filter.as_ref().and_then(|filter| {
-                json::at_path(route.dialect.out.event.payload(&data), &filter.field).and_then(json::scalar)
-            });
+            let data = event_data(route, event);
+            let value = filter_value(route, &data);
             let mut frames = 0;
             let mut length = 0;
             for conn in table.receivers(&event.channel, index, value.as_deref()) {
@@ -231,4 +287,27 @@ impl Hub {
         let text = route.dialect.out.event.render(data, Now::read());
         self.buffers.frame(encode_frame(Opcode::Text, text.as_bytes()))
     }
+}
+
+impl Known {
+    fn keep(&mut self, event: Arc<Event>) {
+        if self.table.has(&event.channel) {
+            self.cached.keep(&event.channel.clone(), event.clone(), event.bytes(), event.received);
+        }
+    }
+}
+
+/// The event as the route's clients know it.
+fn event_data<'a>(route: &'a Route, event: &'a Event) -> EventData<'a> {
+    EventData {
+        event: relayed_name(route, &event.name),
+        channel: route.alias(&event.channel),
+        json: &event.data,
+    }
+}
+
+/// What the route's filter compares.
+fn filter_value<'a>(route: &Route, data: &EventData<'a>) -> Option<Cow<'a, str>> {
+    let filter = route.filter.as_ref()?;
+    json::at_path(route.dialect.out.event.payload(data), &filter.field).and_then(json::scalar)
 }

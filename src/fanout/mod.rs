@@ -1,5 +1,6 @@
 //! Fan-out: from one event of one channel to the connections that want it. Each worker thread has a hub; a
 //! hub's table knows that worker's subscribers.
 
+pub mod cached;
 pub mod hub;
 pub mod table;

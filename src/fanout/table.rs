@@ -218,6 +218,12 @@ impl<S, W> Table<S, W> {
         })
     }
 
+    /// Whether `channel` has subscribers.
+    #[must_use]
+    pub fn has(&self, channel: &str) -> bool {
+        self.channels.contains_key(channel)
+    }
+
     /// Channels with subscribers.
     #[must_use]
     pub fn len(&self) -> usize {

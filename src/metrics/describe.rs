@@ -18,7 +18,10 @@ pub(super) fn describe(recorder: &PrometheusRecorder) {
         (names::PUBLISH_TOTAL, "Client messages, by what became of them"),
         (names::PUBLISH_RETRIES_TOTAL, "Publishing requests sent again, by cause"),
         (names::UPSTREAM_RECONNECTS_TOTAL, "Connections to Pusher lost or refused, by cause"),
-        (names::UPSTREAM_GAPS_TOTAL, "Subscribed channels at the loss of a connection: each may miss events"),
+        (
+            names::UPSTREAM_GAPS_TOTAL,
+            "Channels that were subscribed when a connection was lost, or forgotten by Pusher: each may miss events",
+        ),
         (names::UPSTREAM_EVENTS_TOTAL, "Events received from Pusher"),
         (
             names::LOCAL_EVENTS_TOTAL,

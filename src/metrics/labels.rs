@@ -32,7 +32,7 @@ pub const RETRY_CAUSES: [&str; 8] =
     ["rate_limited", "unavailable", "server_error", "refused", "no_answer", "not_sent", "clock", "path"];
 
 /// What [`super::Metrics::reconnect`] may be told: the causes of `pusher::dial` and `pusher::link`.
-pub const RECONNECT_CAUSES: [&str; 13] = [
+pub const RECONNECT_CAUSES: [&str; 14] = [
     "connect",
     "connect_timeout",
     "tls",
@@ -44,6 +44,7 @@ pub const RECONNECT_CAUSES: [&str; 13] = [
     "closed_4100",
     "closed_4200",
     "closed_other",
+    "deaf",
     "pong_timeout",
     "write_timeout",
 ];

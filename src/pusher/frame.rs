@@ -219,12 +219,18 @@ impl<'a> ServerFrame<'a> {
         }
         let user_id = frame.object.string("user_id");
         let event = frame.event;
-        let own = event.starts_with("pusher:") || event.starts_with("pusher_internal:");
+        let own = is_pushers_own(&event);
         Ok(match channel {
             Some(channel) if !own => Self::Event { event, channel, data, user_id },
             channel => Self::Other { event, channel, data },
         })
     }
+}
+
+/// Whether an event's name is one of Pusher's own.
+#[must_use]
+pub fn is_pushers_own(event: &str) -> bool {
+    event.starts_with("pusher:") || event.starts_with("pusher_internal:")
 }
 
 /// An event's data as JSON text, not re-typed: of a string that holds JSON, that JSON verbatim; of any other

@@ -11,21 +11,22 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use super::backoff::full_jitter;
+use super::checks::{Answer, Check, Checks};
 use super::close::{self, Reconnect};
 use super::dial::{self, Established, Socket};
-use super::frame::{self, ServerFrame, data_json};
+use super::frame::{self, ServerFrame, data_json, is_pushers_own};
 use super::link_table::{HUBS_MAX, LinkTable, Op};
 use super::links::{Command, LinkEnd};
+use super::liveness::{Due, Liveness};
 use super::publisher::Sent;
 use super::sign;
 use crate::config::Upstream;
+use crate::fanout::cached::Cached;
 use crate::fanout::hub::{Delivery, Event};
 use crate::legacy::id::ConnId;
 use crate::metrics::Metrics;
-use crate::routes::ChannelKind;
+use crate::routes::{self, ChannelKind};
 
-/// Idle time after which the link pings, if Pusher names no shorter one (protocol page, "Ping and pong").
-const ACTIVITY_TIMEOUT_MAX: Duration = Duration::from_secs(120);
 /// How long one write may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// First ceiling of the reconnect delay; it doubles.
@@ -78,38 +79,27 @@ struct Actor {
     table: LinkTable,
     counted: [usize; 3],
     ops: Vec<Op>,
+    checks: Checks,
+    /// Last events of cache channels, for hubs that come later.
+    cached: Cached<Arc<Event>>,
     /// Accepted by Pusher, to be delivered to this bridge's own clients.
     accepted: VecDeque<Arc<Sent>>,
     rng: fastrand::Rng,
-}
-
-/// When the link last heard from Pusher, and whether it has asked.
-struct Liveness {
-    activity_timeout: Duration,
-    pong_timeout: Duration,
-    heard: Instant,
-    pinged: Option<Instant>,
-}
-
-impl Liveness {
-    fn deadline(&self) -> Instant {
-        match self.pinged {
-            Some(at) => at + self.pong_timeout,
-            None => self.heard + self.activity_timeout,
-        }
-    }
 }
 
 impl Link {
     /// Keeps a connection until everybody who could send a command is gone.
     pub async fn run(self) {
         let table = LinkTable::new(self.upstream.subscribe_timeout, self.upstream.linger);
+        let checks = Checks::new(self.upstream.check_interval, self.upstream.subscribe_timeout);
         let connected = self.metrics.upstream_connected(self.index);
         let mut actor = Actor {
             link: self,
             table,
             counted: [0; 3],
             ops: Vec::new(),
+            checks,
+            cached: Cached::default(),
             accepted: VecDeque::new(),
             rng: fastrand::Rng::new(),
         };
@@ -201,14 +191,11 @@ impl Actor {
     async fn serve(&mut self, established: Established) -> Option<End> {
         let Established { mut socket, socket_id, activity_timeout } = established;
         tracing::info!(link = self.link.index, socket_id, "connected to Pusher");
-        let mut live = Liveness {
-            activity_timeout: activity_timeout.map_or(ACTIVITY_TIMEOUT_MAX, |t| t.min(ACTIVITY_TIMEOUT_MAX)),
-            pong_timeout: self.link.upstream.pong_timeout,
-            heard: Instant::now(),
-            pinged: None,
-        };
+        let now = Instant::now().into_std();
+        let mut live = Liveness::new(activity_timeout, self.link.upstream.pong_timeout, now);
+        self.checks.connected(now);
         let held = self.link.end.flights.lock().connected(&socket_id);
-        self.table.connected(held, live.heard.into_std(), &mut self.ops);
+        self.table.connected(held, now, &mut self.ops);
         let mut commands = Vec::new();
         loop {
             if let Err(end) = self.carry_out(&mut socket, &socket_id).await {
@@ -228,19 +215,23 @@ impl Actor {
                     commands.drain(..).for_each(|command| self.handle(command));
                 }
                 () = wait_until(self.table.deadline()) => self.table_timer(),
-                () = sleep_until(live.deadline()) => {
-                    if live.pinged.is_some() {
-                        return Some(End::new("pong_timeout", "Pusher did not answer a ping"));
+                () = sleep_until(live.deadline().into()) => match live.timer(Instant::now().into_std()) {
+                    Due::Nothing => {}
+                    Due::Dead => return Some(End::new("pong_timeout", "Pusher did not answer a ping")),
+                    Due::Ping => {
+                        if let Err(end) = write(&mut socket, frame::PING).await {
+                            return Some(end);
+                        }
                     }
-                    live.pinged = Some(Instant::now());
-                    if let Err(end) = write(&mut socket, frame::PING).await {
+                },
+                () = wait_until(self.checks.deadline()) => {
+                    if let Err(end) = self.check() {
                         return Some(end);
                     }
                 }
                 message = socket.next() => {
-                    live.heard = Instant::now();
-                    live.pinged = None;
-                    if let Err(end) = self.message(message, &mut socket, live.heard).await {
+                    live.heard();
+                    if let Err(end) = self.message(message, &mut socket, Instant::now()).await {
                         return Some(end);
                     }
                 }
@@ -269,6 +260,40 @@ impl Actor {
         }
     }
 
+    /// Subscribes one of the channels again.
+    fn check(&mut self) -> Result<(), End> {
+        let now = Instant::now().into_std();
+        let table = &self.table;
+        // Subscribed again, a cache channel would send its last event again.
+        let channels = || table.subscribed().filter(|channel| !routes::is_cache(channel)).cloned();
+        match self.checks.timer(now, channels, |channel| table.receivers(channel).is_some()) {
+            Check::Nothing => {}
+            Check::Subscribe(channel) => self.ops.push(Op::Subscribe(channel)),
+            Check::Dead => return Err(End::new("deaf", "Pusher does not answer a subscription any more")),
+        }
+        Ok(())
+    }
+
+    /// What the answer to a check tells. `false`: it answers something else.
+    fn checked(&mut self, channel: &str, answer: Answer) -> bool {
+        match answer {
+            Answer::NotAsked => return false,
+            Answer::Subscribed => {}
+            Answer::AskAgain => self.ops.push(Op::Subscribe(channel.into())),
+            Answer::Forgotten => {
+                if self.table.forgotten(channel, &mut self.ops) {
+                    self.link.metrics.gaps.increment(1);
+                    tracing::warn!(
+                        link = self.link.index,
+                        channel = loggable(channel),
+                        "Pusher had forgotten a subscription: events may have been missed"
+                    );
+                }
+            }
+        }
+        true
+    }
+
     /// Hands what Pusher accepted to the hubs. They know who is subscribed, and go on with it while the link is
     /// lost.
     async fn deliver_accepted(&mut self) {
@@ -286,7 +311,7 @@ impl Actor {
     }
 
     fn new_event(
-        &self,
+        &mut self,
         channel: Arc<str>,
         name: &str,
         data: &str,
@@ -294,7 +319,12 @@ impl Actor {
         origin: Option<ConnId>,
     ) -> Arc<Event> {
         let frames = (0..self.link.routes).map(|_| std::sync::OnceLock::new()).collect();
-        Arc::new(Event { channel, name: name.into(), data: data.into(), received, origin, frames })
+        let event =
+            Arc::new(Event { channel, name: name.into(), data: data.into(), received, origin, frames });
+        if routes::is_cache(&event.channel) {
+            self.cached.keep(&event.channel, event.clone(), event.bytes(), received);
+        }
+        event
     }
 
     async fn deliver(&self, hubs: u64, event: Arc<Event>) {
@@ -316,10 +346,14 @@ impl Actor {
                     fed = true;
                 }
                 Op::Unsubscribe(channel) => {
+                    self.cached.forget(&channel);
                     feed(socket, frame::unsubscribe(&channel)).await?;
                     fed = true;
                 }
-                Op::TellLive { hub, channel, gap } => self.tell(hub, Delivery::Live { channel, gap }).await,
+                Op::TellLive { hub, channel, gap } => {
+                    let cached = self.cached.get(&channel, std::time::Instant::from(Instant::now()));
+                    self.tell(hub, Delivery::Live { channel, gap, cached }).await;
+                }
             }
         }
         if fed { within(SinkExt::flush(socket)).await } else { Ok(()) }
@@ -362,12 +396,18 @@ impl Actor {
             }
             Ok(ServerFrame::Ping) => write(socket, frame::PONG).await?,
             Ok(ServerFrame::SubscriptionSucceeded { channel, .. }) => {
-                self.table.succeeded(&channel, at.into_std(), &mut self.ops);
+                let answer = self.checks.confirmed(&channel, at.into_std());
+                if !self.checked(&channel, answer) {
+                    self.table.succeeded(&channel, at.into_std(), &mut self.ops);
+                }
             }
             Ok(ServerFrame::SubscriptionError { channel, message, .. }) => {
                 self.refused(&channel, &message, at);
             }
             Ok(ServerFrame::Error { code, message }) => return self.error(code, &message, at),
+            Ok(ServerFrame::Other { channel: None, event, .. }) if !is_pushers_own(&event) => {
+                self.link.metrics.upstream_without_channel();
+            }
             Ok(_) => {}
             Err(error) => {
                 self.link.metrics.upstream_malformed();
@@ -389,11 +429,17 @@ impl Actor {
         }
         // Pusher says so when it is subscribed already: then it stands.
         if let Some(channel) = message.strip_prefix("Existing subscription to channel ") {
-            self.table.succeeded(channel, at.into_std(), &mut self.ops);
+            let answer = self.checks.exists(channel);
+            if !self.checked(channel, answer) {
+                self.table.succeeded(channel, at.into_std(), &mut self.ops);
+            }
             return Ok(());
         }
         // Answers an unsubscription, so no subscription is to blame.
         if message.starts_with("No current subscription") {
+            return Ok(());
+        }
+        if self.checks.refused(message, self.table.is_subscribing()) {
             return Ok(());
         }
         match self.table.blame(message) {
@@ -426,6 +472,7 @@ impl Actor {
     /// The connection is lost: whoever is subscribed may miss events.
     async fn lost(&mut self) {
         self.link.end.flights.lock().disconnected();
+        self.cached = Cached::default();
         let missed = self.table.disconnected();
         self.ops.clear();
         self.count();

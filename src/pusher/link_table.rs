@@ -71,6 +71,13 @@ struct Entry {
     attempt: Option<TimerKey>,
 }
 
+impl Entry {
+    /// Its events are received, and somebody wants them.
+    fn is_subscribed(&self) -> bool {
+        self.hubs != 0 && self.state == State::Live
+    }
+}
+
 /// A timer's place: its time, and a number that makes it unique.
 type TimerKey = (Instant, u64);
 
@@ -329,7 +336,7 @@ impl LinkTable {
     #[must_use]
     pub fn receivers(&self, channel: &str) -> Option<(Arc<str>, u64)> {
         let (name, entry) = self.channels.get_key_value(channel)?;
-        (entry.hubs != 0 && entry.state == State::Live).then(|| (name.clone(), entry.hubs))
+        entry.is_subscribed().then(|| (name.clone(), entry.hubs))
     }
 
     /// The hubs that want `channel`, whether it is subscribed or not: they have the receivers of what this
@@ -337,6 +344,29 @@ impl LinkTable {
     #[must_use]
     pub fn hubs(&self, channel: &str) -> u64 {
         self.channels.get(channel).map_or(0, |entry| entry.hubs)
+    }
+
+    /// The channels that are subscribed and wanted.
+    pub fn subscribed(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.channels.iter().filter(|(_, entry)| entry.is_subscribed()).map(|(name, _)| name)
+    }
+
+    /// Whether a subscription is under way.
+    #[must_use]
+    pub const fn is_subscribing(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    /// The server had forgotten `channel`, and has subscribed it again. `true`: somebody may have missed events.
+    pub fn forgotten(&mut self, channel: &str, out: &mut Vec<Op>) -> bool {
+        let Some((name, entry)) = self.channels.get_key_value(channel).filter(|(_, e)| e.is_subscribed())
+        else {
+            return false;
+        };
+        for hub in (0..HUBS_MAX).filter(|hub| entry.hubs & hub_bit(*hub) != 0) {
+            out.push(Op::TellLive { hub, channel: name.clone(), gap: true });
+        }
+        true
     }
 
     /// How many channels are in which state.

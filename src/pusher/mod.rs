@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod backoff;
+pub mod checks;
 pub mod close;
 pub mod dial;
 pub mod flights;
@@ -10,6 +11,7 @@ pub mod frame;
 pub mod link;
 pub mod link_table;
 pub mod links;
+pub mod liveness;
 pub mod publisher;
 #[cfg(test)]
 mod relay_model;

@@ -174,6 +174,11 @@ impl SandboxHandle {
         self.hub().change(|inner| inner.release_subscriptions(channel));
     }
 
+    /// Forgets every subscription to `channel`, and tells nobody: what a server does that looks healthy.
+    pub fn forget_subscriptions(&self, channel: &str) {
+        self.hub().change(|inner| inner.state.forget(channel));
+    }
+
     /// While `true`, no WebSocket is read or written, pings of either kind among it: what a peer behind a
     /// dead network sees. Frames queue meanwhile.
     pub fn silence(&self, silent: bool) {

@@ -14,6 +14,7 @@ use super::queue::{Out, Queue, QueueReader, queue};
 use super::rules::{self, Publish, WsError};
 use super::state::{ConnectionId, State, Subscribed};
 use crate::pusher::frame;
+use crate::routes::is_cache;
 
 #[derive(Debug)]
 pub(super) struct Hub {
@@ -31,7 +32,12 @@ pub(super) struct Inner {
     pub(super) log: Log,
     pub(super) faults: Faults,
     queues: HashMap<ConnectionId, Queue>,
+    /// The last event's frame of each cache channel.
+    cached: HashMap<String, String>,
 }
+
+/// Cache channels remembered; further ones are not.
+const CACHED_MAX: usize = 1024;
 
 impl Hub {
     pub(super) fn new(options: Options) -> Self {
@@ -137,6 +143,9 @@ impl Inner {
     pub(super) fn publish(&mut self, publish: &Publish) {
         for channel in &publish.channels {
             let text = frame::event(&publish.event, channel, &publish.data, None);
+            if is_cache(channel) && (self.cached.len() < CACHED_MAX || self.cached.contains_key(channel)) {
+                self.cached.insert(channel.clone(), text.clone());
+            }
             self.send_to_channel(channel, publish.socket_id.as_deref(), text);
             self.log.publish(Published {
                 channel: channel.clone(),
@@ -150,7 +159,15 @@ impl Inner {
     /// Lets the pending subscriptions to `channel` succeed.
     pub(super) fn release_subscriptions(&mut self, channel: &str) {
         for id in self.state.release(channel) {
-            self.send(id, frame::subscription_succeeded(channel, "{}"));
+            self.confirm(id, channel);
+        }
+    }
+
+    /// Confirms a subscription, and sends the last event of a cache channel.
+    fn confirm(&mut self, id: ConnectionId, channel: &str) {
+        self.send(id, frame::subscription_succeeded(channel, "{}"));
+        if let Some(cached) = self.cached.get(channel).cloned() {
+            self.send(id, cached);
         }
     }
 
@@ -208,7 +225,7 @@ impl Session {
             let subscribed =
                 checked.and_then(|()| inner.state.subscribe(self.id, channel).map_err(WsError::plain));
             match subscribed {
-                Ok(Subscribed::Now) => inner.send(self.id, frame::subscription_succeeded(channel, "{}")),
+                Ok(Subscribed::Now) => inner.confirm(self.id, channel),
                 Ok(Subscribed::Held) => {}
                 Err(error) => inner.send(self.id, frame::error(error.code, &error.message)),
             }

@@ -1,6 +1,6 @@
 //! A Pusher-compatible server in this process: the upstream of a bridge without an account, and of the tests,
 //! which can break it on purpose. It has public, private and encrypted channels, client events, publishes and
-//! channel queries; no presence channels, user sign-in, cache channels' memory or webhooks.
+//! channel queries, and remembers the last event of cache channels; no presence channels, user sign-in or webhooks.
 //!
 //! `state` and `rules` are pure and decide; `hub` is what connections share; `ws` and `api` are the two
 //! protocols; `faults` and `observe` are the test's side.

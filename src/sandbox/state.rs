@@ -95,6 +95,15 @@ impl State {
         Ok(())
     }
 
+    /// Ends every subscription to `channel`, of which nobody is told.
+    pub(crate) fn forget(&mut self, channel: &str) {
+        for id in self.channels.remove(channel).unwrap_or_default() {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.channels.remove(channel);
+            }
+        }
+    }
+
     /// From now on subscriptions to `channel` are pending.
     pub(crate) fn hold(&mut self, channel: &str) {
         self.held_channels.insert(channel.to_owned());

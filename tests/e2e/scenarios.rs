@@ -152,6 +152,66 @@ pub async fn survives_a_restart(app: &App, restart: impl AsyncFnOnce()) {
     assert_eq!(metric(&bridge, "pusher_bridge_upstream_gaps_total"), 2.0);
 }
 
+/// Clients that join a cache channel later get its last event as well, once, whichever worker has them; and of a
+/// filtered one only their own.
+pub async fn late_joiners_get_the_last_event(app: &App) {
+    const MORE: &str = r#"
+[[routes]]
+name = "score"
+group = "typed-api"
+path = "/ws/score/{game}"
+channel = "private-cache-score-{game}"
+
+[[routes.publish]]
+types = ["*"]
+
+[[routes]]
+name = "team"
+group = "typed-api"
+path = "/ws/team/{team}"
+channel = "cache-teams"
+filter = { field = "team", equals = "{team}" }
+"#;
+    let bridge = bridge::start(app, &format!("{SHIPPED}\n{MORE}"), &[], |config| {
+        quick(config);
+        config.server.workers = 2;
+    })
+    .await;
+    let mut first = OldClient::login(bridge.address, "/ws/score/g1", "1").await;
+    let mut clients = Vec::new();
+    for n in 0..4 {
+        let mut late = OldClient::login(bridge.address, "/ws/score/g1", "2").await;
+        if n > 0 {
+            let frame = late.json().await;
+            assert_eq!((frame["type"].as_str(), &frame["data"]), (Some("score"), &n.into()), "the last one");
+        }
+        clients.push(late);
+        app.trigger("private-cache-score-g1", "score", &(n + 1).to_string()).await;
+        for client in clients.iter_mut().chain([&mut first]) {
+            assert_eq!(client.json().await["data"], n + 1);
+        }
+    }
+    // A client's message is an event like any other, but for its sender.
+    first.send(r#"{"type":"m","data":7}"#).await;
+    for client in &mut clients {
+        assert_eq!(client.json().await["data"], 7);
+    }
+    for client in [&mut OldClient::login(bridge.address, "/ws/score/g1", "3").await] {
+        let frame = client.json().await;
+        assert_eq!((frame["type"].as_str(), &frame["data"]), (Some("client-m"), &7.into()));
+    }
+
+    let mut red = OldClient::login(bridge.address, "/ws/team/red", "1").await;
+    app.trigger("cache-teams", "goal", r#"{"team":"red"}"#).await;
+    assert_eq!(red.json().await["type"], "goal");
+    let mut late_red = OldClient::login(bridge.address, "/ws/team/red", "2").await;
+    let mut late_blue = OldClient::login(bridge.address, "/ws/team/blue", "2").await;
+    assert_eq!(late_red.json().await["type"], "goal");
+    app.trigger("cache-teams", "foul", r#"{"team":"blue"}"#).await;
+    assert_eq!(late_blue.json().await["type"], "foul", "nothing of another team's");
+    assert_eq!(bridge.shutdown().await, Shutdown::Clean);
+}
+
 /// Old clients and Pusher's own libraries, as others wrote them.
 pub async fn carries_real_clients(app: &App) {
     let bridge = bridge::start(app, SHIPPED, &[], |config| {
@@ -199,6 +259,12 @@ near_and_far!(sandbox_survives_a_restart);
 async fn sandbox_survives_a_restart() {
     let sandbox = sandbox().await;
     survives_a_restart(&sandbox.app(), async || sandbox.close_connections(4200)).await;
+}
+
+near_and_far!(sandbox_gives_late_joiners_the_last_event);
+async fn sandbox_gives_late_joiners_the_last_event() {
+    let sandbox = sandbox().await;
+    late_joiners_get_the_last_event(&sandbox.app()).await;
 }
 
 near_and_far!(sandbox_carries_real_clients);

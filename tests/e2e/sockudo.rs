@@ -33,6 +33,13 @@ async fn sockudo_survives_a_restart() {
     }
 }
 
+near_and_far!(sockudo_gives_late_joiners_the_last_event);
+async fn sockudo_gives_late_joiners_the_last_event() {
+    if let Some(sockudo) = Sockudo::start().await {
+        scenarios::late_joiners_get_the_last_event(&sockudo.app()).await;
+    }
+}
+
 near_and_far!(sockudo_carries_real_clients);
 async fn sockudo_carries_real_clients() {
     if let Some(sockudo) = Sockudo::start().await {

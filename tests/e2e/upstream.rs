@@ -380,6 +380,45 @@ async fn silence_is_noticed() {
     next_is(&bridge, &mut client, "back").await;
 }
 
+/// Some servers count only what a client sends: a link that receives all the time pings as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_link_pings_too() {
+    let options = Options { activity_timeout: Duration::from_secs(1), ..Options::local() };
+    let sandbox = Sandbox::start(options).await.unwrap();
+    let running = bridge::start(&sandbox.app(), SHIPPED, &[], quick).await;
+    let bridge = Bridge { running, sandbox };
+    let mut client = bridge.login("/ws/plugin/p1").await;
+    let busy = async {
+        while bridge.sandbox.view(|view| view.pings()) < 2 {
+            next_is(&bridge, &mut client, "busy").await;
+        }
+    };
+    patiently("two pings", busy).await;
+    assert_eq!(bridge.sandbox.view(|view| view.connections_total()), 1);
+}
+
+near_and_far!(a_forgotten_subscription_is_noticed_mended_and_told);
+async fn a_forgotten_subscription_is_noticed_mended_and_told() {
+    let bridge = Bridge::with(SHIPPED, |config| {
+        on_gap(config, OnGap::Notify);
+        config.upstream.check_interval = Some(Duration::from_millis(50));
+    })
+    .await;
+    let mut client = bridge.login("/ws/plugin/p1").await;
+    let mut other = bridge.login("/ws/plugin/p1").await;
+    for gaps in 1..=2 {
+        bridge.sandbox.forget_subscriptions(PLUGIN);
+        bridge.becomes("pusher_bridge_upstream_gaps_total", f64::from(gaps)).await;
+        for client in [&mut client, &mut other] {
+            assert_eq!(client.error_code().await, "EVENTS_MAY_BE_MISSING");
+        }
+        next_is(&bridge, &mut client, "again").await;
+        assert_eq!(other.json().await["type"], "again");
+    }
+    assert_eq!(bridge.sandbox.view(|view| view.connections_total()), 1, "the connection is kept");
+    bridge.sandbox.hold_subscriptions(PLUGIN);
+}
+
 // ------------------------------------------------------------------------------------------- what comes
 
 near_and_far!(malformed_frames_are_counted_and_nothing_else_is_lost);

@@ -18,6 +18,7 @@ const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pusher docs, "Ping and pong messages".
 const PONG_TIMEOUT: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5 * 60);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
 const FRAME_BYTES: usize = 256 * 1024;
 const FRAME_BYTES_MAX: i64 = 64 << 20;
@@ -59,6 +60,8 @@ pub(super) fn upstream(problems: &mut Problems<'_>, raw: Option<&At<raw::Upstrea
         subscribe_timeout: problems.duration(raw.subscribe_timeout.as_ref(), POSITIVE, SUBSCRIBE_TIMEOUT),
         pong_timeout: problems.duration(raw.pong_timeout.as_ref(), POSITIVE, PONG_TIMEOUT),
         linger: problems.duration(raw.linger.as_ref(), Duration::ZERO, LINGER),
+        check_interval: Some(problems.duration(raw.check_interval.as_ref(), Duration::ZERO, CHECK_INTERVAL))
+            .filter(|interval| !interval.is_zero()),
         reconnect_delay_max: problems.duration(
             raw.reconnect_delay_max.as_ref(),
             POSITIVE,
