@@ -26,6 +26,7 @@ use crate::pusher::link::Link;
 use crate::pusher::links::Links;
 use crate::pusher::publisher::Publisher;
 use crate::server::Listener;
+use crate::server::forwarded::Unbelieved;
 use crate::server::worker::{Admission, Bridge, Worker};
 use crate::{http, tls};
 
@@ -151,7 +152,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         exclusive_slots: Slots::new(),
         address_slots: Slots::new(),
         refused_slots: Slots::new(),
-        wrong_tokens: AddressGate::new(wrong_tokens, Now::read().mono),
+        unbelieved: Unbelieved::default(),
+        wrong_tokens: AddressGate::new(wrong_tokens, config.server.ipv6_prefix, Now::read().mono),
         buffers: Budget::new(config.server.buffered_bytes_max, config.server.connections_max),
         next_conn: AtomicU64::new(1),
     });
@@ -188,7 +190,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     })?;
 
     let server = &config.server;
-    let admission = Admission::new(server.connections_max, server.trusted_proxies.clone(), metrics.clone());
+    let admission = Admission::new(server, metrics.clone());
     let (stop_accepting, accepting) = watch::channel(false);
     let acceptor = tokio::spawn(listener.run(dealt, Arc::new(admission), accepting));
     Ok(Running {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::diagnostics::printable;
 use super::{
     Config, HeartbeatKind, KeySource, OnConflict, OnGap, PublishAction, PublishRule, Rate, Refusal, Route,
-    SlotLimit, TokenPlace, TypeSet,
+    Scope, SlotLimit, TokenPlace, TypeSet,
 };
 use crate::deprecation::Policy;
 
@@ -188,7 +188,7 @@ fn limits(route: &Route) -> String {
         facts.push(format!("{max} per address"));
     }
     if !facts.is_empty() {
-        facts.push(format!("counted over {}", limits.scope));
+        facts.push(format!("counted over {}", scope(&limits.scope)));
     }
     if let Some(exclusive) = &limits.exclusive {
         facts.push(format!("{} per {}", slot_limit(&exclusive.slots), exclusive.key.source()));
@@ -200,6 +200,13 @@ fn limits(route: &Route) -> String {
     facts.push(format!("{} bytes a message", limits.message_bytes_max));
     facts.push(format!("outbox {} frames or {} bytes", limits.outbox_frames_max, limits.outbox_bytes_max));
     facts.join("; ")
+}
+
+fn scope(scope: &Scope) -> String {
+    match scope {
+        Scope::Group(name) => format!("the group {name}"),
+        Scope::Route(name) => format!("the route {name}"),
+    }
 }
 
 fn slot_limit(slots: &SlotLimit) -> String {

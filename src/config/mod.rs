@@ -62,6 +62,8 @@ pub struct Server {
     pub trusted_proxies: Vec<IpNet>,
     /// Which header names the client behind a trusted proxy.
     pub forwarded: ForwardedHeader,
+    /// So many first bits of an IPv6 address are one client: 32 to 128 (default 64).
+    pub ipv6_prefix: u8,
     /// Connections at once, all together (default 18,000). More are answered 503 with `Retry-After`.
     pub connections_max: usize,
     /// Bytes held for all clients together: parts of messages that are not complete, and frames that their
@@ -474,8 +476,8 @@ pub struct Limits {
     pub connections_per_address: Option<usize>,
     /// Per filled key; taken at authentication.
     pub exclusive: Option<Exclusive>,
-    /// Names what `connections_per_…` is counted over: the group's name, or the route's.
-    pub scope: Arc<str>,
+    /// What `connections_per_…` is counted over.
+    pub scope: Scope,
     /// Client messages per connection, pongs excepted.
     pub messages: Option<Rate>,
     /// `auth` messages per connection.
@@ -492,6 +494,24 @@ pub struct Limits {
     pub outbox_frames_max: usize,
     /// Bytes waiting for a slow reader (default 1 MiB).
     pub outbox_bytes_max: usize,
+}
+
+/// What slots are counted over. It reads as the name; a group and a route of one name are two.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// All routes of the group of this name.
+    Group(Arc<str>),
+    /// The route of this name, which has no group.
+    Route(Arc<str>),
+}
+
+impl std::ops::Deref for Scope {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        let (Self::Group(name) | Self::Route(name)) = self;
+        name
+    }
 }
 
 /// How many may hold a slot, and what a conflict does.

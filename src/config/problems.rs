@@ -189,6 +189,20 @@ impl<'s> Problems<'s> {
         default
     }
 
+    /// A duration of at most `most`.
+    pub(super) fn duration_up_to(
+        &mut self,
+        raw: Option<&At<String>>,
+        most: Duration,
+        default: Duration,
+    ) -> Duration {
+        let value = self.duration(raw, Duration::ZERO, default);
+        if let Some(raw) = raw.filter(|_| value > most) {
+            self.at(raw.span(), format!("must be at most {} minutes", most.as_secs() / 60));
+        }
+        value.min(most)
+    }
+
     /// The text of a key where it is not empty.
     pub(super) fn text<'r>(&mut self, raw: Option<&'r At<String>>) -> Option<&'r At<String>> {
         let raw = raw?;

@@ -111,6 +111,9 @@ pub(super) struct Server {
     pub(super) trusted_proxies: List,
     /// Which header names the client behind a trusted proxy (default x-forwarded-for).
     pub(super) forwarded_header: Option<At<ForwardedHeader>>,
+    /// So many first bits of an IPv6 address are one client: 64, 56 or 48 as networks give them (default 64).
+    #[schemars(extend("minimum" = 32, "maximum" = 128))]
+    pub(super) ipv6_prefix: Num,
     /// Bounds on connections and request heads.
     pub(super) limits: Option<ServerLimits>,
     /// How the server goes down.

@@ -28,7 +28,7 @@ use super::outbox::{Bounds, Opcode, encode_close, encode_frame};
 use super::reader::Reader;
 use crate::auth::{Claims, Identity, Refused};
 use crate::clock::Now;
-use crate::config::Route;
+use crate::config::{Route, Scope};
 use crate::fanout::table::Ticket;
 use crate::metrics::{ConnPhase, GaugeGuard};
 use crate::pusher::publisher::note_untold;
@@ -386,7 +386,7 @@ impl Session {
         let exclusive_limit = limits.exclusive.as_ref().map(|exclusive| exclusive.slots);
         let user_key = (limits.scope.clone(), user);
         // The same filled key on another route is another thing.
-        let exclusive_key = exclusive.map(|key| (self.route.name.clone(), key));
+        let exclusive_key = exclusive.map(|key| (Scope::Route(self.route.name.clone()), key));
         let (bridge, holder) = (self.worker.bridge.clone(), self.holder.clone());
         let (route, conn, address) = (self.route.clone(), self.conn.id().0, self.address);
         let logged_user = loggable(&user_key.1.subject);

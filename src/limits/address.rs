@@ -1,7 +1,7 @@
 //! Pure: wrong tokens per client address, over all its connections.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,11 +18,12 @@ use crate::config::Rate;
 /// again (see [`AddressGate::upkeep`]), so only this many within that time share the one that is left.
 pub const ADDRESSES_MAX: usize = 100_000;
 
-/// A bucket per client address; IPv6 is counted by /64, which is what one customer has.
+/// A bucket per client address, as [`one_client`] counts them.
 pub struct AddressGate {
     limiter: Limiter,
     peek: Limiter<Peek>,
     start: Instant,
+    ipv6_prefix: u8,
 }
 
 type Limiter<S = Store> = RateLimiter<AddressKey, S, CallersClock, NoOpMiddleware<Nanos>>;
@@ -30,17 +31,18 @@ type Limiter<S = Store> = RateLimiter<AddressKey, S, CallersClock, NoOpMiddlewar
 impl AddressGate {
     /// Full buckets of `rate` for up to [`ADDRESSES_MAX`] addresses.
     #[must_use]
-    pub fn new(rate: Rate, now: Instant) -> Self {
-        Self::with_addresses_max(rate, now, ADDRESSES_MAX)
+    pub fn new(rate: Rate, ipv6_prefix: u8, now: Instant) -> Self {
+        Self::with_addresses_max(rate, ipv6_prefix, now, ADDRESSES_MAX)
     }
 
-    fn with_addresses_max(rate: Rate, now: Instant, addresses_max: usize) -> Self {
+    fn with_addresses_max(rate: Rate, ipv6_prefix: u8, now: Instant, addresses_max: usize) -> Self {
         let store = Store { addresses_max, tables: Arc::new(Mutex::new(Tables::default())) };
         let peek = Peek(store.clone());
         Self {
             limiter: RateLimiter::new(quota(rate), store, CallersClock::default()),
             peek: RateLimiter::new(quota(rate), peek, CallersClock::default()),
             start: now,
+            ipv6_prefix,
         }
     }
 
@@ -49,7 +51,7 @@ impl AddressGate {
     /// # Errors
     /// There were too many already; how long until one more is borne.
     pub fn record_failure(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        Self::ask(&self.limiter, address, now, self.start)
+        Self::ask(&self.limiter, self.key(address), now, self.start)
     }
 
     /// Whether a wrong token from `address` would be borne, without counting one: asked before a token is looked
@@ -58,7 +60,7 @@ impl AddressGate {
     /// # Errors
     /// It would not; how long until it is.
     pub fn check(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        Self::ask(&self.peek, address, now, self.start)
+        Self::ask(&self.peek, self.key(address), now, self.start)
     }
 
     /// Forgets the addresses whose buckets are full again. To be called by a timer, once a minute or so.
@@ -80,14 +82,18 @@ impl AddressGate {
         self.len() == 0
     }
 
+    fn key(&self, address: IpAddr) -> AddressKey {
+        AddressKey(one_client(address, self.ipv6_prefix))
+    }
+
     fn ask<S: StateStore<Key = AddressKey>>(
         limiter: &Limiter<S>,
-        address: IpAddr,
+        key: AddressKey,
         now: Instant,
         start: Instant,
     ) -> Result<(), Duration> {
         let at = limiter.clock().advance(now.saturating_duration_since(start));
-        limiter.check_key(&AddressKey::new(address)).map_err(|refused| refused.wait_time_from(at))
+        limiter.check_key(&key).map_err(|refused| refused.wait_time_from(at))
     }
 }
 
@@ -97,24 +103,27 @@ impl std::fmt::Debug for AddressGate {
     }
 }
 
-/// What counts as one client: an IPv4 address, or an IPv6 /64, which is what one customer has.
+/// The prefix under which NAT64 and stateless translators put IPv4 clients (RFC 6052 §2.1).
+const NAT64: u128 = 0x0064_ff9b << 96;
+
+/// What counts as one client: an IPv4 address, or the first `ipv6_prefix` bits of an IPv6 address, which are what one
+/// customer has: /64 in most networks, /56 or /48 in others. An IPv6 address that stands for an IPv4 one (mapped, or
+/// 64:ff9b::/96) counts as that: all of them have the same first 96 bits.
 #[must_use]
-pub fn one_client(address: IpAddr) -> IpAddr {
-    AddressKey::new(address).0
+pub fn one_client(address: IpAddr, ipv6_prefix: u8) -> IpAddr {
+    let IpAddr::V6(v6) = address.to_canonical() else { return address.to_canonical() };
+    let bits = v6.to_bits();
+    if bits >> 32 == NAT64 >> 32 {
+        let [.., a, b, c, d] = v6.octets();
+        return Ipv4Addr::new(a, b, c, d).into();
+    }
+    let host_bits = 128_u32.saturating_sub(ipv6_prefix.into());
+    Ipv6Addr::from_bits(bits.checked_shr(host_bits).unwrap_or(0).checked_shl(host_bits).unwrap_or(0)).into()
 }
 
-/// An IPv4 address, or an IPv6 /64.
+/// One client's address, see [`one_client`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct AddressKey(IpAddr);
-
-impl AddressKey {
-    fn new(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
-            v4 @ IpAddr::V4(_) => v4,
-        })
-    }
-}
 
 /// governor's state per address, bounded, which its own stores are not. One lock suffices: it is taken for a
 /// token only, never for a message.
@@ -218,7 +227,7 @@ mod tests {
     #[test]
     fn an_address_is_refused_alone() {
         let now = Now::read().mono;
-        let gate = AddressGate::new(RATE, now);
+        let gate = AddressGate::new(RATE, 64, now);
         assert_eq!(gate.record_failure(ip("192.0.2.1"), now), Ok(()));
         assert_eq!(gate.check(ip("192.0.2.1"), now), Ok(()));
         assert_eq!(gate.check(ip("192.0.2.1"), now), Ok(()), "asking counts nothing");
@@ -232,16 +241,44 @@ mod tests {
     }
 
     #[test]
-    fn one_client_is_an_address_or_a_64() {
-        assert_eq!(one_client(ip("192.0.2.1")), ip("192.0.2.1"));
-        assert_eq!(one_client(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
-        assert_eq!(one_client(ip("2001:db8:0:1:ffff::2")), ip("2001:db8:0:1::"));
+    fn one_client_is_an_address_or_a_prefix() {
+        for (address, prefix, client) in [
+            ("192.0.2.1", 64, "192.0.2.1"),
+            ("::ffff:192.0.2.1", 64, "192.0.2.1"),
+            ("2001:db8:0:1:ffff::2", 64, "2001:db8:0:1::"),
+            ("2001:db8:0:1ff:ffff::2", 56, "2001:db8:0:100::"),
+            ("2001:db8:1:1ff:ffff::2", 48, "2001:db8:1::"),
+            ("2001:db8::1", 128, "2001:db8::1"),
+            ("2001:db8::1", 32, "2001:db8::"),
+            ("64:ff9b::192.0.2.1", 64, "192.0.2.1"),
+            ("64:ff9b::192.0.2.1", 48, "192.0.2.1"),
+            ("64:ff9b:0:0:0:1:c000:201", 64, "64:ff9b::"),
+            ("64:ff9b:1::192.0.2.1", 64, "64:ff9b:1::"),
+        ] {
+            assert_eq!(one_client(ip(address), prefix), ip(client), "{address} /{prefix}");
+        }
+    }
+
+    #[test]
+    fn translated_clients_have_a_bucket_each() {
+        let now = Now::read().mono;
+        let gate = AddressGate::new(RATE, 64, now);
+        for _ in 0..3 {
+            let _ = gate.record_failure(ip("64:ff9b::192.0.2.1"), now);
+        }
+        assert!(gate.check(ip("192.0.2.1"), now).is_err(), "the same client, untranslated");
+        assert_eq!(gate.check(ip("64:ff9b::192.0.2.2"), now), Ok(()));
+        let wide = AddressGate::new(RATE, 48, now);
+        for subnet in 0..3 {
+            let _ = wide.record_failure(ip(&format!("2001:db8:0:{subnet}::1")), now);
+        }
+        assert!(wide.check(ip("2001:db8:0:9::1"), now).is_err(), "one customer's /48");
     }
 
     #[test]
     fn ipv6_is_counted_by_64_bits() {
         let now = Now::read().mono;
-        let gate = AddressGate::new(RATE, now);
+        let gate = AddressGate::new(RATE, 64, now);
         for host in ["2001:db8:0:1::1", "2001:db8:0:1:ffff::2"] {
             assert_eq!(gate.record_failure(ip(host), now), Ok(()));
         }
@@ -253,7 +290,7 @@ mod tests {
     #[test]
     fn upkeep_forgets_full_buckets_only() {
         let now = Now::read().mono;
-        let gate = AddressGate::new(RATE, now);
+        let gate = AddressGate::new(RATE, 64, now);
         gate.record_failure(ip("192.0.2.1"), now).unwrap();
         let later = now + Duration::from_secs(60);
         gate.record_failure(ip("192.0.2.2"), later).unwrap();
@@ -268,7 +305,7 @@ mod tests {
     #[test]
     fn a_full_table_leaves_one_bucket_for_the_rest() {
         let now = Now::read().mono;
-        let gate = AddressGate::with_addresses_max(RATE, now, 2);
+        let gate = AddressGate::with_addresses_max(RATE, 64, now, 2);
         for host in ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"] {
             assert_eq!(gate.record_failure(ip(host), now), Ok(()), "{host}");
         }

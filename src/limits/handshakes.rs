@@ -19,6 +19,7 @@ pub const CROWD_MIN: usize = 16;
 pub struct Handshakes<H> {
     // Taken twice per connection, never for a message.
     table: Mutex<Table<H>>,
+    ipv6_prefix: u8,
 }
 
 #[derive(Debug)]
@@ -32,17 +33,17 @@ struct Table<H> {
 }
 
 impl<H> Handshakes<H> {
-    /// None is open.
+    /// None is open. Clients are counted as by [`one_client`].
     #[must_use]
-    pub fn new() -> Arc<Self> {
+    pub fn new(ipv6_prefix: u8) -> Arc<Self> {
         let table =
             Table { last_id: 0, open: BTreeMap::new(), counts: BTreeMap::new(), by_count: BTreeSet::new() };
-        Arc::new(Self { table: Mutex::new(table) })
+        Arc::new(Self { table: Mutex::new(table), ipv6_prefix })
     }
 
     /// Notes a request that is awaited from `peer`, until the answer is dropped.
     pub fn open(self: &Arc<Self>, peer: IpAddr, holder: H) -> Handshake<H> {
-        let address = one_client(peer);
+        let address = one_client(peer, self.ipv6_prefix);
         let mut table = self.table();
         table.last_id += 1;
         let id = table.last_id;
@@ -55,7 +56,7 @@ impl<H> Handshakes<H> {
     #[must_use]
     pub fn make_room(&self, peer: IpAddr) -> Option<H> {
         let mut table = self.table();
-        let own = table.counts.get(&one_client(peer)).copied().unwrap_or(0);
+        let own = table.counts.get(&one_client(peer, self.ipv6_prefix)).copied().unwrap_or(0);
         let &(most, address) = table.by_count.last()?;
         if most < own.saturating_add(CROWD_MIN) {
             return None;
@@ -134,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_the_largest_crowd_makes_room() {
-        let table = Handshakes::new();
+        let table = Handshakes::new(64);
         let mut crowd = open(&table, ip(1), 0..20);
         let _smaller = open(&table, ip(2), 100..119);
         assert_eq!(table.make_room(ip(3)), Some(0));
@@ -147,7 +148,7 @@ mod tests {
 
     #[test]
     fn nobody_makes_room_for_a_crowd_like_their_own() {
-        let table = Handshakes::new();
+        let table = Handshakes::new(64);
         let mut crowd = open(&table, ip(1), 0..CROWD_MIN - 1);
         assert_eq!(table.make_room(ip(2)), None, "too few to be a crowd");
         crowd.extend(open(&table, ip(1), 50..52));
@@ -161,7 +162,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_64_is_one_crowd() {
-        let table = Handshakes::new();
+        let table = Handshakes::new(64);
         let host = |n: usize| format!("2001:db8:0:1::{n:x}").parse().unwrap();
         let _crowd: Vec<_> = (0..CROWD_MIN).map(|n| table.open(host(n), n)).collect();
         assert_eq!(table.make_room(host(9999)), None);
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn what_is_over_is_forgotten() {
-        let table = Handshakes::new();
+        let table = Handshakes::new(64);
         let crowd = open(&table, ip(1), 0..40);
         assert_eq!(table.make_room(ip(2)), Some(0));
         drop(crowd);
@@ -198,7 +199,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_behaves_like_its_model(steps in prop::collection::vec(step(), 1..300)) {
-            let table = Handshakes::new();
+            let table = Handshakes::new(64);
             let mut open: Vec<(u8, usize, Handshake<usize>)> = Vec::new();
             let mut evicted: Vec<Handshake<usize>> = Vec::new();
             for (id, step) in steps.into_iter().enumerate() {

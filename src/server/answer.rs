@@ -189,6 +189,13 @@ async fn answer(
     };
     let server = &bridge.config.server;
     let address = client_address(peer, &request.headers, server.forwarded, &server.trusted_proxies);
+    if let Some(network) = bridge.unbelieved.first_of(peer, &request.headers, server) {
+        tracing::warn!(
+            peer.network = %network,
+            "a peer that is no trusted proxy wrote a forwarding header: all its clients count as one address. If it \
+             is a proxy of yours, name it in `server.trusted_proxies`"
+        );
+    }
     let user_agent = loggable_agent(&request.headers);
     let phase = note_deprecated(worker, route, address, &user_agent);
     match decide(worker, route, request, values, (address, phase, over)).await {
@@ -237,9 +244,13 @@ async fn decide(
         Err((refusal, status, code)) => match route.refusal {
             config::Refusal::Http => return Err(Denial::new(refusal, status, code.message())),
             config::Refusal::Frame { .. } => {
+                let prefix = worker.bridge.config.server.ipv6_prefix;
                 // Held refusals are counted too, or one address could hold every connection there is.
-                let held =
-                    worker.bridge.refused_slots.acquire(&one_client(address), REFUSED_PER_ADDRESS_MAX, ());
+                let held = worker.bridge.refused_slots.acquire(
+                    &one_client(address, prefix),
+                    REFUSED_PER_ADDRESS_MAX,
+                    (),
+                );
                 let Acquire::Granted(held) = held else {
                     return Err(Denial::new(refusal, status, code.message()));
                 };
@@ -307,7 +318,7 @@ async fn admit(
         return Err((Refusal::Origin, StatusCode::FORBIDDEN, ErrorCode::OriginNotAllowed));
     }
     let Some(max) = route.limits.connections_per_address else { return Ok(AddressSlot::Uncounted) };
-    let key = (route.limits.scope.clone(), one_client(address));
+    let key = (route.limits.scope.clone(), one_client(address, worker.bridge.config.server.ipv6_prefix));
     session::take_address(&worker.bridge.address_slots, &key, max, holder)
         .await
         .map(AddressSlot::Counted)

@@ -1,25 +1,40 @@
 //! Who the client is when proxies stand between: the forwarding header is read from the right, and believed
 //! only as far as each hop is a trusted proxy. What the client itself wrote on the left counts for nothing.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 
 use hyper::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::config::ForwardedHeader;
+use crate::config::{ForwardedHeader, Server};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Hops looked at; a longer chain is not believed further.
 const HOPS_MAX: usize = 32;
+/// Networks of untrusted peers that are told of; whoever is beyond them is not.
+pub const NETWORKS_MAX: usize = 256;
+
+/// What one hop says of the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hop {
+    /// It had this address.
+    Address(IpAddr),
+    /// It came over a Unix socket, so from the same machine.
+    SameMachine,
+    /// Hidden, unknown, or nothing that can be read.
+    Unknown,
+}
 
 /// The client's address.
 #[must_use]
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, kind: ForwardedHeader, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
     let peer = peer.to_canonical();
-    let (name, parse): (_, fn(&str) -> Option<IpAddr>) = match kind {
+    let (name, parse): (_, fn(&str) -> Hop) = match kind {
         ForwardedHeader::None => return peer,
-        ForwardedHeader::XForwardedFor => (X_FORWARDED_FOR, address),
+        ForwardedHeader::XForwardedFor => (X_FORWARDED_FOR, hop),
         ForwardedHeader::Forwarded => (FORWARDED, forwarded_for),
     };
     let mut client = peer;
@@ -30,9 +45,13 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, kind: ForwardedHeader, 
         if !is_trusted(client) {
             break;
         }
-        // What cannot be read ends what can be believed.
-        let Some(before) = parse(hop.trim()) else { break };
-        client = before;
+        match parse(hop.trim()) {
+            Hop::Address(before) => client = before,
+            // Written by a machine that is trusted, of itself.
+            Hop::SameMachine => {}
+            // What cannot be read ends what can be believed.
+            Hop::Unknown => break,
+        }
     }
     client
 }
@@ -90,23 +109,92 @@ fn split_unquoted(text: &str, separator: char) -> Vec<&str> {
     .collect()
 }
 
-/// The `for` of one element (RFC 7239 §4): an address, perhaps quoted, bracketed and with a port.
-fn forwarded_for(element: &str) -> Option<IpAddr> {
-    split_unquoted(element, ';').into_iter().find_map(|pair| {
+/// The `for` of one element (RFC 7239 §4).
+fn forwarded_for(element: &str) -> Hop {
+    let value = split_unquoted(element, ';').into_iter().find_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;
-        name.eq_ignore_ascii_case("for").then_some(())?;
-        let value = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value);
-        address(value)
-    })
+        name.eq_ignore_ascii_case("for").then_some(value)
+    });
+    value.map_or(Hop::Unknown, hop)
 }
 
-/// An address, perhaps with a port.
+/// A hop as proxies write it: an address, perhaps in quotes, in brackets, with a zone or a port; `unix:` and perhaps a
+/// path, as nginx names the other end of a Unix socket; `unknown`, `_hidden` (RFC 7239 §6).
+fn hop(text: &str) -> Hop {
+    let quoted = text.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
+    let plain = quoted.map(unescaped);
+    let text = plain.as_deref().unwrap_or(text).trim();
+    if text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("unix:")) {
+        return Hop::SameMachine;
+    }
+    address(text).map_or(Hop::Unknown, |address| Hop::Address(address.to_canonical()))
+}
+
+/// A quoted string's text (RFC 9110 §5.6.4).
+fn unescaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(c) = characters.next() {
+        out.extend(if c == '\\' { characters.next() } else { Some(c) });
+    }
+    out
+}
+
+/// An address, perhaps with a zone or a port. The zone is its writer's own business.
 fn address(text: &str) -> Option<IpAddr> {
-    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
-    bare.parse::<IpAddr>()
-        .or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()))
-        .ok()
-        .map(|address| address.to_canonical())
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (inside, behind) = rest.split_once(']')?;
+            (inside, if behind.is_empty() { None } else { Some(behind.strip_prefix(':')?) })
+        }
+        // More than one colon without brackets is an IPv6 address, and no port.
+        None => match text.split_once(':') {
+            Some((host, port)) if !port.contains(':') => (host, Some(port)),
+            _ => (text, None),
+        },
+    };
+    if port.is_some_and(|port| !is_port(port)) {
+        return None;
+    }
+    match host.split_once('%') {
+        Some((address, zone)) if !zone.is_empty() => address.parse().ok().map(IpAddr::V6),
+        _ => host.parse().ok(),
+    }
+}
+
+/// Digits, or a name that hides them (RFC 7239 §6).
+fn is_port(text: &str) -> bool {
+    let hidden = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
+    match text.strip_prefix('_') {
+        Some(name) => !name.is_empty() && name.bytes().all(hidden),
+        None => (1..=5).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()),
+    }
+}
+
+/// Which networks' peers wrote a forwarding header without being trusted: each is told of once, for it may be a proxy
+/// that was forgotten. Bounded, for whoever connects can write one.
+#[derive(Debug, Default)]
+pub struct Unbelieved(Mutex<HashSet<IpNet>>);
+
+impl Unbelieved {
+    /// The peer's network (IPv4 /24, or as clients are counted), if `headers` have a forwarding header, nobody believes
+    /// it, and no peer of this network was told of before.
+    pub fn first_of(&self, peer: IpAddr, headers: &HeaderMap, server: &Server) -> Option<IpNet> {
+        let peer = peer.to_canonical();
+        let written = headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED);
+        if !written
+            || server.forwarded == ForwardedHeader::None
+            || server.trusted_proxies.iter().any(|net| net.contains(&peer))
+        {
+            return None;
+        }
+        let network = match peer {
+            IpAddr::V4(v4) => Ipv4Net::new(v4, 24).ok().map(IpNet::V4),
+            IpAddr::V6(v6) => Ipv6Net::new(v6, server.ipv6_prefix).ok().map(IpNet::V6),
+        }?;
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (told.len() < NETWORKS_MAX && told.insert(network.trunc())).then_some(network.trunc())
+    }
 }
 
 #[cfg(test)]
@@ -143,6 +231,19 @@ mod tests {
             ("10.0.0.1", &[""], "10.0.0.1"),
             ("10.0.0.1", &["\"6.6.6.6, 1.2.3.4"], "1.2.3.4"),
             ("10.0.0.1", &["6.6.6.6\\\", é, 1.2.3.4"], "1.2.3.4"),
+            ("10.0.0.1", &["6.6.6.6, 1.2.3.4, unix:"], "1.2.3.4"),
+            ("10.0.0.1", &["1.2.3.4, unix:/run/proxy.sock, UNIX:, 10.0.0.2"], "1.2.3.4"),
+            ("10.0.0.1", &["unix:"], "10.0.0.1"),
+            ("192.0.2.1", &["1.2.3.4, unix:"], "192.0.2.1"),
+            ("10.0.0.1", &["\"1.2.3.4\""], "1.2.3.4"),
+            ("10.0.0.1", &["\"[2001:db8::1]:99\""], "2001:db8::1"),
+            ("10.0.0.1", &["6.6.6.6, fe80::1%eth0"], "fe80::1"),
+            ("10.0.0.1", &["[fe80::1%25eth0]:99"], "fe80::1"),
+            ("10.0.0.1", &["[fe80::1%1]"], "fe80::1"),
+            ("10.0.0.1", &["6.6.6.6, 1.2.3.4%eth0"], "10.0.0.1"),
+            ("10.0.0.1", &["6.6.6.6, 1.2.3.4:"], "10.0.0.1"),
+            ("10.0.0.1", &["6.6.6.6, 1.2.3.4:x"], "10.0.0.1"),
+            ("10.0.0.1", &["6.6.6.6, unknown"], "10.0.0.1"),
         ] {
             assert_eq!(client(peer, X, values), expected, "{peer} {values:?}");
         }
@@ -158,6 +259,13 @@ mod tests {
             (&["for=6.6.6.6", "proto=https; for=192.0.2.43"], "192.0.2.43"),
             (&["for=\"6.6.6.6, for=7.7.7.7\", for=10.0.0.3"], "10.0.0.3"),
             (&["for=_hidden"], "10.0.0.1"),
+            (&["for=6.6.6.6, for=_hidden:_port"], "10.0.0.1"),
+            (&["for=\"_hidden\", for=10.0.0.2"], "10.0.0.2"),
+            (&["for=\"192.0.2.43:_port\""], "192.0.2.43"),
+            (&["for=192.0.2.43, for=unix:"], "192.0.2.43"),
+            (&["for=192.0.2.43, for=\"unix:/run/p.sock\";proto=http, for=10.0.0.2"], "192.0.2.43"),
+            (&["for=\"[fe80::1%eth0]:80\""], "fe80::1"),
+            (&["for=\"\\[2001:db8::1\\]\""], "2001:db8::1"),
             (&["for=unknown, for=10.0.0.2"], "10.0.0.2"),
             (&["proto=http"], "10.0.0.1"),
             // A client leaves a quote open before what its proxy adds.
@@ -170,7 +278,39 @@ mod tests {
         assert_eq!(client("10.0.0.1", ForwardedHeader::None, &["1.2.3.4"]), "10.0.0.1");
     }
 
+    #[test]
+    fn a_forgotten_proxy_is_told_of_once_per_network() {
+        let text = "[upstream]\napp_id = \"1\"\nkey = \"k\"\nsecret = \"s\"\ncluster = \"eu\"\n\
+                    [server]\ntrusted_proxies = [\"10.0.0.0/8\"]\nipv6_prefix = 56\n\
+                    [dialects.d.out]\nevent = \"{data}\"\nerror = \"{code}\"\n\
+                    [[routes]]\nname = \"r\"\npath = \"/r\"\nchannel = \"c\"\ndialect = \"d\"\n";
+        let source = crate::config::Source { name: "r".into(), text: text.into() };
+        let mut server = crate::config::load(&source, &|_| None).unwrap().config.server;
+        let told = Unbelieved::default();
+        let first = |told: &Unbelieved, server: &Server, peer: &str, header: &HeaderName| {
+            let headers = HeaderMap::from_iter([(header.clone(), HeaderValue::from_static("1.2.3.4"))]);
+            told.first_of(peer.parse().unwrap(), &headers, server).map(|network| network.to_string())
+        };
+        assert_eq!(first(&told, &server, "10.0.0.1", &X_FORWARDED_FOR), None, "it is believed");
+        assert_eq!(first(&told, &server, "192.0.2.1", &hyper::header::HOST), None, "nothing is forwarded");
+        assert_eq!(first(&told, &server, "192.0.2.1", &X_FORWARDED_FOR).as_deref(), Some("192.0.2.0/24"));
+        assert_eq!(first(&told, &server, "::ffff:192.0.2.9", &FORWARDED), None, "once");
+        assert_eq!(first(&told, &server, "2001:db8:0:1::1", &FORWARDED).as_deref(), Some("2001:db8::/56"));
+        assert_eq!(first(&told, &server, "2001:db8:0:2::1", &FORWARDED), None, "once");
+        for n in 0..=255 {
+            let _ = first(&told, &server, &format!("198.18.{n}.1"), &FORWARDED);
+        }
+        assert_eq!(first(&told, &server, "203.0.113.1", &FORWARDED), None, "there is an end to it");
+        server.forwarded = ForwardedHeader::None;
+        assert_eq!(first(&Unbelieved::default(), &server, "192.0.2.1", &FORWARDED), None, "said to be none");
+    }
+
     proptest! {
+        #[test]
+        fn any_hop_is_read_without_panic(text in "[a-f0-9:.%\\[\\]\"\\\\_ =;,unix]{0,24}|.*") {
+            let _ = (hop(&text), forwarded_for(&text));
+        }
+
         #[test]
         fn an_untrusted_peer_is_itself_whatever_it_writes(value in "[ -~]{0,60}") {
             for kind in [ForwardedHeader::XForwardedFor, ForwardedHeader::Forwarded] {

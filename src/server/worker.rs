@@ -12,8 +12,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::answer;
+use super::forwarded::Unbelieved;
 use crate::auth::{Identity, Verifier};
-use crate::config::Config;
+use crate::config::{Config, Scope, Server};
 use crate::fanout::hub::{Delivery, Hub};
 use crate::legacy::conn::{Conn, Notice};
 use crate::legacy::id::ConnId;
@@ -81,10 +82,16 @@ impl Drop for Admitted {
 }
 
 impl Admission {
-    /// Admits up to `max` connections.
+    /// Admits as many connections as `server` says.
     #[must_use]
-    pub fn new(max: usize, proxies: Vec<IpNet>, metrics: Arc<Metrics>) -> Self {
-        Self { count: Arc::default(), max, handshakes: Handshakes::new(), proxies, metrics }
+    pub fn new(server: &Server, metrics: Arc<Metrics>) -> Self {
+        Self {
+            count: Arc::default(),
+            max: server.connections_max,
+            handshakes: Handshakes::new(server.ipv6_prefix),
+            proxies: server.trusted_proxies.clone(),
+            metrics,
+        }
     }
 
     /// Counts a new connection; `None`: it must be dropped unanswered.
@@ -119,8 +126,8 @@ impl Admission {
 pub type Holder = Arc<OnceLock<Arc<Conn>>>;
 /// A slot held by a connection.
 pub type Slot<K> = Permit<K, Holder>;
-/// What a slot is counted for: the scope's name, and what within it.
-pub type Key<T> = (Arc<str>, T);
+/// What a slot is counted for: the scope, and what within it.
+pub type Key<T> = (Scope, T);
 
 /// What all workers share. Nothing here is locked for a message.
 pub struct Bridge {
@@ -140,6 +147,8 @@ pub struct Bridge {
     pub address_slots: Slots<Key<IpAddr>, Holder>,
     /// Connections of each client address that are kept only to be told a refusal.
     pub refused_slots: Slots<IpAddr, ()>,
+    /// Peers who wrote a forwarding header and are no trusted proxies.
+    pub unbelieved: Unbelieved,
     /// Wrong tokens of each client address.
     pub wrong_tokens: AddressGate,
     /// What all connections may hold in memory for their clients.

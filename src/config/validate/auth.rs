@@ -15,6 +15,8 @@ use crate::config::scalars::{At, Either};
 use crate::config::{Auth, AuthKey, ClaimNames, KeySource, Rate};
 
 const LEEWAY: Duration = Duration::from_secs(10);
+/// "No more than a few minutes" (RFC 7519 §4.1.4): every token lives so much longer than it says.
+const LEEWAY_MAX: Duration = Duration::from_secs(600);
 const TOKEN_BYTES: usize = 8 * 1024;
 const FAILURES: Rate = Rate { count: 20, per: Duration::from_secs(60), burst: 20 };
 const REFRESH: Duration = Duration::from_secs(3600);
@@ -30,7 +32,7 @@ pub(super) fn auth(problems: &mut Problems<'_>, raw: &raw::Auth) -> Auth {
     };
     Auth {
         keys: raw.keys.iter().flatten().filter_map(|key| self::key(problems, key, &common)).collect(),
-        leeway: problems.duration(raw.leeway.as_ref(), Duration::ZERO, LEEWAY),
+        leeway: problems.duration_up_to(raw.leeway.as_ref(), LEEWAY_MAX, LEEWAY),
         claims: ClaimNames {
             user: member_or(problems, claims.user.as_ref(), "sub"),
             role: member_or(problems, claims.role.as_ref(), "role"),

@@ -29,6 +29,8 @@ const POSITIVE: Duration = Duration::from_millis(1);
 const NAME_BYTES_MAX: usize = 64;
 /// Most per period, and most in a bucket.
 const RATE_MAX: i64 = 1_000_000_000;
+/// From empty to full; what counts the bucket's fill can count little more (`limits/rate.rs`).
+const REFILL_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// A route with its group and the defaults under it.
 pub(super) struct RouteInput {
@@ -169,11 +171,22 @@ fn rate(problems: &mut Problems<'_>, raw: &At<raw::Rate>, default: Rate) -> Rate
         problems.at(span, "`per` is missing");
     }
     let count = problems.number(raw.count.as_ref(), 1..=RATE_MAX, default.count);
-    Rate {
-        count,
-        per: problems.duration(raw.per.as_ref(), POSITIVE, default.per),
-        burst: problems.number(raw.burst.as_ref(), 1..=RATE_MAX, count),
+    let per = problems.duration(raw.per.as_ref(), POSITIVE, default.per);
+    let burst = problems.number(raw.burst.as_ref(), 1..=RATE_MAX, count);
+    if (per / count.max(1)).saturating_mul(burst) > REFILL_MAX
+        && let Some(place) = raw.burst.as_ref().map(At::span).or(raw.per.as_ref().map(At::span))
+    {
+        problems.at(place, "this bucket would take more than a hundred years to fill: a smaller `burst`");
     }
+    if per.as_nanos() < u128::from(count)
+        && let Some(place) = &raw.count
+    {
+        problems.at(
+            place.span(),
+            "more than one in a nanosecond cannot be counted: write \"unlimited\" for no limit",
+        );
+    }
+    Rate { count, per, burst }
 }
 
 fn rate_or_none(

@@ -17,6 +17,18 @@ use crate::template::{Allow, Slot, Text, Var};
 
 /// Names that only Pusher's own server may use.
 const RESERVED: [&str; 2] = ["pusher:", "pusher_internal:"];
+/// Headers by which a request says where it goes and where it ends.
+const FRAMING: [&str; 9] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 /// What an event is called unless the rule says otherwise: nobody can take it for the server's.
 const EVENT: &str = "client-{type}";
 
@@ -161,6 +173,9 @@ fn check_event(problems: &mut Problems<'_>, raw: &At<String>, text: &Text, types
             format!("the event's name would have {} bytes of at most {EVENT_BYTES_MAX}", literal + longest),
         );
     }
+    if text.literals().any(|literal| literal.chars().any(char::is_control)) {
+        problems.at(raw.span(), "an event's name has no control characters");
+    }
     let prefix = text.literal_prefix();
     let begins: Vec<(String, bool)> = match (text.vars().next(), types) {
         (None, _) => vec![(prefix.to_owned(), false)],
@@ -245,6 +260,9 @@ fn post(
         let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+.^_`|~-".contains(&b);
         if name.get().is_empty() || !name.get().bytes().all(token) {
             problems.at(name.span(), "this is no header's name (RFC 9110 §5.1)");
+        }
+        if FRAMING.iter().any(|framing| framing.eq_ignore_ascii_case(name.get())) {
+            problems.at(name.span(), format!("`{}` is what the request itself says", name.get()));
         }
         if value.get().chars().any(|c| c.is_control() && c != '\t') {
             problems.at(value.span(), "a header's value has no control characters (RFC 9110 §5.5)");

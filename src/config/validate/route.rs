@@ -14,7 +14,7 @@ use crate::config::raw;
 use crate::config::scalars::{At, Either, Number};
 use crate::config::{
     Exclusive, Filter, Heartbeat, HeartbeatKind, Limits, OnConflict, OnGap, Ownership, Rate, Refusal, Route,
-    RouteAuth, SlotLimit, TokenPlace,
+    RouteAuth, Scope, SlotLimit, TokenPlace,
 };
 use crate::deprecation::Policy;
 use crate::legacy::dialect::Dialect;
@@ -80,14 +80,16 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
         owned_is_used(problems, raw, auth, &texts);
     }
     let publish = publish::rules(problems, raw, &context);
-    let scope: Arc<str> = raw.group.as_ref().unwrap_or(name).get().as_str().into();
+    let scope = match &raw.group {
+        Some(group) => Scope::Group(group.get().as_str().into()),
+        None => Scope::Route(name.get().as_str().into()),
+    };
     let limits = limits(problems, raw.limits.as_ref(), &context, scope, shared.event_bytes_max);
     let heartbeat = heartbeat(problems, raw, &context);
     let deprecation = deprecation(problems, raw.deprecation.as_ref());
+    let hold = problems.duration(raw.refusal_hold.as_ref(), Duration::ZERO, REFUSAL_HOLD);
     let refusal = match raw.refusal.as_ref().map(At::get) {
-        Some(raw::Refusal::Frame) => Refusal::Frame {
-            hold: problems.duration(raw.refusal_hold.as_ref(), Duration::ZERO, REFUSAL_HOLD),
-        },
+        Some(raw::Refusal::Frame) => Refusal::Frame { hold },
         _ => Refusal::Http,
     };
     let origins = origins(problems, raw);
@@ -452,7 +454,7 @@ fn limits(
     problems: &mut Problems<'_>,
     raw: Option<&raw::Limits>,
     context: &Context<'_>,
-    scope: Arc<str>,
+    scope: Scope,
     event_bytes_max: usize,
 ) -> Limits {
     let nothing = raw::Limits::default();
@@ -508,6 +510,14 @@ fn slots(
 fn exclusive(problems: &mut Problems<'_>, raw: &raw::Exclusive, context: &Context<'_>) -> Option<Exclusive> {
     let place = raw.max.as_ref().map(At::span).or(raw.on_conflict.as_ref().map(At::span));
     let key = required(problems, raw.key.as_ref(), place.unwrap_or(0..0), "key")?;
+    if !context.authenticated {
+        problems.with_help(
+            key.span(),
+            "`exclusive` has no meaning without `auth.required = true`: its slots are taken with the token",
+            "who is not known could keep anybody out; for addresses there is `connections_per_address`",
+        );
+        return None;
+    }
     let allow = Allow { user: true, ..Allow::default() };
     let text = template(problems, key, context.path_names, allow, context.authenticated)?;
     context.placeholders.check(problems, key, &text, None, Place::Plain);
@@ -544,6 +554,10 @@ fn deprecation(problems: &mut Problems<'_>, raw: Option<&raw::Deprecation>) -> O
 fn date(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<i64> {
     let raw = raw?;
     match raw.get().parse::<jiff::Timestamp>() {
+        Ok(date) if date.as_second() < 0 => {
+            problems.at(raw.span(), "a date before 1970 cannot be told to clients");
+            None
+        }
         Ok(date) => Some(date.as_second()),
         Err(_) => {
             problems.with_help(

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::POSITIVE;
 use crate::config::problems::Problems;
@@ -13,6 +13,8 @@ use crate::config::{ForwardedHeader, Server};
 
 const LISTEN: &str = "127.0.0.1:8009";
 const ADMIN: &str = "127.0.0.1:9009";
+/// What a customer has at least (RFC 6177 §2).
+const IPV6_PREFIX: u8 = 64;
 const CONNECTIONS: usize = 18_000;
 const BUFFERED_BYTES: usize = 128 * 1024 * 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +51,7 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
             Some(raw::ForwardedHeader::Forwarded) => ForwardedHeader::Forwarded,
             Some(raw::ForwardedHeader::None) => ForwardedHeader::None,
         },
+        ipv6_prefix: problems.number(raw.ipv6_prefix.as_ref(), 32..=128, IPV6_PREFIX),
         connections_max: problems.number(limits.connections.as_ref(), 1..=10_000_000, CONNECTIONS),
         buffered_bytes_max: problems.number(
             limits.buffered_bytes.as_ref(),
@@ -91,5 +94,26 @@ fn network(problems: &mut Problems<'_>, raw: &At<String>) -> Option<IpNet> {
             "in CIDR notation: \"10.0.0.0/8\", \"::1/128\"",
         );
     }
-    parsed
+    let network = parsed?;
+    let unmapped = unmapped(network);
+    if unmapped.is_none() {
+        problems.with_help(
+            raw.span(),
+            format!("`{text}` is cut within what IPv4 addresses are mapped to, and would match none of them"),
+            "peers with an IPv4 address have just that: write the range as IPv4, or with a length of 96 or more",
+        );
+    }
+    unmapped
+}
+
+/// An IPv4-mapped range as IPv4, which is how peers are compared; `None`: it has such addresses and others.
+fn unmapped(network: IpNet) -> Option<IpNet> {
+    let IpNet::V6(v6) = network else { return Some(network) };
+    let Some(first) = v6.network().to_ipv4_mapped() else {
+        // `::/0` is all of IPv6 and is meant as such.
+        let mapped = std::net::Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
+        return (v6.prefix_len() == 0 || !v6.contains(&mapped)).then_some(network);
+    };
+    let length = v6.prefix_len().checked_sub(96)?;
+    Ipv4Net::new(first, length).ok().map(IpNet::V4)
 }
