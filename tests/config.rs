@@ -305,6 +305,46 @@ fn routes_win_over_groups_and_groups_over_defaults_but_a_rate_is_one_value() {
     assert_eq!(b.origins.len(), 2);
 }
 
+/// The least of a file, with more before its routes and with these.
+fn file(before: &str, routes: &str) -> Source {
+    let text = format!(
+        "[upstream]\napp_id = \"1\"\nkey = \"k\"\nsecret = \"s\"\ncluster = \"eu\"\n\
+         [dialects.d.out]\nevent = \"{{data}}\"\nerror = \"{{code}}\"\n{before}\n{routes}"
+    );
+    Source { name: "routes.toml".into(), text }
+}
+
+fn route(name: &str, more: &str) -> String {
+    format!(
+        "[[routes]]\nname = \"{name}\"\npath = \"/{name}\"\nchannel = \"{name}\"\ndialect = \"d\"\n{more}\n"
+    )
+}
+
+#[test]
+fn a_group_and_a_route_of_one_name_count_apart() {
+    let routes = [route("x", ""), route("a", "group = \"x\""), route("b", "group = \"x\"")].concat();
+    let config = load_without_environment(&file("[groups.x.limits]\nconnections_per_address = 1", &routes));
+    let config = config.unwrap_or_else(|errors| panic!("{}", shown(&errors))).config;
+    let [x, a, b] = config.routes.as_slice() else { panic!() };
+    assert_eq!(a.limits.scope, b.limits.scope);
+    assert_ne!(x.limits.scope, a.limits.scope);
+    assert_eq!(&*x.limits.scope, &*a.limits.scope, "by their names they are one");
+    assert!(describe(&config).contains("counted over the group x"));
+}
+
+#[test]
+fn mapped_ranges_of_proxies_are_ipv4() {
+    let proxies = |list: &str| {
+        let text = format!("[server]\ntrusted_proxies = [{list}]");
+        let loaded = load_without_environment(&file(&text, &route("a", "")));
+        let loaded = loaded.unwrap_or_else(|errors| panic!("{}", shown(&errors)));
+        loaded.config.server.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(proxies("\"::ffff:0:0/104\", \"::ffff:10.0.0.1\""), ["0.0.0.0/8", "10.0.0.1/32"]);
+    assert_eq!(proxies("\"::ffff:192.0.2.0/120\""), ["192.0.2.0/24"]);
+    assert_eq!(proxies("\"::/0\", \"2001:db8::/32\", \"0.0.0.0/0\""), ["::/0", "2001:db8::/32", "0.0.0.0/0"]);
+}
+
 #[test]
 fn everything_wrong_is_reported_in_one_run() {
     let text = shipped().text;

@@ -68,7 +68,7 @@ pub fn limits(c: &mut Criterion) {
     group.bench_function("a message's rate, too soon", |b| b.iter(|| empty.check(black_box(start)).is_err()));
 
     let address = |n: u32| IpAddr::from(Ipv4Addr::from_bits(0x0A00_0000 + n));
-    let gate = AddressGate::new(rate, start);
+    let gate = AddressGate::new(rate, 64, start);
     for n in 0..10_000 {
         gate.record_failure(address(n), start).unwrap();
     }

@@ -303,7 +303,7 @@ async fn a_path_value_cannot_select_another_channel_kind() {
     let more = r#"
 [[routes]]
 name = "room"
-path = "/rooms/{kind}/{room}"
+path = "/rooms/{kind:[a-z]+}/{room}"
 dialect = "typed"
 channel = "room-{kind}-{room}"
 "#;

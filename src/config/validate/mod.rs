@@ -2,6 +2,7 @@
 //! one run reports everything; a configuration with any report is never used.
 
 mod auth;
+mod deprecation;
 mod dialect;
 mod publish;
 mod route;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::values::{self, Place, Placeholders};
 use super::{
-    POSITIVE, RouteInput, Shared, member, publish, rate, rate_or_none, required, template, unknown_name,
+    POSITIVE, RouteInput, Shared, deprecation, member, publish, rate, rate_or_none, required, template,
+    unknown_name,
 };
-use crate::config::host;
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::{At, Either, Number};
@@ -16,7 +16,6 @@ use crate::config::{
     Exclusive, Filter, Heartbeat, HeartbeatKind, Limits, OnConflict, OnGap, Ownership, Rate, Refusal, Route,
     RouteAuth, Scope, SlotLimit, TokenPlace,
 };
-use crate::deprecation::Policy;
 use crate::legacy::dialect::Dialect;
 use crate::routes::{CHANNEL_BYTES_MAX, ChannelKind, PathTemplate, check_channel, kind_a_value_could_select};
 use crate::template::{Allow, Text, Var, closest};
@@ -86,7 +85,7 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
     };
     let limits = limits(problems, raw.limits.as_ref(), &context, scope, shared.event_bytes_max);
     let heartbeat = heartbeat(problems, raw, &context);
-    let deprecation = deprecation(problems, raw.deprecation.as_ref());
+    let deprecation = deprecation::deprecation(problems, raw.deprecation.as_ref());
     let hold = problems.duration(raw.refusal_hold.as_ref(), Duration::ZERO, REFUSAL_HOLD);
     let refusal = match raw.refusal.as_ref().map(At::get) {
         Some(raw::Refusal::Frame) => Refusal::Frame { hold },
@@ -510,6 +509,8 @@ fn slots(
 fn exclusive(problems: &mut Problems<'_>, raw: &raw::Exclusive, context: &Context<'_>) -> Option<Exclusive> {
     let place = raw.max.as_ref().map(At::span).or(raw.on_conflict.as_ref().map(At::span));
     let key = required(problems, raw.key.as_ref(), place.unwrap_or(0..0), "key")?;
+    let allow = Allow { user: true, ..Allow::default() };
+    let text = template(problems, key, context.path_names, allow, context.authenticated)?;
     if !context.authenticated {
         problems.with_help(
             key.span(),
@@ -518,79 +519,11 @@ fn exclusive(problems: &mut Problems<'_>, raw: &raw::Exclusive, context: &Contex
         );
         return None;
     }
-    let allow = Allow { user: true, ..Allow::default() };
-    let text = template(problems, key, context.path_names, allow, context.authenticated)?;
     context.placeholders.check(problems, key, &text, None, Place::Plain);
     Some(Exclusive {
         key: text,
         slots: slots(problems, raw.max.as_ref(), raw.on_conflict.as_ref(), raw.probe_timeout.as_ref()),
     })
-}
-
-fn deprecation(problems: &mut Problems<'_>, raw: Option<&raw::Deprecation>) -> Option<Policy> {
-    let raw = raw?;
-    let deprecated_at = date(problems, raw.deprecated_at.as_ref());
-    let sunset_at = date(problems, raw.sunset_at.as_ref());
-    if let (Some(deprecated), Some(sunset), Some(place)) = (deprecated_at, sunset_at, &raw.sunset_at)
-        && sunset < deprecated
-    {
-        problems.at(place.span(), "the sunset comes before the deprecation (RFC 9745 §4)");
-    }
-    let refuse = raw.after_sunset.as_ref().filter(|after| *after.get() == raw::AfterSunset::Refuse);
-    if let Some(place) = refuse.filter(|_| raw.sunset_at.is_none()) {
-        problems.at(place.span(), "`after_sunset = \"refuse\"` needs `sunset_at`");
-    }
-    let policy = Policy {
-        deprecated_at,
-        sunset_at,
-        refuse_after_sunset: refuse.is_some(),
-        documentation: link(problems, raw.documentation.as_ref()),
-        sunset_policy: link(problems, raw.sunset_policy.as_ref()),
-        successor: link(problems, raw.successor.as_ref()),
-    };
-    (policy != Policy::default()).then_some(policy)
-}
-
-fn date(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<i64> {
-    let raw = raw?;
-    match raw.get().parse::<jiff::Timestamp>() {
-        Ok(date) if date.as_second() < 0 => {
-            problems.at(raw.span(), "a date before 1970 cannot be told to clients");
-            None
-        }
-        Ok(date) => Some(date.as_second()),
-        Err(_) => {
-            problems.with_help(
-                raw.span(),
-                format!("`{}` is no date with a time and an offset", raw.get()),
-                "as in RFC 3339: 2025-06-30T23:59:59Z",
-            );
-            None
-        }
-    }
-}
-
-/// A link goes into a header between `<` and `>`.
-fn link(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<String> {
-    let raw = raw?;
-    let (scheme, rest) = raw.get().split_once("://").unwrap_or(("", ""));
-    let scheme_legal = scheme.starts_with(|c: char| c.is_ascii_lowercase())
-        && scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+.-".contains(&b));
-    let rest_legal =
-        !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic() && !b"<>\"{}".contains(&b));
-    if !(scheme_legal && rest_legal) {
-        problems.at(raw.span(), format!("`{}` is no URL", raw.get()));
-        return None;
-    }
-    // An app's own scheme has what it likes behind it.
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
-    if matches!(scheme, "http" | "https" | "ws" | "wss")
-        && let Err(why) = host::authority(authority)
-    {
-        problems.at(raw.span(), format!("this is no URL: {why}"));
-        return None;
-    }
-    Some(raw.get().clone())
 }
 
 fn origins(problems: &mut Problems<'_>, raw: &raw::Route) -> Vec<String> {
