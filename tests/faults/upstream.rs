@@ -157,7 +157,7 @@ async fn wrong_answers() {
     let answers: [&[u8]; 6] = [
         b"\x00\xFF\x16\x03\x01 no HTTP at all\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n<p>Welcome!</p>",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{",
+        b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 1000\r\n\r\n{",
         b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81\x00",
         b"",
