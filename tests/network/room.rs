@@ -23,15 +23,15 @@ struct Member {
 pub struct Room {
     pub place: Place,
     pub name: String,
-    bridge: SocketAddr,
+    bridges: Vec<SocketAddr>,
     server: Server,
     members: Vec<Member>,
     said: Vec<Said>,
 }
 
 impl Room {
-    pub fn new(place: Place, name: &str, bridge: SocketAddr, server: Server) -> Self {
-        Self { place, name: name.to_owned(), bridge, server, members: Vec::new(), said: Vec::new() }
+    pub fn new(place: Place, name: &str, bridges: Vec<SocketAddr>, server: Server) -> Self {
+        Self { place, name: name.to_owned(), bridges, server, members: Vec::new(), said: Vec::new() }
     }
 
     pub fn channel(&self) -> String {
@@ -54,7 +54,8 @@ impl Room {
         let id = PEOPLE.fetch_add(1, Ordering::Relaxed);
         let at = tick();
         self.said.extend(says.iter().map(|content| Said { at, by: Some(id), content: *content, sure: true }));
-        let person = Person::join(id, self.bridge, self.place, &self.name, says).await;
+        let bridge = self.bridges[id % self.bridges.len()];
+        let person = Person::join(id, bridge, self.place, &self.name, says).await;
         self.members.push(Member { person, before: Heard::default(), left: false });
         self.members.len() - 1
     }

@@ -1,4 +1,4 @@
-//! A bridge between proxies: its Pusher behind the one, its clients behind the other.
+//! A bridge between proxies, or several: their Pusher behind the one, their clients behind the other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,8 +53,8 @@ impl Server {
 }
 
 pub struct Scene {
-    pub bridge: Running,
-    /// Between the bridge and its Pusher.
+    pub bridges: Vec<Running>,
+    /// Between the bridges and their Pusher.
     pub network: Proxy,
     pub app: App,
     server: Server,
@@ -66,11 +66,17 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// `None`: this Pusher is not installed.
-    pub async fn start(
+    /// With one bridge. `None`: this Pusher is not installed.
+    pub async fn start(upstream: Upstream, profile: Profile, change: impl Fn(&mut Config)) -> Option<Self> {
+        Self::replicated(upstream, profile, 1, change).await
+    }
+
+    /// With so many, among which people are dealt out.
+    pub async fn replicated(
         upstream: Upstream,
         profile: Profile,
-        change: impl FnOnce(&mut Config),
+        replicas: usize,
+        change: impl Fn(&mut Config),
     ) -> Option<Self> {
         let upstream = match upstream {
             Upstream::Sandbox => Behind::Sandbox(Sandbox::start(Options::local()).await.unwrap()),
@@ -83,30 +89,40 @@ impl Scene {
         let network = Proxy::with(profile, app.address).await;
         let near = App { address: network.address, ..app.clone() };
         let routes = format!("{SHIPPED}\n{}", Place::ROUTES);
-        let mut bridge = bridge::start(&near, &routes, &[], |config| {
-            config.server.workers = 2;
-            config.server.close_window = Duration::ZERO;
-            config.upstream.reconnect_delay_max = Duration::from_millis(50);
-            change(config);
-        })
-        .await;
-        bridge.address = profile.put_before_bridge(bridge.address).await;
+        let mut bridges = Vec::new();
+        for _ in 0..replicas {
+            let mut bridge = bridge::start(&near, &routes, &[], |config| {
+                config.server.workers = 2;
+                config.server.close_window = Duration::ZERO;
+                config.upstream.reconnect_delay_max = Duration::from_millis(50);
+                change(config);
+            })
+            .await;
+            bridge.address = profile.put_before_bridge(bridge.address).await;
+            bridges.push(bridge);
+        }
         let client = Arc::new(Client::new(&pusher_bridge::tls::client_config(None).unwrap()));
         let server = Server { app: app.clone(), client };
         let fences = AtomicU64::new(1);
-        Some(Self { bridge, network, app, server, fences, unanswered: 0, extra: 0, _upstream: upstream })
+        Some(Self { bridges, network, app, server, fences, unanswered: 0, extra: 0, _upstream: upstream })
     }
 
     pub fn room(&self, place: Place, name: &str) -> Room {
-        Room::new(place, name, self.bridge.address, self.server.clone())
+        Room::new(
+            place,
+            name,
+            self.bridges.iter().map(|bridge| bridge.address).collect(),
+            self.server.clone(),
+        )
     }
 
+    /// The value of a series, of all bridges together.
     pub fn metric(&self, series: &str) -> f64 {
-        metric(&self.bridge, series)
+        self.bridges.iter().map(|bridge| metric(bridge, series)).sum()
     }
 
     fn sum(&self, series: &str) -> f64 {
-        let text = self.bridge.metrics.render();
+        let text: String = self.bridges.iter().map(|bridge| bridge.metrics.render()).collect();
         let lines = text.lines().filter(|line| line.starts_with(series));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }

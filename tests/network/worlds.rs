@@ -7,6 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
+use pusher_bridge::app::Shutdown;
 use tokio::time::sleep;
 
 use crate::message::{Content, Place, SEEN, TYPING};
@@ -22,9 +23,9 @@ const STEPS: usize = 9;
 /// At most so long passes between two of them, ms.
 const PAUSE_MS_MAX: u64 = 70;
 /// Seeds of each world, where the environment asks for no others.
-const SEEDS: RangeInclusive<u64> = 1..=3;
+const SEEDS: RangeInclusive<u64> = 1..=4;
 /// Worlds at once: mostly they wait.
-const AT_ONCE_MAX: usize = 3;
+const AT_ONCE_MAX: usize = 4;
 
 /// What may happen in a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,12 +65,13 @@ async fn world(upstream: Upstream, profile: Profile, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let connections = rng.usize(1..=3);
     let linger = [Duration::ZERO, Duration::from_millis(60), Duration::from_secs(1)][rng.usize(0..3)];
-    let scene = Scene::start(upstream, profile, |config| {
+    let replicas = rng.usize(1..=2);
+    let scene = Scene::replicated(upstream, profile, replicas, |config| {
         config.upstream.connections = connections;
         config.upstream.linger = linger;
     });
     let Some(mut scene) = scene.await else { return };
-    let about = format!("seed {seed}, {connections} links, lingering {linger:?}");
+    let about = format!("seed {seed}, {replicas} bridges, {connections} links each, lingering {linger:?}");
     let mut rooms: Vec<Room> = (0..ROOMS).map(|n| scene.room(Place::ALL[n % 3], &format!("r{n}"))).collect();
     let mut uniques = 0..;
     for phase in PHASES {
@@ -108,7 +110,9 @@ async fn world(upstream: Upstream, profile: Profile, seed: u64) {
         .await;
         scene.check(&format!("{about}: a server speaks after {}", phase.name), &mut rooms).await;
     }
-    assert_eq!(scene.bridge.shutdown().await, pusher_bridge::app::Shutdown::Clean);
+    for bridge in scene.bridges {
+        assert_eq!(bridge.shutdown().await, Shutdown::Clean);
+    }
 }
 
 /// Breaks what the phase lets break, until it is dropped.
