@@ -8,6 +8,8 @@ use crate::template::CharSet;
 
 /// Longest channel name, in bytes, with its prefix (Pusher docs, "Channel naming conventions").
 pub const CHANNEL_BYTES_MAX: usize = 164;
+/// Longest value of a path that is in no channel's name, in bytes.
+const VALUE_BYTES_MAX: usize = 256;
 /// Longest event name, in bytes (Pusher's HTTP libraries refuse longer ones).
 pub const EVENT_BYTES_MAX: usize = 200;
 /// Most bytes of data in one event (Pusher docs, "HTTP API": 413 above 10 kB).
@@ -107,8 +109,13 @@ enum Segment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathTemplate {
     source: String,
+    /// A path that ends in `/` ends in an empty literal, and `/` is nothing but one.
     segments: Vec<Segment>,
     names: Vec<String>,
+    /// Whether the `/` at its end may be there or not.
+    either_slash: bool,
+    /// Placeholders whose values need not be legal in a channel's name.
+    free: Vec<String>,
 }
 
 /// What is wrong with a path template: a byte offset and a sentence.
@@ -134,10 +141,13 @@ impl PathTemplate {
         let mut segments = Vec::new();
         let mut names: Vec<String> = Vec::new();
         let mut at = 1;
-        for text in rest.split('/') {
+        let last = rest.split('/').count();
+        for (n, text) in rest.split('/').enumerate() {
             let inner = text.strip_prefix('{').and_then(|t| t.strip_suffix('}'));
-            if text.is_empty() {
-                return fail(at, "an empty segment: two `/` in a row, or one at the end".to_owned());
+            if text.is_empty() && n + 1 == last {
+                segments.push(Segment::Literal(String::new()));
+            } else if text.is_empty() {
+                return fail(at, "an empty segment: two `/` in a row".to_owned());
             } else if let Some(inner) = inner {
                 let (name, set) = match inner.split_once(':') {
                     None => (inner, None),
@@ -172,7 +182,7 @@ impl PathTemplate {
             }
             at += text.len() + 1;
         }
-        Ok(Self { source: source.to_owned(), segments, names })
+        Ok(Self { source: source.to_owned(), segments, names, either_slash: false, free: Vec::new() })
     }
 
     /// The template as it was written; also the `url.path` of logs.
@@ -206,14 +216,59 @@ impl PathTemplate {
         found.map(|set| *set = Some(to)).is_some()
     }
 
+    /// Says whose values are in no channel's name: they may have any character but control characters.
+    #[must_use]
+    pub fn with_free_values(mut self, free: Vec<String>) -> Self {
+        self.free = free;
+        self
+    }
+
+    /// Whether a path that has, or lacks, the `/` at the end of this one is the same.
+    #[must_use]
+    pub const fn with_either_slash(mut self, either: bool) -> Self {
+        self.either_slash = either;
+        self
+    }
+
+    /// Whether it is.
+    #[must_use]
+    pub const fn has_either_slash(&self) -> bool {
+        self.either_slash
+    }
+
+    /// Its segments with the `/` at the end and without, as far as it may be there or not.
+    fn forms(&self) -> Vec<Vec<&Segment>> {
+        const END: &Segment = &Segment::Literal(String::new());
+        let mut forms = vec![self.segments.iter().collect::<Vec<_>>()];
+        if self.either_slash {
+            let mut other: Vec<&Segment> = self.segments.iter().collect();
+            if other.last() != Some(&END) {
+                other.push(END);
+                forms.push(other);
+            } else if other.len() > 1 {
+                other.pop();
+                forms.push(other);
+            }
+        }
+        forms
+    }
+
     /// Whether one path could match both.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
-        self.segments.len() == other.segments.len()
-            && self.segments.iter().zip(&other.segments).all(|pair| match pair {
+        let others = other.forms();
+        self.forms().iter().any(|form| others.iter().any(|other| Self::forms_overlap(form, other)))
+    }
+
+    fn forms_overlap(form: &[&Segment], other: &[&Segment]) -> bool {
+        form.len() == other.len()
+            && form.iter().zip(other).all(|pair| match pair {
                 (Segment::Literal(a), Segment::Literal(b)) => a == b,
                 (Segment::Literal(text), Segment::Value(_, set))
-                | (Segment::Value(_, set), Segment::Literal(text)) => set.is_none_or(|set| set.fits(text)),
+                | (Segment::Value(_, set), Segment::Literal(text)) => {
+                    // No value is empty.
+                    set.unwrap_or(CharSet::ANY).fits(text)
+                }
                 (Segment::Value(_, a), Segment::Value(_, b)) => {
                     let any = CharSet::ANY;
                     a.unwrap_or(any).and(b.unwrap_or(any)).example().is_some()
@@ -223,16 +278,25 @@ impl PathTemplate {
 
     /// The values of `path` (as it came, percent-encoded) under this template; `None` when it does not match.
     fn match_path(&self, path: &str) -> Option<Result<PathValues, String>> {
-        let rest = path.strip_prefix('/')?;
+        let mut rest = path.strip_prefix('/')?;
+        let mut added = None;
+        if self.either_slash {
+            let slash = matches!(self.segments.last(), Some(Segment::Literal(text)) if text.is_empty());
+            match rest.strip_suffix('/') {
+                Some(without) if !slash => rest = without,
+                None if slash && !rest.is_empty() => added = Some(""),
+                _ => {}
+            }
+        }
         let mut values = Vec::with_capacity(self.names.len());
         let mut bad = None;
-        let mut parts = rest.split('/');
+        let mut parts = rest.split('/').chain(added);
         for segment in &self.segments {
             let part = parts.next()?;
             match segment {
                 Segment::Literal(literal) if literal == part => {}
                 Segment::Literal(_) => return None,
-                Segment::Value(name, set) => match decode_value(part) {
+                Segment::Value(name, set) => match decode_value(part, self.free.contains(name)) {
                     Ok(value) if set.is_some_and(|set| !set.fits(&value)) => {
                         bad.get_or_insert(format!(
                             "`{name}` in the path has a character that it may not have"
@@ -252,12 +316,20 @@ impl PathTemplate {
     }
 }
 
-/// A path value, percent-decoded, must be legal within a channel name.
-fn decode_value(part: &str) -> Result<String, String> {
+/// A path value, percent-decoded; unless it is `free`, it must be legal within a channel name.
+fn decode_value(part: &str, free: bool) -> Result<String, String> {
     let value: Cow<'_, str> = percent_decode_str(part)
         .decode_utf8()
         .map_err(|_| "it is not UTF-8 once percent-decoded".to_owned())?;
-    check_channel(&value).map_err(|error| error.replace("the channel's name", "the value"))?;
+    if !free {
+        check_channel(&value).map_err(|error| error.replace("the channel's name", "the value"))?;
+    } else if value.is_empty() {
+        return Err("it is empty".to_owned());
+    } else if value.len() > VALUE_BYTES_MAX {
+        return Err(format!("it has {} bytes of at most {VALUE_BYTES_MAX}", value.len()));
+    } else if value.chars().any(char::is_control) {
+        return Err("it has a control character".to_owned());
+    }
     Ok(value.into_owned())
 }
 
@@ -356,6 +428,68 @@ mod tests {
     }
 
     #[test]
+    fn a_slash_at_the_end_is_another_path_or_the_same() {
+        let router = |either: bool| {
+            let templates = ["/", "/ws", "/old/", "/x/{id}", "/y/{id}/"];
+            let parse = |t: &&str| PathTemplate::parse(t).unwrap().with_either_slash(either);
+            Router::new(templates.iter().map(parse).collect())
+        };
+        for (path, exact, either) in [
+            ("/", Some(0), Some(0)),
+            ("/ws", Some(1), Some(1)),
+            ("/ws/", None, Some(1)),
+            ("/ws//", None, None),
+            ("//ws", None, None),
+            ("//", None, None),
+            ("/old/", Some(2), Some(2)),
+            ("/old", None, Some(2)),
+            ("/x/1", Some(3), Some(3)),
+            ("/x/1/", None, Some(3)),
+            ("/x/1%2F", None, None),
+            ("/y/1/", Some(4), Some(4)),
+            ("/y/1", None, Some(4)),
+            ("/y", None, None),
+        ] {
+            let found = |either: bool| match router(either).find(path) {
+                Matched::Route(index, _) => Some(index),
+                _ => None,
+            };
+            assert_eq!((found(false), found(true)), (exact, either), "{path}");
+        }
+        let t = |s: &str, either| PathTemplate::parse(s).unwrap().with_either_slash(either);
+        for (a, b) in [("/ws", "/ws/"), ("/x/{a}/", "/x/{b}")] {
+            assert!(!t(a, false).overlaps(&t(b, false)) && t(a, true).overlaps(&t(b, false)), "{a} {b}");
+            assert!(t(a, false).overlaps(&t(b, true)) && t(a, true).overlaps(&t(b, true)), "{a} {b}");
+        }
+        assert!(!t("/", true).overlaps(&t("/ws", true)));
+        assert!(!t("/ws", true).overlaps(&t("/ws/{a}", true)));
+    }
+
+    #[test]
+    fn a_free_value_has_any_character_but_control_characters() {
+        let template = PathTemplate::parse("/{mac}/{room}").unwrap().with_free_values(vec!["mac".into()]);
+        let router = Router::new(vec![template]);
+        for (path, mac) in [
+            ("/AA:BB:CC/r", Some("AA:BB:CC")),
+            ("/AA%3ABB/r", Some("AA:BB")),
+            ("/caf%C3%A9%20%2F/r", Some("caf\u{e9} /")),
+            ("//r", None),
+            ("/%00/r", None),
+            ("/%C2%85/r", None),
+            ("/%FF/r", None),
+            ("/AA:BB/r:1", None),
+        ] {
+            match (router.find(path), mac) {
+                (Matched::Route(0, values), Some(mac)) => assert_eq!(values.get("mac"), Some(mac)),
+                (Matched::BadValue(0, _), None) => {}
+                other => panic!("{path}: {other:?}"),
+            }
+        }
+        let long = |n: usize| router.find(&format!("/{}/r", "x".repeat(n)));
+        assert!(matches!(long(256), Matched::Route(..)) && matches!(long(257), Matched::BadValue(..)));
+    }
+
+    #[test]
     fn a_value_has_the_characters_that_it_may_have() {
         let router = router(&["/{tenant:[a-z0-9]+}/{doc}", "/{n:[0-9-]+}", "/{name:[a-z]+}"]);
         assert!(matches!(router.find("/acme/corp-plan"), Matched::Route(0, _)));
@@ -371,9 +505,9 @@ mod tests {
         for (bad, at) in [
             ("ws", 0),
             ("", 0),
-            ("/", 1),
+            ("//", 1),
             ("/ws//x", 4),
-            ("/ws/x/", 6),
+            ("/ws/x//", 6),
             ("/ws/a{b}", 5),
             ("/ws/{}", 4),
             ("/ws/{1a}", 4),
@@ -398,6 +532,12 @@ mod tests {
             ("/ws/a", "/ws/b", false),
             ("/ws", "/ws/{b}", false),
             ("/{a}/x", "/{b}/y", false),
+            ("/", "/", true),
+            ("/", "/ws", false),
+            ("/ws", "/ws/", false),
+            ("/ws/", "/ws/{a}", false),
+            ("/ws/{a}/", "/ws/{a}", false),
+            ("/", "/{a}", false),
             ("/{a:[0-9]+}", "/{b:[a-z]+}", false),
             ("/{a:[0-9]+}", "/{b:[0a]+}", true),
             ("/{a:[0-9]+}", "/{b}", true),

@@ -302,7 +302,7 @@ fn routes_win_over_groups_and_groups_over_defaults_but_a_rate_is_one_value() {
     assert_eq!(a.auth.as_ref().unwrap().permissions, ["p"]);
     assert_eq!(b.limits.depth_max, 10);
     assert!(b.limits.messages.is_none() && b.auth.is_none());
-    assert_eq!(b.origins.len(), 2);
+    assert_eq!(b.origins.as_ref().unwrap().list().len(), 2);
 }
 
 /// The least of a file, with more before its routes and with these.

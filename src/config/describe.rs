@@ -9,6 +9,7 @@ use super::{
     Scope, SlotLimit, TokenPlace, TypeSet,
 };
 use crate::deprecation::Policy;
+use crate::legacy::dialect::Dialect;
 
 /// Widest line.
 const COLUMNS: usize = 110;
@@ -82,7 +83,8 @@ pub fn describe(config: &Config) -> String {
 
 fn describe_route(out: &mut String, route: &Route) {
     let _ = writeln!(out, "{}", route.name);
-    fact(out, "path", route.path.source());
+    let slash = if route.path.has_either_slash() { ", with a `/` at its end or without" } else { "" };
+    fact(out, "path", &format!("{}{slash}", route.path.source()));
     fact(out, "channel", route.channel.source());
     for (field, values) in &route.subscribe_values {
         fact(out, "", &format!("{{subscribe.{field}}} is one of {}", values.join(", ")));
@@ -90,7 +92,7 @@ fn describe_route(out: &mut String, route: &Route) {
     if !route.shares.is_empty() {
         fact(out, "", &format!("may be one of {} too, whose rules differ", route.shares.join(", ")));
     }
-    fact(out, "dialect", &route.dialect.name);
+    fact(out, "dialect", &dialect(&route.dialect));
     fact(out, "auth", &auth(route));
     if let Some(filter) = &route.filter {
         fact(
@@ -112,8 +114,12 @@ fn describe_route(out: &mut String, route: &Route) {
     if let Some(policy) = &route.deprecation {
         deprecation(out, policy);
     }
-    if !route.origins.is_empty() {
-        fact(out, "origins", &route.origins.join(", "));
+    if !route.subprotocols.is_empty() {
+        fact(out, "subprotocols", &route.subprotocols.join(", "));
+    }
+    if let Some(origins) = &route.origins {
+        let none = "none: a request with an Origin is refused".to_owned();
+        fact(out, "origins", &if origins.list().is_empty() { none } else { origins.list().join(", ") });
     }
     if let Refusal::Frame { hold } = route.refusal {
         fact(out, "refusal", &format!("by an error frame, and a close after {}", duration(hold)));
@@ -123,6 +129,19 @@ fn describe_route(out: &mut String, route: &Route) {
         OnGap::Notify => fact(out, "on a gap", "clients are told"),
         OnGap::Close => fact(out, "on a gap", "clients are closed"),
     }
+}
+
+fn dialect(dialect: &Dialect) -> String {
+    let mut text = dialect.name.to_string();
+    for (keepalive, answer) in &dialect.keepalives {
+        let answer =
+            if answer.is_empty() { "not answered".to_owned() } else { format!("answered by {answer:?}") };
+        let _ = write!(text, "; {keepalive:?} is {answer}");
+    }
+    if dialect.binary_is_json {
+        text.push_str("; binary messages are JSON");
+    }
+    text
 }
 
 fn auth(route: &Route) -> String {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+use self::origins::Origins;
 use self::proxies::Proxies;
 use crate::deprecation::Policy;
 use crate::legacy::dialect::Dialect;
@@ -20,6 +21,7 @@ pub mod diagnostics;
 mod host;
 mod interpolate;
 mod load;
+pub mod origins;
 mod problems;
 pub mod proxies;
 mod raw;
@@ -302,8 +304,10 @@ pub struct Route {
     pub refusal: Refusal,
     /// What a client is told when events may have been missed.
     pub on_gap: OnGap,
-    /// Allowed `Origin`s; empty: any. A request without `Origin` is no browser's and passes.
-    pub origins: Vec<String>,
+    /// Allowed `Origin`s; `None`: any. A request without `Origin` is no browser's and passes.
+    pub origins: Option<Origins>,
+    /// Subprotocols, of which the first that a client offers is selected.
+    pub subprotocols: Vec<String>,
 }
 
 /// The characters that the values of placeholders may have, beside those of the path.

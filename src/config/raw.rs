@@ -38,6 +38,14 @@ choice! {
     Refusal { Http = "http", Frame = "frame" }
 }
 choice! {
+    /// `slash`
+    Slash { Exact = "exact", Either = "either" }
+}
+choice! {
+    /// `in.binary`
+    Binary { Refuse = "refuse", Json = "json" }
+}
+choice! {
     /// `on_gap`
     OnGap { Ignore = "ignore", Notify = "notify", Close = "close" }
 }
@@ -360,6 +368,9 @@ pub(super) struct Dialect {
     pub(super) incoming: Option<DialectIn>,
     /// What clients are sent.
     pub(super) out: Option<At<DialectOut>>,
+    /// Subprotocols that these clients may be told, unless a route says others (default none).
+    #[schemars(extend("uniqueItems" = true, "items" = s::pattern(s::SUBPROTOCOL)))]
+    pub(super) subprotocols: List,
     /// Error codes that go by other names here.
     #[schemars(with = "Option<s::ErrorCodes>")]
     pub(super) error_codes: Option<BTreeMap<At<String>, At<String>>>,
@@ -382,6 +393,11 @@ pub(super) struct DialectIn {
     pub(super) pong: Option<At<Message>>,
     /// A ping of the client's own.
     pub(super) ping: Option<At<Message>>,
+    /// Plain texts that only keep the connection open, and the text each is answered by; "" is no answer.
+    #[schemars(with = "Option<s::Keepalives>")]
+    pub(super) keepalives: Option<BTreeMap<At<String>, At<String>>>,
+    /// refuse: binary messages are answered by an error. json: they are read as text ones. (default refuse)
+    pub(super) binary: Option<At<Binary>>,
 }
 
 /// A control message.

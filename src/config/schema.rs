@@ -34,9 +34,10 @@ pub(super) const TOKEN_PLACE: &str =
     r"^(header|query:[A-Za-z0-9_.~-]+|subprotocol:[A-Za-z0-9!#$%&'*+.^_`|~-]+)$|\$\{";
 pub(super) const DATE: &str = r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?([Zz]|[+-][0-2][0-9]:?[0-5][0-9])$|\$\{";
 pub(super) const LINK: &str = r#"^[a-z][a-z0-9+.-]*://[^\s<>"{}]+$|\$\{"#;
-pub(super) const ORIGIN: &str = r"^([a-z][a-z0-9+.-]*://[^/\s]+|null)$|\$\{";
+pub(super) const ORIGIN: &str = r#"^(?!([Hh][Tt][Tt][Pp]|[Ww][Ss])[Ss]?://$)(null|[A-Za-z][A-Za-z0-9+.-]*://(\*\.[^/\\?#@*"<>{}\s]+|[^/\\?#@*"<>{}\s]*))$|\$\{"#;
+pub(super) const SUBPROTOCOL: &str = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$|\$\{";
 pub(super) const PATH: &str =
-    r"^(/(\{[A-Za-z_][A-Za-z0-9_]*(:\[[^\]/\\^]+\]\+)?\}|[A-Za-z0-9._~!$&'()*+,;=:@-]+))+$|\$\{";
+    r"^(/(\{[A-Za-z_][A-Za-z0-9_]*(:\[[^\]/\\^]+\]\+)?\}|[A-Za-z0-9._~!$&'()*+,;=:@-]+))+/?$|^/$|\$\{";
 const CHANNEL: &str =
     r"^([A-Za-z0-9_=@,.;-]|\{(auth\.user|subscribe(\.[A-Za-z0-9_]+)+|[A-Za-z_][A-Za-z0-9_]*)\})+$|\$\{";
 
@@ -230,6 +231,15 @@ map_schema!(
             .collect();
         json_schema!({ "type": "object", "properties": codes, "additionalProperties": false })
     }
+);
+map_schema!(
+    /// Plain texts and their answers.
+    Keepalives,
+    json_schema!({
+        "type": "object",
+        "propertyNames": { "minLength": 1, "maxLength": 125 },
+        "additionalProperties": { "type": "string", "maxLength": 125 },
+    })
 );
 map_schema!(
     /// HTTP headers.

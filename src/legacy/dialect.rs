@@ -26,6 +26,12 @@ pub struct Dialect {
     pub pong: Option<String>,
     /// The type of a ping of the client's own.
     pub ping: Option<String>,
+    /// Plain texts that only keep the connection open, each with its answer; an empty one is none.
+    pub keepalives: Vec<(String, String)>,
+    /// Whether binary messages are read as text ones.
+    pub binary_is_json: bool,
+    /// Subprotocols that clients may be told, where a route does not say others.
+    pub subprotocols: Vec<String>,
     /// The frames.
     pub out: Frames,
     /// Codes that go by other names here.
@@ -362,6 +368,9 @@ pub(crate) mod tests {
             unsubscribe: Some("unsubscribe".into()),
             pong: Some("pong".into()),
             ping: None,
+            keepalives: Vec::new(),
+            binary_is_json: false,
+            subprotocols: Vec::new(),
             out: Frames {
                 event: EventFrame::new(
                     Frame::parse(r#"{"type":{event},"data":{data},"timestamp":{now}}"#, Frames::EVENT).unwrap(),

@@ -286,7 +286,12 @@ impl Session {
             }
             Message::Binary(bytes) => {
                 self.count_in(bytes.len());
-                self.machine.binary(now, &mut self.actions);
+                if self.route.dialect.binary_is_json {
+                    self.machine.binary_text(bytes, now, &mut self.actions);
+                    self.note_unjudged();
+                } else {
+                    self.machine.binary(now, &mut self.actions);
+                }
                 self.echo(Opcode::Binary, bytes);
             }
             Message::Ping(_) | Message::Pong(_) => self.machine.control(now, &mut self.actions),

@@ -22,9 +22,9 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::forwarded::client_address;
-use super::presented::{Presented, presented_token};
+use super::presented::{Presented, presented_token, select_subprotocol};
 use super::spelling::Respelled;
-use super::upgrade::{NotUpgradable, check, origin_allowed};
+use super::upgrade::{NotUpgradable, check};
 use super::worker::{Admitted, Arrival, Holder, Key, Slot, Worker};
 use crate::clock::Now;
 use crate::config::{self, Route};
@@ -262,6 +262,7 @@ async fn decide(
     let places = route.auth.as_ref().map_or(&[][..], |auth| &auth.also_from);
     let query = request.uri.query().unwrap_or("");
     let Presented { token, protocol } = presented_token(&request.headers, query, places);
+    let protocol = select_subprotocol(&request.headers, &route.subprotocols, protocol);
     let response = switching_protocols(route, key, protocol).map_err(|_| {
         Denial::new(Refusal::Malformed, StatusCode::BAD_REQUEST, "a subprotocol cannot be selected")
     })?;
@@ -313,8 +314,8 @@ async fn admit(
     if phase == Phase::Gone {
         return Err((Refusal::Gone, StatusCode::GONE, ErrorCode::EndpointGone));
     }
-    let origin = request.headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or(""));
-    if !route.origins.is_empty() && origin.is_some_and(|origin| !origin_allowed(origin, &route.origins)) {
+    let mut origins = request.headers.get_all(ORIGIN).iter().map(|origin| origin.to_str().unwrap_or(""));
+    if route.origins.as_ref().is_some_and(|allowed| origins.any(|origin| !allowed.allow(origin))) {
         return Err((Refusal::Origin, StatusCode::FORBIDDEN, ErrorCode::OriginNotAllowed));
     }
     let Some(max) = route.limits.connections_per_address else { return Ok(AddressSlot::Uncounted) };

@@ -12,7 +12,7 @@ use crate::config::TokenPlace;
 pub struct Presented {
     /// The first that looks like a token, without `Bearer`; empty when there is only what does not.
     pub token: Option<String>,
-    /// The subprotocol to select: a browser that offers any fails the connection when none is.
+    /// The subprotocol that stands for it: a browser that offers any fails the connection when none is selected.
     pub protocol: Option<String>,
 }
 
@@ -40,9 +40,7 @@ pub fn presented_token(headers: &HeaderMap, query: &str, places: &[TokenPlace]) 
                 values.for_each(|value| look(&value));
             }
             TokenPlace::Subprotocol(name) => {
-                let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
-                let items = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-                let mut offered = items.map(str::trim).skip_while(|item| item != name);
+                let mut offered = offered(headers).skip_while(|item| item != name);
                 if offered.next().is_some() {
                     protocol.get_or_insert_with(|| name.clone());
                     // Other subprotocols may stand in between.
@@ -55,6 +53,23 @@ pub fn presented_token(headers: &HeaderMap, query: &str, places: &[TokenPlace]) 
     }
     found.protocol = protocol;
     found
+}
+
+fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
+}
+
+/// The subprotocol to select (RFC 6455 §4.2.2): the first that the client offers and the route knows; else the one by
+/// which a token was `presented`.
+#[must_use]
+pub fn select_subprotocol(
+    headers: &HeaderMap,
+    known: &[String],
+    presented: Option<String>,
+) -> Option<String> {
+    let first = offered(headers).find(|item| known.iter().any(|known| known == item));
+    first.map(str::to_owned).or(presented)
 }
 
 /// Whether `Authorization` has a token: of the scheme `Bearer` (RFC 6750 §2.1), or a bare one, as some clients
@@ -208,6 +223,33 @@ mod tests {
             let headers: Vec<_> = offered.iter().map(|value| ("sec-websocket-protocol", *value)).collect();
             let (found, selected) = found(ALL, "", &headers);
             assert_eq!((found.as_deref(), selected.as_deref()), (token, protocol), "{offered:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_offer_that_is_known_is_selected_and_never_a_token() {
+        let known = ["v2.app".to_owned(), "v1.app".to_owned()];
+        let places = places("subprotocol:bearer");
+        for (offers, selected) in [
+            (&[][..], None),
+            (&["v1.app"], Some("v1.app")),
+            (&["v3.app, v1.app,v2.app"], Some("v1.app")),
+            (&["v3.app", "v2.app"], Some("v2.app")),
+            (&["V1.APP"], None),
+            (&["bearer, t.t.t"], Some("bearer")),
+            (&["bearer, t.t.t, v2.app"], Some("v2.app")),
+            (&["t.t.t, x"], None),
+            (&[", ,"], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for offer in offers {
+                headers.append(SEC_WEBSOCKET_PROTOCOL, offer.parse().unwrap());
+            }
+            let select = |known: &[String], places: &[TokenPlace]| {
+                select_subprotocol(&headers, known, presented_token(&headers, "", places).protocol)
+            };
+            assert_eq!(select(&known, &places).as_deref(), selected, "{offers:?}");
+            assert_eq!(select(&[], &[]), None, "a route that knows none selects none");
         }
     }
 }

@@ -14,7 +14,7 @@ async fn before_authentication_everything_else_gets_the_documented_frame() {
     let bridge = Bridge::start().await;
     let mut raw = Raw::open(bridge.address(), "/ws/content/gen_123").await;
     let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
-    let messages: [(u8, &str); 10] = [
+    let messages: [(u8, &str); 9] = [
         (TEXT, r#"{"type":"run"}"#),
         (TEXT, r#"{"type":"subscribe","channel":"x"}"#),
         (TEXT, r#"{"type":"ping"}"#),
@@ -23,7 +23,6 @@ async fn before_authentication_everything_else_gets_the_documented_frame() {
         (TEXT, ""),
         (TEXT, "[1]"),
         (TEXT, &deep),
-        (BINARY, "binary"),
         (TEXT, r#"{"type":"AUTH","token":"x"}"#),
     ];
     for (kind, message) in messages {
@@ -34,6 +33,9 @@ async fn before_authentication_everything_else_gets_the_documented_frame() {
             "{message}"
         );
     }
+    // A client that is told to authenticate would do so by another binary message.
+    raw.send(frame(BINARY, br#"{"type":"auth","token":"x"}"#)).await;
+    assert_eq!(raw.frame().await.json()["data"]["error_code"], "BINARY_NOT_SUPPORTED");
     // A pong needs no authentication and has no answer; neither has a WebSocket pong.
     raw.send(frame(TEXT, br#"{"type":"pong","timestamp":"x"}"#)).await;
     raw.send(frame(PONG, b"")).await;

@@ -66,6 +66,185 @@ async fn header_names_leave_as_the_rfcs_spell_them() {
     }
 }
 
+// --------------------------------------------------------------------------------------------------- the door
+
+const DOORS: &str = r#"
+[[routes]]
+name = "root"
+path = "/"
+dialect = "channel"
+channel = "root"
+auth = { required = false }
+
+[[routes]]
+name = "ending"
+path = "/ending/"
+dialect = "channel"
+channel = "ending"
+auth = { required = false }
+origins = []
+
+[[routes]]
+name = "either"
+path = "/either/{room}"
+slash = "either"
+dialect = "channel"
+channel = "either-{room}"
+auth = { required = false }
+subprotocols = ["v2.app", "v1.app"]
+origins = ["null", "file://", "capacitor://localhost", "https://app.example.com"]
+
+[[routes]]
+name = "device"
+path = "/device/{mac}"
+dialect = "typed"
+channel = "devices"
+filter = { field = "mac", equals = "{mac}" }
+auth = { required = false }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_may_end_in_a_slash_or_be_nothing_else() {
+    let bridge = Bridge::start_with(DOORS).await;
+    for (path, status) in [
+        ("/", 101),
+        ("/?x=y", 101),
+        ("//", 404),
+        ("/ending/", 101),
+        ("/ending", 404),
+        ("/either/1", 101),
+        ("/either/1/", 101),
+        ("/either/1//", 404),
+        ("/either/", 404),
+        ("/device/1/", 404),
+        ("/ws/", 404),
+    ] {
+        let answer = Raw::ask(bridge.address(), upgrade(path, &[])).await;
+        assert_eq!(answer.status, status, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_is_only_a_filter_need_not_be_legal_in_a_channel() {
+    let bridge = Bridge::start_with(DOORS).await;
+    let mut client = Raw::open(bridge.address(), "/device/AA:BB:CC").await;
+    let mut accents = Raw::open(bridge.address(), "/device/caf%C3%A9%20%2F1").await;
+    patiently("the subscription", bridge.sandbox.wait_for(|view| view.subscribed("devices") == 1)).await;
+    for data in [r#"{"mac":"AA:BB:CD"}"#, r#"{"mac":"caf\u00e9 /1"}"#, r#"{"mac":"AA:BB:CC"}"#] {
+        bridge.sandbox.trigger("devices", "e", data);
+    }
+    assert_eq!(client.frame().await.json()["data"]["mac"], "AA:BB:CC");
+    assert_eq!(accents.frame().await.json()["data"]["mac"], "café /1");
+    for path in ["/device/%00", "/device/%FF", "/ws/content/AA:BB:CC"] {
+        assert_eq!(Raw::ask(bridge.address(), upgrade(path, &[])).await.status, 400, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_offered_subprotocol_that_the_route_knows_is_told() {
+    let bridge = Bridge::start_with(DOORS).await;
+    for (path, offers, told) in [
+        ("/either/1", "v1.app", "v1.app"),
+        ("/either/1", "v0.app, v1.app, v2.app", "v1.app"),
+        ("/either/1", "v0.app", ""),
+        ("/either/1", "", ""),
+        ("/device/1", "v1.app", ""),
+    ] {
+        let answer = Raw::ask(bridge.address(), upgrade(path, &[("Sec-WebSocket-Protocol", offers)])).await;
+        assert_eq!(
+            (answer.status, &*answer.header("sec-websocket-protocol")),
+            (101, told),
+            "{path} {offers}"
+        );
+    }
+    // By the dialect, unless the route says others.
+    let routes = SHIPPED.replacen(
+        "[dialects.channel.in]\n",
+        "[dialects.channel]\nsubprotocols = [\"v1.app\"]\n\n[dialects.channel.in]\n",
+        1,
+    );
+    let bridge = Bridge::with(&format!("{routes}\n{DOORS}"), |_| {}).await;
+    for (path, told) in [("/ws", "v1.app"), ("/", "v1.app"), ("/either/1", ""), ("/device/1", "")] {
+        let offers = if path == "/either/1" { "v9.app" } else { "v1.app" };
+        let answer = Raw::ask(bridge.address(), upgrade(path, &[("Sec-WebSocket-Protocol", offers)])).await;
+        assert_eq!((answer.status, &*answer.header("sec-websocket-protocol")), (101, told), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn origins_of_apps_can_be_listed_and_an_empty_list_is_none() {
+    let bridge = Bridge::start_with(DOORS).await;
+    for (path, origin, status) in [
+        ("/either/1", "null", 101),
+        ("/either/1", "file://", 101),
+        ("/either/1", "capacitor://localhost", 101),
+        ("/either/1", "CAPACITOR://localhost", 101),
+        ("/either/1", "capacitor://localhost.evil.example", 403),
+        ("/either/1", "ionic://localhost", 403),
+        ("/either/1", "https://app.example.com", 101),
+        ("/either/1", "", 101),
+        ("/ending/", "", 101),
+        ("/ending/", "null", 403),
+        ("/ending/", "https://app.example.com", 403),
+        ("/", "https://anywhere.example", 101),
+    ] {
+        let answer = Raw::ask(bridge.address(), upgrade(path, &[("Origin", origin)])).await;
+        assert_eq!(answer.status, status, "{path} {origin}");
+    }
+    let two = [("Origin", "null"), ("+Origin", "https://evil.example")];
+    assert_eq!(Raw::ask(bridge.address(), upgrade("/either/1", &two)).await.status, 403, "each of them");
+}
+
+// ----------------------------------------------------------------------------------------------------- frames
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_keepalives_and_json_in_binary_frames_are_understood() {
+    let more =
+        "[dialects.typed.in]\nkeepalives = { \"ping\" = \"pong\", \"hb\" = \"\" }\nbinary = \"json\"\n";
+    let bridge = Bridge::with(&config_text(SHIPPED, "[dialects.typed.in]\n", more), |_| {}).await;
+    let mut raw = Raw::open(bridge.address(), "/ws/plugin/p1").await;
+    raw.send(frame(TEXT, b"hb")).await;
+    raw.send(frame(TEXT, b"ping")).await;
+    assert_eq!(raw.frame().await.text(), "pong");
+    raw.send(frame(BINARY, format!(r#"{{"type":"auth","token":"{}"}}"#, token("123")).as_bytes())).await;
+    assert_eq!(raw.frame().await.json()["type"], "auth_response");
+    raw.send(frame(BINARY, b"ping")).await;
+    assert_eq!(raw.frame().await.text(), "pong");
+    raw.send(frame(BINARY, br#"{"type":"run","data":{"n":1.50}}"#)).await;
+    patiently("the message", bridge.sandbox.wait_for(|view| view.published().count() == 1)).await;
+    raw.send(frame(BINARY, b"\xFF")).await;
+    assert_eq!(next_error(&mut raw).await, "INVALID_JSON");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_without_authentication_is_told_when_its_channel_is_not_subscribed() {
+    let wait = |config: &mut pusher_bridge::config::Config| {
+        config.upstream.subscribe_timeout = Duration::from_millis(300);
+    };
+    let bridge = Bridge::with(&format!("{SHIPPED}\n{DOORS}"), wait).await;
+    bridge.sandbox.hold_subscriptions("root");
+    let mut raw = Raw::open(bridge.address(), "/").await;
+    let error = raw.frame().await.json();
+    assert_eq!(
+        (&error["error"], &error["details"]["channel"]),
+        (&"UPSTREAM_UNAVAILABLE".into(), &"root".into())
+    );
+    let counted = r#"pusher_bridge_client_errors_total{route="root",code="UPSTREAM_UNAVAILABLE"}"#;
+    assert_eq!(bridge.metric(counted), 1.0);
+    // It stays, and gets its events when the channel is subscribed after all.
+    bridge.sandbox.release_subscriptions("root");
+    let triggering = async {
+        loop {
+            bridge.sandbox.trigger("root", "e", "1");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        frame = raw.frame() => assert_eq!(frame.json()["data"], 1),
+        () = triggering => {}
+    }
+}
+
 // ------------------------------------------------------------------------------------ slow and large messages
 
 const HEARTBEAT: &str = r#"heartbeat = { kind = "json", every = "30s", timeout = "75s" }"#;

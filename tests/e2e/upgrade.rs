@@ -172,6 +172,7 @@ name = "browser"
 group = "typed-api"
 path = "/browser/{session_id}"
 channel = "content-generation-{session_id}"
+shares = ["content"]
 origins = ["https://app.example.com", "https://*.example.org"]
 "#,
     )
@@ -183,6 +184,7 @@ origins = ["https://app.example.com", "https://*.example.org"]
         ("https://evil.example.com", 403),
         ("http://app.example.com", 403),
         ("null", 403),
+        ("file://", 403),
     ] {
         let answer = Raw::ask(bridge.address(), upgrade("/browser/1", &[("Origin", origin)])).await;
         assert_eq!(answer.status, status, "{origin}");

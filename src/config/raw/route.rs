@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    AfterSunset, Bool, Exclusive, HeartbeatKind, List, Num, OnGap, Rate, RateOrNone, Refusal, Relay, Slots,
-    Str,
+    AfterSunset, Bool, Exclusive, HeartbeatKind, List, Num, OnGap, Rate, RateOrNone, Refusal, Relay, Slash,
+    Slots, Str,
 };
 use crate::config::scalars::{At, Number};
 use crate::config::schema as s;
@@ -192,7 +192,12 @@ macro_rules! route_keys {
             pub(in crate::config) refusal_hold: Str,
             /// What a client is told when events may have been missed (default ignore).
             pub(in crate::config) on_gap: Option<At<OnGap>>,
-            /// Allowed origins (default any).
+            /// Whether a path that differs by the `/` at its end is another one: exact or either (default exact).
+            pub(in crate::config) slash: Option<At<Slash>>,
+            /// Subprotocols, of which the first that a client offers is told to it (default the dialect's).
+            #[schemars(extend("uniqueItems" = true, "items" = s::pattern(s::SUBPROTOCOL)))]
+            pub(in crate::config) subprotocols: List,
+            /// Allowed origins; an empty list is none (default any).
             #[schemars(extend("items" = s::pattern(s::ORIGIN)))]
             pub(in crate::config) origins: List,
             /// Values that each field of an in-band subscribe message may take (default any legal one).

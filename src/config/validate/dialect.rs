@@ -1,12 +1,16 @@
 //! `[dialects.NAME]`
 
-use super::{member_or, required};
+use super::{door, member_or, required};
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::At;
 use crate::legacy::dialect::{AuthMessage, Dialect, EventFrame, Frames};
 use crate::legacy::error::ErrorCode;
+use crate::legacy::json::Object;
 use crate::template::{Frame, Slot, closest};
+
+/// Longest plain-text keepalive and answer, as long as a WebSocket ping's payload (RFC 6455 §5.5).
+const KEEPALIVE_BYTES_MAX: usize = 125;
 
 pub(super) fn dialect(
     problems: &mut Problems<'_>,
@@ -47,6 +51,9 @@ pub(super) fn dialect(
         }
     };
     let error_codes = error_codes(problems, raw);
+    let subprotocols = door::subprotocols(problems, raw.subprotocols.as_ref()).unwrap_or_default();
+    let keepalives = keepalives(problems, incoming);
+    let binary = incoming.binary.as_ref().map_or(raw::Binary::Refuse, |binary| *binary.get());
     let text = |at: Option<At<String>>| at.map(|at| at.get().clone());
     Some(Dialect {
         name: name.get().as_str().into(),
@@ -56,9 +63,39 @@ pub(super) fn dialect(
         unsubscribe: text(unsubscribe),
         pong: text(pong),
         ping: text(ping),
+        keepalives,
+        binary_is_json: binary == raw::Binary::Json,
+        subprotocols,
         out: out?,
         error_codes,
     })
+}
+
+/// Texts as they come, whole; a JSON object is no plain text, and has its own words.
+fn keepalives(problems: &mut Problems<'_>, raw: &raw::DialectIn) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    for (text, answer) in raw.keepalives.iter().flatten() {
+        for at in [text, answer] {
+            if at.get().len() > KEEPALIVE_BYTES_MAX {
+                let length = at.get().len();
+                problems.at(
+                    at.span(),
+                    format!("a keepalive has {length} bytes of at most {KEEPALIVE_BYTES_MAX}"),
+                );
+            }
+        }
+        if text.get().is_empty() {
+            problems.at(text.span(), "must not be empty");
+        } else if Object::parse(text.get()).is_ok() {
+            problems.with_help(
+                text.span(),
+                "a keepalive is plain text, and this is a JSON object",
+                "name its type instead: ping = { type = \"…\" }",
+            );
+        }
+        out.push((text.get().clone(), answer.get().clone()));
+    }
+    out
 }
 
 /// One type cannot mean two things.

@@ -4,6 +4,7 @@
 mod auth;
 mod deprecation;
 mod dialect;
+mod door;
 mod publish;
 mod route;
 mod server;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::values::{self, Place, Placeholders};
 use super::{
-    POSITIVE, RouteInput, Shared, deprecation, member, publish, rate, rate_or_none, required, template,
+    POSITIVE, RouteInput, Shared, deprecation, door, member, publish, rate, rate_or_none, required, template,
     unknown_name,
 };
 use crate::config::problems::Problems;
@@ -75,6 +75,7 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
     subscribe_is_used(problems, raw, channel.as_ref(), filter.as_ref());
     let texts = [channel.as_ref(), filter.as_ref().map(|f| &f.equals)];
     values::sets_are_used(problems, raw, &path, &value_sets, &texts);
+    let free = free_values(&path, channel.as_ref());
     if let Some(auth) = &auth {
         owned_is_used(problems, raw, auth, &texts);
     }
@@ -91,7 +92,7 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
         Some(raw::Refusal::Frame) => Refusal::Frame { hold },
         _ => Refusal::Http,
     };
-    let origins = origins(problems, raw);
+    let subprotocols = door::subprotocols(problems, raw.subprotocols.as_ref());
     Some(Route {
         index: 0,
         name: name.get().as_str().into(),
@@ -113,10 +114,21 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
             Some(raw::OnGap::Notify) => OnGap::Notify,
             Some(raw::OnGap::Close) => OnGap::Close,
         },
-        origins,
-        path,
+        origins: door::origins(problems, raw.origins.as_ref()),
+        subprotocols: subprotocols.unwrap_or_else(|| dialect.subprotocols.clone()),
+        path: path
+            .with_free_values(free)
+            .with_either_slash(raw.slash.as_ref().is_some_and(|slash| *slash.get() == raw::Slash::Either)),
         dialect,
     })
+}
+
+/// Values of the path that are in no channel's name: a filter, a slot or a URL can hold more than that can.
+fn free_values(path: &PathTemplate, channel: Option<&Text>) -> Vec<String> {
+    let in_channel = |name: &String| {
+        channel.is_none_or(|text| text.vars().any(|var| matches!(var, Var::Path(used) if used == name)))
+    };
+    path.names().iter().filter(|name| !in_channel(name)).cloned().collect()
 }
 
 /// Names and paths must tell routes apart.
@@ -241,16 +253,13 @@ fn auth(
 }
 
 fn token_place(problems: &mut Problems<'_>, raw: &At<String>) -> Option<TokenPlace> {
-    let token = |name: &str| {
-        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+.^_`|~-".contains(&b))
-    };
     let parameter = |name: &str| {
         !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.~-".contains(&b))
     };
     match raw.get().split_once(':') {
         None if raw.get() == "header" => Some(TokenPlace::Header),
         Some(("query", name)) if parameter(name) => Some(TokenPlace::Query(name.to_owned())),
-        Some(("subprotocol", name)) if token(name) => Some(TokenPlace::Subprotocol(name.to_owned())),
+        Some(("subprotocol", name)) if door::is_token(name) => Some(TokenPlace::Subprotocol(name.to_owned())),
         _ => {
             let word = raw.get().split(':').next().unwrap_or("");
             let near = closest(word, ["header", "query", "subprotocol"].into_iter());
@@ -524,22 +533,4 @@ fn exclusive(problems: &mut Problems<'_>, raw: &raw::Exclusive, context: &Contex
         key: text,
         slots: slots(problems, raw.max.as_ref(), raw.on_conflict.as_ref(), raw.probe_timeout.as_ref()),
     })
-}
-
-fn origins(problems: &mut Problems<'_>, raw: &raw::Route) -> Vec<String> {
-    let mut out = Vec::new();
-    for origin in raw.origins.iter().flatten() {
-        let host = origin.get().split_once("://").map_or("", |(_, host)| host);
-        let bare = !host.is_empty() && !host.contains('/') && !host.contains(char::is_whitespace);
-        if bare || origin.get() == "null" {
-            out.push(origin.get().to_ascii_lowercase());
-        } else {
-            problems.with_help(
-                origin.span(),
-                format!("`{}` is no origin", origin.get()),
-                "a scheme and a host, no path: \"https://app.example.com\"",
-            );
-        }
-    }
-    out
 }

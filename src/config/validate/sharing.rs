@@ -108,7 +108,7 @@ struct Rules {
     owns: Vec<(String, String)>,
     filter: Option<(String, String)>,
     publish: Vec<String>,
-    origins: Vec<String>,
+    origins: Option<Vec<String>>,
 }
 
 impl Rules {
@@ -168,7 +168,7 @@ impl Rules {
             owns: owned,
             filter: filter.map(|filter| (filter.field.join("."), named(&filter.equals))),
             publish: publish.collect(),
-            origins: sorted(route.origins.clone()),
+            origins: route.origins.as_ref().map(|origins| sorted(origins.list().to_vec())),
         }
     }
 }

@@ -24,6 +24,9 @@ impl Machine {
         self.heard(now);
         match self.state {
             State::Live if self.route.echo => self.echo(now, out),
+            State::Live | State::Unauthenticated if self.is_keepalive(text) => {
+                self.answer_keepalive(text, now, out);
+            }
             State::Live => self.live_text(text, now, out),
             State::Unauthenticated => self.early_text(text, now, out),
             State::Refused => self.flood_check(now, out),
@@ -36,10 +39,24 @@ impl Machine {
         self.heard(now);
         match self.state {
             State::Live if self.route.echo => self.echo(now, out),
-            State::Live => self.refuse_message(ErrorCode::BinaryNotSupported, now, out),
-            State::Unauthenticated => self.refuse_message(ErrorCode::AuthRequired, now, out),
+            // Before authentication too: a client that is told to authenticate would do it by another binary message.
+            State::Live | State::Unauthenticated => {
+                self.refuse_message(ErrorCode::BinaryNotSupported, now, out);
+            }
             State::Refused => self.flood_check(now, out),
             _ => {}
+        }
+    }
+
+    /// A binary message, where the dialect reads them as text ones.
+    pub fn binary_text(&mut self, bytes: &[u8], now: Now, out: &mut Vec<Action>) {
+        match (std::str::from_utf8(bytes), &self.state) {
+            (Ok(text), _) => self.text(text, now, out),
+            (Err(_), State::Live | State::Unauthenticated) if !self.route.echo => {
+                self.heard(now);
+                self.refuse_message(ErrorCode::InvalidJson, now, out);
+            }
+            (Err(_), _) => self.binary(now, out),
         }
     }
 
@@ -82,8 +99,11 @@ impl Machine {
     /// The subscription stands. Its `confirm` frame has been sent.
     pub fn subscribed(&mut self, id: u32, now: Now, _out: &mut Vec<Action>) {
         if id == FIXED {
-            if matches!(self.state, State::Subscribing) {
-                self.go_live(now);
+            match self.state {
+                State::Subscribing => self.go_live(now),
+                // On a route without authentication it was awaited while the client was in service already.
+                State::Live => self.timers.phase = None,
+                _ => {}
             }
         } else if let Some(chosen) = self.chosen.iter_mut().find(|chosen| chosen.id == id) {
             chosen.awaited_until = None;
@@ -175,6 +195,7 @@ impl Machine {
             }
             State::Subscribing => self.give_up_subscribing(now, out),
             State::Refused => self.close(CloseReason::Refused, out),
+            State::Live => self.tell_unsubscribed(now, out),
             _ => {}
         }
     }
@@ -187,6 +208,14 @@ impl Machine {
         self.timers.expiry = None;
         self.error(ErrorCode::UpstreamUnavailable, None, now, out);
         self.await_token(now);
+    }
+
+    /// On a route without authentication the client stays in service: its channel may yet be subscribed, and if it
+    /// were closed, it would come back at once.
+    fn tell_unsubscribed(&self, now: Now, out: &mut Vec<Action>) {
+        let channel = self.channel(None).unwrap_or_default();
+        let details = serde_json::json!({ "channel": channel }).to_string();
+        self.error(ErrorCode::UpstreamUnavailable, Some(&details), now, out);
     }
 
     fn give_up_chosen(&mut self, now: Now, out: &mut Vec<Action>) {
@@ -263,6 +292,17 @@ impl Machine {
         } else if self.gates.control(&self.route.limits, now.mono).is_err() {
             self.close(CloseReason::ControlFlood, out);
         }
+    }
+
+    fn is_keepalive(&self, text: &str) -> bool {
+        self.route.dialect.keepalives.iter().any(|(keepalive, _)| keepalive == text)
+    }
+
+    fn answer_keepalive(&mut self, text: &str, now: Now, out: &mut Vec<Action>) {
+        let keepalives = self.route.dialect.keepalives.iter();
+        let mut answers = keepalives.filter(|(keepalive, _)| keepalive == text).map(|(_, answer)| answer);
+        out.extend(answers.next().filter(|answer| !answer.is_empty()).cloned().map(Action::Send));
+        self.flood_check(now, out);
     }
 
     fn answer_ping(&mut self, now: Now, out: &mut Vec<Action>) {

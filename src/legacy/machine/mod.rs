@@ -186,6 +186,9 @@ impl Machine {
             machine.go_live(now);
             if !machine.route.channel_is_chosen() {
                 machine.subscribe_fixed(None, now, out);
+                if matches!(out.last(), Some(Action::Subscribe(_))) {
+                    machine.timers.phase = Some(now.mono + subscribe_wait);
+                }
             }
         }
         machine

@@ -1,3 +1,4 @@
+mod old_clients;
 mod random;
 mod tokens;
 
@@ -12,7 +13,12 @@ const LEEWAY: Duration = Duration::from_secs(10);
 
 /// The shipped routes, with `more` put behind them.
 fn shipped(more: &str) -> Config {
-    let text = format!("{}\n{more}", include_str!("../../../routes.toml"));
+    shipped_with(|text| format!("{text}\n{more}"))
+}
+
+/// The shipped routes, changed.
+fn shipped_with(change: impl FnOnce(&str) -> String) -> Config {
+    let text = change(include_str!("../../../routes.toml"));
     let source = config::diagnostics::Source { name: "routes.toml".into(), text };
     let env = |name: &str| {
         matches!(name, "PUSHER_APP_ID" | "PUSHER_KEY" | "PUSHER_SECRET" | "JWT_SECRET")
@@ -154,7 +160,7 @@ fn before_authentication_only_auth_and_pong_pass() {
     );
     assert_eq!(b.text("junk"), ["error WEBSOCKET_AUTH_REQUIRED"]);
     b.machine.binary(b.now, &mut b.out);
-    assert_eq!(b.seen(), ["error WEBSOCKET_AUTH_REQUIRED"]);
+    assert_eq!(b.seen(), ["error BINARY_NOT_SUPPORTED"]);
     assert_eq!(b.after(Duration::from_secs(30)), ["close auth_deadline"]);
     assert!(b.text(r#"{"type":"auth","token":"t"}"#).is_empty(), "nothing is answered after a close");
 }
