@@ -292,6 +292,9 @@ pub struct Route {
     pub publish: Vec<PublishRule>,
     /// Largest data of a published event, bytes: `upstream.event_bytes`.
     pub event_bytes_max: usize,
+    /// Names that clients' events must not have: those of the server's frames, in the dialects of all routes that may
+    /// share the channel.
+    pub reserved: Vec<String>,
     /// Every client frame is returned to its sender, byte for byte, and nothing is published.
     pub echo: bool,
     /// Keep-alive.

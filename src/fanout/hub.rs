@@ -18,7 +18,7 @@ use crate::legacy::id::ConnId;
 use crate::legacy::json;
 use crate::legacy::machine::{Interest, Subscribe};
 use crate::legacy::outbox::{Opcode, Pushed, encode_frame};
-use crate::legacy::publish::relayed_name;
+use crate::legacy::publish::{ClientEvents, relayed_name};
 use crate::limits::budget::Budget;
 use crate::metrics::Metrics;
 use crate::pusher::links::Links;
@@ -97,6 +97,7 @@ pub struct Hub {
     metrics: Arc<Metrics>,
     /// Its frames count there.
     buffers: Arc<Budget>,
+    client_events: ClientEvents,
     /// Locked by this worker's thread alone, so it is never contended.
     known: Mutex<Known>,
 }
@@ -119,7 +120,8 @@ impl Hub {
         metrics: Arc<Metrics>,
         buffers: Arc<Budget>,
     ) -> Self {
-        Self { index, routes, links, metrics, buffers, known: Mutex::default() }
+        let client_events = ClientEvents::of(routes.iter().map(AsRef::as_ref));
+        Self { index, routes, links, metrics, buffers, client_events, known: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -233,7 +235,7 @@ impl Hub {
         let Some(interest) = interest else { return };
         let Some(event) = cached.get(channel, Now::read().mono) else { return };
         let Some(route) = self.routes.get(index) else { return };
-        let data = event_data(route, &event);
+        let data = event_data(route, &event, self.is_by_client(&event));
         let wanted = match interest {
             Interest::All => true,
             Interest::Hold => false,
@@ -251,9 +253,10 @@ impl Hub {
         event: &Event,
         mut corked: Option<&mut Vec<Arc<Conn>>>,
     ) {
+        let by_client = self.is_by_client(event);
         for index in table.routes(&event.channel) {
             let Some(route) = self.routes.get(index) else { continue };
-            let data = event_data(route, event);
+            let data = event_data(route, event, by_client);
             let value = filter_value(route, &data);
             let mut frames = 0;
             let mut length = 0;
@@ -283,6 +286,11 @@ impl Hub {
         }
     }
 
+    /// Whether a client wrote the event, here or elsewhere.
+    fn is_by_client(&self, event: &Event) -> bool {
+        event.origin.is_some() || self.client_events.has(&event.channel, &event.name)
+    }
+
     fn render(&self, route: &Route, data: &EventData<'_>) -> Bytes {
         let text = route.dialect.out.event.render(data, Now::read());
         self.buffers.frame(encode_frame(Opcode::Text, text.as_bytes()))
@@ -298,11 +306,12 @@ impl Known {
 }
 
 /// The event as the route's clients know it.
-fn event_data<'a>(route: &'a Route, event: &'a Event) -> EventData<'a> {
+fn event_data<'a>(route: &'a Route, event: &'a Event, by_client: bool) -> EventData<'a> {
     EventData {
         event: relayed_name(route, &event.name),
         channel: route.alias(&event.channel),
         json: &event.data,
+        by_client,
     }
 }
 

@@ -4,10 +4,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::envelope::Envelope;
 use super::error::ErrorCode;
 use super::json::{self, Object};
+use super::outline::Outline;
 use crate::clock::Now;
-use crate::template::{Fill, Frame, Member, Slot};
+use crate::template::{Fill, Frame, Slot};
 
 /// One dialect, validated.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub struct Dialect {
     pub out: Frames,
     /// Codes that go by other names here.
     pub error_codes: Vec<(ErrorCode, String)>,
+    /// Names of events that clients would take for other frames of the server's.
+    pub reserved: Vec<String>,
 }
 
 /// The `auth` message.
@@ -87,18 +91,9 @@ impl Frames {
 #[derive(Debug)]
 pub struct EventFrame {
     template: Frame,
-    envelope: Vec<(String, Expect)>,
+    envelope: Option<Envelope>,
     members: Vec<String>,
     data_member: Option<String>,
-}
-
-/// What a member of a whole old envelope must be.
-#[derive(Debug)]
-enum Expect {
-    Event,
-    Channel,
-    Literal(String),
-    Present,
 }
 
 /// An event's data as it came from Pusher.
@@ -110,36 +105,20 @@ pub struct EventData<'a> {
     pub channel: &'a str,
     /// The data, as JSON text.
     pub json: &'a str,
+    /// A client wrote it, here or elsewhere: it is data, whatever it looks like.
+    pub by_client: bool,
 }
 
 impl EventFrame {
-    /// Learns from the template what a whole envelope looks like: members with `{event}`, `{channel}` or a
-    /// fixed string must be equal, one with `{data}` must be there. Others (`{now}`) may be missing.
+    /// Learns from the template what a whole envelope looks like.
     #[must_use]
     pub fn new(template: Frame) -> Self {
-        let members = template.members();
-        let data_member = members
-            .iter()
-            .find(|(_, member)| *member == Member::Slot(Slot::Data))
-            .map(|(name, _)| name.clone());
-        let names = members.iter().map(|(name, _)| name.clone()).collect();
-        let envelope: Vec<_> = members
-            .into_iter()
-            .filter_map(|(name, member)| {
-                let expect = match member {
-                    Member::Slot(Slot::Event) => Expect::Event,
-                    Member::Slot(Slot::Channel) => Expect::Channel,
-                    Member::Slot(Slot::Data) => Expect::Present,
-                    Member::Literal(text) => Expect::Literal(text),
-                    _ => return None,
-                };
-                Some((name, expect))
-            })
-            .collect();
-        let recognisable = envelope.iter().any(|(_, expect)| matches!(expect, Expect::Present))
-            && envelope.iter().any(|(_, expect)| !matches!(expect, Expect::Present));
-        let envelope = if recognisable { envelope } else { Vec::new() };
-        Self { template, envelope, members: names, data_member }
+        let outline = Outline::of(&template);
+        let named: Vec<(&str, &Outline)> = outline.iter().flat_map(Outline::members).collect();
+        let data = named.iter().find(|(_, member)| **member == Outline::Slot(Slot::Data));
+        let data_member = data.map(|(name, _)| (*name).to_owned());
+        let members = named.iter().map(|(name, _)| (*name).to_owned()).collect();
+        Self { members, data_member, envelope: outline.and_then(Envelope::of), template }
     }
 
     /// The member that holds an event's data.
@@ -162,36 +141,15 @@ impl EventFrame {
         &self.template
     }
 
-    /// Whether `data` is itself the whole frame: then its `{data}` part, else `None`.
-    fn envelope<'a>(&self, data: &EventData<'a>) -> Option<&'a str> {
-        if self.envelope.is_empty() || !data.json.trim_start().starts_with('{') {
-            return None;
-        }
-        let object = Object::parse(data.json).ok()?;
-        let mut inner = None;
-        for (name, expect) in &self.envelope {
-            // A second one would let a client's data name one type to us and another to its readers.
-            let value = object.only(name)?;
-            let matches = match expect {
-                Expect::Event => json::string(value)? == data.event,
-                Expect::Channel => json::string(value)? == data.channel,
-                Expect::Literal(text) => json::string(value)? == text.as_str(),
-                Expect::Present => {
-                    inner = Some(value);
-                    true
-                }
-            };
-            if !matches {
-                return None;
-            }
-        }
-        inner
+    /// What would know `data` for a whole envelope. A client's never is one: it would speak as the server.
+    fn envelope(&self, data: &EventData<'_>) -> Option<&Envelope> {
+        self.envelope.as_ref().filter(|_| !data.by_client)
     }
 
     /// Renders the event as one envelope. Data that already is the whole envelope passes as it is.
     #[must_use]
     pub fn render(&self, data: &EventData<'_>, now: Now) -> String {
-        if self.envelope(data).is_some() {
+        if self.envelope(data).is_some_and(|envelope| envelope.is_whole(data)) {
             return data.json.to_owned();
         }
         let timestamp = now.rfc3339();
@@ -209,7 +167,7 @@ impl EventFrame {
     /// The payload that a filter looks into: the data, or the data inside of a whole envelope.
     #[must_use]
     pub fn payload<'a>(&self, data: &EventData<'a>) -> &'a str {
-        self.envelope(data).unwrap_or(data.json)
+        self.envelope(data).and_then(|envelope| envelope.payload(data)).unwrap_or(data.json)
     }
 }
 
@@ -271,10 +229,12 @@ impl Dialect {
     /// The name of `code` in this dialect.
     #[must_use]
     pub fn code(&self, code: ErrorCode) -> &str {
-        self.error_codes
-            .iter()
-            .find(|(c, _)| *c == code)
-            .map_or_else(|| code.as_str(), |(_, name)| name.as_str())
+        Self::name_of(code, &self.error_codes)
+    }
+
+    /// The name of `code` where these have others.
+    pub(crate) fn name_of(code: ErrorCode, renamed: &[(ErrorCode, String)]) -> &str {
+        renamed.iter().find(|(c, _)| *c == code).map_or_else(|| code.as_str(), |(_, name)| name.as_str())
     }
 
     /// The error frame. `details` is a JSON object.
@@ -393,6 +353,7 @@ pub(crate) mod tests {
                 subscribed: None,
             },
             error_codes: Vec::new(),
+            reserved: ["auth_error", "auth_response", "error", "ping"].map(str::to_owned).to_vec(),
         }
     }
 
@@ -411,7 +372,7 @@ pub(crate) mod tests {
     }
 
     fn data<'a>(event: &'a str, json: &'a str) -> EventData<'a> {
-        EventData { event, channel: "files", json }
+        EventData { event, channel: "files", json, by_client: false }
     }
 
     #[test]
@@ -427,7 +388,7 @@ pub(crate) mod tests {
     #[test]
     fn a_whole_envelope_passes_as_it_is() {
         let event = typed().out.event;
-        let whole = r#"{"timestamp":"t","type":"progress_update","data":{"a":1},"extra":true}"#;
+        let whole = r#"{"timestamp":"t","type":"progress_update","data":{"a":1}}"#;
         assert_eq!(event.render(&data("progress_update", whole), now()), whole);
         assert_eq!(event.payload(&data("progress_update", whole)), r#"{"a":1}"#);
         let channel = channel_event();
@@ -445,6 +406,7 @@ pub(crate) mod tests {
             r#"{"type":"auth_error","type":"output","data":1}"#,
             r#"{"type":"output","data":1,"t\u0079pe":"auth_error"}"#,
             r#"{"type":"output","data":1,"data":2}"#,
+            r#"{"type":"output","data":1,"timestamp":"t","error":"x"}"#,
             r#"["output"]"#,
             "\"output\"",
             "null",
@@ -454,6 +416,17 @@ pub(crate) mod tests {
         }
         let other_channel = r#"{"type":"event","channel":"git","data":1}"#;
         assert!(channel_event().render(&data("e", other_channel), now()).contains(r#""data":{"type""#));
+    }
+
+    #[test]
+    fn a_clients_envelope_is_data() {
+        let whole = r#"{"type":"client-run","data":{"a":1},"timestamp":"t"}"#;
+        let event = typed().out.event;
+        let by_client = EventData { by_client: true, ..data("client-run", whole) };
+        assert!(
+            event.render(&by_client, now()).starts_with(&format!(r#"{{"type":"client-run","data":{whole},"#))
+        );
+        assert_eq!(event.payload(&by_client), whole, "and a filter looks into it as data");
     }
 
     #[test]

@@ -51,6 +51,23 @@ impl<'a> Object<'a> {
         self.get(name).and_then(string)
     }
 
+    /// How many members there are, equal names each for itself.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no member.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The members, in order: names and values, as JSON text.
+    pub fn members(&self) -> impl Iterator<Item = (&str, &'a str)> {
+        self.0.iter().map(|(name, value)| (name.as_ref(), value.get()))
+    }
+
     /// The members' names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| name.as_ref())
@@ -166,6 +183,20 @@ pub fn at_path<'a>(json: &'a str, path: &[String]) -> Option<&'a str> {
     path.iter().try_fold(json, |json, name| Object::parse(json).ok()?.get(name))
 }
 
+/// The value at `path` below the object `json`, unless a member on the way stands there twice: readers differ in
+/// which one counts.
+#[must_use]
+pub fn only_at_path<'a>(json: &'a str, path: &[String]) -> Option<&'a str> {
+    path.iter().try_fold(json, |json, name| Object::parse(json).ok()?.only(name))
+}
+
+/// The elements of a JSON array, as JSON text; `None` for any other JSON.
+#[must_use]
+pub fn elements(json: &str) -> Option<Vec<&str>> {
+    let elements: Vec<&RawValue> = serde_json::from_str(json).ok()?;
+    Some(elements.into_iter().map(RawValue::get).collect())
+}
+
 /// Whether `text` is one JSON value and nothing else.
 #[must_use]
 pub fn is_json(text: &str) -> bool {
@@ -273,6 +304,13 @@ mod tests {
         assert_eq!(at_path(r#"{"a":{"b":"x"}}"#, &path("a.b")), Some("\"x\""));
         assert_eq!(at_path(r#"{"a":{"b":"x"}}"#, &path("a.c")), None);
         assert_eq!(at_path(r#"{"a":1}"#, &path("a.b")), None);
+        assert_eq!(only_at_path(r#"{"a":{"b":"x"},"c":1,"c":2}"#, &path("a.b")), Some("\"x\""));
+        for twice in [r#"{"a":{"b":1,"b":2}}"#, r#"{"a":{"b":1},"a":{"b":1}}"#, r#"{"a":{"b":1,"\u0062":2}}"#]
+        {
+            assert!(at_path(twice, &path("a.b")).is_some() && only_at_path(twice, &path("a.b")).is_none());
+        }
+        assert_eq!(elements("[1, [2],\"x\"]"), Some(vec!["1", "[2]", "\"x\""]));
+        assert_eq!(elements("{}"), None);
     }
 
     #[test]

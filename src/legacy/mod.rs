@@ -3,14 +3,17 @@
 pub mod close;
 pub mod conn;
 pub mod dialect;
+mod envelope;
 pub mod error;
 pub mod id;
 pub mod incoming;
 pub mod json;
 pub mod machine;
 pub mod outbox;
+pub(crate) mod outline;
 pub mod pieces;
 pub mod publish;
 mod reader;
+pub(crate) mod reserved;
 pub mod session;
 pub mod utf8;

@@ -5,11 +5,14 @@ use std::borrow::Cow;
 use secrecy::SecretString;
 
 use super::error::ErrorCode;
-use super::json::Object;
+use super::json::{self, Object};
 use crate::clock::Now;
 use crate::config::{PublishAction, PublishRule, Route, TypeSet};
 use crate::routes::{EVENT_BYTES_MAX, PathValues};
 use crate::template::{Fill, Frame, Slot, Var};
+
+/// How Pusher has clients' events begin (Pusher docs, "Client events").
+const CLIENT_PREFIX: &str = "client-";
 
 /// A client message, ready to leave.
 #[derive(Clone, Debug)]
@@ -51,7 +54,8 @@ pub struct Message<'a> {
 /// Applies the route's first rule that has the message's type.
 ///
 /// # Errors
-/// The code to answer with: no rule, a name or data that Pusher would not take, data missing.
+/// The code to answer with: no rule, a name that Pusher would not take or that clients would take for the server's,
+/// data that is missing or too large.
 pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoing, ErrorCode> {
     if route.publish.is_empty() {
         return Err(ErrorCode::UnknownType);
@@ -62,9 +66,13 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
         .find(|rule| has_type(rule, message.message_type))
         .ok_or(ErrorCode::NotPublished)?;
     match &rule.action {
-        PublishAction::Trigger { event, data, .. } => {
+        PublishAction::Trigger { event, data, relay_as_sent } => {
             let event = event.fill(|var| value(var, message)).ok_or(ErrorCode::InvalidField)?;
             check_event(&event)?;
+            let shown = if *relay_as_sent { message.message_type } else { event.as_str() };
+            if route.reserved.iter().any(|name| name == shown || *name == event) {
+                return Err(ErrorCode::NotPublished);
+            }
             let data = match data {
                 Some(template) => render(route, template, message, now)?,
                 None => route.dialect.out.event.data_of(message.object).unwrap_or(message.text).to_owned(),
@@ -123,7 +131,15 @@ fn render(route: &Route, template: &Frame, message: &Message<'_>, now: Now) -> R
     Ok(out)
 }
 
-/// The name by which the route's old clients know an event: as the sender wrote it, where a rule says so.
+/// What a filter on `field` finds in a published event's data; `None` when it finds nothing, or when a member on the
+/// way stands there twice, of which one reader takes the first and another the last.
+#[must_use]
+pub fn filtered_value<'a>(data: &'a str, field: &[String]) -> Option<Cow<'a, str>> {
+    json::only_at_path(data, field).and_then(json::scalar)
+}
+
+/// The name by which the route's old clients know an event: as the sender wrote it, where a rule says so and it is
+/// not a name of the server's.
 #[must_use]
 pub fn relayed_name<'a>(route: &Route, event: &'a str) -> &'a str {
     route
@@ -135,5 +151,47 @@ pub fn relayed_name<'a>(route: &Route, event: &'a str) -> &'a str {
             }
             _ => None,
         })
+        .filter(|sent| !route.dialect.reserved.iter().any(|name| name == sent))
         .unwrap_or(event)
+}
+
+/// Which events clients can cause, on this bridge and on others with the same routes.
+#[derive(Debug, Default)]
+pub struct ClientEvents(Vec<ClientEvent>);
+
+#[derive(Debug)]
+struct ClientEvent {
+    channel: Text,
+    name: Text,
+}
+
+impl ClientEvents {
+    /// By the publish rules of these routes. Names that begin as Pusher has it need no rule.
+    #[must_use]
+    pub fn of<'r>(routes: impl IntoIterator<Item = &'r Route>) -> Self {
+        let mut events = Vec::new();
+        for route in routes {
+            for rule in &route.publish {
+                let PublishAction::Trigger { event, .. } = &rule.action else { continue };
+                if event.literal_prefix().starts_with(CLIENT_PREFIX) {
+                    continue;
+                }
+                let names = match &rule.types {
+                    TypeSet::Any => vec![event.clone()],
+                    TypeSet::Listed(types) => types.iter().map(|named| event.with_type(named)).collect(),
+                };
+                events.extend(
+                    names.into_iter().map(|name| ClientEvent { channel: route.channel.clone(), name }),
+                );
+            }
+        }
+        Self(events)
+    }
+
+    /// Whether a client may have caused the event `name` on `channel`.
+    #[must_use]
+    pub fn has(&self, channel: &str, name: &str) -> bool {
+        name.starts_with(CLIENT_PREFIX)
+            || self.0.iter().any(|event| event.name.could_be(name) && event.channel.could_be(channel))
+    }
 }

@@ -71,10 +71,14 @@ pub struct Frame {
     parts: Vec<FramePart>,
 }
 
+/// A piece of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum FramePart {
+pub(crate) enum FramePart {
+    /// JSON text.
     Literal(String),
+    /// A placeholder in place of a value.
     Value(Slot),
+    /// A placeholder within a string.
     InString(Slot),
 }
 
@@ -165,57 +169,10 @@ impl Frame {
         }
     }
 
-    /// The template's top-level members, as (name, JSON with placeholders as `null`), with the slot of each
-    /// member that is one placeholder alone.
-    pub(crate) fn members(&self) -> Vec<(String, Member)> {
-        // Placeholders become strings that no template text can hold, so that serde_json can find members.
-        const MARK: char = '\u{0}';
-        let mut text = String::new();
-        for part in &self.parts {
-            match part {
-                FramePart::Literal(literal) => text.push_str(literal),
-                FramePart::Value(slot) => {
-                    let _ = write!(text, "\"\\u0000{}\"", slot.name());
-                }
-                FramePart::InString(_) => text.push_str("\\u0000"),
-            }
-        }
-        let Ok(serde_json::Value::Object(map)) = serde_json::from_str(&text) else {
-            return Vec::new();
-        };
-        map.into_iter()
-            .map(|(name, value)| {
-                let member = match value {
-                    serde_json::Value::String(s) if s.starts_with(MARK) && s.len() > 1 => {
-                        let slot_name = s.trim_start_matches(MARK);
-                        self.parts
-                            .iter()
-                            .find_map(|part| match part {
-                                FramePart::Value(slot) if slot.name() == slot_name => {
-                                    Some(Member::Slot(*slot))
-                                }
-                                _ => None,
-                            })
-                            .unwrap_or(Member::Other)
-                    }
-                    serde_json::Value::String(s) if !s.contains(MARK) => Member::Literal(s),
-                    _ => Member::Other,
-                };
-                (name, member)
-            })
-            .collect()
+    /// The template's pieces, in order.
+    pub(crate) fn parts(&self) -> &[FramePart] {
+        &self.parts
     }
-}
-
-/// What a top-level member of a [`Frame`] holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Member {
-    /// One placeholder alone.
-    Slot(Slot),
-    /// A fixed string.
-    Literal(String),
-    /// Anything else.
-    Other,
 }
 
 /// Whether a JSON scan that was `in_string` before `text` is inside a string after it.
@@ -281,22 +238,6 @@ mod tests {
         }
         let error = Frame::parse(r#"{"a":{evnt}}"#, slots).unwrap_err();
         assert_eq!((error.at, error.suggestion.as_deref()), (5, Some("{event}")));
-    }
-
-    #[test]
-    fn members_tell_slots_from_literals() {
-        let frame = Frame::parse(
-            r#"{"type":"event","channel":{channel},"data":{data},"x":"a{event}","n":1}"#,
-            &[Slot::Event, Slot::Channel, Slot::Data],
-        )
-        .unwrap();
-        let members = frame.members();
-        let get = |name: &str| members.iter().find(|(n, _)| n == name).map(|(_, m)| m.clone());
-        assert_eq!(get("type"), Some(Member::Literal("event".into())));
-        assert_eq!(get("channel"), Some(Member::Slot(Slot::Channel)));
-        assert_eq!(get("data"), Some(Member::Slot(Slot::Data)));
-        assert_eq!(get("x"), Some(Member::Other));
-        assert_eq!(get("n"), Some(Member::Other));
     }
 
     proptest! {

@@ -8,7 +8,7 @@ mod text;
 mod url;
 
 pub use charset::CharSet;
-pub(crate) use frame::Member;
+pub(crate) use frame::FramePart;
 pub use frame::{Fill, Frame, Slot, escape_into};
 pub use pattern::{Pattern, Values};
 use text::TextPart;

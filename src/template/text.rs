@@ -142,6 +142,64 @@ impl Text {
         }
     }
 
+    /// The same template with this message type in place of `{type}`.
+    #[must_use]
+    pub fn with_type(&self, message_type: &str) -> Self {
+        let parts = self.parts.iter().map(|part| match part {
+            TextPart::Var(Var::Type) => TextPart::Literal(message_type.to_owned()),
+            part => part.clone(),
+        });
+        Self { source: self.source.clone(), parts: parts.collect() }
+    }
+
+    /// Whether some values make this template `filled`. Any text counts as a value, so it errs only towards yes.
+    #[must_use]
+    pub fn could_be(&self, filled: &str) -> bool {
+        let mut rest = filled;
+        let mut open = false;
+        let last = self.parts.len().saturating_sub(1);
+        for (at, part) in self.parts.iter().enumerate() {
+            let TextPart::Literal(literal) = part else {
+                open = true;
+                continue;
+            };
+            let left = if !open {
+                rest.strip_prefix(literal.as_str())
+            } else if at == last {
+                return rest.ends_with(literal.as_str());
+            } else {
+                rest.split_once(literal.as_str()).map(|(_, left)| left)
+            };
+            let Some(left) = left else { return false };
+            rest = left;
+            open = false;
+        }
+        open || rest.is_empty()
+    }
+
+    /// Whether this and `other` could be filled to the same text, as far as how they begin and end can tell.
+    #[must_use]
+    pub fn could_equal(&self, other: &Self) -> bool {
+        let begins = |a: &str, b: &str| a.starts_with(b) || b.starts_with(a);
+        let ends = |a: &str, b: &str| a.ends_with(b) || b.ends_with(a);
+        match (self.vars().next(), other.vars().next()) {
+            (None, _) => other.could_be(&self.source),
+            (_, None) => self.could_be(&other.source),
+            _ => {
+                begins(self.literal_prefix(), other.literal_prefix())
+                    && ends(self.literal_suffix(), other.literal_suffix())
+            }
+        }
+    }
+
+    /// The literal text behind the last placeholder.
+    fn literal_suffix(&self) -> &str {
+        match self.parts.last() {
+            Some(TextPart::Literal(text)) => text,
+            _ => "",
+        }
+    }
+
     /// Fills the template in; `None` when `lookup` has no value for a variable.
     pub fn fill<'a>(&self, lookup: impl Fn(&Var) -> Option<std::borrow::Cow<'a, str>>) -> Option<String> {
         let mut out = String::with_capacity(self.source.len() + 16);
@@ -192,6 +250,45 @@ mod tests {
         assert_eq!(invert("a-{type}-z", "a-run-z").as_deref(), Some("run"));
         assert_eq!(invert("client-{type}", "run"), None);
         assert_eq!(invert("fixed", "fixed"), None);
+    }
+
+    #[test]
+    fn what_a_text_could_be() {
+        let allow = Allow { user: true, message_type: true, subscribe: true };
+        let text = |source: &str| Text::parse(source, &names(&["id"]), allow).unwrap();
+        for (source, filled, expected) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("{id}", "", true),
+            ("a-{id}", "a-x", true),
+            ("a-{id}", "b-x", false),
+            ("a-{id}-z", "a-x-z", true),
+            ("a-{id}-z", "a-x-y", false),
+            ("a-{id}-z", "a-z", false),
+            ("a-{id}-m-{type}", "a-1-m-2", true),
+            ("a-{id}-m-{type}-z", "a-1-m-2-z", true),
+            ("a-{id}-m-{type}-z", "a-1-n-2-z", false),
+            ("{id}{type}", "x", true),
+            ("{id}x{type}", "y", false),
+        ] {
+            assert_eq!(text(source).could_be(filled), expected, "{source} {filled}");
+        }
+        assert!(text("{type}-{id}").with_type("go").could_be("go-1"));
+        assert!(!text("{type}-{id}").with_type("go").could_be("stop-1"));
+        for (a, b, expected) in [
+            ("a", "a", true),
+            ("a", "b", false),
+            ("a-{id}", "a-b", true),
+            ("a-{id}", "b", false),
+            ("a-{id}", "a-b-{id}", true),
+            ("a-{id}", "{subscribe.c}", true),
+            ("a-{id}", "b-{id}", false),
+            ("{id}-a", "{id}-b", false),
+            ("x{id}-a", "{id}-b-a", true),
+        ] {
+            assert_eq!(text(a).could_equal(&text(b)), expected, "{a} {b}");
+            assert_eq!(text(b).could_equal(&text(a)), expected, "{b} {a}");
+        }
     }
 
     #[test]

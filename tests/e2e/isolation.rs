@@ -87,6 +87,46 @@ async fn a_neighbours_agent_events_never_arrive() {
     assert!(seven.text().await.contains(own));
 }
 
+near_and_far!(what_a_client_writes_never_reaches_anothers_filter);
+async fn what_a_client_writes_never_reaches_anothers_filter() {
+    let routes = config_text(
+        SHIPPED,
+        "filter = { field = \"agent_id\", equals = \"{agent_id}\" }",
+        "filter = { field = \"agent_id\", equals = \"{agent_id}\" }\n[[routes.publish]]\ntypes = [\"*\"]",
+    );
+    let bridge = Bridge::with(&routes, |_| {}).await;
+    let mut one = bridge.login_as("/ws/agent/1", "1").await;
+    let mut neighbour = bridge.login_as("/ws/agent/1", "3").await;
+    let mut two = bridge.login_as("/ws/agent/2", "2").await;
+    let foreign = [
+        r#"{"agent_id":"2"}"#,
+        r#"{"agent_id":2}"#,
+        r#"{"agent_id":"1","agent_id":"2"}"#,
+        r#"{"agent_id":"2","agent_id":"1"}"#,
+        r#"{"\u0061gent_id":"2","agent_id":"1"}"#,
+        r#"{"type":"client-say","data":{"agent_id":"2"},"timestamp":"t"}"#,
+        r#""{\"agent_id\":\"2\"}""#,
+        "{}",
+        "1",
+    ];
+    for data in foreign {
+        one.send(&format!(r#"{{"type":"say","data":{data}}}"#)).await;
+        let answer = one.json().await;
+        assert_eq!(answer["data"]["error_code"], "INVALID_FIELD", "{data}");
+        assert_eq!(answer["data"]["details"], serde_json::json!({ "type": "say", "field": "agent_id" }));
+    }
+    one.send(r#"{"type":"say","agent_id":"2","n":1}"#).await;
+    assert_eq!(one.error_code().await, "INVALID_FIELD");
+    let counted = r#"pusher_bridge_client_errors_total{route="agent",code="INVALID_FIELD"}"#;
+    assert_eq!(bridge.metric(counted), foreign.len() as f64 + 1.0);
+    one.send(r#"{"type":"say","data":{"agent_id":"1","n":1.50}}"#).await;
+    assert_eq!(neighbour.json().await["data"]["n"], 1.5);
+    bridge.sandbox.trigger("agent-status", "fence", r#"{"agent_id":"2"}"#);
+    assert_eq!(two.json().await["type"], "fence", "and nothing before it");
+    let published = bridge.sandbox.published();
+    assert_eq!(published.iter().filter(|published| published.event == "client-say").count(), 1);
+}
+
 near_and_far!(a_neighbours_environment_events_never_arrive);
 async fn a_neighbours_environment_events_never_arrive() {
     let bridge = Bridge::start().await;

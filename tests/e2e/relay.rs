@@ -41,7 +41,7 @@ async fn a_whole_envelope_is_not_wrapped_again() {
     let mut client = bridge.login("/ws/content/gen_1").await;
     for envelope in [
         r#"{"type":"stage_complete","data":{"n":1.50},"timestamp":"2025-01-21T10:01:00Z"}"#,
-        r#"{"timestamp":"t","extra":[1.0],"data":null,"type":"stage_complete"}"#,
+        r#"{"timestamp":"t","data":null,"type":"stage_complete"}"#,
         r#"{"type":"stage_complete","data":"text"}"#,
         "\n {\"type\": \"stage_complete\",\r\n \"data\": {}}\n",
         r#"{"\u0074ype":"stage\u005fcomplete","data":{"data":{},"type":"stage_complete"}}"#,
@@ -49,8 +49,12 @@ async fn a_whole_envelope_is_not_wrapped_again() {
         bridge.sandbox.trigger("content-generation-gen_1", "stage_complete", envelope);
         assert_eq!(client.text().await, envelope);
     }
-    // These only look like one: of another event, without data, with a type that is no string.
+    // These only look like one: of another event, without data, with a type that is no string, with members that an
+    // event has not.
     for data in [
+        r#"{"timestamp":"t","extra":[1.0],"data":null,"type":"stage_complete"}"#,
+        r#"{"type":"stage_complete","data":{},"error":"x"}"#,
+        r#"{"type":"stage_complete","data":{},"timestamp":{"error":"x"}}"#,
         r#"{"type":"progress_update","data":{}}"#,
         r#"{"type":"stage_complete","timestamp":"t"}"#,
         r#"{"type":1,"data":{}}"#,
@@ -197,7 +201,6 @@ async fn messages_of_every_form_are_relayed_unchanged() {
     for data in inner {
         let frame = neighbour.text().await;
         match data {
-            r#"{"type":"client-x","data":{}}"# => assert_eq!(frame, data, "it is a whole envelope"),
             // A string whose text is JSON is, to every Pusher client, that JSON.
             r#""{\"a\":1}""# => {
                 assert!([data, r#"{"a":1}"#].contains(&data_of(&frame, "client-x")), "{frame}")
@@ -229,6 +232,107 @@ async fn relay_as_sent_shows_old_clients_the_name_as_written() {
     assert_eq!(data_of(&neighbour.text().await, "server-other"), "2");
     let published: Vec<_> = bridge.sandbox.published().into_iter().map(|p| p.event).collect();
     assert_eq!(published, ["client-say", "server-other"]);
+}
+
+const DIALECTS: &str = r#"
+[dialects.nested.in]
+auth = { type = "auth" }
+[dialects.nested.out]
+event = '{"kind":"event","meta":{"name":{event}},"data":{data}}'
+error = '{"kind":"error","why":{code}}'
+
+[dialects.prefixed.in]
+auth = { type = "auth" }
+[dialects.prefixed.out]
+event = '{"name":"evt:{event}","data":{data}}'
+error = '{"name":"error","why":{code}}'
+
+[dialects.open.in]
+auth = { type = "auth" }
+[dialects.open.out]
+event = '{"event":{event},"data":{data}}'
+error = '{"event":"error","error":{code}}'
+"#;
+
+near_and_far!(no_client_speaks_as_the_server);
+/// On every dialect, whatever a client has for data is shown as its data, under its own event's name: by a rule with
+/// the prefix or without, and also when it comes from elsewhere.
+async fn no_client_speaks_as_the_server() {
+    let mut routes = DIALECTS.to_owned();
+    for dialect in ["nested", "prefixed", "open"] {
+        for (kind, event) in [("client", "client-{type}"), ("own", "by-{type}")] {
+            routes.push_str(&format!(
+                "[[routes]]\nname = \"{dialect}-{kind}\"\npath = \"/{dialect}/{kind}\"\ndialect = \"{dialect}\"\n\
+                 channel = \"private-{dialect}-{kind}\"\n[[routes.publish]]\ntypes = [\"*\"]\nevent = \"{event}\"\ndata = '{{data}}'\n"
+            ));
+        }
+    }
+    let bridge = Bridge::start_with(&routes).await;
+    for dialect in ["nested", "prefixed", "open"] {
+        for (kind, prefix) in [("client", "client-"), ("own", "by-")] {
+            let path = format!("/{dialect}/{kind}");
+            let channel = format!("private-{dialect}-{kind}");
+            let (mut sender, mut neighbour) = (bridge.connect(&path).await, bridge.connect(&path).await);
+            let stands = bridge.sandbox.wait_for(|view| view.subscribed(&channel) == 1);
+            patiently("the subscription", stands).await;
+            for client in [&mut sender, &mut neighbour] {
+                // It is told of its mistake by a session that is subscribed.
+                client.send("{}").await;
+                assert!(client.text().await.contains("MISSING_TYPE"));
+            }
+            let event = format!("{prefix}x");
+            let forged = [
+                format!(r#"{{"kind":"event","meta":{{"name":"auth_error"}},"data":1}}"#),
+                format!(r#"{{"kind":"event","meta":{{"name":"{event}"}},"data":1}}"#),
+                r#"{"name":"error","data":1}"#.to_owned(),
+                format!(r#"{{"name":"evt:{event}","data":1}}"#),
+                format!(r#"{{"event":"{event}","data":1,"error":"INVALID_TOKEN"}}"#),
+                format!(r#"{{"event":"{event}","data":1}}"#),
+            ];
+            for data in &forged {
+                sender.send(&format!(r#"{{"type":"x","data":{data}}}"#)).await;
+            }
+            let shown = |data: &str| match dialect {
+                "nested" => format!(r#"{{"kind":"event","meta":{{"name":"{event}"}},"data":{data}}}"#),
+                "prefixed" => format!(r#"{{"name":"evt:{event}","data":{data}}}"#),
+                _ => format!(r#"{{"event":"{event}","data":{data}}}"#),
+            };
+            for data in &forged {
+                assert_eq!(neighbour.text().await, shown(data), "{path}");
+            }
+            // As another bridge's client, or Pusher's own, would cause it.
+            for data in &forged {
+                bridge.sandbox.trigger(&channel, &event, data);
+                assert_eq!(neighbour.text().await, shown(data), "{path}");
+            }
+            // The server's own envelope passes still.
+            let whole = shown("1").replace(&event, "done");
+            bridge.sandbox.trigger(&channel, "done", &whole);
+            assert_eq!(neighbour.text().await, whole);
+        }
+    }
+}
+
+near_and_far!(a_client_cannot_send_the_servers_frames_as_sent);
+async fn a_client_cannot_send_the_servers_frames_as_sent() {
+    let routes = config_text(SHIPPED, "types = [\"*\"]", "types = [\"*\"]\nrelay = \"as_sent\"");
+    let bridge = Bridge::with(&routes, |_| {}).await;
+    let mut sender = bridge.login("/ws/plugin/p1").await;
+    let mut neighbour = bridge.login("/ws/plugin/p1").await;
+    for name in ["auth_error", "error", "ping", "auth_response"] {
+        sender.send(&format!(r#"{{"type":"{name}","data":{{"error":"INVALID_TOKEN"}}}}"#)).await;
+        let answer = sender.json().await;
+        assert_eq!(answer["data"]["error_code"], "MESSAGE_TYPE_NOT_PUBLISHED", "{answer}");
+        assert_eq!(answer["data"]["details"]["type"], name);
+        // Nor does it by another way: from a client of Pusher's own.
+        bridge.sandbox.trigger("private-plugin-p1", &format!("client-{name}"), "{}");
+        assert_eq!(neighbour.json().await["type"], format!("client-{name}"));
+        sender.json().await;
+    }
+    let counted = r#"pusher_bridge_client_errors_total{route="plugin",code="MESSAGE_TYPE_NOT_PUBLISHED"}"#;
+    assert_eq!(bridge.metric(counted), 4.0);
+    sender.send(r#"{"type":"run","data":1}"#).await;
+    assert_eq!(neighbour.json().await["type"], "run");
 }
 
 near_and_far!(the_channel_dialect_chooses_its_channels_in_band);

@@ -7,6 +7,7 @@ use crate::config::scalars::At;
 use crate::legacy::dialect::{AuthMessage, Dialect, EventFrame, Frames};
 use crate::legacy::error::ErrorCode;
 use crate::legacy::json::Object;
+use crate::legacy::reserved;
 use crate::template::{Frame, Slot, closest};
 
 /// Longest plain-text keepalive and answer, as long as a WebSocket ping's payload (RFC 6455 §5.5).
@@ -54,10 +55,13 @@ pub(super) fn dialect(
     let subprotocols = door::subprotocols(problems, raw.subprotocols.as_ref()).unwrap_or_default();
     let keepalives = keepalives(problems, incoming);
     let binary = incoming.binary.as_ref().map_or(raw::Binary::Refuse, |binary| *binary.get());
+    let type_field = member_or(problems, incoming.type_field.as_ref(), "type");
+    let out = out?;
+    let reserved = reserved::names(&out, &type_field, |code| Dialect::name_of(code, &error_codes));
     let text = |at: Option<At<String>>| at.map(|at| at.get().clone());
     Some(Dialect {
         name: name.get().as_str().into(),
-        type_field: member_or(problems, incoming.type_field.as_ref(), "type"),
+        type_field,
         auth: auth.map(|(_, auth)| auth),
         subscribe: text(subscribe),
         unsubscribe: text(unsubscribe),
@@ -66,8 +70,9 @@ pub(super) fn dialect(
         keepalives,
         binary_is_json: binary == raw::Binary::Json,
         subprotocols,
-        out: out?,
+        out,
         error_codes,
+        reserved,
     })
 }
 

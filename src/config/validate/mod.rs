@@ -6,6 +6,7 @@ mod deprecation;
 mod dialect;
 mod door;
 mod publish;
+mod reserve;
 mod route;
 mod server;
 mod sharing;
@@ -71,9 +72,11 @@ pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[Ro
     for input in inputs {
         if let Some(mut route) = route::route(problems, input, &shared) {
             route.index = routes.len();
-            routes.push((input, Arc::new(route)));
+            routes.push((input, route));
         }
     }
+    reserve::reserve(&mut routes);
+    let routes: Vec<_> = routes.into_iter().map(|(input, route)| (input, Arc::new(route))).collect();
     route::distinct(problems, &routes);
     if problems.is_empty() {
         sharing::check(problems, &routes);

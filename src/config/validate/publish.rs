@@ -12,6 +12,7 @@ use crate::config::raw;
 use crate::config::scalars::At;
 use crate::config::{PublishAction, PublishRule, TypeSet};
 use crate::legacy::dialect::Frames;
+use crate::legacy::outline::Outline;
 use crate::routes::EVENT_BYTES_MAX;
 use crate::template::{Allow, Slot, Text, Var};
 
@@ -135,15 +136,79 @@ fn trigger(
         check_event(problems, event, text, types);
         context.placeholders.check(problems, event, text, listed(types), Place::Plain);
     }
+    let relay_as_sent = raw.relay.as_ref().filter(|relay| *relay.get() == raw::Relay::AsSent);
+    if let (Some(text), Some(types)) = (&text, types) {
+        check_shown(problems, rule, text, types, relay_as_sent.is_some(), context);
+    }
     let data = raw.data.as_ref().map(|raw| body(problems, raw, context));
+    if let (Some(raw), Some(Some(frame))) = (&raw.data, &data) {
+        check_filter(problems, raw, frame, context);
+    }
     Some(PublishAction::Trigger {
         event: text?,
         data: match data {
             Some(data) => Some(data?),
             None => None,
         },
-        relay_as_sent: raw.relay.as_ref().is_some_and(|relay| *relay.get() == raw::Relay::AsSent),
+        relay_as_sent: relay_as_sent.is_some(),
     })
+}
+
+/// A rule whose every message would be refused is a slip: old clients would take its event for the server's.
+fn check_shown(
+    problems: &mut Problems<'_>,
+    rule: &At<raw::Publish>,
+    event: &Text,
+    types: &TypeSet,
+    as_sent: bool,
+    context: &Context<'_>,
+) {
+    let raw = rule.get();
+    let listed = match types {
+        TypeSet::Any => &[][..],
+        TypeSet::Listed(types) => types,
+    };
+    let reserved = |name: &str| context.dialect.reserved.iter().any(|reserved| reserved == name);
+    let sent = listed.iter().find(|named| as_sent && reserved(named));
+    let named =
+        listed.iter().filter_map(|named| event.with_type(named).fill(|_| None)).find(|name| reserved(name));
+    let (span, name) = match (sent, named, &raw.relay, &raw.event) {
+        (Some(name), _, Some(relay), _) => (relay.span(), name.clone()),
+        (_, Some(name), _, Some(event)) => (event.span(), name),
+        _ => return,
+    };
+    problems.with_help(
+        span,
+        format!(
+            "old clients would take `{name}` for a frame of the server's: the dialect `{}` has one",
+            context.dialect.name
+        ),
+        "the prefix `client-`, and `relay = \"as_published\"`, tell clients' events from it",
+    );
+}
+
+/// Data that cannot have the filter's field would always be refused.
+fn check_filter(
+    problems: &mut Problems<'_>,
+    raw: &At<String>,
+    data: &crate::template::Frame,
+    context: &Context<'_>,
+) {
+    let Some(field) = context.filter_field else { return };
+    let has = match Outline::of(data) {
+        None | Some(Outline::Slot(_)) => true,
+        Some(outline) => outline.members().any(|(name, _)| Some(name) == field.first().map(String::as_str)),
+    };
+    if !has {
+        problems.with_help(
+            raw.span(),
+            format!(
+                "this data has no `{}`, by which the route's `filter` tells its events apart",
+                field.join(".")
+            ),
+            "what a client publishes must carry its own filter's value",
+        );
+    }
 }
 
 fn listed(types: &TypeSet) -> Option<&[String]> {

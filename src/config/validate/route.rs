@@ -39,11 +39,14 @@ const OUTBOX_BYTES: usize = 1 << 20;
 const SLOTS_MAX: i64 = 1_000_000;
 
 /// What the parts of a route need to know of it.
+#[derive(Clone, Copy)]
 pub(super) struct Context<'r> {
     pub(super) path_names: &'r [String],
     pub(super) authenticated: bool,
     pub(super) dialect: &'r Dialect,
     pub(super) placeholders: &'r Placeholders<'r>,
+    /// The filter's field, by its members.
+    pub(super) filter_field: Option<&'r [String]>,
 }
 
 pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Shared) -> Option<Route> {
@@ -67,8 +70,13 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
     let value_sets = values::value_sets(problems, raw, &mut path, authenticated);
     let subscribe_values = subscribe_values(problems, raw);
     let placeholders = Placeholders::new(&path, channel.get(), &subscribe_values, &value_sets);
-    let context =
-        Context { path_names: path.names(), authenticated, dialect: &dialect, placeholders: &placeholders };
+    let context = Context {
+        path_names: path.names(),
+        authenticated,
+        dialect: &dialect,
+        placeholders: &placeholders,
+        filter_field: None,
+    };
     let auth = auth(problems, raw, shared, &context);
     let channel = self::channel(problems, channel, &context, &subscribe_values);
     let filter = filter(problems, raw.filter.as_ref(), &context);
@@ -79,7 +87,8 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
     if let Some(auth) = &auth {
         owned_is_used(problems, raw, auth, &texts);
     }
-    let publish = publish::rules(problems, raw, &context);
+    let filter_field = filter.as_ref().map(|filter| filter.field.as_slice());
+    let publish = publish::rules(problems, raw, &Context { filter_field, ..context });
     let scope = match &raw.group {
         Some(group) => Scope::Group(group.get().as_str().into()),
         None => Scope::Route(name.get().as_str().into()),
@@ -104,6 +113,7 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
         filter,
         publish,
         event_bytes_max: shared.event_bytes_max,
+        reserved: Vec::new(),
         echo: problems.flag(raw.echo.as_ref(), false),
         heartbeat,
         limits,

@@ -10,7 +10,7 @@ use crate::legacy::close::CloseReason;
 use crate::legacy::dialect::ClientMessage;
 use crate::legacy::error::ErrorCode;
 use crate::legacy::json::{self, Object};
-use crate::legacy::publish::{self, Message};
+use crate::legacy::publish::{self, Message, Outgoing};
 use crate::routes::check_channel;
 use crate::template::Var;
 use std::time::Duration;
@@ -321,9 +321,15 @@ impl Machine {
         let message = Message { text, message_type, object, values: &self.values, user: self.user() };
         match publish::prepare(&self.route, &message, now) {
             Ok(outgoing) => match self.channel_of(object) {
-                Some(channel) => {
-                    out.push(Action::Publish { outgoing, channel, message_type: message_type.to_owned() })
-                }
+                Some(channel) => match self.outside_of_filter(&outgoing, &channel) {
+                    None => {
+                        out.push(Action::Publish { outgoing, channel, message_type: message_type.to_owned() })
+                    }
+                    Some(field) => {
+                        let details = serde_json::json!({ "type": message_type, "field": field }).to_string();
+                        self.error(ErrorCode::InvalidField, Some(&details), now, out);
+                    }
+                },
                 None => self.error(ErrorCode::NotPublished, None, now, out),
             },
             Err(code) => {
@@ -331,6 +337,23 @@ impl Machine {
                 self.error(code, Some(&details), now, out);
             }
         }
+    }
+
+    /// What a client writes on a filtered route is for those who have the same value as it, and for nobody else: the
+    /// filter's field, if an event has another value there, or none. A backend judges for itself what is posted to it.
+    fn outside_of_filter(&self, outgoing: &Outgoing, channel: &str) -> Option<String> {
+        let filter = self.route.filter.as_ref()?;
+        let Outgoing::Trigger { data, .. } = outgoing else { return None };
+        let own = publish::filtered_value(data, &filter.field).is_some_and(|value| {
+            if self.route.filter_is_chosen() {
+                let chosen =
+                    |chosen: &Chosen| chosen.channel == channel && chosen.value.as_deref() == Some(&value);
+                self.chosen.iter().any(chosen)
+            } else {
+                filter.equals.fill(|var| self.value_of(var, None)).is_some_and(|own| own == value)
+            }
+        });
+        (!own).then(|| filter.field.join("."))
     }
 
     // ----------------------------------------------------------------------------- in-band subscriptions

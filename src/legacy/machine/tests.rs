@@ -1,6 +1,7 @@
 mod old_clients;
 mod random;
 mod tokens;
+mod writes;
 
 use super::*;
 use crate::auth::tests_support::claims;

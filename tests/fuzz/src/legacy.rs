@@ -168,20 +168,23 @@ fn rendering(dialect: &Dialect, text: &str) {
     let named = object.as_ref().and_then(|object| object.string(&dialect.type_field));
     let event = named.as_deref().unwrap_or("an \"event\"");
     let channel = object.as_ref().and_then(|object| object.string("channel"));
-    let data = EventData { event, channel: channel.as_deref().unwrap_or("c"), json: text };
+    let data = EventData { event, channel: channel.as_deref().unwrap_or("c"), json: text, by_client: false };
     let frame = &dialect.out.event;
     let rendered = frame.render(&data, now());
     assert_json(&rendered);
     assert!(rendered.contains(text));
     assert!(lies_in(frame.payload(&data), text));
-    if rendered != text {
-        assert_eq!(frame.payload(&data), text);
+    if rendered != text && frame.payload(&data) != text {
+        let inner = object.as_ref().and_then(|object| object.only("data"));
+        assert_eq!(Some(frame.payload(&data)), inner, "a filter looks into an envelope that says more");
     }
+    let by_client = EventData { by_client: true, ..data };
+    assert!(frame.render(&by_client, now()).len() > text.len(), "a client's data is data");
+    assert_eq!(frame.payload(&by_client), text);
     if dialect.name.as_ref() != "third" {
         let again = EventData { json: &rendered, ..data };
         assert_eq!(frame.render(&again, now()), rendered, "one envelope, not two");
-        assert_eq!(frame.payload(&again), frame.payload(&data).trim());
         let envelope = Object::parse(&rendered).unwrap();
-        assert_eq!(envelope.get("data"), Some(frame.payload(&data).trim()));
+        assert_eq!(envelope.get("data"), Some(frame.payload(&again).trim()));
     }
 }

@@ -69,7 +69,7 @@ fn serves(config: &Config, complete: bool) {
                 .dialect
                 .out
                 .event
-                .render(&EventData { event: "\u{0}", channel: "c", json: "[1.50]" }, now()),
+                .render(&EventData { event: "\u{0}", channel: "c", json: "[1.50]", by_client: false }, now()),
         ];
         frames.iter().for_each(|frame| assert_json(frame));
         converses(config, &route.path.source().replace(['{', '}'], ""));
