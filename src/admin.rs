@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,7 +19,10 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::auth::Verifier;
 use crate::clock::Now;
+use crate::config::Server;
 use crate::metrics::Metrics;
+
+mod guard;
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -49,6 +52,8 @@ pub struct Status {
     close_window: Duration,
     /// Whose keys new clients need; `None` where none are needed, or all stand in the file.
     keys: Option<Arc<Verifier>>,
+    /// Names of the admin address, beside addresses and loopback's.
+    hosts: Vec<String>,
     metrics: Arc<Metrics>,
 }
 
@@ -58,7 +63,7 @@ impl Status {
     pub fn new(
         links: Vec<watch::Receiver<bool>>,
         workers: usize,
-        close_window: Duration,
+        server: &Server,
         keys: Option<Arc<Verifier>>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
@@ -68,8 +73,9 @@ impl Status {
             since: Now::read().mono,
             pulses: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             drain: watch::Sender::new(None),
-            close_window,
+            close_window: server.close_window,
             keys,
+            hosts: server.admin_hosts.clone(),
             metrics,
         })
     }
@@ -89,8 +95,7 @@ impl Status {
 
     /// Readiness, as the metric shows it.
     fn show_readiness(&self) {
-        let (ready, _) = self.readiness();
-        self.metrics.ready.set(f64::from(u8::from(ready)));
+        self.metrics.ready.set(f64::from(u8::from(self.is_ready())));
     }
 
     /// Notes when every link has been connected once.
@@ -113,27 +118,37 @@ impl Status {
         self.drain.borrow().is_some()
     }
 
+    /// Whether new clients are welcome.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.unready(Now::read()).is_none()
+    }
+
+    /// Why new clients are not welcome, if they are not.
+    fn unready(&self, now: Now) -> Option<&'static str> {
+        if self.is_draining() {
+            Some("draining")
+        } else if !*self.started.borrow() {
+            Some("waiting for the first connection to Pusher")
+        } else if self.keys.as_ref().is_some_and(|keys| !keys.has_had_keys(now)) {
+            // As with links, a later outage is no reason: clients stay, and newcomers would fare no better elsewhere.
+            Some("no keys yet")
+        } else {
+            None
+        }
+    }
+
     /// Whether new clients are welcome, and why.
     fn readiness(&self) -> (bool, String) {
+        let now = Now::read();
+        let unready = self.unready(now);
         let connected = self.links.iter().filter(|link| *link.borrow()).count();
         let mut about = format!("links connected: {connected} of {}\n", self.links.len());
-        let mut no_keys = false;
         if let Some(keys) = &self.keys {
-            let now = Now::read();
             let (at_hand, all) = keys.keys_at_hand(now);
             about.push_str(&format!("keys at hand: {at_hand} of {all}\n"));
-            // As with links, a later outage is no reason: clients stay, and newcomers would fare no better elsewhere.
-            no_keys = !keys.has_had_keys(now);
         }
-        if self.is_draining() {
-            (false, format!("draining\n{about}"))
-        } else if !*self.started.borrow() {
-            (false, format!("waiting for the first connection to Pusher\n{about}"))
-        } else if no_keys {
-            (false, format!("no keys yet\n{about}"))
-        } else {
-            (true, format!("ready\n{about}"))
-        }
+        (unready.is_none(), format!("{}\n{about}", unready.unwrap_or("ready")))
     }
 
     fn millis(&self, now: Now) -> u64 {
@@ -229,18 +244,15 @@ fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>>
             response.headers_mut().insert(CONTENT_TYPE, kind);
             response
         }
-        // A page in somebody's browser must not reach it.
-        "/drain"
-            if request.headers().contains_key(ORIGIN) || request.headers().contains_key("sec-fetch-site") =>
-        {
-            text(StatusCode::FORBIDDEN, "not for browsers\n".to_owned())
-        }
         // A Kubernetes preStop hook can only GET.
-        "/drain" => {
-            tracing::info!("asked to drain");
-            status.start_draining();
-            text(StatusCode::ACCEPTED, "draining\n".to_owned())
-        }
+        "/drain" => match guard::check_drain(request.uri(), request.headers(), &status.hosts) {
+            Ok(()) => {
+                tracing::info!("asked to drain");
+                status.start_draining();
+                text(StatusCode::ACCEPTED, "draining\n".to_owned())
+            }
+            Err(denied) => text(StatusCode::FORBIDDEN, denied.text().to_owned()),
+        },
         _ => text(StatusCode::NOT_FOUND, "here are /healthz, /readyz, /metrics and /drain\n".to_owned()),
     }
 }

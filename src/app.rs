@@ -138,7 +138,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let unsettled = publisher.unsettled();
     let needed = config.routes.iter().any(|route| route.auth.is_some());
     let keys = verifier.clone().filter(|verifier| needed && verifier.fetches());
-    let status = Status::new(connected, worker_count, config.server.close_window, keys, metrics.clone());
+    let status = Status::new(connected, worker_count, &config.server, keys, metrics.clone());
     let ages = verifier.iter().flat_map(|verifier| verifier.key_ages(Now::read()));
     let max_ages = ages.map(|(_, max)| max);
     let key_ages = metrics.key_ages(max_ages);
@@ -156,6 +156,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         wrong_tokens: AddressGate::new(wrong_tokens, config.server.ipv6_prefix, Now::read().mono),
         buffers: Budget::new(config.server.buffered_bytes_max, config.server.connections_max),
         next_conn: AtomicU64::new(1),
+        status: status.clone(),
     });
 
     let mut dealt = Vec::new();

@@ -81,7 +81,12 @@ fn the_sidecar_is_native_hardened_and_drained_before_the_api_ends() {
     );
     assert_bridge_container(sidecar);
     assert_eq!(sidecar["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
-    assert_eq!(sidecar["lifecycle"]["preStop"]["httpGet"], json!({"path": "/drain", "port": ADMIN_PORT}));
+    let purpose = json!([{"name": "X-Pusher-Bridge", "value": "drain"}]);
+    assert_eq!(
+        sidecar["lifecycle"]["preStop"]["httpGet"],
+        json!({"path": "/drain", "port": ADMIN_PORT, "httpHeaders": purpose}),
+        "without the header it is refused"
+    );
     assert!(sidecar["readinessProbe"].is_null(), "Pusher's absence would take the API out of its Service");
     assert!(pod["terminationGracePeriodSeconds"].as_u64().unwrap() > 2 * GRACE_S);
     assert_routes_mounted(&objects, pod, sidecar);

@@ -28,6 +28,12 @@ pub fn describe(config: &Config) -> String {
         "listen",
         &format!("{} (admin {}), {} workers", server.listen, server.admin, server.workers),
     );
+    if !server.admin_hosts.is_empty() {
+        fact(&mut out, "", &format!("drained by the names {}, too", server.admin_hosts.join(", ")));
+    }
+    if let Some(path) = &server.health_path {
+        fact(&mut out, "health", &format!("{path}, for load balancers"));
+    }
     fact(
         &mut out,
         "proxies",

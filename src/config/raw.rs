@@ -111,6 +111,12 @@ pub(super) struct Server {
     /// Where probes and metrics are served, ADDRESS:PORT (default 127.0.0.1:9009).
     #[schemars(extend("pattern" = s::ADDRESS))]
     pub(super) admin: Str,
+    /// Names by which the admin address may be asked to drain, beside addresses and localhost (default none).
+    #[schemars(extend("items" = s::pattern(s::HOST_NAME)))]
+    pub(super) admin_hosts: List,
+    /// A path on listen for load balancers: 200 while new clients are welcome, else 503 (default none).
+    #[schemars(extend("pattern" = s::HEALTH_PATH, "not" = s::plain(r"/\.{1,2}(/|$)")))]
+    pub(super) health_path: Str,
     /// Threads that serve clients, at most 64 (default: the machine's cores).
     #[schemars(extend("minimum" = 1, "maximum" = 64))]
     pub(super) workers: Num,

@@ -40,6 +40,8 @@ pub(super) const PATH: &str =
     r"^(/(\{[A-Za-z_][A-Za-z0-9_]*(:\[[^\]/\\^]+\]\+)?\}|[A-Za-z0-9._~!$&'()*+,;=:@-]+))+/?$|^/$|\$\{";
 const CHANNEL: &str =
     r"^([A-Za-z0-9_=@,.;-]|\{(auth\.user|subscribe(\.[A-Za-z0-9_]+)+|[A-Za-z_][A-Za-z0-9_]*)\})+$|\$\{";
+pub(super) const HOST_NAME: &str = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$|\$\{";
+pub(super) const HEALTH_PATH: &str = r"^(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+$|\$\{";
 
 /// The sources of a key, of which each key has one.
 pub(super) const KEY_SOURCES: &[&str] =

@@ -9,7 +9,7 @@ use super::json::{self, Object};
 use crate::clock::Now;
 use crate::config::{PublishAction, PublishRule, Route, TypeSet};
 use crate::routes::{EVENT_BYTES_MAX, PathValues};
-use crate::template::{Fill, Frame, Slot, Var};
+use crate::template::{Fill, Frame, Slot, Text, Var};
 
 /// How Pusher has clients' events begin (Pusher docs, "Client events").
 const CLIENT_PREFIX: &str = "client-";

@@ -14,7 +14,7 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN, USER_AGENT};
 use hyper::http::request::Parts;
 use hyper::http::response::Builder;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, header};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -176,6 +176,9 @@ async fn answer(
     over: bool,
 ) -> (Answer, Option<Upgraded>) {
     let bridge = &worker.bridge;
+    if bridge.config.server.health_path.as_deref() == Some(request.uri.path()) {
+        return (health(&request.method, bridge.status.is_ready()), None);
+    }
     let (index, values) = match bridge.config.router.find(request.uri.path()) {
         Matched::Route(index, values) => (index, Ok(values)),
         Matched::BadValue(index, why) => (index, Err(why)),
@@ -360,6 +363,23 @@ fn with_deprecation(mut builder: Builder, route: &Route) -> Builder {
         builder = builder.header(name, value);
     }
     builder
+}
+
+/// What a load balancer asks for. It is no client: no limit of clients counts it, and it is told also where those are
+/// turned away.
+fn health(method: &Method, ready: bool) -> Answer {
+    let builder =
+        Response::builder().header(header::CONNECTION, "close").header(header::CACHE_CONTROL, "no-store");
+    let (builder, body) = match *method {
+        Method::GET | Method::HEAD if ready => (builder.status(StatusCode::OK), "ready\n"),
+        Method::GET | Method::HEAD => (builder.status(StatusCode::SERVICE_UNAVAILABLE), "not ready\n"),
+        _ => (builder.status(StatusCode::METHOD_NOT_ALLOWED).header(header::ALLOW, "GET, HEAD"), ""),
+    };
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    builder
+        .header(CONTENT_TYPE, kind)
+        .body(Full::new(Bytes::from_static(body.as_bytes())))
+        .unwrap_or_else(|_| Response::new(Full::default()))
 }
 
 /// A refusal as `application/problem+json` (RFC 9457).

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::answer;
 use super::forwarded::Unbelieved;
+use crate::admin::Status;
 use crate::auth::{Identity, Verifier};
 use crate::config::{Config, Scope, Server};
 use crate::fanout::hub::{Delivery, Hub};
@@ -155,6 +156,8 @@ pub struct Bridge {
     pub buffers: Arc<Budget>,
     /// The next connection's number.
     pub next_conn: AtomicU64,
+    /// Whether new clients are welcome.
+    pub status: Arc<Status>,
 }
 
 /// One worker.

@@ -282,7 +282,7 @@ async fn no_client_speaks_as_the_server() {
             }
             let event = format!("{prefix}x");
             let forged = [
-                format!(r#"{{"kind":"event","meta":{{"name":"auth_error"}},"data":1}}"#),
+                r#"{"kind":"event","meta":{"name":"auth_error"},"data":1}"#.to_owned(),
                 format!(r#"{{"kind":"event","meta":{{"name":"{event}"}},"data":1}}"#),
                 r#"{"name":"error","data":1}"#.to_owned(),
                 format!(r#"{{"name":"evt:{event}","data":1}}"#),

@@ -96,18 +96,28 @@ async fn the_drain_order_makes_it_unready_and_refuses_newcomers_politely() {
     let bridge = Bridge::with(SHIPPED, |config| config.server.close_window = Duration::ZERO).await;
     let admin = bridge.running.admin_address;
     let mut client = bridge.login("/ws/content/gen_1").await;
-    let ask = |line: &'static str| async move {
-        Raw::ask(admin, format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n")).await
+    let with = |line: &'static str, headers: &'static str| async move {
+        Raw::ask(admin, format!("{line} HTTP/1.1\r\n{headers}\r\n\r\n")).await
     };
+    let ask = |line: &'static str| with(line, "Host: a");
     assert_eq!(ask("GET /readyz").await.status, 200);
-    assert_eq!(ask("DELETE /drain").await.status, 405);
-    for header in ["Origin: http://evil.example", "Sec-Fetch-Site: cross-site"] {
-        let request = format!("GET /drain HTTP/1.1\r\nHost: a\r\n{header}\r\n\r\n");
-        let answer = Raw::ask(bridge.running.admin_address, request).await;
-        assert_eq!(answer.status, 403, "a page in a browser drains nothing");
+    assert_eq!(with("DELETE /drain", "Host: localhost\r\nX-Pusher-Bridge: drain").await.status, 405);
+    // What a page in somebody's browser can make it send: an image, a form, or, where the page's own name has come to
+    // lead here, anything at all but another `Host`.
+    for headers in [
+        "Host: 127.0.0.1:9009",
+        "Host: localhost\r\nX-Pusher-Bridge: yes",
+        "Host: evil.example\r\nX-Pusher-Bridge: drain",
+        "Host: localhost\r\nHost: evil.example\r\nX-Pusher-Bridge: drain",
+        "Host: localhost\r\nX-Pusher-Bridge: drain\r\nOrigin: http://evil.example",
+        "Host: localhost\r\nX-Pusher-Bridge: drain\r\nSec-Fetch-Site: cross-site",
+    ] {
+        for line in ["GET /drain", "POST /drain"] {
+            assert_eq!(with(line, headers).await.status, 403, "{line} {headers}");
+        }
     }
     assert_eq!(ask("GET /readyz").await.status, 200);
-    assert_eq!(ask("GET /drain").await.status, 202);
+    assert_eq!(with("GET /drain", "Host: LOCALHOST:1\r\nx-pusher-bridge: drain").await.status, 202);
     let readyz = ask("GET /readyz").await;
     assert_eq!((readyz.status, readyz.body.starts_with("draining\n")), (503, true));
     assert_eq!(ask("GET /healthz").await.status, 200, "it is not to be killed for it");
@@ -120,6 +130,77 @@ async fn the_drain_order_makes_it_unready_and_refuses_newcomers_politely() {
     assert_eq!(answer.header("deprecation"), "@1737417600");
     drop(client);
     assert_eq!(patiently("the shutdown", bridge.shutdown()).await, Shutdown::Clean);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_name_of_the_admin_address_may_drain_it() {
+    for host in ["10.0.0.7:9009", "[::1]:9009", "Bridge.Internal:9009", "localhost"] {
+        for method in ["GET", "POST"] {
+            let bridge = Bridge::with(SHIPPED, |config| {
+                config.server.close_window = Duration::ZERO;
+                config.server.admin_hosts = vec!["bridge.internal".to_owned()];
+            })
+            .await;
+            let request =
+                format!("{method} /drain HTTP/1.1\r\nHost: {host}\r\nX-Pusher-Bridge: drain\r\n\r\n");
+            assert_eq!(Raw::ask(bridge.running.admin_address, request).await.status, 202, "{host}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_balancer_is_told_at_the_traffic_port_and_counts_as_no_client() {
+    let bridge = Bridge::with(SHIPPED, |config| {
+        config.server.close_window = Duration::ZERO;
+        config.server.health_path = Some("/healthz".to_owned());
+        config.server.connections_max = 1;
+    })
+    .await;
+    let address = bridge.address();
+    let ask = |line: &'static str| async move {
+        Raw::ask(address, format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n")).await
+    };
+    let client = bridge.login("/ws/content/gen_1").await;
+    assert_eq!(
+        ask("GET /ws/content/gen_1").await.status,
+        426,
+        "it answers though all connections are in use"
+    );
+    for _ in 0..400 {
+        let answer = ask("GET /healthz").await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "ready\n"));
+    }
+    assert_eq!(ask("GET /healthz?x=1").await.status, 200);
+    let mut raw = Raw::connect(address).await;
+    raw.send("HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
+    raw.ended().await;
+    for method in ["POST /healthz", "DELETE /healthz", "OPTIONS /healthz"] {
+        let answer = ask(method).await;
+        assert_eq!((answer.status, answer.header("allow")), (405, "GET, HEAD".to_owned()));
+    }
+    // There is nothing else of the admin address, and nothing near it.
+    for path in
+        ["GET /readyz", "GET /metrics", "POST /drain", "GET /healthz/", "GET /Healthz", "GET /healthz/x"]
+    {
+        assert_eq!(ask(path).await.status, 404, "{path}");
+    }
+    let refused: f64 = ["unknown_path", "overload", "upgrade_required"]
+        .map(|why| bridge.metric(&format!("pusher_bridge_refusals_total{{route=\"none\",reason=\"{why}\"}}")))
+        .iter()
+        .sum();
+    assert_eq!(refused, 6.0, "health is no refusal");
+    bridge.running.status.start_draining();
+    assert_eq!(ask("GET /healthz").await.status, 503);
+    drop(client);
+    assert_eq!(patiently("the shutdown", bridge.shutdown()).await, Shutdown::Clean);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_health_path_there_is_none() {
+    let bridge = Bridge::start().await;
+    let answer = Raw::ask(bridge.address(), "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()).await;
+    assert_eq!(answer.status, 404);
 }
 
 // ----------------------------------------------------------------------------------- the program itself

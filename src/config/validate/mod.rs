@@ -83,7 +83,9 @@ pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[Ro
     }
     let routes: Vec<_> = routes.into_iter().map(|(_, route)| route).collect();
     let router = Router::new(routes.iter().map(|route| route.path.clone()).collect());
-    Config { server, upstream, auth, routes, router }
+    let config = Config { server, upstream, auth, routes, router };
+    server::check_health_path(problems, root.server.as_ref(), &config);
+    config
 }
 
 /// `[a-z0-9_-]+`: what a metric label, a file and a URL can all hold.

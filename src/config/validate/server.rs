@@ -9,7 +9,8 @@ use super::POSITIVE;
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::At;
-use crate::config::{ForwardedHeader, Server};
+use crate::config::{Config, ForwardedHeader, Server};
+use crate::routes::{Matched, PathTemplate};
 
 const LISTEN: &str = "127.0.0.1:8009";
 const ADMIN: &str = "127.0.0.1:9009";
@@ -44,6 +45,8 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
     Server {
         listen: address(problems, raw.listen.as_ref(), LISTEN),
         admin: address(problems, raw.admin.as_ref(), ADMIN),
+        admin_hosts: raw.admin_hosts.iter().flatten().filter_map(|name| host_name(problems, name)).collect(),
+        health_path: raw.health_path.as_ref().and_then(|path| health_path(problems, path)),
         workers: problems.number(raw.workers.as_ref(), 1..=WORKERS_MAX, cores),
         trusted_proxies: raw.trusted_proxies.iter().flatten().filter_map(|p| network(problems, p)).collect(),
         forwarded: match raw.forwarded_header.as_ref().map(At::get) {
@@ -82,6 +85,47 @@ fn address(problems: &mut Problems<'_>, raw: Option<&At<String>>, default: &str)
         );
         default
     })
+}
+
+/// A name as a `Host` header has it, without a port: any will do.
+fn host_name(problems: &mut Problems<'_>, raw: &At<String>) -> Option<String> {
+    let legal = |label: &str| {
+        !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    if raw.get().split('.').all(legal) {
+        return Some(raw.get().to_ascii_lowercase());
+    }
+    problems.with_help(
+        raw.span(),
+        format!("`{}` is no host's name", raw.get()),
+        "a name alone, without a port: \"pusher-bridge.internal\"; addresses and `localhost` need not be listed",
+    );
+    None
+}
+
+fn health_path(problems: &mut Problems<'_>, raw: &At<String>) -> Option<String> {
+    match PathTemplate::parse(raw.get()) {
+        Ok(path) if path.names().is_empty() => return Some(raw.get().clone()),
+        Ok(_) => problems.at(raw.span(), "`health_path` is one path, without placeholders"),
+        Err(error) => {
+            let span = problems.inside(raw, error.at);
+            problems.at(span, error.message);
+        }
+    }
+    None
+}
+
+/// Whoever asks for health must not get a route's client, nor the other way round.
+pub(super) fn check_health_path(problems: &mut Problems<'_>, raw: Option<&raw::Server>, config: &Config) {
+    let Some(raw) = raw.and_then(|server| server.health_path.as_ref()) else { return };
+    let found = match config.router.find(raw.get()) {
+        Matched::Route(index, _) | Matched::BadValue(index, _) => config.routes.get(index),
+        Matched::Nothing => None,
+    };
+    if let Some(route) = found {
+        let (path, name) = (route.path.source(), &route.name);
+        problems.at(raw.span(), format!("this is also a path of the route `{name}`, `{path}`"));
+    }
 }
 
 fn network(problems: &mut Problems<'_>, raw: &At<String>) -> Option<IpNet> {
