@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::diagnostics::printable;
+use super::mask;
 use super::{
     Config, HeartbeatKind, KeySource, OnConflict, OnGap, PublishAction, PublishRule, Rate, Refusal, Route,
     Scope, SlotLimit, TokenPlace, TypeSet,
@@ -66,7 +67,7 @@ pub fn describe(config: &Config) -> String {
             KeySource::Secret(_) => "a secret".to_owned(),
             KeySource::Pem(_) => "a public key".to_owned(),
             KeySource::JwksText(_) => "a JWKS document".to_owned(),
-            KeySource::JwksUrl { url, .. } => url.clone(),
+            KeySource::JwksUrl { url, .. } => mask::url(url),
         };
         let mut text = format!("{} by {source}", algorithms.join(", "));
         if let KeySource::JwksUrl { refresh, max_age, .. } = &key.source {
@@ -183,7 +184,7 @@ fn publish(rule: &PublishRule) -> String {
             let statuses: Vec<String> = retry_on.iter().map(ToString::to_string).collect();
             let again =
                 if retry_on.is_empty() { String::new() } else { ", again after a status of ".to_owned() };
-            format!("{types} by POST {}{again}{}", url.source(), statuses.join(" or "))
+            format!("{types} by POST {}{again}{}", mask::url(url.source()), statuses.join(" or "))
         }
     }
 }

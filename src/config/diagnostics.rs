@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::mask;
+
 /// A file's name and its text. Relative paths in it are taken from its folder.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -25,7 +27,7 @@ pub struct Diagnostic {
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
-    /// The text of that line.
+    /// The text of that line, secrets masked.
     pub text: String,
     /// How many characters are wrong; at least 1.
     pub width: usize,
@@ -35,6 +37,17 @@ impl Diagnostic {
     /// An error at the byte range `span` of `source`.
     #[must_use]
     pub fn new(source: &Source, span: Range<usize>, message: String, help: Option<String>) -> Self {
+        Self::shown_in(source, &mask::file(&source.text), span, message, help)
+    }
+
+    /// The same, where the file's text is masked already.
+    pub(super) fn shown_in(
+        source: &Source,
+        masked: &str,
+        span: Range<usize>,
+        message: String,
+        help: Option<String>,
+    ) -> Self {
         let place = Place::of(&source.text, span.start);
         let marked = source.text.get(place.start..span.end).unwrap_or("");
         let marked = marked.lines().next().unwrap_or("").trim_end().chars().count();
@@ -44,38 +57,34 @@ impl Diagnostic {
             help,
             line: place.line,
             column: place.column,
-            text: place.text.to_owned(),
+            text: masked.lines().nth(place.line - 1).unwrap_or("").to_owned(),
             width: marked.max(1),
         }
     }
 }
 
 /// Where a byte offset is.
-pub(super) struct Place<'a> {
+pub(super) struct Place {
     /// The offset, moved back to a character's start.
     start: usize,
     /// From 1.
     pub(super) line: usize,
     /// In characters, from 1.
     column: usize,
-    /// The line.
-    text: &'a str,
 }
 
-impl<'a> Place<'a> {
-    pub(super) fn of(text: &'a str, offset: usize) -> Self {
+impl Place {
+    pub(super) fn of(text: &str, offset: usize) -> Self {
         let mut start = offset.min(text.len());
         while !text.is_char_boundary(start) {
             start -= 1;
         }
         let before = text.get(..start).unwrap_or("");
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        let rest = text.get(line_start..).unwrap_or("");
         Self {
             start,
             line: before.matches('\n').count() + 1,
             column: text.get(line_start..start).unwrap_or("").chars().count() + 1,
-            text: rest.lines().next().unwrap_or(""),
         }
     }
 }

@@ -271,6 +271,13 @@ fn report(problems: &mut Problems<'_>, span: Range<usize>, message: &str, more_k
         Some((before, _)) => format!("{before}expected a table"),
         None => message.to_owned(),
     };
+    // serde quotes what it found, be it a secret.
+    let found = ["invalid type: string \"", "invalid value: string \""];
+    if let Some(kind) = found.into_iter().find(|found| message.starts_with(found))
+        && let Some(expected) = message.rfind("\", expected ").and_then(|at| message.get(at + 1..))
+    {
+        return problems.at(span, format!("{}{expected}", kind.trim_end_matches([' ', '"'])));
+    }
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let Some((name, known)) = quoted.split_first() else {
         return problems.at(span, message);

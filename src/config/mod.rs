@@ -21,6 +21,7 @@ pub mod diagnostics;
 mod host;
 mod interpolate;
 mod load;
+mod mask;
 pub mod origins;
 mod problems;
 pub mod proxies;
@@ -226,7 +227,7 @@ pub struct AuthKey {
 }
 
 /// Where a verification key comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum KeySource {
     /// A shared secret (HS256, HS384, HS512).
     Secret(SecretString),
@@ -416,7 +417,7 @@ pub enum TypeSet {
 }
 
 /// What becomes of a client message.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum PublishAction {
     /// An event on the client's channel.
     Trigger {

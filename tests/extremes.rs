@@ -1,0 +1,430 @@
+//! Every key of the file with its extremes: a walk over the JSON Schema puts each value where each key is. What the
+//! loader takes must then work: it is described without secrets, and what the program computes from it holds.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use pusher_bridge::clock::Now;
+use pusher_bridge::config::{Config, KeySource, PublishAction, Rate, Source, describe, json_schema, load};
+use pusher_bridge::limits::address::AddressGate;
+use pusher_bridge::limits::rate::RateGate;
+use pusher_bridge::routes::check_channel;
+use serde_json::Value;
+
+/// A part of every kind, so that each key has a place.
+const BASE: &str = r#"
+[server]
+listen = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+workers = 1
+
+[upstream]
+app_id = "1"
+key = "k"
+secret = "upstream"
+host = "127.0.0.1"
+port = 1
+tls = false
+
+[auth]
+leeway = "10s"
+
+[[auth.keys]]
+algorithms = ["HS256"]
+secret = "0123456789abcdef0123456789abcdef"
+
+[dialects.d.in]
+auth = { type = "auth" }
+subscribe = { type = "subscribe" }
+
+[dialects.d.out]
+event = '{"type":{event},"data":{data}}'
+error = '{"type":"error","error_code":{code}}'
+auth_ok = '{"ok":{user}}'
+auth_error = '{"no":{code}}'
+ping = '{"ping":{now}}'
+
+[defaults]
+dialect = "d"
+
+[groups.g]
+dialect = "d"
+
+[[routes]]
+name = "a"
+path = "/a/{id}"
+group = "g"
+channel = "a-{id}"
+
+[routes.auth]
+required = true
+
+[[routes.publish]]
+types = ["t"]
+
+[[routes]]
+name = "b"
+path = "/b/{id}"
+channel = "b-{id}"
+
+[[routes.publish]]
+types = ["t"]
+post = "http://127.0.0.1:1/{id}"
+body = "{frame}"
+"#;
+
+/// Each by itself, and in a list.
+fn extremes() -> Vec<toml::Value> {
+    let integers = [i64::MIN, -1, 0, 1, 2, 31, 63, 128, 65_535, 65_536, 1 << 31, 1 << 40, i64::MAX];
+    let strings = [
+        "",
+        " ",
+        "\t",
+        "\u{0}",
+        "\u{7f}",
+        "é",
+        "\u{202e}",
+        "*",
+        "-",
+        ".",
+        "..",
+        "/",
+        "//",
+        "/.",
+        "/a<b>",
+        "/a/{x}",
+        "{",
+        "}",
+        "{x}",
+        "{id}",
+        "{id}-{id}",
+        "{type}",
+        "{auth.user}",
+        "{data}",
+        "${",
+        "$${x}",
+        "null",
+        "true",
+        "unlimited",
+        "0",
+        "-1",
+        "9223372036854775807",
+        "18446744073709551615",
+        "0s",
+        "1ms",
+        "1s",
+        "5m",
+        "366d",
+        "367d",
+        "1000000h",
+        "-1s",
+        "18446744073709551615ms",
+        "18446744073709551615d",
+        "1969-12-31T23:59:59Z",
+        "0000-01-01T00:00:00Z",
+        "9999-12-31T23:59:59Z",
+        "-009999-01-02T01:59:59Z",
+        "a:b:c",
+        "[::",
+        "[::]",
+        "::",
+        "::1",
+        "[::1]:99999",
+        "0.0.0.0:99999",
+        "127.0.0.1:0",
+        "1.2.3",
+        "256.1.1.1",
+        "a..b",
+        "-a",
+        "::ffff:0:0/104",
+        "::ffff:0:0/95",
+        "::/0",
+        "0.0.0.0/0",
+        "::/129",
+        "https://*",
+        "https://*.",
+        "https://*.example.org",
+        "https://a:99999",
+        "https://a:443",
+        "https://a:b:c",
+        "https://[::",
+        "https://",
+        "file://",
+        "http://a/b<c>",
+        "http://a:99999/",
+        "http://127.0.0.1:1/%",
+        "http://127.0.0.1:1/#x",
+        "http://127.0.0.1:1/{id}/../{type}",
+        "http://127.0.0.1:1/a%2F{type}",
+        "http://127.0.0.1:1/?k=s3cretA&t={type}",
+        "http://u:s3cretB@127.0.0.1:1/",
+        "https://u:s3cretC@a.example/jwks",
+        "https://a.example/jwks?s3cretD",
+        "query:",
+        "query:t",
+        "subprotocol:",
+        "header",
+        "client-{type}",
+        "pusher:x",
+        "private-{id}",
+        "presence-x",
+        "private-encrypted-x",
+        "HS256",
+        "none",
+        "s3cretE",
+        "[a-z]+",
+        "[a-z]*",
+        "-----BEGIN s3cretF",
+    ];
+    let mut all: Vec<toml::Value> = integers.into_iter().map(toml::Value::Integer).collect();
+    all.extend(strings.into_iter().map(|text| toml::Value::String(text.to_owned())));
+    all.push(toml::Value::String("x".repeat(200)));
+    all.push(toml::Value::String("x".repeat(5_000)));
+    let lists: Vec<toml::Value> = all.iter().map(|value| toml::Value::Array(vec![value.clone()])).collect();
+    all.extend(lists);
+    all.push(toml::Value::Array(Vec::new()));
+    all.push(toml::Value::Table(toml::Table::new()));
+    all.push(toml::Value::Boolean(true));
+    all.push(toml::Value::Boolean(false));
+    all.push(toml::Value::Float(f64::NAN));
+    for (count, per, burst) in [
+        (1, "366d", 1_000_000_000),
+        (1_000_000_000, "1ms", 1),
+        (1_000_000_000, "366d", 1_000_000_000),
+        (1, "1ms", 1),
+    ] {
+        let table = format!("count = {count}\nper = \"{per}\"\nburst = {burst}");
+        all.push(toml::Value::Table(toml::from_str(&table).unwrap()));
+    }
+    for key in ["{id}", "{auth.user}", "{id}{auth.user}", "x"] {
+        all.push(toml::Value::Table(toml::from_str(&format!("key = \"{key}\"\nmax = 1000000")).unwrap()));
+    }
+    all
+}
+
+/// Where a key is: names, and places in lists.
+type Place = Vec<String>;
+
+/// Every key of the schema, in the places of [`BASE`].
+fn places() -> Vec<Place> {
+    fn walk(root: &Value, schema: &Value, at: &Place, found: &mut Vec<Place>) {
+        if let Some(name) = schema.get("$ref").and_then(Value::as_str) {
+            let name = name.rsplit('/').next().unwrap();
+            return walk(root, &root["definitions"][name], at, found);
+        }
+        for form in ["anyOf", "allOf", "oneOf"] {
+            for schema in schema.get(form).and_then(Value::as_array).into_iter().flatten() {
+                walk(root, schema, at, found);
+            }
+        }
+        for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            let here: Place = at.iter().cloned().chain([name.clone()]).collect();
+            if !found.contains(&here) {
+                found.push(here.clone());
+                walk(root, property, &here, found);
+            }
+        }
+        let below = |name: &str| -> Place { at.iter().cloned().chain([name.to_owned()]).collect() };
+        if let Some(items) = schema.get("items") {
+            let indices: &[&str] = match at.last().map(String::as_str) {
+                Some("routes") => &["0", "1"],
+                _ => &["0"],
+            };
+            indices.iter().for_each(|index| walk(root, items, &below(index), found));
+        }
+        if let Some(any) = schema.get("additionalProperties").filter(|any| any.is_object()) {
+            let name = match at.last().map(String::as_str) {
+                Some("dialects") => "d",
+                Some("groups") => "g",
+                Some("subscribe") => "c",
+                Some("headers") => "x-header",
+                Some("values") => "id",
+                _ => "x",
+            };
+            let here = below(name);
+            found.push(here.clone());
+            walk(root, any, &here, found);
+        }
+    }
+    let schema = json_schema();
+    let mut found = Vec::new();
+    walk(&schema, &schema, &Vec::new(), &mut found);
+    found
+}
+
+/// Puts `value` at `place`, making what is on the way.
+fn put(into: &mut toml::Value, place: &[String], value: &toml::Value) {
+    let Some((first, rest)) = place.split_first() else {
+        *into = value.clone();
+        return;
+    };
+    if let Ok(index) = first.parse::<usize>() {
+        if !into.is_array() {
+            *into = toml::Value::Array(Vec::new());
+        }
+        let list = into.as_array_mut().unwrap();
+        while list.len() <= index {
+            list.push(toml::Value::Table(toml::Table::new()));
+        }
+        return put(&mut list[index], rest, value);
+    }
+    if !into.is_table() {
+        *into = toml::Value::Table(toml::Table::new());
+    }
+    let entry = into.as_table_mut().unwrap().entry(first.clone());
+    put(entry.or_insert(toml::Value::Table(toml::Table::new())), rest, value);
+}
+
+/// What must not be shown of a value that stands there.
+fn hides(place: &Place) -> &'static [&'static str] {
+    let name = place.last().map_or("", String::as_str);
+    if ["secret", "pem", "jwks"].contains(&name) || place.iter().any(|name| name == "headers") {
+        return &["s3cret"];
+    }
+    // Of a URL: its credentials, and the values of its query.
+    if ["jwks_url", "post", "host"].contains(&name) {
+        return &["s3cretA", "s3cretB", "s3cretC", "s3cretD"];
+    }
+    &[]
+}
+
+/// A key's source replaces the one that is there, and its algorithm.
+fn make_way(file: &mut toml::Value, place: &Place) {
+    let sources = [
+        "secret_file",
+        "pem",
+        "pem_file",
+        "jwks",
+        "jwks_file",
+        "jwks_url",
+        "refresh",
+        "refresh_min",
+        "max_age",
+    ];
+    let [auth, keys, index, name, ..] = place.as_slice() else { return };
+    if auth == "auth" && keys == "keys" && sources.contains(&name.as_str()) {
+        let key = file["auth"]["keys"][index.parse::<usize>().unwrap()].as_table_mut().unwrap();
+        key.remove("secret");
+        key.insert("algorithms".to_owned(), vec!["RS256"].into());
+        if name.starts_with("re") || name == "max_age" {
+            key.insert("jwks_url".to_owned(), "https://a.example/jwks".into());
+        }
+    }
+}
+
+#[test]
+fn every_key_with_its_extremes_is_refused_or_works() {
+    let base: toml::Value = toml::Value::Table(toml::from_str(BASE).unwrap());
+    let (places, extremes) = (places(), extremes());
+    assert!(places.len() > 200, "{}", places.len());
+    let (mut taken, mut wrong) = (0, Vec::new());
+    for place in &places {
+        for value in &extremes {
+            let mut file = base.clone();
+            make_way(&mut file, place);
+            put(&mut file, place, value);
+            let Ok(text) = toml::to_string(&file) else { continue };
+            let source = Source { name: "routes.toml".into(), text };
+            let what = || format!("{} = {:.80}", place.join("."), value.to_string());
+            match load(&source, &|_| None) {
+                Err(errors) => {
+                    let shown: String = errors.iter().map(ToString::to_string).collect();
+                    let printable = !shown.is_empty() && shown.chars().all(|c| c == '\n' || !c.is_control());
+                    if !printable || hides(place).iter().any(|secret| shown.contains(secret)) {
+                        wrong.push(format!("{}: {shown}", what()));
+                    }
+                }
+                Ok(loaded) => {
+                    taken += 1;
+                    let tried = std::panic::catch_unwind(|| works(&loaded.config, &what(), hides(place)));
+                    if let Err(panic) = tried {
+                        let message = panic.downcast_ref::<String>().cloned();
+                        wrong.push(message.unwrap_or_else(what));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of them:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(taken > 1000, "only {taken} were taken");
+}
+
+fn works(config: &Config, what: &str, hidden: &[&str]) {
+    let table = describe(config);
+    assert!(table.lines().all(|line| line.chars().count() <= 110), "{what}");
+    assert!(table.chars().all(|c| c == '\n' || !c.is_control()), "{what}");
+    let shown = format!("{table}{config:?}");
+    assert!(!hidden.iter().any(|secret| shown.contains(secret)), "{what}: {shown}");
+
+    let server = &config.server;
+    let (now, here) = (Now::read(), IpAddr::from([192, 0, 2, 1]));
+    for net in &server.trusted_proxies {
+        assert!(net.contains(&net.network().to_canonical()), "{what}: {net} trusts nobody");
+    }
+    assert!(server.close_window < server.grace, "{what}");
+    for (scheme, place) in [("ws", &config.upstream.app.ws), ("http", &config.upstream.app.api)] {
+        let uri: hyper::Uri = format!("{}/app/x", place.base(scheme, scheme)).parse().expect(what);
+        assert_eq!(
+            uri.host().map(|h| h.trim_matches(['[', ']'])),
+            Some(place.host.trim_matches(['[', ']'])),
+            "{what}"
+        );
+    }
+    if let Some(auth) = &config.auth {
+        assert!(auth.leeway <= Duration::from_secs(600), "{what}");
+        let gate = AddressGate::new(auth.failures_per_address, server.ipv6_prefix, now.mono);
+        let _ = gate.record_failure(here, now.mono);
+        for key in &auth.keys {
+            if let KeySource::JwksUrl { url, refresh, refresh_min, .. } = &key.source {
+                let uri: hyper::Uri = url.parse().expect(what);
+                assert!(uri.host().is_some() && refresh_min <= refresh, "{what}");
+            }
+        }
+    }
+    for route in &config.routes {
+        let limits = &route.limits;
+        for rate in [limits.messages, limits.auth_attempts, Some(limits.control_frames)].into_iter().flatten()
+        {
+            keeps(rate, now, what);
+        }
+        assert!(limits.exclusive.is_none() || route.auth.is_some(), "{what}: printed and not enforced");
+        assert!(route.heartbeat.every < route.heartbeat.timeout, "{what}");
+        for (name, value) in route.deprecation.iter().flat_map(|policy| policy.headers()) {
+            assert!(hyper::header::HeaderValue::from_str(&value).is_ok(), "{what}: {name}: {value}");
+        }
+        for origin in route.origins.iter().flat_map(|origins| origins.list()) {
+            let sent = origin.replace("*.", "a.");
+            let allowed = route.origins.as_ref().is_some_and(|origins| origins.allow(&sent));
+            assert!(allowed && !sent.contains('*'), "{what}: {origin} allows nobody");
+        }
+        let filled = route.channel.fill(|_| Some(Cow::Borrowed("x"))).expect(what);
+        assert!(check_channel(&filled).is_ok() || filled.len() > 150, "{what}: {filled}");
+        for rule in &route.publish {
+            if let PublishAction::Post { url, headers, .. } = &rule.action {
+                let url = url.fill_url(|_| Some(Cow::Borrowed("x"))).expect(what);
+                let uri: hyper::Uri = url.parse().expect(what);
+                assert!(uri.host().is_some(), "{what}");
+                for (name, value) in headers {
+                    use secrecy::ExposeSecret as _;
+                    assert!(hyper::header::HeaderName::from_bytes(name.as_bytes()).is_ok(), "{what}");
+                    assert!(hyper::header::HeaderValue::from_str(value.expose_secret()).is_ok(), "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// A full bucket gives what it says, and is then empty.
+fn keeps(rate: Rate, now: Now, what: &str) {
+    let mut gate = RateGate::new(rate);
+    let tried = rate.burst.min(2000);
+    assert!((0..tried).all(|_| gate.check(now.mono).is_ok()), "{what}: {rate:?}");
+    if tried == rate.burst {
+        assert!(gate.check(now.mono).is_err(), "{what}: {rate:?}");
+    }
+    let refill = rate.per / rate.count;
+    assert!(gate.check(now.mono + refill + Duration::from_nanos(1)).is_ok(), "{what}: {rate:?}");
+}
