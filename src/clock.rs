@@ -53,9 +53,35 @@ impl Now {
     }
 }
 
+/// When within `window` one of many has its turn, so that they do not all come at once: `share` is a random number of
+/// its own, at least 0 and below 1.
+#[must_use]
+pub fn spread(window: Duration, share: f64) -> Duration {
+    window.mul_f64(share.clamp(0.0, 1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_are_spread_evenly_over_a_window() {
+        const MANY: usize = 10_000;
+        let window = Duration::from_secs(10);
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut tenths = [0; 10];
+        for _ in 0..MANY {
+            let turn = spread(window, rng.f64());
+            assert!(turn < window);
+            tenths[turn.as_secs() as usize] += 1;
+        }
+        assert!(
+            tenths.iter().all(|count| (MANY / 10 * 9 / 10..MANY / 10 * 11 / 10).contains(count)),
+            "{tenths:?}"
+        );
+        assert_eq!(spread(Duration::ZERO, 0.9), Duration::ZERO);
+        assert_eq!(spread(window, f64::INFINITY), window);
+    }
 
     #[test]
     fn timestamps_have_the_old_servers_shape() {

@@ -211,7 +211,9 @@ impl Session {
             Attention::Notice(Notice::PublishFailed { code, message_type }) => {
                 self.machine.publish_failed(code, &message_type, now, out);
             }
-            Attention::Notice(Notice::Gap) => self.machine.gap(now, out),
+            Attention::Notice(Notice::Gap) => {
+                self.machine.gap(self.worker.bridge.config.server.close_window, now, out);
+            }
             Attention::Notice(Notice::Probe { heard_within, answers, .. })
                 if self.machine.heard_within(heard_within, now) =>
             {

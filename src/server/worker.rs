@@ -15,6 +15,7 @@ use super::answer;
 use super::forwarded::Unbelieved;
 use crate::admin::Status;
 use crate::auth::{Identity, Verifier};
+use crate::clock::spread;
 use crate::config::{Config, Scope, Server};
 use crate::fanout::hub::{Delivery, Hub};
 use crate::legacy::conn::{Conn, Notice};
@@ -205,7 +206,7 @@ impl Worker {
         let mut conns = self.conns();
         conns.open.insert(conn.id(), conn.clone());
         if let Some(window) = conns.draining {
-            conn.notify(Notice::Drain(spread(window)));
+            conn.notify(Notice::Drain(spread(window, fastrand::f64())));
         }
         Registered { worker: self.clone(), id: conn.id() }
     }
@@ -229,7 +230,7 @@ impl Worker {
         conns.draining = Some(window);
         self.draining.send_replace(true);
         for conn in conns.open.values() {
-            conn.notify(Notice::Drain(spread(window)));
+            conn.notify(Notice::Drain(spread(window, fastrand::f64())));
         }
     }
 
@@ -268,8 +269,4 @@ impl Worker {
         drain.abort();
         hub.abort();
     }
-}
-
-fn spread(window: Duration) -> Duration {
-    window.mul_f64(fastrand::f64())
 }

@@ -9,6 +9,7 @@ use pusher_bridge::sandbox::{Options, Refusal, Sandbox};
 use secrecy::ExposeSecret;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::near_and_far;
 use crate::support::bridge::{self, SHIPPED, token};
@@ -327,7 +328,11 @@ async fn next_is_of(bridge: &Bridge, client: &mut OldClient, environment: &str) 
 
 near_and_far!(a_gap_closes_where_the_route_asks_for_it);
 async fn a_gap_closes_where_the_route_asks_for_it() {
-    let bridge = Bridge::with(SHIPPED, |config| on_gap(config, OnGap::Close)).await;
+    let bridge = Bridge::with(SHIPPED, |config| {
+        on_gap(config, OnGap::Close);
+        config.server.close_window = Duration::from_millis(200);
+    })
+    .await;
     let mut client = bridge.login("/ws/plugin/p1").await;
     let mut other = bridge.login("/ws/roblox").await;
     bridge.sandbox.cut_connections();
@@ -336,6 +341,56 @@ async fn a_gap_closes_where_the_route_asks_for_it() {
     }
     let mut again = bridge.login("/ws/plugin/p1").await;
     next_is(&bridge, &mut again, "e").await;
+}
+
+near_and_far!(a_gaps_closes_are_spread_and_events_go_on_until_then);
+/// Of many channels on several links and workers: nobody whom they ask for their state meets a herd.
+async fn a_gaps_closes_are_spread_and_events_go_on_until_then() {
+    const CLIENTS: usize = 40;
+    let bridge = Bridge::with(SHIPPED, |config| {
+        quick(config);
+        unlimited_connections(config);
+        on_gap(config, OnGap::Close);
+        config.server.workers = 2;
+        config.server.close_window = Duration::from_secs(2);
+        config.upstream.connections = 2;
+    })
+    .await;
+    let clients =
+        bridge.login_all((0..CLIENTS).map(|n| (format!("/ws/content/gen_{n}"), "123".to_owned()))).await;
+    bridge.sandbox.cut_connections();
+    let all = bridge.sandbox.wait_for(|view| view.subscriptions().len() == CLIENTS);
+    patiently("all channels", all).await;
+    for n in 0..CLIENTS {
+        bridge.sandbox.trigger(&format!("content-generation-gen_{n}"), "e", "1");
+    }
+    let closing = clients.into_iter().map(|mut client| {
+        tokio::spawn(async move {
+            let mut events = 0;
+            let close = loop {
+                match patiently("a close", futures_util::StreamExt::next(&mut client.socket)).await {
+                    Some(Ok(Message::Close(close))) => break close.unwrap(),
+                    Some(Ok(Message::Text(text))) => {
+                        events += usize::from(text.starts_with(r#"{"type":"e""#))
+                    }
+                    Some(Ok(_)) => {}
+                    other => panic!("{other:?}"),
+                }
+            };
+            assert_eq!(u16::from(close.code), 1001);
+            (tokio::time::Instant::now(), events)
+        })
+    });
+    let (mut times, mut events) = (Vec::new(), 0);
+    for closed in closing.collect::<Vec<_>>() {
+        let (at, got) = closed.await.unwrap();
+        times.push(at);
+        events += got;
+    }
+    let spread = *times.iter().max().unwrap() - *times.iter().min().unwrap();
+    assert!(spread > Duration::from_millis(600), "all at once: {spread:?}");
+    assert!(events > CLIENTS / 4, "{events} clients of {CLIENTS} had a turn behind the event");
+    bridge.until_closed("content", "gap", CLIENTS as u32).await;
 }
 
 near_and_far!(hundreds_of_channels_come_back);

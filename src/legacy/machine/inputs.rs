@@ -118,13 +118,15 @@ impl Machine {
         }
     }
 
-    /// Upstream events may have been missed.
-    pub fn gap(&mut self, now: Now, out: &mut Vec<Action>) {
+    /// Upstream events may have been missed. Closes are spread over `window`: everybody missed them at once, and who
+    /// comes back asks for the state of things. Until then events go on.
+    pub fn gap(&mut self, window: Duration, now: Now, out: &mut Vec<Action>) {
         match self.route.on_gap {
             _ if !self.is_live() => {}
             OnGap::Ignore => {}
             OnGap::Notify => self.error(ErrorCode::Gap, None, now, out),
-            OnGap::Close => self.close(CloseReason::Gap, out),
+            OnGap::Close if window.is_zero() => self.close(CloseReason::Gap, out),
+            OnGap::Close => self.timers.schedule_gap(window, now),
         }
     }
 
@@ -155,6 +157,9 @@ impl Machine {
     pub fn timer(&mut self, now: Now, out: &mut Vec<Action>) {
         if due(self.timers.drain, now) {
             return self.close(CloseReason::GoingAway, out);
+        }
+        if due(self.timers.gap, now) {
+            return self.close(CloseReason::Gap, out);
         }
         if due(self.timers.probe, now) {
             if self.wants_frames() {

@@ -428,7 +428,7 @@ fn native_echoes_everything_and_says_nothing_itself() {
     b.machine.binary(b.now, &mut b.out);
     assert_eq!(b.seen(), ["echo"]);
     b.machine.publish_failed(ErrorCode::QueueFull, "x", b.now, &mut b.out);
-    b.machine.gap(b.now, &mut b.out);
+    b.machine.gap(Duration::ZERO, b.now, &mut b.out);
     assert!(b.seen().is_empty());
 }
 
@@ -461,8 +461,36 @@ fn probes_shutdowns_and_gaps() {
         ));
         let mut b = Bench::open_in(&config, "/g", |_| {});
         b.authenticate();
-        b.machine.gap(b.now, &mut b.out);
+        b.machine.gap(Duration::ZERO, b.now, &mut b.out);
         assert_eq!(b.seen(), expected, "{on_gap:?}");
+    }
+}
+
+#[test]
+fn closes_for_a_gap_are_spread_and_a_second_gap_moves_none() {
+    const CLIENTS: u64 = 200;
+    let window = Duration::from_secs(10);
+    let config = shipped(
+        "[[routes]]\nname = \"g\"\npath = \"/g\"\ngroup = \"typed-api\"\nchannel = \"g\"\non_gap = \"close\"\n",
+    );
+    let mut turns = Vec::new();
+    for seed in 0..CLIENTS {
+        let mut b = Bench::open_in(&config, "/g", |opening| opening.seed = seed);
+        b.authenticate();
+        b.machine.gap(window, b.now, &mut b.out);
+        assert!(b.seen().is_empty() && b.machine.is_live(), "until then it is in service");
+        let turn = b.machine.timers.gap.unwrap();
+        b.now = b.now.plus(Duration::from_millis(1));
+        b.machine.gap(window, b.now, &mut b.out);
+        assert_eq!(b.machine.timers.gap, Some(turn), "or a link that flaps would keep it for ever");
+        let left = turn.saturating_duration_since(b.now.mono);
+        assert_eq!(b.after(left).last().map(String::as_str), Some("close gap"));
+        turns.push(left);
+    }
+    for second in 0..10 {
+        let at = Duration::from_secs(second)..Duration::from_secs(second + 1);
+        let closed = turns.iter().filter(|turn| at.contains(*turn)).count();
+        assert!((8..=40).contains(&closed), "{closed} of {CLIENTS} in second {second}");
     }
 }
 

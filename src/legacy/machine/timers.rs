@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::clock::Now;
+use crate::clock::{Now, spread};
 use crate::config::{Heartbeat, HeartbeatKind};
 
 /// While a token is judged, the deadline and the expiry stand still: that it waits, where its address guesses or for
@@ -23,6 +23,8 @@ pub(super) struct Timers {
     pub(super) expiry: Option<Instant>,
     /// When this connection's turn comes in a shutdown.
     pub(super) drain: Option<Instant>,
+    /// When its turn comes to be closed for what it may have missed.
+    pub(super) gap: Option<Instant>,
     /// When the client was last heard.
     pub(super) heard: Instant,
     /// How long the deadline may yet stand still.
@@ -39,6 +41,7 @@ impl Timers {
             probe: None,
             expiry: None,
             drain: None,
+            gap: None,
             heard: now.mono,
             pause_left: JUDGING_MAX,
             rng: fastrand::Rng::with_seed(seed),
@@ -46,7 +49,10 @@ impl Timers {
     }
 
     pub(super) fn next(&self) -> Option<Instant> {
-        [self.phase, self.ping, self.silence, self.probe, self.expiry, self.drain].into_iter().flatten().min()
+        [self.phase, self.ping, self.silence, self.probe, self.expiry, self.drain, self.gap]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(super) fn clear(&mut self) {
@@ -56,6 +62,7 @@ impl Timers {
         self.probe = None;
         self.expiry = None;
         self.drain = None;
+        self.gap = None;
     }
 
     pub(super) fn start_heartbeat(&mut self, heartbeat: Heartbeat, now: Now) {
@@ -86,6 +93,12 @@ impl Timers {
     pub(super) fn schedule_ping(&mut self, heartbeat: Heartbeat, now: Now) {
         let factor = 0.9 + 0.2 * self.rng.f64();
         self.ping = Some(now.mono + heartbeat.every.mul_f64(factor));
+    }
+
+    /// Gives this connection its turn within `window`; one that it has already stays.
+    pub(super) fn schedule_gap(&mut self, window: Duration, now: Now) {
+        let after = spread(window, self.rng.f64());
+        self.gap.get_or_insert(now.mono + after);
     }
 
     /// Sets the expiry from the token's `exp` in Unix seconds and the leeway.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pusher_bridge::auth::token_in;
 use pusher_bridge::clock::Now;
-use pusher_bridge::config::{HeartbeatKind, Rate, Route};
+use pusher_bridge::config::{HeartbeatKind, OnGap, Rate, Route};
 use pusher_bridge::legacy::close::CloseReason;
 use pusher_bridge::legacy::dialect::ClientMessage;
 use pusher_bridge::legacy::error::ErrorCode;
@@ -133,6 +133,8 @@ struct World {
     /// Until when the client's frames were kept unread last: for a verdict, or before it was in service.
     deaf: Instant,
     drain_at: Option<Instant>,
+    /// By when a gap must have closed it.
+    gap_by: Option<Instant>,
     refused: bool,
     closed: Option<CloseReason>,
 }
@@ -167,6 +169,7 @@ impl World {
             heard: now.mono,
             deaf: now.mono,
             drain_at: None,
+            gap_by: None,
             refused,
             closed: None,
         };
@@ -394,7 +397,13 @@ impl World {
                 self.machine.publish_failed(ErrorCode::QueueFull, "\"t\"", self.now, &mut self.out);
                 assert_eq!(self.out.len(), usize::from(live && !self.route.echo));
             }
-            5 => self.machine.gap(self.now, &mut self.out),
+            5 => {
+                let window = Duration::from_secs(input.below(3) as u64);
+                self.machine.gap(window, self.now, &mut self.out);
+                if self.machine.is_live() && self.route.on_gap == OnGap::Close {
+                    self.gap_by.get_or_insert(self.now.mono + window);
+                }
+            }
             6 => {
                 let after = Duration::from_secs(input.below(10) as u64);
                 self.machine.drain(after, self.now);
@@ -440,6 +449,7 @@ impl World {
                 return;
             }
             assert!(self.drain_at.is_none_or(|at| at > now.mono), "its turn to go has come");
+            assert!(self.gap_by.is_none_or(|by| by > now.mono), "a gap was to close it");
             let released = self.out.iter().any(|action| matches!(action, Action::Release));
             if let Some((_, ends)) = self.granted.filter(|_| !released) {
                 // For as long as it was judged, or another is, it has not aged.
@@ -460,6 +470,7 @@ impl World {
             }
             CloseReason::TokenExpired => assert!(self.granted.or(self.accepted).is_some()),
             CloseReason::GoingAway => assert!(self.drain_at.unwrap() <= now.mono),
+            CloseReason::Gap => assert!(self.gap_by.is_some()),
             CloseReason::AuthDeadline | CloseReason::AuthFailures => {
                 assert!(self.needs_auth() && self.granted.is_none())
             }

@@ -102,7 +102,7 @@ fn converses(config: &Config, path: &str) {
         message.insert(route.dialect.type_field.clone(), named.as_str().into());
         machine.text(&serde_json::Value::from(message).to_string(), now, &mut out);
     }
-    machine.gap(now, &mut out);
+    machine.gap(std::time::Duration::ZERO, now, &mut out);
     for _ in 0..10 {
         let Some(at) = machine.deadline() else { break };
         let later = now.plus(at.saturating_duration_since(now.mono));

@@ -64,7 +64,7 @@ proptest! {
                     slotted |= waiting && ok;
                 }
                 Input::Subscribed(id) => b.machine.subscribed(id, b.now, &mut b.out),
-                Input::Gap => b.machine.gap(b.now, &mut b.out),
+                Input::Gap => b.machine.gap(Duration::from_secs(3), b.now, &mut b.out),
                 Input::Probe => b.machine.probe(Duration::from_secs(5), b.now, &mut b.out),
                 Input::Wait(ms) => {
                     b.now = b.now.plus(Duration::from_millis(ms));
