@@ -108,6 +108,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         }
     };
 
+    let api = Arc::new(Api::new(config.upstream.app.clone(), config.upstream.publish.batch_max, client));
     let (links, ends) = Links::new(config.upstream.connections);
     let worker_count = config.server.workers;
     let (hub_senders, hub_inboxes): (Vec<_>, Vec<_>) =
@@ -122,6 +123,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             index,
             upstream: upstream.clone(),
             tls: tls.clone(),
+            api: api.clone(),
             end,
             hubs: hub_senders.clone(),
             routes: config.routes.len(),
@@ -132,7 +134,6 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     }
     drop(hub_senders);
     let mut publishing = JoinSet::new();
-    let api = Api::new(config.upstream.app.clone(), config.upstream.publish.batch_max, client);
     let publish = config.upstream.publish.clone();
     let publisher = Publisher::start(api, publish, links.clone(), metrics.clone(), &mut publishing);
     let unsettled = publisher.unsettled();

@@ -38,6 +38,7 @@ const PURE: &[&str] = &[
     "src/pusher/frame.rs",
     "src/pusher/link_table.rs",
     "src/pusher/liveness.rs",
+    "src/pusher/probe.rs",
     "src/pusher/sign.rs",
     "src/auth/claims.rs",
     "src/auth/identity.rs",

@@ -9,7 +9,6 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::links::UnderWay;
 use super::publisher::Sent;
 use super::sign;
 use crate::clock::Now;
@@ -112,10 +111,16 @@ impl Api {
 
     /// Publishes events in one request (Pusher docs, "HTTP API", POST batch events: at most 10). Not every server has
     /// that: then by POST event, one at a time.
-    pub async fn trigger(&self, batch: &[Arc<Sent>], under_way: &UnderWay, timeout: Duration) -> Outcome {
-        let excluded = |channel: &str| under_way.socket_id(channel);
+    ///
+    /// `excluded` gives the socket id that must not get the events of a channel.
+    pub async fn trigger<'a>(
+        &self,
+        batch: &[Arc<Sent>],
+        excluded: impl Fn(&str) -> Option<&'a str>,
+        timeout: Duration,
+    ) -> Outcome {
         if !self.one_by_one.load(Ordering::Relaxed) {
-            match self.call("batch_events", batch_body(batch, excluded), timeout).await {
+            match self.call("batch_events", batch_body(batch, &excluded), timeout).await {
                 Ok(response) if !is_unknown_place(response.status) => return judge(&response),
                 Ok(_) => {}
                 Err(outcome) => return outcome,

@@ -93,6 +93,13 @@ impl Checks {
         self.next = self.interval.map(|interval| now + interval);
     }
 
+    /// Whether the server confirms a second subscription like the first: then only a [`super::probe`] shows that the
+    /// connection delivers nothing.
+    #[must_use]
+    pub fn confirms(&self) -> bool {
+        self.twice == Twice::Confirms
+    }
+
     /// When [`Self::timer`] wants to be called.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
+use super::api::{Api, Outcome};
 use super::backoff::full_jitter;
 use super::checks::{Answer, Check, Checks};
 use super::close::{self, Reconnect};
@@ -18,6 +19,7 @@ use super::frame::{self, ServerFrame, data_json, is_pushers_own};
 use super::link_table::{HUBS_MAX, LinkTable, Op};
 use super::links::{Command, LinkEnd};
 use super::liveness::{Due, Liveness};
+use super::probe::{self, Probe};
 use super::publisher::Sent;
 use super::sign;
 use crate::config::Upstream;
@@ -37,6 +39,8 @@ const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// Commands handled before what they ask for is done.
 const COMMANDS_PER_TURN_MAX: usize = 256;
+/// Begins the name of a link's own channel; 16 hexadecimal digits follow.
+const OWN_CHANNEL: &str = "private-pusher-bridge-";
 /// As much of an upstream frame as a log gets.
 const LOGGED_CHARS_MAX: usize = 200;
 
@@ -48,6 +52,8 @@ pub struct Link {
     pub upstream: Arc<Upstream>,
     /// For `wss`.
     pub tls: Arc<rustls::ClientConfig>,
+    /// For probes.
+    pub api: Arc<Api>,
     /// From hubs and the publisher.
     pub end: LinkEnd,
     /// To the hubs, by their number.
@@ -80,6 +86,11 @@ struct Actor {
     counted: [usize; 3],
     ops: Vec<Op>,
     checks: Checks,
+    probe: Probe,
+    /// The probe's channel: this link's own on this connection.
+    own_channel: Arc<str>,
+    /// Whether a probe's event was accepted.
+    probed: (mpsc::UnboundedSender<bool>, mpsc::UnboundedReceiver<bool>),
     /// Last events of cache channels, for hubs that come later.
     cached: Cached<Arc<Event>>,
     /// Accepted by Pusher, to be delivered to this bridge's own clients.
@@ -92,6 +103,7 @@ impl Link {
     pub async fn run(self) {
         let table = LinkTable::new(self.upstream.subscribe_timeout, self.upstream.linger);
         let checks = Checks::new(self.upstream.check_interval, self.upstream.subscribe_timeout);
+        let probe = Probe::new(self.upstream.check_interval, self.upstream.pong_timeout);
         let connected = self.metrics.upstream_connected(self.index);
         let mut actor = Actor {
             link: self,
@@ -99,6 +111,9 @@ impl Link {
             counted: [0; 3],
             ops: Vec::new(),
             checks,
+            probe,
+            own_channel: "".into(),
+            probed: mpsc::unbounded_channel(),
             cached: Cached::default(),
             accepted: VecDeque::new(),
             rng: fastrand::Rng::new(),
@@ -194,6 +209,8 @@ impl Actor {
         let now = Instant::now().into_std();
         let mut live = Liveness::new(activity_timeout, self.link.upstream.pong_timeout, now);
         self.checks.connected(now);
+        self.own_channel = format!("{OWN_CHANNEL}{:016x}", self.rng.u64(..)).into();
+        self.begin_probe();
         let held = self.link.end.flights.lock().connected(&socket_id);
         self.table.connected(held, now, &mut self.ops);
         let mut commands = Vec::new();
@@ -228,6 +245,16 @@ impl Actor {
                     if let Err(end) = self.check() {
                         return Some(end);
                     }
+                }
+                () = wait_until(self.probe.deadline()) => match self.probe.timer(Instant::now().into_std()) {
+                    probe::Due::Nothing => {}
+                    probe::Due::Publish => self.publish_probe(),
+                    probe::Due::Deaf => {
+                        return Some(End::new("deaf", "Pusher accepts events and does not deliver them"));
+                    }
+                },
+                Some(accepted) = self.probed.1.recv() => {
+                    self.probe.published(accepted, Instant::now().into_std());
                 }
                 message = socket.next() => {
                     live.heard();
@@ -274,11 +301,28 @@ impl Actor {
         Ok(())
     }
 
+    /// Where nothing else shows it: whether the connection delivers.
+    fn begin_probe(&mut self) {
+        if self.checks.confirms() && self.probe.begin() {
+            self.ops.push(Op::Subscribe(self.own_channel.clone()));
+        }
+    }
+
+    fn publish_probe(&self) {
+        let (api, timeout) = (self.link.api.clone(), self.link.upstream.publish.timeout);
+        let (channel, probed) = (self.own_channel.clone(), self.probed.0.clone());
+        tokio::spawn(async move {
+            let sent = Sent { channel, event: "probe".to_owned(), data: "{}".to_owned(), origin: ConnId(0) };
+            let outcome = api.trigger(&[Arc::new(sent)], |_| None, timeout).await;
+            let _ = probed.send(matches!(outcome, Outcome::Accepted));
+        });
+    }
+
     /// What the answer to a check tells. `false`: it answers something else.
     fn checked(&mut self, channel: &str, answer: Answer) -> bool {
         match answer {
             Answer::NotAsked => return false,
-            Answer::Subscribed => {}
+            Answer::Subscribed => self.begin_probe(),
             Answer::AskAgain => self.ops.push(Op::Subscribe(channel.into())),
             Answer::Forgotten => {
                 if self.table.forgotten(channel, &mut self.ops) {
@@ -395,6 +439,9 @@ impl Actor {
                 self.event(&event, &channel, data, at).await;
             }
             Ok(ServerFrame::Ping) => write(socket, frame::PONG).await?,
+            Ok(ServerFrame::SubscriptionSucceeded { channel, .. }) if *channel == *self.own_channel => {
+                self.probe.subscribed(at.into_std());
+            }
             Ok(ServerFrame::SubscriptionSucceeded { channel, .. }) => {
                 let answer = self.checks.confirmed(&channel, at.into_std());
                 if !self.checked(&channel, answer) {
@@ -462,8 +509,14 @@ impl Actor {
 
     async fn event(&mut self, event: &str, channel: &str, data: Option<&str>, at: Instant) {
         let Some((channel, hubs)) = self.table.receivers(channel) else {
-            return self.link.metrics.upstream_event(false);
+            if *channel == *self.own_channel {
+                self.probe.arrived(at.into_std());
+            } else {
+                self.link.metrics.upstream_event(false);
+            }
+            return;
         };
+        self.probe.heard();
         self.link.metrics.upstream_event(true);
         let event = self.new_event(channel, event, &data_json(data), at.into_std(), None);
         self.deliver(hubs, event).await;
@@ -473,6 +526,7 @@ impl Actor {
     async fn lost(&mut self) {
         self.link.end.flights.lock().disconnected();
         self.cached = Cached::default();
+        self.probe.disconnected();
         let missed = self.table.disconnected();
         self.ops.clear();
         self.count();

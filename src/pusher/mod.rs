@@ -12,6 +12,7 @@ pub mod link;
 pub mod link_table;
 pub mod links;
 pub mod liveness;
+pub mod probe;
 pub mod publisher;
 #[cfg(test)]
 mod relay_model;

@@ -87,13 +87,12 @@ pub struct Publisher {
 impl Publisher {
     /// Starts the lanes on the current runtime, as tasks of `tasks`.
     pub fn start(
-        api: Api,
+        api: Arc<Api>,
         settings: config::Publish,
         links: Links,
         metrics: Arc<Metrics>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
-        let api = Arc::new(api);
         let mut lane = || {
             let (jobs, receiver) = mpsc::channel(settings.queue_messages_max);
             let runner = Runner {
@@ -220,7 +219,8 @@ impl Runner {
             self.metrics.publish_repeated.increment(repeated as u64);
             let started = Instant::now();
             let under_way = self.links.begin(&sents);
-            let outcome = self.api.trigger(&sents, &under_way, self.settings.timeout).await;
+            let outcome =
+                self.api.trigger(&sents, |channel| under_way.socket_id(channel), self.settings.timeout).await;
             self.metrics.publish_seconds.record(started.elapsed());
             match outcome {
                 Outcome::Accepted => {

@@ -179,6 +179,17 @@ impl SandboxHandle {
         self.hub().change(|inner| inner.state.forget(channel));
     }
 
+    /// Forgets every subscription, and tells nobody.
+    pub fn forget_all_subscriptions(&self) {
+        self.hub().change(|inner| inner.state.forget_all());
+    }
+
+    /// While `true`, a second subscription to a channel is confirmed like the first, as self-hosted servers do, and
+    /// not refused.
+    pub fn confirm_existing_subscriptions(&self, confirm: bool) {
+        self.hub().change(|inner| inner.state.confirms_existing = confirm);
+    }
+
     /// While `true`, no WebSocket is read or written, pings of either kind among it: what a peer behind a
     /// dead network sees. Frames queue meanwhile.
     pub fn silence(&self, silent: bool) {

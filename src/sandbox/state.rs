@@ -26,6 +26,8 @@ pub(crate) struct State {
     held_channels: BTreeSet<String>,
     /// In order of arrival.
     pending: Vec<(ConnectionId, String)>,
+    /// A second subscription is confirmed, not refused.
+    pub(crate) confirms_existing: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,9 @@ impl State {
         let Some(connection) = self.connections.get_mut(&id) else {
             return Err("The connection has ended".to_owned());
         };
+        if self.confirms_existing && connection.channels.contains(channel) {
+            return Ok(Subscribed::Now);
+        }
         if pending || connection.channels.contains(channel) {
             return Err(format!("Existing subscription to channel {channel}"));
         }
@@ -102,6 +107,12 @@ impl State {
                 connection.channels.remove(channel);
             }
         }
+    }
+
+    /// The same for all channels.
+    pub(crate) fn forget_all(&mut self) {
+        self.channels.clear();
+        self.connections.values_mut().for_each(|connection| connection.channels.clear());
     }
 
     /// From now on subscriptions to `channel` are pending.

@@ -474,6 +474,30 @@ async fn a_forgotten_subscription_is_noticed_mended_and_told() {
     bridge.sandbox.hold_subscriptions(PLUGIN);
 }
 
+near_and_far!(a_server_that_has_forgotten_the_connection_is_noticed);
+/// Where a second subscription is confirmed like the first, a channel of the link's own shows that nothing is
+/// delivered any more.
+async fn a_server_that_has_forgotten_the_connection_is_noticed() {
+    let bridge = Bridge::with(SHIPPED, |config| {
+        on_gap(config, OnGap::Notify);
+        config.upstream.check_interval = Some(Duration::from_millis(50));
+        config.upstream.pong_timeout = Duration::from_millis(500);
+    })
+    .await;
+    bridge.sandbox.confirm_existing_subscriptions(true);
+    let mut client = bridge.login("/ws/plugin/p1").await;
+    let probed = bridge
+        .sandbox
+        .wait_for(|view| view.published().any(|event| event.channel.starts_with("private-pusher-bridge-")));
+    patiently("a probe", probed).await;
+    assert_eq!(bridge.metric(r#"pusher_bridge_upstream_events_total{result="no_subscriber"}"#), 0.0);
+    bridge.sandbox.forget_all_subscriptions();
+    bridge.becomes(r#"pusher_bridge_upstream_reconnects_total{cause="deaf"}"#, 1.0).await;
+    assert_eq!(client.error_code().await, "EVENTS_MAY_BE_MISSING");
+    assert_eq!(bridge.metric("pusher_bridge_upstream_gaps_total"), 1.0);
+    next_is(&bridge, &mut client, "again").await;
+}
+
 // ------------------------------------------------------------------------------------------- what comes
 
 near_and_far!(malformed_frames_are_counted_and_nothing_else_is_lost);
