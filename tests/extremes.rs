@@ -252,6 +252,12 @@ fn places() -> Vec<Place> {
     let schema = json_schema();
     let mut found = Vec::new();
     walk(&schema, &schema, &Vec::new(), &mut found);
+    // What a group, the defaults and every route share is tried in a route; the second route is there for its `post`.
+    found.retain(|place| match place.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["groups", _, _, ..] | ["defaults", _, _, ..] => false,
+        ["routes", "1", part, ..] => *part == "publish",
+        _ => true,
+    });
     found
 }
 
@@ -319,10 +325,25 @@ fn make_way(file: &mut toml::Value, place: &Place) {
 fn every_key_with_its_extremes_is_refused_or_works() {
     let base: toml::Value = toml::Value::Table(toml::from_str(BASE).unwrap());
     let (places, extremes) = (places(), extremes());
-    assert!(places.len() > 200, "{}", places.len());
+    assert!(places.len() > 150, "{}", places.len());
     let (mut taken, mut wrong) = (0, Vec::new());
     for place in &places {
+        // No value of another shape than the key's gets further than that.
+        let takes = |shape: &toml::Value| {
+            let mut file = base.clone();
+            make_way(&mut file, place);
+            put(&mut file, place, shape);
+            let source = Source { name: "routes.toml".into(), text: toml::to_string(&file).unwrap() };
+            let refused = load(&source, &|_| None).err().unwrap_or_default();
+            !refused.iter().any(|error| error.message.contains("invalid type"))
+        };
+        let lists = takes(&toml::Value::Array(Vec::new()));
+        let plain = takes(&"x".into());
         for value in &extremes {
+            let skipped = if value.is_array() { !lists } else { value.is_str() && !plain };
+            if skipped && extremes.iter().position(|v| v == value).is_some_and(|at| at % 16 != 0) {
+                continue;
+            }
             let mut file = base.clone();
             make_way(&mut file, place);
             put(&mut file, place, value);
