@@ -117,7 +117,11 @@ fn requested(config: &Config, path: &str, user: &str, chosen: &str) {
         "two routes for one path"
     );
     for name in route.path.names() {
-        check_channel(found.get(name).expect("every placeholder has a value")).unwrap();
+        let value = found.get(name).expect("every placeholder has a value");
+        assert!(route.path.set_of(name).is_none_or(|set| set.fits(value)));
+        if route.channel.vars().any(|var| *var == Var::Path(name.clone())) {
+            check_channel(value).unwrap();
+        }
     }
     subscribes(route, found, user, chosen);
 }
@@ -129,7 +133,7 @@ fn says_the_path(route: &Route, values: &PathValues, path: &str) {
         .source()
         .split('/')
         .map(|segment| match segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
-            Some(name) => Cow::Owned(values.get(name).unwrap().to_owned()),
+            Some(name) => Cow::Owned(values.get(name.split(':').next().unwrap()).unwrap().to_owned()),
             None => Cow::Borrowed(segment),
         })
         .collect();
