@@ -15,11 +15,12 @@ use tokio::time::{Instant, timeout_at};
 use crate::admin::{self, Status};
 use crate::auth::{FetchObserver, Verifier};
 use crate::clock::Now;
-use crate::config::{Config, Rate};
+use crate::config::{Config, PublishAction, Rate};
 use crate::fanout::hub::{Hub, INBOX_MAX};
 use crate::limits::address::AddressGate;
 use crate::limits::budget::Budget;
 use crate::limits::slots::Slots;
+use crate::limits::users::UserRates;
 use crate::metrics::{KeyAges, Metrics};
 use crate::pusher::api::Api;
 use crate::pusher::link::Link;
@@ -135,7 +136,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     drop(hub_senders);
     let mut publishing = JoinSet::new();
     let publish = config.upstream.publish.clone();
-    let publisher = Publisher::start(api, publish, links.clone(), metrics.clone(), &mut publishing);
+    let rules = config.routes.iter().flat_map(|route| &route.publish);
+    let backends = rules.filter_map(|rule| match &rule.action {
+        PublishAction::Post { url, .. } => Some(url.source()),
+        PublishAction::Trigger { .. } => None,
+    });
+    let publisher = Publisher::start(api, publish, backends, links.clone(), metrics.clone(), &mut publishing);
     let unsettled = publisher.unsettled();
     let needed = config.routes.iter().any(|route| route.auth.is_some());
     let keys = verifier.clone().filter(|verifier| needed && verifier.fetches());
@@ -153,6 +159,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         exclusive_slots: Slots::new(),
         address_slots: Slots::new(),
         refused_slots: Slots::new(),
+        user_rates: UserRates::default(),
         unbelieved: Unbelieved::default(),
         wrong_tokens: AddressGate::new(wrong_tokens, config.server.ipv6_prefix, Now::read().mono),
         buffers: Budget::new(config.server.buffered_bytes_max, config.server.connections_max),
@@ -218,6 +225,7 @@ const ANY_RATE: Rate = Rate { count: 1, per: Duration::from_secs(1), burst: 1 };
 fn upkeep(bridge: &Weak<Bridge>, key_ages: &KeyAges, now: Now) {
     if let Some(bridge) = bridge.upgrade() {
         bridge.wrong_tokens.upkeep(now.mono);
+        bridge.user_rates.upkeep(now.mono);
         bridge.metrics.buffered_bytes.set(bridge.buffers.held() as f64);
         if let Some(verifier) = &bridge.verifier {
             verifier.upkeep(now);

@@ -36,6 +36,7 @@ const PURE: &[&str] = &[
     "src/pusher/close.rs",
     "src/pusher/flights.rs",
     "src/pusher/frame.rs",
+    "src/pusher/lane.rs",
     "src/pusher/link_table.rs",
     "src/pusher/liveness.rs",
     "src/pusher/probe.rs",

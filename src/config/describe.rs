@@ -220,6 +220,9 @@ fn limits(route: &Route) -> String {
         facts.push(format!("{} per {}", slot_limit(&exclusive.slots), exclusive.key.source()));
     }
     facts.push(format!("messages {}", rate(limits.messages)));
+    if let Some(messages) = limits.messages_per_user.filter(|_| route.auth.is_some()) {
+        facts.push(format!("{} per user, counted over {}", rate(Some(messages)), scope(&limits.scope)));
+    }
     if route.auth.is_some() {
         facts.push(format!("auth {}", rate(limits.auth_attempts)));
     }

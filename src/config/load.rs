@@ -41,8 +41,15 @@ impl Loaded {
 
 /// Tables that are one value: a route's replaces its group's as a whole, or a rate's old burst would stay
 /// under its new count.
-const WHOLE: [&str; 6] =
-    ["filter", "messages", "auth_attempts", "control_frames", "exclusive", "connections_per_user"];
+const WHOLE: [&str; 7] = [
+    "filter",
+    "messages",
+    "messages_per_user",
+    "auth_attempts",
+    "control_frames",
+    "exclusive",
+    "connections_per_user",
+];
 
 /// Most slips looked for in one table.
 const SLIPS_MAX: usize = 50;

@@ -261,7 +261,7 @@ pub struct ClaimNames {
 }
 
 /// A token bucket: `burst` at once, refilled with `count` per `per`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
     /// Refilled per period; at least 1.
     pub count: u32,
@@ -493,6 +493,8 @@ pub struct Limits {
     pub scope: Scope,
     /// Client messages per connection, pongs excepted.
     pub messages: Option<Rate>,
+    /// The same per user, over all routes of the same group that have the same rate (default none).
+    pub messages_per_user: Option<Rate>,
     /// `auth` messages per connection.
     pub auth_attempts: Option<Rate>,
     /// Pongs and control frames per connection; above, the connection is closed (default 600 a minute).

@@ -375,8 +375,9 @@ impl Session {
                 }
             }
             Action::Publish { outgoing, channel, message_type } => {
-                let publisher = &self.worker.bridge.publisher;
-                if let Err(code) = publisher.publish(&self.conn, &channel, outgoing, message_type.clone()) {
+                let (publisher, user) = (&self.worker.bridge.publisher, self.machine.identity());
+                let taken = publisher.publish(&self.conn, user, &channel, outgoing, message_type.clone());
+                if let Err(code) = taken {
                     self.machine.publish_failed(code, &message_type, Now::read(), &mut self.actions);
                 }
             }
@@ -392,6 +393,10 @@ impl Session {
         let user_limit = limits.connections_per_user;
         let exclusive_limit = limits.exclusive.as_ref().map(|exclusive| exclusive.slots);
         let user_key = (limits.scope.clone(), user);
+        if let Some(rate) = limits.messages_per_user {
+            let gate = self.worker.bridge.user_rates.gate(user_key.clone(), rate, Now::read().mono);
+            self.machine.rate_user(gate);
+        }
         // The same filled key on another route is another thing.
         let exclusive_key = exclusive.map(|key| (Scope::Route(self.route.name.clone()), key));
         let (bridge, holder) = (self.worker.bridge.clone(), self.holder.clone());

@@ -5,3 +5,4 @@ pub mod budget;
 pub mod handshakes;
 pub mod rate;
 pub mod slots;
+pub mod users;

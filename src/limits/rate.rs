@@ -40,6 +40,49 @@ impl RateGate {
     }
 }
 
+/// [`RateGate`] for several connections: it is asked without a lock.
+#[derive(Debug)]
+pub struct SharedGate {
+    limiter: RateLimiter<NotKeyed, InMemoryState, CallersClock, NoOpMiddleware<Nanos>>,
+    start: Instant,
+    /// How long an empty bucket takes to be full.
+    refill: Duration,
+}
+
+impl SharedGate {
+    /// A full bucket.
+    #[must_use]
+    pub fn new(rate: Rate, now: Instant) -> Self {
+        let quota = quota(rate);
+        Self {
+            limiter: RateLimiter::direct_with_clock(quota, CallersClock::default()),
+            start: now,
+            refill: quota.replenish_interval().saturating_mul(quota.burst_size().get()),
+        }
+    }
+
+    /// Takes one from the bucket.
+    ///
+    /// # Errors
+    /// As [`RateGate::check`].
+    pub fn check(&self, now: Instant) -> Result<(), Duration> {
+        let at = self.limiter.clock().advance(now.saturating_duration_since(self.start));
+        self.limiter.check().map_err(|refused| refused.wait_time_from(at))
+    }
+
+    /// When it was asked last.
+    #[must_use]
+    pub fn last_asked(&self) -> Instant {
+        self.start + Duration::from(self.limiter.clock().now())
+    }
+
+    /// Whether the bucket is full for certain.
+    #[must_use]
+    pub fn is_full(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last_asked()) >= self.refill
+    }
+}
+
 /// governor's form of `rate`. A zero counts as one, and a bucket that would take longer than 146 years to
 /// refill is cut to that, so that governor's 64 bits of nanoseconds cannot overflow.
 pub(super) fn quota(rate: Rate) -> Quota {

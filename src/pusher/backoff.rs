@@ -6,8 +6,13 @@ use std::time::Duration;
 /// A random delay from nothing to `first` doubled `attempt` times, at most `max`.
 #[must_use]
 pub fn full_jitter(attempt: u32, first: Duration, max: Duration, rng: &mut fastrand::Rng) -> Duration {
-    let ceiling = first.saturating_mul(1_u32.checked_shl(attempt).unwrap_or(u32::MAX)).min(max);
-    ceiling.mul_f64(rng.f64())
+    ceiling(attempt, first, max).mul_f64(rng.f64())
+}
+
+/// What such a delay is at most.
+#[must_use]
+pub fn ceiling(attempt: u32, first: Duration, max: Duration) -> Duration {
+    first.saturating_mul(1_u32.checked_shl(attempt).unwrap_or(u32::MAX)).min(max)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ pub mod close;
 pub mod dial;
 pub mod flights;
 pub mod frame;
+pub mod lane;
 pub mod link;
 pub mod link_table;
 pub mod links;
@@ -16,4 +17,5 @@ pub mod probe;
 pub mod publisher;
 #[cfg(test)]
 mod relay_model;
+mod runner;
 pub mod sign;

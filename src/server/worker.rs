@@ -24,6 +24,7 @@ use crate::limits::address::AddressGate;
 use crate::limits::budget::Budget;
 use crate::limits::handshakes::{Handshake, Handshakes};
 use crate::limits::slots::{Permit, Slots};
+use crate::limits::users::UserRates;
 use crate::metrics::Metrics;
 use crate::pusher::publisher::Publisher;
 
@@ -151,6 +152,8 @@ pub struct Bridge {
     pub refused_slots: Slots<IpAddr, ()>,
     /// Peers who wrote a forwarding header and are no trusted proxies.
     pub unbelieved: Unbelieved,
+    /// Messages of each user, where a route has such a rate.
+    pub user_rates: UserRates<Key<Identity>>,
     /// Wrong tokens of each client address.
     pub wrong_tokens: AddressGate,
     /// What all connections may hold in memory for their clients.

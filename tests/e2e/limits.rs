@@ -606,3 +606,29 @@ async fn who_holds_most_is_cut_in_the_middle_of_a_frame() {
     bridge.becomes(r#"pusher_bridge_connections{route="native",phase="live"}"#, 12.0).await;
     assert_eq!(bridge.closes("native", "overload"), 1.0);
 }
+
+/// Connecting anew does not refill a user's bucket, and several connections have one together.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_users_rate_is_over_all_its_connections() {
+    let routes = shipped(
+        "[groups.typed-api.limits]\n",
+        "[groups.typed-api.limits]\nmessages_per_user = { count = 1, per = \"1h\", burst = 5 }\n",
+    );
+    let bridge = Bridge::with(&routes, |_| {}).await;
+    let mut neighbour = bridge.login_as("/ws/plugin/p1", "2").await;
+    for n in 0..5 {
+        let mut client = bridge.login_as("/ws/plugin/p1", "1").await;
+        client.send(&format!(r#"{{"type":"m","data":{n}}}"#)).await;
+        assert_eq!(neighbour.json().await["data"], n);
+    }
+    // On another route of the same group as well.
+    for path in ["/ws/plugin/p1", "/ws/agent/a"] {
+        let mut client = bridge.login_as(path, "1").await;
+        client.send(r#"{"type":"m","data":6}"#).await;
+        let error = client.json().await;
+        assert_eq!(error["data"]["error_code"], "RATE_LIMITED", "{path} {error}");
+        assert!(error["data"]["details"]["retry_after_ms"].as_u64().unwrap() > 3_000_000, "{error}");
+    }
+    neighbour.send(r#"{"type":"m","data":7}"#).await;
+    bridge.becomes(r#"pusher_bridge_publish_total{result="ok"}"#, 6.0).await;
+}

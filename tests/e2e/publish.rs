@@ -138,6 +138,64 @@ async fn several_channels_do_not_wait_for_each_other() {
     stage.all_get([0]).await;
 }
 
+/// A client of another user, at the channel of another plugin.
+async fn elsewhere(stage: &Stage, user: &str) -> OldClient {
+    let token = bridge::token_with(user, |claims| claims["plugin_ids"] = serde_json::json!(["p2"]));
+    let mut client = stage.bridge.connect("/ws/plugin/p2").await;
+    client.auth(&token).await;
+    assert_eq!(client.json().await["type"], "auth_response");
+    client
+}
+
+near_and_far!(a_retry_does_not_hold_up_other_channels);
+async fn a_retry_does_not_hold_up_other_channels() {
+    let mut stage = Stage::new(|config| config.upstream.publish.lanes = 1).await;
+    let (mut other, mut beside) = (elsewhere(&stage, "8").await, elsewhere(&stage, "9").await);
+    // The only lane's first message waits for longer than this test has.
+    stage.bridge.sandbox.fail_publishes(1, 503, Some(3600));
+    stage.send([0]).await;
+    stage.bridge.becomes(r#"pusher_bridge_publish_retries_total{cause="unavailable"}"#, 1.0).await;
+    // What is behind it in its channel waits as well.
+    stage.send([1]).await;
+    for n in 0..20 {
+        other.send(&format!(r#"{{"type":"m","data":{n}}}"#)).await;
+        assert_eq!(beside.json().await["data"], n);
+    }
+    assert!(stage.bridge.sandbox.published().iter().all(|event| event.channel != CHANNEL));
+    assert_eq!(stage.bridge.metric(QUEUE), 2.0);
+}
+
+near_and_far!(a_message_that_always_fails_does_not_hold_up_its_batch);
+/// A message that is never taken, and others that wait with it: they are tried without it.
+async fn a_message_that_always_fails_does_not_hold_up_its_batch() {
+    let mut stage = Stage::new(|config| config.upstream.publish.lanes = 1).await;
+    let (mut other, mut beside) = (elsewhere(&stage, "8").await, elsewhere(&stage, "9").await);
+    let hold = stage.hold([1]).await;
+    other.send(r#"{"type":"m","data":7}"#).await;
+    stage.bridge.becomes(QUEUE, 3.0).await;
+    // The batch of two channels, and once more; then each by itself, of which the first fails again.
+    stage.bridge.sandbox.fail_publishes(3, 503, None);
+    drop(hold);
+    assert_eq!(beside.json().await["data"], 7);
+    stage.all_get([0, 1]).await;
+    assert_eq!(stage.result("ok"), 3.0);
+}
+
+near_and_far!(a_users_flood_does_not_make_others_wait);
+/// Whoever has much to send has no more turns than others.
+async fn a_users_flood_does_not_make_others_wait() {
+    let mut stage = Stage::new(|config| config.upstream.publish.lanes = 1).await;
+    let mut other = elsewhere(&stage, "8").await;
+    let hold = stage.hold(1..=200).await;
+    other.send(r#"{"type":"other","data":7}"#).await;
+    stage.bridge.becomes(QUEUE, 202.0).await;
+    drop(hold);
+    stage.all_get(0..=200).await;
+    let published = stage.bridge.sandbox.published();
+    let at = published.iter().position(|event| event.event == "client-other").unwrap();
+    assert!(at <= 10, "it was in the first batch after the one under way, not behind {at} others");
+}
+
 // ------------------------------------------------------------------------------------------------ retries
 
 near_and_far!(passing_failures_are_retried_and_nothing_comes_twice);

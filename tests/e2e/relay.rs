@@ -487,6 +487,39 @@ async fn a_backends_success_is_one_whatever_its_body() {
     assert!(posted.try_recv().is_err(), "none was sent twice");
 }
 
+/// Each backend has lanes of its own: one that takes connections and says nothing delays nobody else's messages.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_backend_does_not_stall_other_routes() {
+    let dead = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let mut alive = Backend::start().await;
+    let other = r#"
+[[routes]]
+name = "other"
+group = "typed-api"
+path = "/other"
+channel = "private-any"
+
+[[routes.publish]]
+types = ["*"]
+post = "ALIVE/other"
+body = '{"at":{data}}'
+"#;
+    let routes = posting(&format!("http://{}", dead.local_addr().unwrap()), "");
+    let routes = format!("{routes}{}", other.replace("ALIVE", &alive.url()));
+    let bridge = Bridge::with(&routes, |config| config.upstream.publish.lanes = 1).await;
+    let (mut stuck, mut other) = (bridge.login("/any").await, bridge.login_as("/other", "2").await);
+    let mut neighbour = bridge.login_as("/ws/plugin/p1", "3").await;
+    let mut sender = bridge.login_as("/ws/plugin/p1", "4").await;
+    for n in 0..5 {
+        stuck.send(r#"{"type":"a","data":1}"#).await;
+        other.send(&format!(r#"{{"type":"a","data":{n}}}"#)).await;
+        assert_eq!(alive.next().await.body, format!(r#"{{"at":{n}}}"#));
+        sender.send(&format!(r#"{{"type":"m","data":{n}}}"#)).await;
+        assert_eq!(neighbour.json().await["data"], n);
+    }
+    assert_eq!(bridge.metric("pusher_bridge_publish_queue_messages"), 5.0, "the dead one's");
+}
+
 near_and_far!(a_backend_that_is_not_there_is_told);
 async fn a_backend_that_is_not_there_is_told() {
     let bridge = Bridge::with_env(SHIPPED, &[("BACKEND_URL", "http://127.0.0.1:1")], |config| {

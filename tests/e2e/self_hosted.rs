@@ -236,7 +236,7 @@ async fn a_server_without_batches_gets_events_one_by_one() {
             let (path, body) = server.call().await;
             assert_eq!(path, "200 /apps/app/events", "it is remembered");
             let expected = serde_json::json!(
-                {"channels": [CHANNEL], "name": "client-m", "data": n.to_string()}
+                {"channels": [CHANNEL], "name": "client-m", "data": n.to_string(), "socket_id": "1.2"}
             );
             assert_eq!(body, expected);
             client.send(&format!(r#"{{"type":"m","data":{}}}"#, n + 1)).await;
@@ -293,6 +293,7 @@ async fn events_are_as_large_as_the_server_takes_them() {
         client.send(&format!(r#"{{"type":"m","data":{quotes}}}"#)).await;
         let (_, body) = server.call().await;
         assert_eq!(body["batch"][0]["data"], quotes);
+        assert_eq!(neighbour.json().await["data"], serde_json::from_str::<Value>(&quotes).unwrap());
         client.send(&format!(r#"{{"type":"m","data":{}}}"#, "1".repeat(bytes + 1))).await;
         assert_eq!(client.error_code().await, "MESSAGE_TOO_LARGE", "{upstream}");
 

@@ -26,6 +26,8 @@ pub(in crate::config) struct Limits {
     pub(in crate::config) exclusive: Option<Exclusive>,
     /// Client messages per connection, pongs excepted (default 100 a minute).
     pub(in crate::config) messages: RateOrNone,
+    /// Client messages per user, over all routes of the same group (default none).
+    pub(in crate::config) messages_per_user: RateOrNone,
     /// auth messages per connection (default 5 a minute).
     pub(in crate::config) auth_attempts: RateOrNone,
     /// Pongs and control frames per connection; above, it is closed (default 600 a minute).

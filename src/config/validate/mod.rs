@@ -5,6 +5,7 @@ mod auth;
 mod deprecation;
 mod dialect;
 mod door;
+mod limits;
 mod publish;
 mod reserve;
 mod route;

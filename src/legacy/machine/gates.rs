@@ -1,21 +1,41 @@
 //! The rates of one connection. Each is made when first needed: an idle client carries none.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{Limits, Rate};
-use crate::limits::rate::RateGate;
+use crate::limits::rate::{RateGate, SharedGate};
 
 #[derive(Default)]
 pub(super) struct Gates {
-    messages: Option<Box<RateGate>>,
+    messages: Option<Box<Messages>>,
     auth: Option<Box<RateGate>>,
     control: Option<Box<RateGate>>,
 }
 
+#[derive(Default)]
+struct Messages {
+    own: Option<RateGate>,
+    /// All connections' of the user.
+    users: Option<Arc<SharedGate>>,
+}
+
 impl Gates {
-    /// A client message.
+    /// A client message: one of the connection's, and one of its user's.
     pub(super) fn message(&mut self, limits: &Limits, now: Instant) -> Result<(), Duration> {
-        check(&mut self.messages, limits.messages, now)
+        if limits.messages.is_none() && self.messages.is_none() {
+            return Ok(());
+        }
+        let messages = self.messages.get_or_insert_default();
+        if let Some(rate) = limits.messages {
+            messages.own.get_or_insert_with(|| RateGate::new(rate)).check(now)?;
+        }
+        messages.users.as_ref().map_or(Ok(()), |gate| gate.check(now))
+    }
+
+    /// Messages take from the user's bucket as well from now on.
+    pub(super) fn share(&mut self, gate: Arc<SharedGate>) {
+        self.messages.get_or_insert_default().users = Some(gate);
     }
 
     /// An `auth` message.

@@ -23,6 +23,7 @@ use super::publish::Outgoing;
 use crate::auth::{Claims, Identity};
 use crate::clock::Now;
 use crate::config::{Refusal, Route};
+use crate::limits::rate::SharedGate;
 use crate::routes::PathValues;
 
 /// Something for the driver to do, in order.
@@ -218,11 +219,22 @@ impl Machine {
         self.user.as_ref().map(|user| user.subject.as_str())
     }
 
+    /// Who the authenticated user is, and by whose word.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        self.user.as_ref()
+    }
+
     /// When [`Self::timer`] wants to be called.
     #[must_use]
     pub fn deadline(&self) -> Option<std::time::Instant> {
         let awaited = self.chosen.iter().filter_map(|chosen| chosen.awaited_until).min();
         [self.timers.next(), awaited].into_iter().flatten().min()
+    }
+
+    /// The rate of all messages of the connection's user, where the route has one. To be given with the slots.
+    pub fn rate_user(&mut self, gate: Arc<SharedGate>) {
+        self.gates.share(gate);
     }
 
     fn await_token(&mut self, now: Now) {
