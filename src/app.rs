@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admin::{self, Status};
@@ -26,13 +26,11 @@ use crate::pusher::api::Api;
 use crate::pusher::link::Link;
 use crate::pusher::links::Links;
 use crate::pusher::publisher::Publisher;
-use crate::server::Listener;
+use crate::server::accept::{Accepting, Listener, Turn};
 use crate::server::forwarded::Unbelieved;
 use crate::server::worker::{Admission, Bridge, Worker};
 use crate::{http, tls};
 
-/// Connections dealt to a worker that it has not yet taken.
-const DEALT_MAX: usize = 1024;
 /// Of the grace period, so much is kept for publishing what was accepted.
 const FLUSH_SHARE: f64 = 0.3;
 
@@ -71,7 +69,8 @@ pub struct Running {
     config: Arc<Config>,
     stop_accepting: watch::Sender<bool>,
     stop_admin: watch::Sender<bool>,
-    acceptor: JoinHandle<()>,
+    /// Ends when nobody listens any more.
+    listening: oneshot::Receiver<()>,
     workers: Vec<oneshot::Receiver<()>>,
     publishing: JoinSet<()>,
     /// Messages accepted and not yet settled.
@@ -167,19 +166,20 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         status: status.clone(),
     });
 
-    let mut dealt = Vec::new();
+    let admission = Admission::new(&config.server, metrics.clone());
+    let (accepting, turns) = Accepting::new(admission, worker_count);
+    let (stop_accepting, stop) = watch::channel(false);
     let mut workers = Vec::new();
     let routes: Arc<[_]> = config.routes.clone().into();
-    for (index, inbox) in hub_inboxes.into_iter().enumerate() {
-        let (sender, receiver) = mpsc::channel(DEALT_MAX);
-        dealt.push(sender);
+    for (index, (inbox, turns)) in hub_inboxes.into_iter().zip(turns).enumerate() {
         let hub =
             Arc::new(Hub::new(index, routes.clone(), links.clone(), metrics.clone(), bridge.buffers.clone()));
         let worker = Worker::new(bridge.clone(), hub);
         let (status, drain) = (status.clone(), status.drain.subscribe());
+        let (accepting, turns) = (accepting.clone(), (turns, stop.clone()));
         workers.push(thread(&format!("worker-{index}"), &metrics, async move {
             let pulse = tokio::spawn(beat(status, index));
-            worker.run(receiver, inbox, drain).await;
+            worker.run(index, &accepting, turns, inbox, drain).await;
             pulse.abort();
         })?);
     }
@@ -198,10 +198,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         }
     })?;
 
-    let server = &config.server;
-    let admission = Admission::new(server, metrics.clone());
-    let (stop_accepting, accepting) = watch::channel(false);
-    let acceptor = tokio::spawn(listener.run(dealt, Arc::new(admission), accepting));
+    // Not before everything else is there.
+    let (turn, listening) = Turn::first(listener).map_err(failed("listening"))?;
+    let _ = accepting.pass(turn, 0);
     Ok(Running {
         address,
         admin_address,
@@ -210,7 +209,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         config,
         stop_accepting,
         stop_admin,
-        acceptor,
+        listening,
         workers,
         publishing,
         unsettled,
@@ -284,7 +283,7 @@ impl Running {
         let end = started + grace;
         self.status.start_draining();
         self.stop_accepting.send_replace(true);
-        let _ = timeout_at(end, self.acceptor).await;
+        let _ = timeout_at(end, self.listening).await;
         let sessions_end = started + grace.mul_f64(1.0 - FLUSH_SHARE);
         let mut clean = true;
         for worker in self.workers {

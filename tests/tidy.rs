@@ -48,6 +48,7 @@ const PURE: &[&str] = &[
     "src/admin/guard.rs",
     "src/server/forwarded.rs",
     "src/server/presented.rs",
+    "src/server/turns.rs",
 ];
 
 /// What a pure file does not name. hyper's `HeaderMap` is a plain map; it is allowed where it is the input.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -33,7 +33,7 @@ use crate::fanout::table::Ticket;
 use crate::metrics::{ConnPhase, GaugeGuard};
 use crate::pusher::publisher::note_untold;
 use crate::server::answer::{AddressSlot, Upgraded};
-use crate::server::worker::{Admitted, Holder, Key, Registered, Slot, Worker};
+use crate::server::worker::{Counted, Holder, Key, Registered, Slot, Worker};
 
 /// Messages of one client that are taken in a row, before the thread's other connections and its hub have a turn.
 const MESSAGES_PER_TURN_MAX: u64 = 16;
@@ -80,7 +80,7 @@ struct Session {
     phase: Option<(ConnPhase, GaugeGuard)>,
     frames_in: u64,
     bytes_in: u64,
-    _counted: (Registered, Admitted, mpsc::Sender<()>),
+    _counted: (Registered, Counted),
 }
 
 /// Also when the session ends by a panic, nobody waits for what it held.
@@ -90,14 +90,14 @@ impl Drop for Session {
     }
 }
 
-/// An upgraded connection's session, from its first frame to its end; `alive` is dropped with it. What is needed
+/// An upgraded connection's session, from its first frame to its end; `counted` is dropped with it. What is needed
 /// only to set it up is not part of the future: it lives as long as the connection does.
 pub fn run(
     worker: Arc<Worker>,
     stream: TcpStream,
     early: &Bytes,
     granted: Upgraded,
-    counted: (Admitted, mpsc::Sender<()>),
+    counted: Counted,
 ) -> impl Future<Output = ()> + Send + use<> {
     let session = open(worker, stream, granted, counted);
     let reader = Reader::new(session.conn.clone(), early, session.route.limits.message_bytes_max);
@@ -111,12 +111,7 @@ async fn serve(mut session: Box<Session>, mut reader: Reader) {
     session.summarise(reason);
 }
 
-fn open(
-    worker: Arc<Worker>,
-    stream: TcpStream,
-    granted: Upgraded,
-    (admitted, alive): (Admitted, mpsc::Sender<()>),
-) -> Box<Session> {
+fn open(worker: Arc<Worker>, stream: TcpStream, granted: Upgraded, counted: Counted) -> Box<Session> {
     let Upgraded { route, endpoint, values, token, refused, address, user_agent, holder, address_slot } =
         granted;
     let limits = &route.limits;
@@ -160,7 +155,7 @@ fn open(
         phase: None,
         frames_in: 0,
         bytes_in: 0,
-        _counted: (registered, admitted, alive),
+        _counted: (registered, counted),
     });
     // Of what stood in a token's place in the request.
     session.note_unjudged();

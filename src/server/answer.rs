@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +17,8 @@ use hyper::http::response::Builder;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -25,7 +26,7 @@ use super::forwarded::client_address;
 use super::presented::{Presented, presented_token, select_subprotocol};
 use super::spelling::Respelled;
 use super::upgrade::{NotUpgradable, check};
-use super::worker::{Admitted, Arrival, Holder, Key, Slot, Worker};
+use super::worker::{Arrival, Counted, Holder, Key, Slot, Worker};
 use crate::clock::Now;
 use crate::config::{self, Route};
 use crate::deprecation::Phase;
@@ -69,18 +70,22 @@ pub struct Upgraded {
     pub address_slot: AddressSlot,
 }
 
-/// Answers one connection's request; an upgraded connection goes on as a session. `alive` is dropped with
-/// the last of both.
+/// Answers one connection's request; an upgraded connection goes on as a session. `counted` is dropped
+/// with the last of both.
 pub async fn serve(
     worker: Arc<Worker>,
     stream: TcpStream,
     peer: SocketAddr,
-    counted: (Admitted, mpsc::Sender<()>),
+    counted: Counted,
     arrival: Arrival,
 ) {
     let handshake = worker.bridge.metrics.handshake();
     let server = &worker.bridge.config.server;
     let deadline = Instant::now() + server.header_timeout;
+    let mut first = [0];
+    // tokio takes what it accepted for readable until somebody has looked.
+    std::future::poll_fn(|cx| Poll::Ready(stream.poll_peek(cx, &mut ReadBuf::new(&mut first)).is_ready()))
+        .await;
     // Only then is there anything to read it with: who connects and is silent, and a herd that waits for its turn,
     // cost no buffers. An error is hyper's to find.
     let readable = tokio::select! {
@@ -92,7 +97,7 @@ pub async fn serve(
         return note_cut(&worker, peer, refusal);
     }
     let upgraded: Arc<Mutex<Option<Upgraded>>> = Arc::default();
-    let over = counted.0.over;
+    let over = counted.admitted.over;
     let (asked, answered) = (&worker, &upgraded);
     let service = service_fn(|request: Request<Incoming>| {
         Box::pin(async move {

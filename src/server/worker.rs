@@ -1,18 +1,18 @@
-//! A worker: one thread with its own runtime, its hub, and the connections it was dealt. What all workers
+//! A worker: one thread with its own runtime, its hub, and the connections it accepted. What all workers
 //! share is in [`Bridge`].
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::answer;
+use super::accept::{Accepting, Turn};
 use super::forwarded::Unbelieved;
+use super::turns::Load;
 use crate::admin::Status;
 use crate::auth::{Identity, Verifier};
 use crate::clock::spread;
@@ -33,19 +33,13 @@ pub const REFUSING_MAX: usize = 256;
 /// Beyond these, so many more are accepted in the places of unfinished requests that are just being closed.
 pub const DISPLACING_MAX: usize = 64;
 
-/// Newcomers that are taken before those in service have their turn.
-const ACCEPTED_PER_TURN_MAX: u64 = 8;
-
-/// A connection fresh from the listener.
-pub struct Accepted {
-    /// Its socket, non-blocking.
-    pub stream: std::net::TcpStream,
-    /// Its other end.
-    pub peer: SocketAddr,
+/// What a connection counts for as long as it lives, from being accepted to its end.
+pub struct Counted {
     /// Its share of the connection limit.
     pub admitted: Admitted,
-    /// Its place among the unfinished requests.
-    pub arrival: Arrival,
+    pub(super) _load: Load,
+    /// Its worker waits for it.
+    pub(super) _alive: mpsc::Sender<()>,
 }
 
 /// Counts all connections, whatever they are at.
@@ -237,10 +231,12 @@ impl Worker {
         }
     }
 
-    /// Serves connections until no more come and the last is closed.
+    /// Serves connections until no more are to be accepted and the last is closed.
     pub async fn run(
         self: Arc<Self>,
-        mut accepted: mpsc::Receiver<Accepted>,
+        index: usize,
+        accepting: &Accepting,
+        turns: (mpsc::Receiver<Turn>, watch::Receiver<bool>),
         deliveries: mpsc::Receiver<Delivery>,
         mut drain: watch::Receiver<Option<Duration>>,
     ) {
@@ -252,21 +248,8 @@ impl Worker {
             }
         });
         let (alive, mut all_gone) = mpsc::channel(1);
-        let mut taken = 0_u64;
-        while let Some(Accepted { stream, peer, admitted, arrival }) = accepted.recv().await {
-            match TcpStream::from_std(stream) {
-                Ok(stream) => {
-                    let counted = (admitted, alive.clone());
-                    tokio::spawn(answer::serve(self.clone(), stream, peer, counted, arrival));
-                }
-                Err(error) => tracing::warn!(%error, "a connection could not be watched"),
-            }
-            taken += 1;
-            if taken.is_multiple_of(ACCEPTED_PER_TURN_MAX) {
-                tokio::task::yield_now().await;
-            }
-        }
-        drop(alive);
+        let (turns, stop) = turns;
+        accepting.run(&self, index, turns, stop, alive).await;
         // Nothing is ever sent: it ends when the last connection has dropped its share.
         let _ = all_gone.recv().await;
         drain.abort();

@@ -13,6 +13,7 @@
 
 mod support;
 
+mod accept;
 mod admin;
 mod autobahn;
 mod cli;

@@ -25,7 +25,7 @@ impl Bridge {
 
     /// Metrics tell nobody of a change, so they are looked at again and again, not so often as to take the
     /// processor from what is waited for.
-    async fn sees(&self, holds: impl Fn() -> bool) {
+    pub async fn sees(&self, holds: impl Fn() -> bool) {
         while !holds() {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
