@@ -171,9 +171,12 @@ impl Client {
     /// Sends numbered messages in one write.
     pub async fn publish(&mut self, count: u32) -> Result<(), Over> {
         let mut bytes = Vec::new();
+        let own = self.subs.first().expect("who publishes is subscribed");
         for _ in 0..count {
             let n = self.world.outgoing.borrow_mut().send(self.id);
-            self.world.ledger.borrow_mut().published(Mark::Message { from: self.id, n }, Instant::now());
+            let mut ledger = self.world.ledger.borrow_mut();
+            let stream = ledger.stream_of(*own);
+            ledger.neighbours.sent((self.id, n), stream, Instant::now());
             let text = format!(r#"{{"type":"{}","data":{}}}"#, message_type(n), message_data(self.id, n));
             bytes.extend(client_frame(TEXT, text.as_bytes()));
         }

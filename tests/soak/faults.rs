@@ -134,7 +134,7 @@ type Kind = &'static str;
 const UPSTREAM_KILLED: Kind = "upstream killed";
 
 /// Every kind, and how often it comes beside the others.
-const DECK: [(Kind, usize); 26] = [
+const DECK: [(Kind, usize); 27] = [
     ("link ended", 2),
     ("link reset", 2),
     ("link cut in a frame", 2),
@@ -157,6 +157,7 @@ const DECK: [(Kind, usize); 26] = [
     ("publish: taken, then cut", 2),
     ("publish: cut", 1),
     ("publish: held back", 2),
+    ("publish: held back, links lost", 1),
     ("publish: slow", 1),
     ("publish: outage", 1),
     ("backend: faults", 2),
@@ -239,6 +240,12 @@ fn cause(world: &World, kind: Kind, rng: &mut fastrand::Rng) {
         "publish: cut" => requests(HttpFault::Cut, some),
         // Beyond the bridge's timeout of 1 s.
         "publish: held back" => requests(HttpFault::Hold(ms(rng.u64(1200..2500))), some),
+        // The bridge has new connections when these are carried out.
+        "publish: held back, links lost" => {
+            requests(HttpFault::Hold(ms(2000)), some);
+            switches.to_all_links(&LinkFault::Stall(ms(300)));
+            switches.to_all_links(&LinkFault::End);
+        }
         "publish: slow" => requests(HttpFault::Slow(ms(rng.u64(100..400))), some),
         // Longer than a message's deadline of 4 s.
         "publish: outage" => switches.outage.set(Some(Instant::now() + Duration::from_secs(6))),

@@ -1,11 +1,14 @@
-//! What every client must receive. The truth is what the proxy before Pusher carried to the bridge, event by
-//! event; against it each client's stream must be without loss, without repetition and in order, from its
-//! confirmation to its end. Only at the loss of a link may the last events be missing, and then for everybody.
+//! What every client must receive. Of backends' events the truth is what the proxy before Pusher carried to the
+//! bridge, event by event; against it each client's stream must be without loss, without repetition and in order, from
+//! its confirmation to its end. Only at the loss of a link may the last events be missing, and then for everybody.
+//! Of clients' messages it is what Pusher accepted (`neighbours.rs`).
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::neighbours::Neighbours;
 
 /// A sequence of events that one subscription gets: a channel, or those of a channel with one filter value.
 pub type StreamId = u32;
@@ -13,6 +16,8 @@ pub type StreamId = u32;
 pub type ClientId = u32;
 /// A subscription in this ledger.
 pub type SubId = u32;
+/// A connection of the bridge to Pusher, in the order of their beginnings.
+pub type LinkId = u32;
 
 /// Connections of the bridge to Pusher at a time (routes.toml).
 pub const LINKS: usize = 2;
@@ -54,7 +59,7 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Log {
     entries: Vec<Entry>,
-    /// Several for a message that was published more than once.
+    /// Several where a link that was lost brings late what another has brought.
     places: HashMap<Mark, Vec<u32>>,
 }
 
@@ -77,9 +82,9 @@ struct Sub {
     begin: u32,
     last: Option<u32>,
     last_at: Instant,
-    /// Messages of clients: of these there may be several copies.
+    /// Events of which there may be several copies.
     got: HashSet<Mark>,
-    /// Published more than once and skipped here: whether that was right shows later.
+    /// Carried more than once and skipped here: whether that was right shows later.
     skipped: HashSet<Mark>,
     /// A gap was crossed and not told yet: since when it could have been, and when it was noticed.
     gap: Option<(Instant, Instant)>,
@@ -90,9 +95,8 @@ struct Sub {
 
 impl Sub {
     fn expects(&self, entry: &Entry) -> bool {
-        let own = matches!(entry.mark, Mark::Message { from, .. } if from == self.client);
         let after = self.last.is_some() || self.confirmed.is_some_and(|at| entry.published > at);
-        entry.standing && !own && after
+        entry.standing && after
     }
 
     fn next(&self) -> u32 {
@@ -100,7 +104,7 @@ impl Sub {
     }
 }
 
-/// Copies of one message that a subscriber did not get.
+/// Copies of one event that a subscriber did not get.
 #[derive(Debug)]
 struct Uncopied {
     stream: StreamId,
@@ -120,6 +124,8 @@ pub struct Ledger {
     /// Events that a client missed at a link's loss, and one of the clients.
     tails: HashMap<(u32, u32), (Mark, ClientId)>,
     uncopied: Vec<Uncopied>,
+    /// The clients' messages.
+    pub neighbours: Neighbours,
     pub delivered: u64,
     /// Deliveries that were missed at a link's loss.
     pub missed: u64,
@@ -133,17 +139,18 @@ impl Ledger {
     }
 
     /// A connection of the bridge to Pusher begins.
-    pub fn link_begins(&mut self) -> u32 {
+    pub fn link_begins(&mut self) -> LinkId {
+        self.neighbours.link_begins();
         self.links.push(Link::default());
         self.links.len() as u32 - 1
     }
 
-    pub fn link_ends(&mut self, link: u32) {
+    pub fn link_ends(&mut self, link: LinkId) {
         self.links[link as usize].ended = true;
     }
 
     /// An event is handed to the bridge.
-    pub fn carried(&mut self, link: u32, stream: StreamId, mark: Mark, standing: bool, now: Instant) {
+    pub fn carried(&mut self, link: LinkId, stream: StreamId, mark: Mark, standing: bool, now: Instant) {
         let published = self.published.get(&mark).copied().unwrap_or(now);
         let log = self.logs.entry(stream).or_default();
         let counts = &mut self.links[link as usize];
@@ -179,6 +186,7 @@ impl Ledger {
             released: false,
         };
         self.next_sub += 1;
+        self.neighbours.subscribe(self.next_sub, client, stream, sub.confirmed);
         self.subs.insert(self.next_sub, sub);
         self.next_sub
     }
@@ -189,22 +197,22 @@ impl Ledger {
 
     /// The client got an event by this subscription.
     pub fn received(&mut self, id: SubId, mark: Mark, now: Instant) -> Result<(), String> {
+        if let Mark::Message { from, n } = mark {
+            return self.neighbours.received(id, (from, n));
+        }
         let sub = self.subs.get_mut(&id).expect("a subscription of the ledger");
         let log = self.logs.get(&sub.stream).expect("a log of each stream");
         let who = format!("client {}, stream {}: {mark:?}", sub.client, sub.stream);
-        if matches!(mark, Mark::Message { from, .. } if from == sub.client) {
-            return Err(format!("{who}: its own message came back"));
-        }
         let Some(places) = log.places.get(&mark) else {
             return Err(format!("{who}: no link carried it here"));
         };
-        if matches!(mark, Mark::Message { .. }) && !sub.got.insert(mark) {
-            return Err(format!("{who}: a second time"));
+        if !sub.got.insert(mark) {
+            return Err(format!("{who}: again"));
         }
         // Where there is no confirmation, or it is still unread, what was carried before may come too.
         let least = sub.last.map_or(0, |last| last + 1);
         let Some(&place) = places.iter().find(|place| **place >= least) else {
-            return Err(format!("{who}: again, or out of order"));
+            return Err(format!("{who}: out of order"));
         };
         self.delivered += 1;
         let entry = &log.entries[place as usize];
@@ -247,10 +255,15 @@ impl Ledger {
     /// From now on nothing is owed to this subscription; what comes is checked all the same.
     pub fn release(&mut self, id: SubId) {
         self.subs.get_mut(&id).expect("a subscription of the ledger").released = true;
+        self.neighbours.release(id);
     }
 
     /// The subscription is over. What it should have had long ago is missing now.
     pub fn end(&mut self, id: SubId, now: Instant) -> Result<(), String> {
+        self.end_of_events(id, now).and(self.neighbours.end(id, now))
+    }
+
+    fn end_of_events(&mut self, id: SubId, now: Instant) -> Result<(), String> {
         let sub = self.subs.remove(&id).expect("a subscription of the ledger");
         let log = &self.logs[&sub.stream];
         let mut lost = Vec::new();
@@ -289,6 +302,10 @@ impl Ledger {
 
     /// What is still owed to somebody, if anything. With the publishing stopped it must come to nothing.
     pub fn owed(&self) -> Option<String> {
+        self.neighbours.owed().or_else(|| self.owed_event())
+    }
+
+    fn owed_event(&self) -> Option<String> {
         self.subs.values().filter(|sub| !sub.released).find_map(|sub| {
             let who = || format!("client {}, stream {}", sub.client, sub.stream);
             let log = &self.logs[&sub.stream];
@@ -332,6 +349,7 @@ impl Ledger {
         }
         self.logs.clear();
         self.published.clear();
+        self.neighbours.settle();
         wrong
     }
 }
@@ -342,7 +360,6 @@ impl Ledger {
 pub fn prove() {
     let now = Instant::now();
     let event = |n| Mark::Event { stream: 1, n };
-    let message = |n| Mark::Message { from: 9, n };
     // Two clients, of which the second gets everything; five events on link 0, five on link 1.
     let begin = |on_gap| {
         let mut ledger = Ledger::default();
@@ -385,29 +402,42 @@ pub fn prove() {
     fails(&[0, 1, 2, 5, 6, 8, 9], "lost before it");
     fails(&[0, 1, 2, 5, 6, 7, 8], "never delivered");
     fails(&[], "never delivered");
-    fails(&[0, 1, 1, 2, 5, 6, 7, 8, 9], "again, or out of order");
-    fails(&[0, 2, 1, 5, 6, 7, 8, 9], "again, or out of order");
+    fails(&[0, 1, 1, 2, 5, 6, 7, 8, 9], "again");
+    fails(&[0, 2, 1, 5, 6, 7, 8, 9], "out of order");
     fails(&[0, 1, 2, 5, 6, 7, 8, 9, 11], "no link carried it");
     assert_eq!(judge(OnGap::Notify, &most, true), [""; 0]);
     assert!(judge(OnGap::Notify, &most, false).iter().any(|wrong| wrong.contains("not told")));
 
-    // Messages of clients: two copies of 0, of which the bridge has read the first; then 1.
-    let (mut ledger, a, b) = begin(OnGap::Ignore);
-    let own = ledger.subscribe(9, 1, OnGap::Ignore, true, now);
-    for n in [0, 0, 1] {
-        ledger.published(message(n), now + Duration::from_millis(1));
-        ledger.carried(1, 1, message(n), true, now);
-    }
-    most.iter().for_each(|n| ledger.received(a, event(*n), now).unwrap());
-    for n in [0, 1] {
-        ledger.received(a, message(n), now).unwrap();
-        assert!(ledger.received(own, message(n), now).unwrap_err().contains("its own"));
-    }
-    assert!(ledger.received(a, message(0), now).unwrap_err().contains("a second time"));
-    ledger.received(b, message(1), now).unwrap();
-    for sub in [a, b, own] {
-        ledger.end(sub, now).unwrap();
-    }
-    let wrong = ledger.settle();
+    // Two copies of 10, of which the bridge has read the first; then 11. And what a lost link brings late is no loss.
+    let copied = |got: &[u32]| {
+        let (mut ledger, a, b) = begin(OnGap::Ignore);
+        for (link, n) in [(1, 10), (0, 9), (1, 10), (1, 11)] {
+            ledger.published(event(n), now + Duration::from_millis(1));
+            ledger.carried(link, 1, event(n), true, now);
+        }
+        most.iter().chain(got).for_each(|n| ledger.received(a, event(*n), now).unwrap());
+        [10, 11].iter().for_each(|n| ledger.received(b, event(*n), now).unwrap());
+        for sub in [a, b] {
+            ledger.end(sub, now).unwrap();
+        }
+        ledger.settle()
+    };
+    assert_eq!(copied(&[10, 11]), [""; 0]);
+    let wrong = copied(&[11]);
     assert!(wrong.len() == 1 && wrong[0].contains("none of its copies"), "{wrong:?}");
+
+    // A client's message is not the links' affair, and is owed all the same.
+    let (mut ledger, a, b) = begin(OnGap::Ignore);
+    let key = (9, 0);
+    let sent = now + Duration::from_millis(1);
+    ledger.neighbours.sent(key, 1, sent);
+    ledger.neighbours.answered(key, true, sent);
+    ledger.received(b, Mark::Message { from: 9, n: 0 }, sent).unwrap();
+    most.iter().for_each(|n| ledger.received(a, event(*n), now).unwrap());
+    assert!(ledger.owed().unwrap().contains("message (9, 0)"));
+    assert!(ledger.end(a, sent + PATIENCE * 2).unwrap_err().contains("accepted, and never delivered"));
+    ledger.release(b);
+    assert_eq!(ledger.owed(), None);
+    ledger.end(b, sent + PATIENCE * 2).unwrap();
+    assert_eq!(ledger.settle(), [""; 0]);
 }

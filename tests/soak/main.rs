@@ -34,6 +34,7 @@ mod faults;
 mod ledger;
 mod memory;
 mod messages;
+mod neighbours;
 mod observer;
 mod outgoing;
 mod process;
@@ -63,6 +64,8 @@ fn main() -> ExitCode {
         }
     };
     ledger::prove();
+    neighbours::prove();
+    outgoing::prove();
     memory::prove();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let limit = args.rounds.iter().map(|round| *round + run::OVERHEAD_MAX).sum();

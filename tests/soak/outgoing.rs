@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::ledger::{ClientId, Mark};
+use crate::ledger::ClientId;
 
 #[derive(Debug, Default)]
 struct Message {
@@ -16,8 +16,6 @@ struct Message {
     answered: bool,
     /// And the bridge has certainly heard it.
     accepted: bool,
-    /// Carried back on a link, which shows the bridge that it was taken.
-    returned: bool,
     told: bool,
     /// How often the observer at Pusher has seen it.
     seen: u32,
@@ -59,7 +57,7 @@ pub struct Counted {
 impl Message {
     /// Nobody needs to be told any more.
     const fn is_settled(&self) -> bool {
-        self.answered || self.returned || self.told
+        self.answered || self.told
     }
 }
 
@@ -110,6 +108,9 @@ impl Outgoing {
         match self.message(client, n) {
             None => Err(format!("client {client}: told of message {n}, which it never sent")),
             Some(message) if message.told => Err(format!("client {client}: told twice of message {n}")),
+            Some(message) if message.accepted => {
+                Err(format!("client {client}: told that message {n} failed, and it was accepted"))
+            }
             Some(message) => {
                 message.told = true;
                 Ok(())
@@ -164,13 +165,6 @@ impl Outgoing {
         }
     }
 
-    /// A link brought the message back to the bridge.
-    pub fn returned(&mut self, client: ClientId, n: u32) {
-        if let Some(message) = self.message(client, n) {
-            message.returned = true;
-        }
-    }
-
     /// The observer begins to watch, or was interrupted.
     pub fn observing(&mut self, watching: bool) {
         self.watching = watching;
@@ -206,11 +200,14 @@ impl Outgoing {
     pub fn audit(&mut self, counted: Counted) -> Vec<String> {
         let mut wrong = Vec::new();
         let (mut read, mut sent, mut told, mut untold) = (0, 0, 0, 0);
+        let (mut accepted, mut answered) = (0, 0);
         for (client, sender) in &self.senders {
             sent += sender.messages.len() as u64;
             read += u64::from(sender.read);
             for (n, message) in sender.messages.iter().enumerate() {
                 told += u64::from(message.told);
+                accepted += u64::from(message.accepted);
+                answered += u64::from(message.answered);
                 let watched = self.watching && message.watched == Some(self.watch);
                 if message.accepted && !sender.posts && message.seen == 0 && watched {
                     wrong.push(format!("client {client}, message {n}: published, and never observed"));
@@ -232,6 +229,12 @@ impl Outgoing {
                 "{told} messages were told as failed and {untold} are nowhere; the bridge counts {counted:?}"
             ));
         }
+        if !(accepted..=answered).contains(&counted.ok) {
+            wrong.push(format!(
+                "{accepted} messages were accepted, or {answered} if all answers came in time; the bridge counts \
+                 {counted:?}"
+            ));
+        }
         let all = counted.ok + counted.failed;
         if all < read || all > sent {
             wrong.push(format!(
@@ -247,10 +250,81 @@ impl Outgoing {
     }
 }
 
-/// The sender and number of a client's message.
-pub fn message_of(mark: Mark) -> Option<(ClientId, u32)> {
-    match mark {
-        Mark::Message { from, n } => Some((from, n)),
-        Mark::Event { .. } => None,
+/// Shows that each check finds what it is for, and nothing else.
+pub fn prove() {
+    let fails = |result: Result<(), String>, why: &str| {
+        assert!(result.as_ref().is_err_and(|wrong| wrong.contains(why)), "{why}: {result:?}");
+    };
+    // Five messages that were read: accepted, told, answered too late, posted elsewhere, and gone.
+    let some = || {
+        let mut all = Outgoing::default();
+        all.observing(true);
+        all.begin(1, false);
+        (0..5).for_each(|n| assert_eq!(all.send(1), n));
+        all.read(1, 4);
+        for n in [0, 2, 3] {
+            all.attempt(1, n).unwrap();
+            all.taken(1, n);
+        }
+        for (n, surely) in [(0, true), (2, false), (3, true)] {
+            all.accepted(1, n, surely);
+        }
+        [0, 2, 3].into_iter().for_each(|n| all.observe(1, n).unwrap());
+        all.told(1, 1).unwrap();
+        all
+    };
+    for ok in [2, 3] {
+        assert_eq!(some().audit(Counted { ok, failed: 4 - ok }), [""; 0]);
     }
+    let audit = |all: &mut Outgoing, ok, failed| {
+        let wrong = all.audit(Counted { ok, failed });
+        Err(wrong.join("; "))
+    };
+    fails(audit(&mut some(), 1, 3), "2 messages were accepted, or 3");
+    fails(audit(&mut some(), 4, 1), "2 messages were accepted, or 3");
+    fails(audit(&mut some(), 3, 0), "1 messages were told as failed");
+    fails(audit(&mut some(), 2, 1), "4 certainly read");
+    fails(audit(&mut some(), 3, 3), "5 messages were sent");
+    let mut all = some();
+    all.read(1, 5);
+    fails(audit(&mut all, 3, 2), "message 4: neither published nor told");
+    all.gone(1);
+    assert_eq!(all.audit(Counted { ok: 3, failed: 2 }), [""; 0], "nobody could be told");
+    fails(audit(&mut all, 3, 1), "1 are nowhere");
+    let mut all = some();
+    assert_eq!(all.unsettled(1), None, "an answer settles it, though it came late");
+    // Its answer was lost: it is neither settled, nor may it not be sent again.
+    all.attempt(1, 4).unwrap();
+    all.taken(1, 4);
+    all.read(1, 5);
+    assert_eq!(all.unsettled(1), Some(4));
+    all.observe(1, 4).unwrap();
+    fails(all.observe(1, 4), "observed 2 times, published 1");
+    all.attempt(1, 4).unwrap();
+    all.taken(1, 4);
+    all.accepted(1, 4, true);
+    fails(all.attempt(1, 4), "after it was accepted");
+    fails(all.told(1, 4), "failed, and it was accepted");
+    fails(all.told(1, 1), "told twice");
+    fails(all.told(1, 7), "never sent");
+    fails(all.attempt(1, 1), "out of order");
+    fails(all.attempt(1, 7), "never sent");
+    fails(all.attempt(2, 0), "nobody sent it");
+    all.begin(2, true);
+    all.send(2);
+    all.attempt(2, 0).unwrap();
+    all.taken(2, 0);
+    fails(all.attempt(2, 0), "posted again");
+    let mut all = Outgoing::default();
+    all.observing(true);
+    all.begin(1, false);
+    for n in 0..3 {
+        all.send(1);
+        all.attempt(1, n).unwrap();
+        all.taken(1, n);
+    }
+    all.observe(1, 2).unwrap();
+    fails(all.observe(1, 1), "observed out of order");
+    all.accepted(1, 0, true);
+    fails(audit(&mut all, 1, 0), "message 0: published, and never observed");
 }

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream};
@@ -12,16 +11,16 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 use crate::faults::{Dialling, HttpFault, LinkFault};
-use crate::ledger::Mark;
-use crate::outgoing::message_of;
+use crate::ledger::{ClientId, LinkId, Mark};
+use crate::neighbours::SURELY_HEARD;
 use crate::support::raw::TEXT;
 use crate::wire::{Frame, Wire, server_frame, status};
 use crate::world::World;
 
 /// What Pusher's greeting is made to say: so soon after silence the bridge pings.
 const ACTIVITY_TIMEOUT_S: u64 = 2;
-/// The bridge takes an answer that comes so early for sure; its own timeout is 1 s.
-const SURELY_HEARD: Duration = Duration::from_millis(500);
+/// How the channels begin on which a link finds out whether its connection still delivers.
+const PROBES: &str = "private-pusher-bridge-";
 
 pub async fn serve(world: Rc<World>, listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
@@ -55,6 +54,11 @@ struct Pusher {
     data: Option<serde_json::Value>,
 }
 
+#[derive(Deserialize)]
+struct Greeting {
+    socket_id: String,
+}
+
 /// How a channel's subscription stands on one link.
 #[derive(Default)]
 struct Asked {
@@ -64,7 +68,7 @@ struct Asked {
 
 struct Link {
     world: Rc<World>,
-    id: u32,
+    id: LinkId,
     bridge: Wire,
     pusher: Wire,
     channels: HashMap<String, Asked>,
@@ -121,7 +125,10 @@ impl Link {
                     Some(LinkFault::Fragment(count)) => self.fragmented = count,
                     Some(LinkFault::Inject(bytes)) => if self.bridge.send(bytes).await.is_err() { return false },
                     // What a stall holds back comes after it, if the bridge still waits for it.
-                    Some(LinkFault::Stall(time)) => sleep(time).await,
+                    Some(LinkFault::Stall(time)) => {
+                        self.world.ledger.borrow_mut().neighbours.stalls(self.id);
+                        sleep(time).await;
+                    }
                 },
                 frame = self.bridge.frame() => {
                     let Ok(Some(frame)) = frame else { return false };
@@ -137,10 +144,16 @@ impl Link {
     }
 
     fn asked(&mut self, frame: &Frame) {
-        let Ok(Pusher { event, data: Some(data), .. }) = serde_json::from_str(frame.text()) else { return };
-        let Some(channel) = data.get("channel").and_then(|channel| channel.as_str()) else { return };
+        let pusher = serde_json::from_str::<Pusher>(frame.text()).ok();
+        let channel = pusher.as_ref().and_then(|pusher| pusher.data.as_ref()?.get("channel")?.as_str());
+        let subscribes = pusher.as_ref().is_some_and(|pusher| pusher.event == "pusher:subscribe");
+        // The channel of its probes is on each link.
+        let subscribed = channel.filter(|channel| subscribes && !channel.starts_with(PROBES));
+        let heard = self.world.ledger.borrow_mut().neighbours.heard(self.id, subscribed, Instant::now());
+        self.world.check(heard);
+        let Some(channel) = channel else { return };
         let asked = self.channels.entry(channel.to_owned()).or_default();
-        asked.subscribed = event == "pusher:subscribe";
+        asked.subscribed = subscribes;
         asked.unanswered += u32::from(asked.subscribed);
     }
 
@@ -150,6 +163,14 @@ impl Link {
         };
         match (event.as_str(), channel) {
             ("pusher:connection_established", _) => {
+                let data = data.as_ref().and_then(|data| data.as_str()).unwrap_or_default();
+                match serde_json::from_str(data) {
+                    Ok(Greeting { socket_id }) => {
+                        let greeted = self.world.ledger.borrow_mut().neighbours.greeted(self.id, &socket_id);
+                        self.world.check(greeted);
+                    }
+                    Err(error) => self.world.wrong(format!("from Pusher: {error}: {data}")),
+                }
                 let text = with_activity_timeout(frame.text());
                 return self.bridge.send(server_frame(TEXT, text.as_bytes())).await;
             }
@@ -157,6 +178,7 @@ impl Link {
                 let asked = self.channels.entry(channel).or_default();
                 asked.unanswered = asked.unanswered.saturating_sub(1);
             }
+            ("probe", Some(channel)) if channel.starts_with(PROBES) => {}
             (event, Some(channel)) if !event.starts_with("pusher") => {
                 let data = data.as_ref().and_then(|data| data.as_str()).unwrap_or_default();
                 if self.cut {
@@ -182,10 +204,13 @@ impl Link {
         };
         let standing =
             self.channels.get(channel).is_some_and(|asked| asked.subscribed && asked.unanswered == 0);
-        if let Some((client, n)) = message_of(mark).filter(|_| standing) {
-            world.outgoing.borrow_mut().returned(client, n);
+        let mut ledger = world.ledger.borrow_mut();
+        match mark {
+            Mark::Event { .. } => ledger.carried(self.id, stream, mark, standing, Instant::now()),
+            Mark::Message { from, n } => {
+                world.check(ledger.neighbours.carried(self.id, (from, n), Instant::now()));
+            }
         }
-        world.ledger.borrow_mut().carried(self.id, stream, mark, standing, Instant::now());
     }
 }
 
@@ -216,6 +241,15 @@ struct Published {
     channel: String,
     name: String,
     data: String,
+    socket_id: Option<String>,
+}
+
+/// A message in a request.
+struct Sent {
+    from: ClientId,
+    n: u32,
+    /// Which of the requests with it this is.
+    attempt: usize,
 }
 
 async fn http(world: Rc<World>, mut wire: Wire, first: String) {
@@ -238,19 +272,30 @@ async fn http(world: Rc<World>, mut wire: Wire, first: String) {
 }
 
 /// The messages of a request, each checked.
-fn understood(world: &World, body: &[u8]) -> Vec<(u32, u32)> {
+fn understood(world: &World, body: &[u8]) -> Vec<Sent> {
     let Ok(Batch { batch }) = serde_json::from_slice(body) else {
         world.wrong(format!("to Pusher: {:?}", String::from_utf8_lossy(body)));
         return Vec::new();
     };
     let mut messages = Vec::new();
-    for Published { channel, name, data } in batch {
-        let Some(mark @ Mark::Message { from, n }) = world.recognise(&data, "to Pusher") else { continue };
-        if name != format!("client-m{n}") || world.stream_of(&channel, mark).is_none() {
-            world.wrong(format!("to Pusher: {mark:?} as {name} on {channel}"));
+    for Published { channel, name, data, socket_id } in batch {
+        if channel.starts_with(PROBES) {
+            world.count("bridge: probe");
+            if (name.as_str(), data.as_str(), socket_id) != ("probe", "{}", None) {
+                world.wrong(format!("to Pusher: {name} {data} on {channel}"));
+            }
+            continue;
         }
+        let Some(mark @ Mark::Message { from, n }) = world.recognise(&data, "to Pusher") else { continue };
+        let stream = world.stream_of(&channel, mark);
+        let Some(stream) = stream.filter(|_| name == format!("client-m{n}")) else {
+            world.wrong(format!("to Pusher: {mark:?} as {name} on {channel}"));
+            continue;
+        };
         world.check(world.outgoing.borrow_mut().attempt(from, n));
-        messages.push((from, n));
+        let neighbours = &mut world.ledger.borrow_mut().neighbours;
+        world.check(neighbours.attempt((from, n), stream, &channel, socket_id.as_deref(), Instant::now()));
+        messages.push(Sent { from, n, attempt: neighbours.attempts((from, n)) });
     }
     messages
 }
@@ -259,7 +304,7 @@ struct Publishing {
     world: Rc<World>,
     path: String,
     body: bytes::Bytes,
-    messages: Vec<(u32, u32)>,
+    messages: Vec<Sent>,
 }
 
 impl Publishing {
@@ -284,8 +329,8 @@ impl Publishing {
             Some(HttpFault::Cut) => false,
             Some(HttpFault::Hold(time)) => {
                 self.world.switches.held(1);
-                for (client, n) in &self.messages {
-                    self.world.outgoing.borrow_mut().held(*client, *n);
+                for Sent { from, n, .. } in &self.messages {
+                    self.world.outgoing.borrow_mut().held(*from, *n);
                 }
                 spawn_local(async move {
                     sleep(time).await;
@@ -303,18 +348,24 @@ impl Publishing {
         let Some((status, body)) = self.take().await else { return false };
         if (200..300).contains(&status) {
             let surely = received.elapsed() < SURELY_HEARD;
-            let mut outgoing = self.world.outgoing.borrow_mut();
-            self.messages.iter().for_each(|(client, n)| outgoing.accepted(*client, *n, surely));
+            for Sent { from, n, .. } in &self.messages {
+                self.world.outgoing.borrow_mut().accepted(*from, *n, surely);
+                self.world.ledger.borrow_mut().neighbours.answered((*from, *n), surely, Instant::now());
+            }
         }
         answer(wire, status, "", &body).await
     }
 
     /// Hands it to Pusher.
     async fn take(&self) -> Option<(u16, String)> {
-        for (client, n) in &self.messages {
-            self.world.outgoing.borrow_mut().taken(*client, *n);
+        for Sent { from, n, attempt } in &self.messages {
+            self.world.outgoing.borrow_mut().taken(*from, *n);
+            self.world.ledger.borrow_mut().neighbours.taking((*from, *n), *attempt);
         }
         let response = self.world.ask_upstream(&self.path, self.body.clone()).await.ok()?;
+        for Sent { from, n, attempt } in &self.messages {
+            self.world.ledger.borrow_mut().neighbours.took((*from, *n), *attempt, Instant::now());
+        }
         Some((response.status.as_u16(), String::from_utf8_lossy(&response.body).into_owned()))
     }
 }

@@ -13,32 +13,38 @@ use crate::process::Held;
 pub struct Row {
     pub seconds: u64,
     pub connections: u64,
-    /// Events and messages that clients got, each checked.
+    /// Events that clients got, each checked.
     pub delivered: u64,
     /// Those that clients missed where a link was lost.
     pub missed: u64,
     pub published: u64,
     /// Messages of clients.
     pub sent: u64,
+    /// Those that their neighbours got, each checked.
+    pub relayed: u64,
+    /// Those that a link brought back, when their requests had been given up.
+    pub late_copies: u64,
     pub observed: u64,
     pub echoed: u64,
     pub faults: u64,
     pub held: Held,
 }
 
-pub const HEADER: &str = "    time connections  delivered   missed published     sent observed   echoed  faults  Rss KiB  fds threads tasks";
+pub const HEADER: &str = "    time connections  delivered   missed published     sent relayed  copies observed   echoed  faults  Rss KiB  fds threads tasks";
 
 impl Row {
     pub fn print(&self) {
         let Held { rss_kib, descriptors, threads, tasks } = self.held;
         println!(
-            "{:>6} s {:>11} {:>10} {:>8} {:>9} {:>8} {:>8} {:>8} {:>7} {:>8} {:>4} {:>7} {:>5}",
+            "{:>6} s {:>11} {:>10} {:>8} {:>9} {:>8} {:>7} {:>7} {:>8} {:>8} {:>7} {:>8} {:>4} {:>7} {:>5}",
             self.seconds,
             self.connections,
             self.delivered,
             self.missed,
             self.published,
             self.sent,
+            self.relayed,
+            self.late_copies,
             self.observed,
             self.echoed,
             self.faults,
@@ -58,6 +64,8 @@ pub struct Report {
     pub faults: BTreeMap<&'static str, u64>,
     /// What the bridge counted, by label.
     pub counted: BTreeMap<&'static str, BTreeMap<String, u64>>,
+    /// Messages in publishing requests that named a link to be left out, and that named none.
+    pub named: [u64; 2],
     pub wrong: Vec<String>,
 }
 
@@ -72,6 +80,8 @@ impl Report {
         println!("\n{HEADER}");
         self.rows.iter().for_each(Row::print);
         println!("\nfaults: {}", counts(&self.faults));
+        let [named, unnamed] = self.named;
+        println!("\nmessages published with a link to leave out: {named}, with none: {unnamed}");
         for (what, by_label) in &self.counted {
             println!("\n{what}: {}", counts(by_label));
         }

@@ -179,11 +179,12 @@ impl Soak<'_> {
         };
         self.becomes("the links to stand again", whole).await;
         self.publisher.last_call().await;
+        // What is accepted until everything is settled is owed as well.
+        self.audit("while clients are connected").await;
         if !world.until(PATIENCE * 2, || world.ledger.borrow().owed().is_none()).await {
             let owed = world.ledger.borrow().owed();
             world.wrong(format!("never delivered: {owed:?}"));
         }
-        self.audit("while clients are connected").await;
     }
 
     /// Waits until the metrics are so.
@@ -297,6 +298,8 @@ impl Soak<'_> {
             seconds: self.started.elapsed().as_secs(),
             connections: world.connections.get(),
             delivered: ledger.delivered,
+            relayed: ledger.neighbours.delivered,
+            late_copies: ledger.neighbours.late_copies,
             missed: ledger.missed,
             published: world.published.get(),
             sent: outgoing.sent,
@@ -334,12 +337,15 @@ impl Soak<'_> {
     }
 
     fn report(self, log: PathBuf) -> bool {
+        let neighbours = &self.world.ledger.borrow().neighbours;
+        let named = [neighbours.named, neighbours.unnamed];
         let mut report = Report {
             seed: self.args.seed,
             clients: self.args.clients,
             rows: self.rows,
             faults: self.world.faults.borrow().clone(),
             counted: self.totals,
+            named,
             wrong: self.world.all_wrong(),
         };
         report.wrong.extend(report.check_memory().err());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pusher_bridge::legacy::machine::JUDGING_MAX;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::client::{Client, Heard, Over};
@@ -123,7 +124,8 @@ async fn guesser(visit: &mut Visit) -> Result<(), String> {
         Err(Over::NotUpgraded(429)) => return Ok(()),
         Err(over) => return Err(format!("a guesser is not opened: {over:?}")),
     };
-    let until = Instant::now() + PATIENCE;
+    // Its deadline stands still while its tokens wait to be judged.
+    let until = Instant::now() + PATIENCE + JUDGING_MAX;
     let guessing = async {
         loop {
             client.send_raw(&auth("a.guessed.token")).await?;
