@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::auth::Verifier;
 use crate::clock::Now;
 use crate::config::Server;
+use crate::fanout::undelivered::Undelivered;
 use crate::metrics::Metrics;
 
 mod guard;
@@ -54,6 +55,7 @@ pub struct Status {
     keys: Option<Arc<Verifier>>,
     /// Names of the admin address, beside addresses and loopback's.
     hosts: Vec<String>,
+    undelivered: Arc<Undelivered>,
     metrics: Arc<Metrics>,
 }
 
@@ -65,6 +67,7 @@ impl Status {
         workers: usize,
         server: &Server,
         keys: Option<Arc<Verifier>>,
+        undelivered: Arc<Undelivered>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -76,6 +79,7 @@ impl Status {
             close_window: server.close_window,
             keys,
             hosts: server.admin_hosts.clone(),
+            undelivered,
             metrics,
         })
     }
@@ -244,6 +248,15 @@ fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>>
             response.headers_mut().insert(CONTENT_TYPE, kind);
             response
         }
+        // Names of channels may be nobody else's business.
+        "/debug/undelivered" => match guard::check(request.uri(), request.headers(), &status.hosts) {
+            Ok(()) => {
+                let mut response = text(StatusCode::OK, status.undelivered.json());
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                response
+            }
+            Err(denied) => text(StatusCode::FORBIDDEN, denied.text().to_owned()),
+        },
         // A Kubernetes preStop hook can only GET.
         "/drain" => match guard::check_drain(request.uri(), request.headers(), &status.hosts) {
             Ok(()) => {
@@ -253,7 +266,10 @@ fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>>
             }
             Err(denied) => text(StatusCode::FORBIDDEN, denied.text().to_owned()),
         },
-        _ => text(StatusCode::NOT_FOUND, "here are /healthz, /readyz, /metrics and /drain\n".to_owned()),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "here are /healthz, /readyz, /metrics, /debug/undelivered and /drain\n".to_owned(),
+        ),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::auth::{FetchObserver, Verifier};
 use crate::clock::Now;
 use crate::config::{Config, PublishAction, Rate};
 use crate::fanout::hub::{Hub, INBOX_MAX};
+use crate::fanout::undelivered::Undelivered;
 use crate::limits::address::AddressGate;
 use crate::limits::budget::Budget;
 use crate::limits::slots::Slots;
@@ -114,6 +115,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (hub_senders, hub_inboxes): (Vec<_>, Vec<_>) =
         (0..worker_count).map(|_| mpsc::channel(INBOX_MAX)).unzip();
     let upstream = Arc::new(config.upstream.clone());
+    let routes: Arc<[_]> = config.routes.clone().into();
+    let undelivered = Arc::new(Undelivered::new(routes));
     let mut link_tasks = JoinSet::new();
     let mut connected = Vec::new();
     for (index, end) in ends.into_iter().enumerate() {
@@ -126,7 +129,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             api: api.clone(),
             end,
             hubs: hub_senders.clone(),
-            routes: config.routes.len(),
+            undelivered: undelivered.clone(),
             connected: sender,
             metrics: metrics.clone(),
         };
@@ -144,7 +147,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let unsettled = publisher.unsettled();
     let needed = config.routes.iter().any(|route| route.auth.is_some());
     let keys = verifier.clone().filter(|verifier| needed && verifier.fetches());
-    let status = Status::new(connected, worker_count, &config.server, keys, metrics.clone());
+    let status =
+        Status::new(connected, worker_count, &config.server, keys, undelivered.clone(), metrics.clone());
     let ages = verifier.iter().flat_map(|verifier| verifier.key_ages(Now::read()));
     let max_ages = ages.map(|(_, max)| max);
     let key_ages = metrics.key_ages(max_ages);
@@ -170,10 +174,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (accepting, turns) = Accepting::new(admission, worker_count);
     let (stop_accepting, stop) = watch::channel(false);
     let mut workers = Vec::new();
-    let routes: Arc<[_]> = config.routes.clone().into();
     for (index, (inbox, turns)) in hub_inboxes.into_iter().zip(turns).enumerate() {
-        let hub =
-            Arc::new(Hub::new(index, routes.clone(), links.clone(), metrics.clone(), bridge.buffers.clone()));
+        let hub = Arc::new(Hub::new(
+            index,
+            undelivered.clone(),
+            links.clone(),
+            metrics.clone(),
+            bridge.buffers.clone(),
+        ));
         let worker = Worker::new(bridge.clone(), hub);
         let (status, drain) = (status.clone(), status.drain.subscribe());
         let (accepting, turns) = (accepting.clone(), (turns, stop.clone()));

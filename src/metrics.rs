@@ -10,6 +10,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use tokio::runtime::Handle;
 
 use crate::deprecation::Phase;
+use crate::fanout::undelivered::Reason;
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
 
@@ -147,7 +148,8 @@ pub struct Metrics {
     pub local_events: Counter,
     /// See [`names::PUBLISH_REPEATED_TOTAL`].
     pub publish_repeated: Counter,
-    events: [Counter; 4],
+    events: [Counter; 3],
+    undelivered: [Counter; 4],
     subscriptions: [Gauge; 3],
     /// Subscriptions refused or not answered.
     pub subscription_failures: Counter,
@@ -198,8 +200,10 @@ impl Metrics {
             queue_messages: g(names::PUBLISH_QUEUE_MESSAGES, &[]),
             queue_bytes: g(names::PUBLISH_QUEUE_BYTES, &[]),
             gaps: c(names::UPSTREAM_GAPS_TOTAL, &[]),
-            events: ["delivered", "no_subscriber", "no_channel", "malformed"]
+            events: ["delivered", "no_channel", "malformed"]
                 .map(|result| c(names::UPSTREAM_EVENTS_TOTAL, &[("result", result.into())])),
+            undelivered: Reason::ALL
+                .map(|reason| c(names::UPSTREAM_EVENTS_TOTAL, &[("result", reason.label().into())])),
             local_events: c(names::LOCAL_EVENTS_TOTAL, &[]),
             publish_repeated: c(names::PUBLISH_REPEATED_TOTAL, &[]),
             subscriptions: ["pending", "live", "lingering"]
@@ -310,15 +314,22 @@ impl Metrics {
         gauge(&self.recorder, names::UPSTREAM_CONNECTED, &[("link", link.to_string().into())])
     }
 
-    /// An event from Pusher that somebody wants, or nobody.
-    pub fn upstream_event(&self, wanted: bool) {
-        let [delivered, no_subscriber, ..] = &self.events;
-        if wanted { delivered } else { no_subscriber }.increment(1);
+    /// An event from Pusher that somebody got.
+    pub fn upstream_delivered(&self) {
+        let [delivered, ..] = &self.events;
+        delivered.increment(1);
+    }
+
+    /// An event from Pusher that nobody got.
+    pub fn upstream_undelivered(&self, reason: Reason) {
+        if let Some(counter) = self.undelivered.get(reason as usize) {
+            counter.increment(1);
+        }
     }
 
     /// An event from Pusher that names no channel.
     pub fn upstream_without_channel(&self) {
-        let [_, _, no_channel, _] = &self.events;
+        let [_, no_channel, _] = &self.events;
         no_channel.increment(1);
     }
 

@@ -30,6 +30,7 @@ const PURE: &[&str] = &[
     "src/legacy/utf8.rs",
     "src/fanout/cached.rs",
     "src/fanout/table.rs",
+    "src/fanout/undelivered.rs",
     "src/limits",
     "src/pusher/backoff.rs",
     "src/pusher/checks.rs",

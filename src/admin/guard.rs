@@ -43,7 +43,7 @@ impl Denied {
 ///
 /// # Errors
 /// What is wrong.
-fn check(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> Result<(), Denied> {
+pub(super) fn check(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> Result<(), Denied> {
     if headers.contains_key(ORIGIN) || headers.keys().any(|name| name.as_str().starts_with("sec-fetch-")) {
         return Err(Denied::Browser);
     }

@@ -2,6 +2,7 @@
 //! every connection that wants it.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::cached::Cached;
 use super::table::{Table, Ticket};
+use super::undelivered::{Reason, Undelivered};
 use crate::clock::Now;
 use crate::config::Route;
 use crate::legacy::conn::{Conn, Notice};
@@ -21,6 +23,7 @@ use crate::legacy::outbox::{Opcode, Pushed, encode_frame};
 use crate::legacy::publish::{ClientEvents, relayed_name};
 use crate::limits::budget::Budget;
 use crate::metrics::Metrics;
+use crate::pusher::link::loggable;
 use crate::pusher::links::Links;
 use crate::routes::is_cache;
 
@@ -45,8 +48,19 @@ pub struct Event {
     pub received: Instant,
     /// The connection of this bridge that published it, and must not get it back.
     pub origin: Option<ConnId>,
-    /// The frame of each route, rendered when first needed.
-    pub frames: Box<[OnceLock<Bytes>]>,
+    /// What becomes of it, by the routes' index.
+    shown: Box<[Shown]>,
+    /// Hubs that have yet to hand it out.
+    awaited: AtomicU32,
+}
+
+/// An event on one route.
+#[derive(Debug, Default)]
+struct Shown {
+    /// Its frame, rendered when first needed: so it has receivers.
+    frame: OnceLock<Bytes>,
+    /// Why there are none in a hub that has subscribers: a [`Reason`], or 0.
+    missed: AtomicU8,
 }
 
 /// What a link tells a hub, in order.
@@ -93,6 +107,7 @@ struct Known {
 pub struct Hub {
     index: usize,
     routes: Arc<[Arc<Route>]>,
+    undelivered: Arc<Undelivered>,
     links: Links,
     metrics: Arc<Metrics>,
     /// Its frames count there.
@@ -103,6 +118,33 @@ pub struct Hub {
 }
 
 impl Event {
+    /// An event for hubs with this number of routes.
+    #[must_use]
+    pub fn new(
+        channel: Arc<str>,
+        name: &str,
+        data: &str,
+        received: Instant,
+        origin: Option<ConnId>,
+        routes: usize,
+    ) -> Self {
+        let shown = (0..routes).map(|_| Shown::default()).collect();
+        Self {
+            channel,
+            name: name.into(),
+            data: data.into(),
+            received,
+            origin,
+            shown,
+            awaited: AtomicU32::new(0),
+        }
+    }
+
+    /// So many hubs are to hand it out; to be said before they are told.
+    pub fn expect_hubs(&self, hubs: u32) {
+        self.awaited.store(hubs, Ordering::Relaxed);
+    }
+
     /// What it takes: its names and data, and each frame that is made of them, at most.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -115,13 +157,14 @@ impl Hub {
     #[must_use]
     pub fn new(
         index: usize,
-        routes: Arc<[Arc<Route>]>,
+        undelivered: Arc<Undelivered>,
         links: Links,
         metrics: Arc<Metrics>,
         buffers: Arc<Budget>,
     ) -> Self {
+        let routes = undelivered.routes().clone();
         let client_events = ClientEvents::of(routes.iter().map(AsRef::as_ref));
-        Self { index, routes, links, metrics, buffers, client_events, known: Mutex::default() }
+        Self { index, routes, undelivered, links, metrics, buffers, client_events, known: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -137,6 +180,13 @@ impl Hub {
         let waiting = Waiting { conn: conn.clone(), route, id, confirm, replay };
         let mut known = self.known();
         let (attached, stands) = known.table.attach(&channel, route, interest, conn.clone(), waiting);
+        tracing::debug!(
+            route = self.routes.get(route).map(|route| &*route.name),
+            conn = conn.id().0,
+            channel = &**attached.ticket.channel(),
+            live = attached.live,
+            "subscribed"
+        );
         if attached.first {
             self.links.want(attached.ticket.channel(), self.index);
         }
@@ -149,6 +199,7 @@ impl Hub {
 
     /// Ends a subscription.
     pub fn detach(&self, ticket: &Ticket) {
+        tracing::debug!(channel = &**ticket.channel(), "unsubscribed");
         let mut known = self.known();
         if known.table.detach(ticket) {
             known.cached.forget(ticket.channel());
@@ -178,6 +229,9 @@ impl Hub {
                 Delivery::Event(event) => {
                     self.fan_out(&known.table, &event, (!alone).then_some(&mut corked));
                     self.metrics.delivery_delay(event.received);
+                    if event.awaited.fetch_sub(1, Ordering::AcqRel) == 1 {
+                        self.settle(&event);
+                    }
                     if is_cache(&event.channel) {
                         known.keep(event);
                     }
@@ -202,6 +256,7 @@ impl Hub {
     }
 
     fn live(&self, known: &mut Known, channel: &str, gap: bool) {
+        tracing::debug!(channel, gap, worker = self.index, "the channel's subscription is confirmed");
         if gap {
             for conn in known.table.confirmed(channel) {
                 conn.notify(Notice::Gap);
@@ -241,7 +296,11 @@ impl Hub {
             Interest::Hold => false,
             Interest::Value(value) => filter_value(route, &data).as_deref() == Some(value),
         };
-        let frame = event.frames.get(index).filter(|_| wanted && event.origin != Some(conn.id()));
+        let frame = event
+            .shown
+            .get(index)
+            .map(|shown| &shown.frame)
+            .filter(|_| wanted && event.origin != Some(conn.id()));
         self.confirm(frame.map(|frame| frame.get_or_init(|| self.render(route, &data)).clone()), index, conn);
     }
 
@@ -255,7 +314,9 @@ impl Hub {
     ) {
         let by_client = self.is_by_client(event);
         for index in table.routes(&event.channel) {
-            let Some(route) = self.routes.get(index) else { continue };
+            let (Some(route), Some(shown)) = (self.routes.get(index), event.shown.get(index)) else {
+                continue;
+            };
             let data = event_data(route, event, by_client);
             let value = filter_value(route, &data);
             let mut frames = 0;
@@ -264,11 +325,7 @@ impl Hub {
                 if event.origin == Some(conn.id()) {
                     continue;
                 }
-                let Some(frame) =
-                    event.frames.get(index).map(|frame| frame.get_or_init(|| self.render(route, &data)))
-                else {
-                    continue;
-                };
+                let frame = shown.frame.get_or_init(|| self.render(route, &data));
                 length = frame.len();
                 let pushed = match corked.as_deref_mut() {
                     None => conn.push(frame.clone()),
@@ -283,6 +340,46 @@ impl Hub {
                 frames += usize::from(matches!(pushed, Pushed::Written | Pushed::Queued));
             }
             self.metrics.count_out(index, frames, length);
+            if length == 0 {
+                let reason = Reason::of(value.as_deref(), &event.data);
+                shown.missed.store(reason as u8, Ordering::Relaxed);
+            }
+            tracing::debug!(
+                route = &*route.name,
+                channel = loggable(&event.channel),
+                event = loggable(&event.name),
+                worker = self.index,
+                receivers = frames,
+                "handed out"
+            );
+        }
+    }
+
+    /// The last hub has handed the event out: whom it reached is known. A client's message that only its sender could
+    /// get has not gone astray.
+    fn settle(&self, event: &Event) {
+        if event.origin.is_some() {
+            return;
+        }
+        let mut delivered = false;
+        let mut nearest = Reason::NoSubscriber;
+        for (route, shown) in event.shown.iter().enumerate() {
+            if shown.frame.get().is_some() {
+                delivered = true;
+                continue;
+            }
+            let missed = usize::from(shown.missed.load(Ordering::Relaxed));
+            if let Some(reason) = Reason::ALL.get(missed).filter(|reason| **reason != Reason::NoSubscriber) {
+                nearest = nearest.max(*reason);
+                self.undelivered.note(route, &event.channel, &event.name, *reason, Now::read());
+            }
+        }
+        if delivered {
+            return self.metrics.upstream_delivered();
+        }
+        self.metrics.upstream_undelivered(nearest);
+        if nearest == Reason::NoSubscriber {
+            self.undelivered.note_unwanted(&event.channel, &event.name, Now::read());
         }
     }
 

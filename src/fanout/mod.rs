@@ -4,3 +4,4 @@
 pub mod cached;
 pub mod hub;
 pub mod table;
+pub mod undelivered;

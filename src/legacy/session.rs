@@ -77,6 +77,8 @@ struct Session {
     closing: Option<CloseReason>,
     /// The code of the client's close frame.
     close_code: Option<u16>,
+    /// A channel that it was subscribed to when it ended, and to how many.
+    left: Option<(Arc<str>, usize)>,
     phase: Option<(ConnPhase, GaugeGuard)>,
     frames_in: u64,
     bytes_in: u64,
@@ -152,6 +154,7 @@ fn open(worker: Arc<Worker>, stream: TcpStream, granted: Upgraded, counted: Coun
         pending: None,
         closing: None,
         close_code: None,
+        left: None,
         phase: None,
         frames_in: 0,
         bytes_in: 0,
@@ -428,6 +431,7 @@ impl Session {
     fn leave(&mut self) {
         for (_, ticket) in self.subscriptions.drain(..) {
             self.worker.hub.detach(&ticket);
+            self.left.get_or_insert((ticket.channel().clone(), 0)).1 += 1;
         }
         for notice in self.conn.leave() {
             if let Notice::PublishFailed { code, .. } = notice {
@@ -458,6 +462,8 @@ impl Session {
             bytes_out,
             code = reason.code().or(self.close_code),
             reason = reason.label(),
+            channel = self.left.as_ref().map(|(channel, _)| &**channel),
+            channels = self.left.as_ref().map(|(_, count)| *count).filter(|count| *count > 1),
             "closed"
         );
     }

@@ -22,9 +22,11 @@ use super::liveness::{Due, Liveness};
 use super::probe::{self, Probe};
 use super::publisher::Sent;
 use super::sign;
+use crate::clock::Now;
 use crate::config::Upstream;
 use crate::fanout::cached::Cached;
 use crate::fanout::hub::{Delivery, Event};
+use crate::fanout::undelivered::{Reason, Undelivered};
 use crate::legacy::id::ConnId;
 use crate::metrics::Metrics;
 use crate::routes::{self, ChannelKind};
@@ -58,8 +60,8 @@ pub struct Link {
     pub end: LinkEnd,
     /// To the hubs, by their number.
     pub hubs: Vec<mpsc::Sender<Delivery>>,
-    /// How many routes an event may be rendered for.
-    pub routes: usize,
+    /// Events that no client got.
+    pub undelivered: Arc<Undelivered>,
     /// Whether the link is connected.
     pub connected: watch::Sender<bool>,
     /// Counters.
@@ -362,9 +364,8 @@ impl Actor {
         received: std::time::Instant,
         origin: Option<ConnId>,
     ) -> Arc<Event> {
-        let frames = (0..self.link.routes).map(|_| std::sync::OnceLock::new()).collect();
         let event =
-            Arc::new(Event { channel, name: name.into(), data: data.into(), received, origin, frames });
+            Arc::new(Event::new(channel, name, data, received, origin, self.link.undelivered.routes().len()));
         if routes::is_cache(&event.channel) {
             self.cached.keep(&event.channel, event.clone(), event.bytes(), received);
         }
@@ -372,6 +373,7 @@ impl Actor {
     }
 
     async fn deliver(&self, hubs: u64, event: Arc<Event>) {
+        event.expect_hubs(hubs.count_ones());
         for hub in (0..HUBS_MAX).filter(|hub| hubs & (1 << hub) != 0) {
             self.tell(hub, Delivery::Event(event.clone())).await;
         }
@@ -512,12 +514,12 @@ impl Actor {
             if *channel == *self.own_channel {
                 self.probe.arrived(at.into_std());
             } else {
-                self.link.metrics.upstream_event(false);
+                self.link.metrics.upstream_undelivered(Reason::NoSubscriber);
+                self.link.undelivered.note_unwanted(channel, event, Now::read());
             }
             return;
         };
         self.probe.heard();
-        self.link.metrics.upstream_event(true);
         let event = self.new_event(channel, event, &data_json(data), at.into_std(), None);
         self.deliver(hubs, event).await;
     }
@@ -590,6 +592,6 @@ fn close_cause(code: Option<u16>) -> &'static str {
 }
 
 /// Text from outside, short and without control characters, as a log may have it.
-pub(super) fn loggable(text: &str) -> String {
+pub(crate) fn loggable(text: &str) -> String {
     text.chars().take(LOGGED_CHARS_MAX).map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }

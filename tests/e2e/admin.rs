@@ -388,3 +388,115 @@ async fn without_any_keys_it_is_not_ready_and_says_why() {
     assert!(metrics.contains("\npusher_bridge_ready 1\n"));
     assert!(metrics.contains("\npusher_bridge_jwks_max_age_seconds{key=\"0\"} 86400\n"), "{metrics}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_nobody_got_is_explained() {
+    let routes = format!(
+        "{SHIPPED}\n[[routes]]\nname = \"watch\"\ngroup = \"typed-api\"\npath = \"/watch\"\n\
+         channel = \"agent-status\"\nshares = [\"agent\"]\n"
+    );
+    let bridge = Bridge::with(&routes, |config| {
+        config.server.workers = 2;
+        config.upstream.linger = Duration::from_secs(60);
+    })
+    .await;
+    let counts = |result: &str| format!("pusher_bridge_upstream_events_total{{result=\"{result}\"}}");
+    let mut seven = bridge.login("/ws/agent/7").await;
+    // One on each worker, so that both have somebody who does not want it.
+    let _eight = bridge.login_as("/ws/agent/8", "8").await;
+    for (data, result) in [
+        (r#"{"agent_id":"9","secret":"s3cret"}"#, "filtered"),
+        (r#"{"agent":"7","secret":"s3cret"}"#, "field_missing"),
+        (r#"{"agent_id":["7"],"secret":"s3cret"}"#, "field_missing"),
+        ("s3cret, and no JSON", "not_json"),
+    ] {
+        let before = bridge.metric(&counts(result));
+        bridge.sandbox.trigger("agent-status", result, data);
+        bridge.becomes(&counts(result), before + 1.0).await;
+    }
+    assert_eq!(bridge.metric(&counts("delivered")), 0.0);
+    bridge.sandbox.trigger("agent-status", "task_result", r#"{"agent_id":"7"}"#);
+    assert_eq!(seven.json().await["type"], "task_result");
+    bridge.becomes(&counts("delivered"), 1.0).await;
+    // What somebody on another route got is delivered, and yet nobody's on this one.
+    let mut watch = bridge.login_as("/watch", "9").await;
+    bridge.sandbox.trigger("agent-status", "elsewhere", r#"{"agent_id":"9"}"#);
+    assert_eq!(watch.json().await["type"], "elsewhere");
+    bridge.becomes(&counts("delivered"), 2.0).await;
+    // A channel that lingers has nobody.
+    let content = bridge.login("/ws/content/gen_1").await;
+    drop(content);
+    bridge.becomes(r#"pusher_bridge_subscriptions{state="lingering"}"#, 1.0).await;
+    bridge.sandbox.trigger("content-generation-gen_1", "late", "1");
+    bridge.becomes(&counts("no_subscriber"), 1.0).await;
+    // A client's own message that nobody else is there for is no riddle.
+    let mut alone = bridge.login("/ws/plugin/p1").await;
+    alone.send(r#"{"type":"run","data":1}"#).await;
+    bridge.becomes(r#"pusher_bridge_publish_total{result="ok"}"#, 1.0).await;
+
+    let admin = bridge.running.admin_address;
+    let ask = |host: &'static str| async move {
+        Raw::ask(admin, format!("GET /debug/undelivered HTTP/1.1\r\nHost: {host}\r\n\r\n")).await
+    };
+    assert_eq!(ask("evil.example").await.status, 403);
+    let answer = ask("127.0.0.1:9009").await;
+    assert_eq!((answer.status, answer.header("content-type").as_str()), (200, "application/json"));
+    assert!(!answer.body.contains("s3cret"), "{}", answer.body);
+    let kept: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    let reasons = |route: &str| -> Vec<String> {
+        let events = kept[route].as_array().unwrap().iter();
+        events
+            .map(|e| format!("{} {}", e["event"].as_str().unwrap(), e["reason"].as_str().unwrap()))
+            .collect()
+    };
+    let expected = [
+        "elsewhere filtered",
+        "not_json not_json",
+        "field_missing field_missing",
+        "field_missing field_missing",
+        "filtered filtered",
+    ];
+    assert_eq!(reasons("agent"), expected, "the newest first");
+    assert_eq!(kept["agent"][0]["channel"], "agent-status");
+    assert_eq!(kept["agent"][0]["field"], "agent_id");
+    assert_eq!(reasons("content"), ["late no_subscriber"]);
+    assert!(reasons("watch").is_empty() && reasons("plugin").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_names_the_channel_of_a_connection_and_at_debug_of_each_delivery() {
+    let sandbox = Sandbox::start(Options::local()).await.unwrap();
+    let (program, address, _) = Program::serve(&sandbox, &["--log", "debug"]).await;
+    let mut client = OldClient::connect(address, "/ws/agent/7").await;
+    client.auth(&token("123")).await;
+    assert_eq!(client.json().await["type"], "auth_response");
+    sandbox.trigger("agent-status", "missed", r#"{"agent_id":"8"}"#);
+    sandbox.trigger("agent-status", "task_result", r#"{"agent_id":"7"}"#);
+    assert_eq!(client.json().await["type"], "task_result");
+    client.socket.close(None).await.unwrap();
+    client.closed().await;
+    drop(client);
+    let mut many = OldClient::connect(address, "/ws").await;
+    for channel in ["files", "git"] {
+        many.send(&format!(r#"{{"type":"subscribe","channel":"{channel}"}}"#)).await;
+        patiently("the subscription", sandbox.wait_for(|view| view.subscribed(channel) == 1)).await;
+    }
+    many.socket.close(None).await.unwrap();
+    many.closed().await;
+    drop(many);
+    program.signal("TERM");
+    let ended = program.ended().await;
+    let lines: Vec<serde_json::Value> =
+        ended.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |message: &str| lines.iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
+    assert!(of("subscribed").iter().any(|l| l["channel"] == "agent-status" && l["route"] == "agent"));
+    for (event, receivers) in [("missed", 0), ("task_result", 1)] {
+        let line = of("handed out").into_iter().find(|line| line["event"] == event).unwrap();
+        assert_eq!((&line["channel"], &line["receivers"]), (&"agent-status".into(), &receivers.into()));
+    }
+    let closed = of("closed");
+    assert_eq!(closed[0]["channel"], "agent-status");
+    assert!(closed[0].get("channels").is_none_or(serde_json::Value::is_null));
+    assert!(["files", "git"].contains(&closed[1]["channel"].as_str().unwrap()));
+    assert_eq!(closed[1]["channels"], 2);
+}

@@ -1,0 +1,200 @@
+//! Events that no client got, and why: counted, and the last of each route kept for who asks "where is it?". What
+//! they said is not kept. Nothing is done for an event that reaches somebody on each route that wants it.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::clock::Now;
+use crate::config::Route;
+use crate::template::escape_into;
+
+/// Kept of each route; the oldest goes first.
+const PER_ROUTE_MAX: usize = 32;
+/// As much of a name as is kept; Pusher's own limits are below it.
+const NAME_CHARS_MAX: usize = 200;
+
+/// Why an event reached nobody on a route. Of several, the greatest came nearest to somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// Nobody is subscribed to the channel, or nobody's subscription had been confirmed.
+    NoSubscriber,
+    /// The route's filter looks into its data, and that is text.
+    NotJson,
+    /// The data has not the filter's field, or no string or number there.
+    FieldMissing,
+    /// No client's filter has the value that is there.
+    Filtered,
+}
+
+impl Reason {
+    /// Every one, in order.
+    pub const ALL: [Self; 4] = [Self::NoSubscriber, Self::NotJson, Self::FieldMissing, Self::Filtered];
+
+    /// The metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NoSubscriber => "no_subscriber",
+            Self::NotJson => "not_json",
+            Self::FieldMissing => "field_missing",
+            Self::Filtered => "filtered",
+        }
+    }
+
+    /// Of an event with this data, which the route's filter found this value in.
+    #[must_use]
+    pub fn of(value: Option<&str>, data: &str) -> Self {
+        match value {
+            Some(_) => Self::Filtered,
+            None if data.trim_start().starts_with('"') => Self::NotJson,
+            None => Self::FieldMissing,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    channel: Box<str>,
+    event: Box<str>,
+    reason: Reason,
+    at: Now,
+}
+
+/// The last of each route.
+#[derive(Debug)]
+pub struct Undelivered {
+    routes: Arc<[Arc<Route>]>,
+    /// By the route's index. Locked only when an event reached nobody, and by who asks.
+    kept: Vec<Mutex<VecDeque<Entry>>>,
+}
+
+impl Undelivered {
+    /// None yet, of these routes.
+    #[must_use]
+    pub fn new(routes: Arc<[Arc<Route>]>) -> Self {
+        let kept = routes.iter().map(|_| Mutex::default()).collect();
+        Self { routes, kept }
+    }
+
+    /// The routes.
+    #[must_use]
+    pub const fn routes(&self) -> &Arc<[Arc<Route>]> {
+        &self.routes
+    }
+
+    /// An event reached nobody on a route.
+    pub fn note(&self, route: usize, channel: &str, event: &str, reason: Reason, at: Now) {
+        let Some(kept) = self.kept.get(route) else { return };
+        let short = |name: &str| name.chars().take(NAME_CHARS_MAX).collect::<String>().into_boxed_str();
+        let entry = Entry { channel: short(channel), event: short(event), reason, at };
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= PER_ROUTE_MAX {
+            kept.pop_front();
+        }
+        kept.push_back(entry);
+    }
+
+    /// Nobody is subscribed to the channel: noted for each route whose clients could be.
+    pub fn note_unwanted(&self, channel: &str, event: &str, at: Now) {
+        for route in self.routes.iter().filter(|route| route.channel.could_be(channel)) {
+            self.note(route.index, channel, event, Reason::NoSubscriber, at);
+        }
+    }
+
+    /// All that is kept, the newest first, as a JSON object with an array for each route.
+    #[must_use]
+    pub fn json(&self) -> String {
+        let mut out = String::from("{");
+        for (index, (route, kept)) in self.routes.iter().zip(&self.kept).enumerate() {
+            out.push_str(if index == 0 { "\n" } else { ",\n" });
+            text(&mut out, &route.name);
+            out.push_str(": [");
+            let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            for (at, entry) in kept.iter().rev().enumerate() {
+                out.push_str(if at == 0 { "\n  " } else { ",\n  " });
+                let _ = write!(
+                    out,
+                    r#"{{"at":"{}","reason":"{}","channel":"#,
+                    entry.at.rfc3339(),
+                    entry.reason.label()
+                );
+                text(&mut out, &entry.channel);
+                out.push_str(r#","event":"#);
+                text(&mut out, &entry.event);
+                // Of the filter: what a publisher has to look at.
+                if let Some(filter) = route.filter.as_ref().filter(|_| entry.reason != Reason::NoSubscriber) {
+                    out.push_str(r#","field":"#);
+                    text(&mut out, &filter.field.join("."));
+                }
+                out.push('}');
+            }
+            out.push(']');
+        }
+        out.push_str("\n}\n");
+        out
+    }
+}
+
+fn text(out: &mut String, text: &str) {
+    out.push('"');
+    escape_into(out, text);
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, diagnostics::Source};
+    use crate::legacy::dialect::tests::now;
+
+    fn undelivered() -> Undelivered {
+        let text = include_str!("../../routes.toml").to_owned();
+        let source = Source { name: "routes.toml".into(), text };
+        let config = config::load(&source, &|_| None).unwrap().config;
+        Undelivered::new(config.routes.into())
+    }
+
+    #[test]
+    fn reasons_are_told_apart_and_come_in_order() {
+        for (value, data, reason) in [
+            (Some("7"), r#"{"agent_id":7}"#, Reason::Filtered),
+            (None, "{}", Reason::FieldMissing),
+            (None, "[1]", Reason::FieldMissing),
+            (None, "null", Reason::FieldMissing),
+            (None, "\"text\"", Reason::NotJson),
+        ] {
+            assert_eq!(Reason::of(value, data), reason, "{data}");
+        }
+        assert!(Reason::ALL.windows(2).all(|pair| pair[0] < pair[1]));
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+    }
+
+    #[test]
+    fn the_last_are_kept_and_told_without_their_data() {
+        let undelivered = undelivered();
+        let agent = undelivered.routes.iter().find(|route| &*route.name == "agent").unwrap().index;
+        for n in 0..PER_ROUTE_MAX + 3 {
+            undelivered.note(agent, "agent-status", &format!("e{n}\"\u{1b}"), Reason::Filtered, now());
+        }
+        undelivered.note_unwanted("content-generation-x", "e", now());
+        undelivered.note(agent, &"x".repeat(5000), "e", Reason::NoSubscriber, now());
+        undelivered.note(10_000, "c", "e", Reason::Filtered, now());
+        let all: serde_json::Value = serde_json::from_str(&undelivered.json()).unwrap();
+        let kept = all["agent"].as_array().unwrap();
+        assert_eq!(kept.len(), PER_ROUTE_MAX);
+        assert_eq!(kept[0]["channel"].as_str().map(str::len), Some(NAME_CHARS_MAX));
+        assert!(kept[0].get("field").is_none());
+        let expected = serde_json::json!({
+            "at": "2025-01-21T10:01:00Z", "reason": "filtered", "channel": "agent-status",
+            "event": format!("e{}\"\u{1b}", PER_ROUTE_MAX + 2), "field": "agent_id",
+        });
+        assert_eq!(kept[1], expected, "the newest first");
+        assert_eq!(all["content"][0]["reason"], "no_subscriber");
+        // A channel that clients choose can be any.
+        assert_eq!(all["plugin"], serde_json::json!([]));
+        assert_eq!(all.as_object().unwrap().len(), undelivered.routes().len());
+    }
+}
