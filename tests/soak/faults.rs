@@ -134,7 +134,7 @@ type Kind = &'static str;
 const UPSTREAM_KILLED: Kind = "upstream killed";
 
 /// Every kind, and how often it comes beside the others.
-const DECK: [(Kind, usize); 27] = [
+const DECK: [(Kind, usize); 28] = [
     ("link ended", 2),
     ("link reset", 2),
     ("link cut in a frame", 2),
@@ -159,6 +159,7 @@ const DECK: [(Kind, usize); 27] = [
     ("publish: held back", 2),
     ("publish: held back, links lost", 1),
     ("publish: slow", 1),
+    ("publish: slow, links closed 4200", 2),
     ("publish: outage", 1),
     ("backend: faults", 2),
     (UPSTREAM_KILLED, 1),
@@ -248,6 +249,12 @@ fn cause(world: &World, kind: Kind, rng: &mut fastrand::Rng) {
         }
         "publish: slow" => requests(HttpFault::Slow(ms(rng.u64(100..400))), some),
         // Longer than a message's deadline of 4 s.
+        // The bridge has new connections, and waits for the answers still, when these are carried out.
+        "publish: slow, links closed 4200" => {
+            requests(HttpFault::Slow(ms(400)), some);
+            switches.to_all_links(&LinkFault::Stall(ms(50)));
+            switches.to_all_links(&close(4200));
+        }
         "publish: outage" => switches.outage.set(Some(Instant::now() + Duration::from_secs(6))),
         "backend: faults" => {
             let mut faults = [
