@@ -148,7 +148,7 @@ pub struct Metrics {
     pub local_events: Counter,
     /// See [`names::PUBLISH_REPEATED_TOTAL`].
     pub publish_repeated: Counter,
-    events: [Counter; 3],
+    events: [Counter; 4],
     undelivered: [Counter; 4],
     subscriptions: [Gauge; 3],
     /// Subscriptions refused or not answered.
@@ -200,7 +200,7 @@ impl Metrics {
             queue_messages: g(names::PUBLISH_QUEUE_MESSAGES, &[]),
             queue_bytes: g(names::PUBLISH_QUEUE_BYTES, &[]),
             gaps: c(names::UPSTREAM_GAPS_TOTAL, &[]),
-            events: ["delivered", "no_channel", "malformed"]
+            events: ["delivered", "no_channel", "had_already", "malformed"]
                 .map(|result| c(names::UPSTREAM_EVENTS_TOTAL, &[("result", result.into())])),
             undelivered: Reason::ALL
                 .map(|reason| c(names::UPSTREAM_EVENTS_TOTAL, &[("result", reason.label().into())])),
@@ -329,8 +329,14 @@ impl Metrics {
 
     /// An event from Pusher that names no channel.
     pub fn upstream_without_channel(&self) {
-        let [_, no_channel, _] = &self.events;
+        let [_, no_channel, ..] = &self.events;
         no_channel.increment(1);
+    }
+
+    /// The last event of a cache channel, sent anew, which its clients have.
+    pub fn upstream_had_already(&self) {
+        let [_, _, had_already, _] = &self.events;
+        had_already.increment(1);
     }
 
     /// A frame from Pusher that cannot be understood.

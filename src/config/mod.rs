@@ -115,8 +115,8 @@ pub struct Upstream {
     pub pong_timeout: Duration,
     /// How long a channel without subscribers stays subscribed (default 1 s).
     pub linger: Duration,
-    /// Within it each subscription is made again, to see whether Pusher has forgotten it (default 5 min); `None`:
-    /// never.
+    /// How often it is checked whether Pusher has forgotten a subscription, or the connection (default 5 min);
+    /// `None`: never.
     pub check_interval: Option<Duration>,
     /// Longest delay between reconnects (default 30 s).
     pub reconnect_delay_max: Duration,

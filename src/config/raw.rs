@@ -241,7 +241,7 @@ pub(super) struct Upstream {
     /// How long a channel without subscribers stays subscribed (default 1s).
     #[schemars(extend("pattern" = s::DURATION_OR_ZERO))]
     pub(super) linger: Str,
-    /// Within it each subscription is made again, to see whether the server has forgotten it (default 5m; 0s: never).
+    /// How often it is checked whether the server has forgotten a subscription, or the connection (default 5m; 0s: never).
     #[schemars(extend("pattern" = s::DURATION_OR_ZERO))]
     pub(super) check_interval: Str,
     /// Longest delay between reconnects (default 30s).

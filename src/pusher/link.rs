@@ -1,7 +1,7 @@
 //! A link: one connection to Pusher and one task, which owns the socket and the table of the channels carried
 //! on it. It never waits for sessions; it waits for hubs only when their inboxes are full, which slows Pusher.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,6 +95,8 @@ struct Actor {
     probed: (mpsc::UnboundedSender<bool>, mpsc::UnboundedReceiver<bool>),
     /// Last events of cache channels, for hubs that come later.
     cached: Cached<Arc<Event>>,
+    /// Cache channels that are subscribed and have had no event since.
+    awaiting_last: HashSet<Arc<str>>,
     /// Accepted by Pusher, to be delivered to this bridge's own clients.
     accepted: VecDeque<Arc<Sent>>,
     rng: fastrand::Rng,
@@ -117,6 +119,7 @@ impl Link {
             own_channel: "".into(),
             probed: mpsc::unbounded_channel(),
             cached: Cached::default(),
+            awaiting_last: HashSet::new(),
             accepted: VecDeque::new(),
             rng: fastrand::Rng::new(),
         };
@@ -210,11 +213,13 @@ impl Actor {
         tracing::info!(link = self.link.index, socket_id, "connected to Pusher");
         let now = Instant::now().into_std();
         let mut live = Liveness::new(activity_timeout, self.link.upstream.pong_timeout, now);
-        self.checks.connected(now);
         self.own_channel = format!("{OWN_CHANNEL}{:016x}", self.rng.u64(..)).into();
-        self.begin_probe();
-        let held = self.link.end.flights.lock().connected(&socket_id);
-        self.table.connected(held, now, &mut self.ops);
+        self.checks.connected(self.own_channel.clone(), now);
+        if self.checks.shows_nothing() {
+            self.begin_probe();
+        }
+        let held = self.link.end.flights.lock().connected(&socket_id, now);
+        self.table.connected(&held, now, &mut self.ops);
         let mut commands = Vec::new();
         loop {
             if let Err(end) = self.carry_out(&mut socket, &socket_id).await {
@@ -275,7 +280,7 @@ impl Actor {
             Command::Unwant(channel, hub) => self.table.unwant(&channel, hub, now),
             Command::Ended { flight, accepted } => {
                 self.accepted.extend(accepted);
-                let released = self.link.end.flights.lock().end(flight);
+                let released = self.link.end.flights.lock().end(flight, now);
                 self.table.release(&released, now);
             }
         }
@@ -293,10 +298,10 @@ impl Actor {
     fn check(&mut self) -> Result<(), End> {
         let now = Instant::now().into_std();
         let table = &self.table;
-        // Subscribed again, a cache channel would send its last event again.
-        let channels = || table.subscribed().filter(|channel| !routes::is_cache(channel)).cloned();
+        let channels = || table.subscribed().cloned();
         match self.checks.timer(now, channels, |channel| table.receivers(channel).is_some()) {
             Check::Nothing => {}
+            Check::Learned => self.learned(),
             Check::Subscribe(channel) => self.ops.push(Op::Subscribe(channel)),
             Check::Dead => return Err(End::new("deaf", "Pusher does not answer a subscription any more")),
         }
@@ -305,8 +310,22 @@ impl Actor {
 
     /// Where nothing else shows it: whether the connection delivers.
     fn begin_probe(&mut self) {
-        if self.checks.confirms() && self.probe.begin() {
+        if !self.probe.begin() {
+            return;
+        }
+        if self.checks.own_is_subscribed() {
+            self.probe.subscribed(Instant::now().into_std());
+        } else {
             self.ops.push(Op::Subscribe(self.own_channel.clone()));
+        }
+    }
+
+    /// It is known what the server does when a channel is subscribed twice.
+    fn learned(&mut self) {
+        if self.checks.refuses() {
+            self.ops.push(Op::Unsubscribe(self.own_channel.clone()));
+        } else {
+            self.begin_probe();
         }
     }
 
@@ -324,7 +343,8 @@ impl Actor {
     fn checked(&mut self, channel: &str, answer: Answer) -> bool {
         match answer {
             Answer::NotAsked => return false,
-            Answer::Subscribed => self.begin_probe(),
+            Answer::Subscribed => {}
+            Answer::Learned => self.learned(),
             Answer::AskAgain => self.ops.push(Op::Subscribe(channel.into())),
             Answer::Forgotten => {
                 if self.table.forgotten(channel, &mut self.ops) {
@@ -393,6 +413,7 @@ impl Actor {
                 }
                 Op::Unsubscribe(channel) => {
                     self.cached.forget(&channel);
+                    self.awaiting_last.remove(&channel);
                     feed(socket, frame::unsubscribe(&channel)).await?;
                     fed = true;
                 }
@@ -441,19 +462,22 @@ impl Actor {
                 self.event(&event, &channel, data, at).await;
             }
             Ok(ServerFrame::Ping) => write(socket, frame::PONG).await?,
-            Ok(ServerFrame::SubscriptionSucceeded { channel, .. }) if *channel == *self.own_channel => {
-                self.probe.subscribed(at.into_std());
-            }
             Ok(ServerFrame::SubscriptionSucceeded { channel, .. }) => {
                 let answer = self.checks.confirmed(&channel, at.into_std());
-                if !self.checked(&channel, answer) {
-                    self.table.succeeded(&channel, at.into_std(), &mut self.ops);
+                if self.checked(&channel, answer) {
+                } else if *channel == *self.own_channel {
+                    self.probe.subscribed(at.into_std());
+                } else {
+                    self.subscribed(&channel, at);
                 }
             }
             Ok(ServerFrame::SubscriptionError { channel, message, .. }) => {
                 self.refused(&channel, &message, at);
             }
             Ok(ServerFrame::Error { code, message }) => return self.error(code, &message, at),
+            Ok(ServerFrame::Other { channel: Some(channel), event, .. }) if event == "pusher:cache_miss" => {
+                self.awaiting_last.remove(&*channel);
+            }
             Ok(ServerFrame::Other { channel: None, event, .. }) if !is_pushers_own(&event) => {
                 self.link.metrics.upstream_without_channel();
             }
@@ -478,9 +502,9 @@ impl Actor {
         }
         // Pusher says so when it is subscribed already: then it stands.
         if let Some(channel) = message.strip_prefix("Existing subscription to channel ") {
-            let answer = self.checks.exists(channel);
+            let answer = self.checks.exists(channel, at.into_std());
             if !self.checked(channel, answer) {
-                self.table.succeeded(channel, at.into_std(), &mut self.ops);
+                self.subscribed(channel, at);
             }
             return Ok(());
         }
@@ -488,7 +512,8 @@ impl Actor {
         if message.starts_with("No current subscription") {
             return Ok(());
         }
-        if self.checks.refused(message, self.table.is_subscribing()) {
+        let answer = self.checks.refused(message, self.table.is_subscribing());
+        if self.checked("", answer) {
             return Ok(());
         }
         match self.table.blame(message) {
@@ -501,6 +526,22 @@ impl Actor {
             ),
         }
         Ok(())
+    }
+
+    fn subscribed(&mut self, channel: &str, at: Instant) {
+        if routes::is_cache(channel) {
+            self.awaiting_last.insert(channel.into());
+        }
+        self.table.succeeded(channel, at.into_std(), &mut self.ops);
+    }
+
+    /// Whether an event is the last one of a cache channel, sent to a new subscription of this link, though its clients
+    /// have it already: from before the connection was lost, or because one of them wrote it.
+    fn is_had_already(&mut self, event: &str, channel: &str, data: &str, at: Instant) -> bool {
+        !self.awaiting_last.is_empty()
+            && self.awaiting_last.remove(channel)
+            && (self.cached.get(channel, at.into_std()))
+                .is_some_and(|last| *last.name == *event && *last.data == *data)
     }
 
     fn refused(&mut self, channel: &str, message: &str, at: Instant) {
@@ -520,14 +561,21 @@ impl Actor {
             return;
         };
         self.probe.heard();
-        let event = self.new_event(channel, event, &data_json(data), at.into_std(), None);
+        let data = data_json(data);
+        if self.is_had_already(event, &channel, &data, at) {
+            return self.link.metrics.upstream_had_already();
+        }
+        let event = self.new_event(channel, event, &data, at.into_std(), None);
         self.deliver(hubs, event).await;
     }
 
     /// The connection is lost: whoever is subscribed may miss events.
     async fn lost(&mut self) {
         self.link.end.flights.lock().disconnected();
-        self.cached = Cached::default();
+        self.awaiting_last.clear();
+        let table = &self.table;
+        self.cached.forget_all(|channel| table.hubs(channel) == 0);
+        self.checks.disconnected();
         self.probe.disconnected();
         let missed = self.table.disconnected();
         self.ops.clear();

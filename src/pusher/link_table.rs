@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::flights::{DELIVERY_TIME, Held};
+
 /// Subscriptions under way at once. More would only wait in the server's buffers, and ours.
 const IN_FLIGHT_MAX: usize = 256;
 /// First delay before a refused subscription is tried again; it doubles.
 const RETRY_DELAY_MIN: Duration = Duration::from_secs(1);
 /// Longest such delay.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
-/// How long after a publishing request's end its channel still waits: Pusher answers before it delivers.
-const RELEASE_DELAY: Duration = Duration::from_millis(100);
 /// Workers are numbered below this.
 pub const HUBS_MAX: usize = 64;
 
@@ -168,13 +168,14 @@ impl LinkTable {
 
     /// The connection is established: everything is to be subscribed, but for what is held (see
     /// [`super::flights`]): those channels wait for as many calls of [`Self::release`].
-    pub fn connected(&mut self, held: Vec<Arc<str>>, now: Instant, out: &mut Vec<Op>) {
+    pub fn connected(&mut self, held: &Held, now: Instant, out: &mut Vec<Op>) {
         self.connected = true;
-        for channel in held {
-            *self.held.entry(channel).or_default() += 1;
+        for channel in held.by_requests.iter().chain(&held.for_a_moment) {
+            *self.held.entry(channel.clone()).or_default() += 1;
         }
         self.queue = self.channels.keys().cloned().collect();
         self.pump(now, out);
+        self.release(&held.for_a_moment, now);
     }
 
     /// A request that held these channels has ended.
@@ -190,7 +191,7 @@ impl LinkTable {
                 && entry.state == State::Held
             {
                 entry.state = State::Refused;
-                self.set_attempt(channel, now + RELEASE_DELAY, Timer::Retry);
+                self.set_attempt(channel, now + DELIVERY_TIME, Timer::Retry);
             }
         }
     }

@@ -217,7 +217,7 @@ impl World {
             Step::Answer => {
                 let request = self.answers.pop_front().unwrap();
                 self.messages[request.message].accepted = true;
-                let released = self.flights.end(request.flight);
+                let released = self.flights.end(request.flight, self.now);
                 self.link.release(&released, self.now);
                 self.deliver(request.message);
             }
@@ -225,14 +225,14 @@ impl World {
                 // The sender's retry, or its error frame, is another story: it changes nothing of this one's copies.
                 self.losses += 1;
                 let request = self.answers.pop_front().unwrap();
-                let released = self.flights.end(request.flight);
+                let released = self.flights.end(request.flight, self.now);
                 self.link.release(&released, self.now);
             }
             Step::GiveUp => {
                 self.losses += 1;
                 let request = self.requests.front().unwrap();
                 self.messages[request.message].given_up = true;
-                let released = self.flights.end(request.flight);
+                let released = self.flights.end(request.flight, self.now);
                 self.link.release(&released, self.now);
             }
             Step::PusherReads => match self.to_pusher.pop_front().unwrap() {
@@ -270,8 +270,8 @@ impl World {
             Step::Connect => {
                 self.connected = true;
                 self.connection += 1;
-                let held = self.flights.connected(&self.socket_id());
-                self.link.connected(held, self.now, &mut ops);
+                let held = self.flights.connected(&self.socket_id(), self.now);
+                self.link.connected(&held, self.now, &mut ops);
             }
             Step::Timer => {
                 self.now = self.now.max(self.link.deadline().unwrap());

@@ -387,8 +387,13 @@ impl Shared {
     fn fail(&self, items: Vec<Item<Job>>, code: ErrorCode, result: PublishResult) {
         let mut untold = 0;
         for Item { mut job, .. } in items {
-            let unknown = job.maybe_accepted && result == PublishResult::Expired;
-            self.metrics.published(if unknown { PublishResult::Unknown } else { result });
+            // What an earlier attempt came to is not known, whatever the last one was told.
+            let (code, result) = if job.maybe_accepted {
+                (ErrorCode::UpstreamUnavailable, PublishResult::Unknown)
+            } else {
+                (code, result)
+            };
+            self.metrics.published(result);
             let message_type = std::mem::take(&mut job.message_type);
             let notice = Notice::PublishFailed { code, message_type };
             untold += usize::from(!job.conn.upgrade().is_some_and(|conn| conn.notify(notice)));

@@ -8,10 +8,10 @@ use pusher_bridge::config::{Config, Heartbeat, HeartbeatKind};
 use pusher_bridge::sandbox::{Options, Sandbox};
 
 use crate::near_and_far;
-use crate::support::OldClient;
 use crate::support::bridge::{self, SHIPPED, metric, token_with};
 use crate::support::clients;
 use crate::support::pusher::{App, Pusher};
+use crate::support::{OldClient, patiently};
 
 fn quick(config: &mut Config) {
     config.upstream.reconnect_delay_max = Duration::from_millis(50);
@@ -154,7 +154,7 @@ pub async fn survives_a_restart(app: &App, restart: impl AsyncFnOnce()) {
 
 /// Clients that join a cache channel later get its last event as well, once, whichever worker has them; and of a
 /// filtered one only their own.
-pub async fn late_joiners_get_the_last_event(app: &App) {
+pub async fn late_joiners_get_the_last_event(app: &App, lose_links: impl AsyncFnOnce()) {
     const MORE: &str = r#"
 [[routes]]
 name = "score"
@@ -199,6 +199,22 @@ filter = { field = "team", equals = "{team}" }
     for client in [&mut OldClient::login(bridge.address, "/ws/score/g1", "3").await] {
         let frame = client.json().await;
         assert_eq!((frame["type"].as_str(), &frame["data"]), (Some("client-m"), &7.into()));
+    }
+
+    // Subscribed anew, the link gets the last event again: who has it does not, its sender neither.
+    let gaps = metric(&bridge, "pusher_bridge_upstream_gaps_total");
+    lose_links().await;
+    patiently("the gap", async {
+        while metric(&bridge, "pusher_bridge_upstream_gaps_total") == gaps {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let mut last = OldClient::login(bridge.address, "/ws/score/g1", "4").await;
+    assert_eq!(last.json().await["data"], 7);
+    app.trigger("private-cache-score-g1", "score", "8").await;
+    for client in clients.iter_mut().chain([&mut first, &mut last]) {
+        assert_eq!(client.json().await["data"], 8);
     }
 
     let mut red = OldClient::login(bridge.address, "/ws/team/red", "1").await;
@@ -264,7 +280,7 @@ async fn sandbox_survives_a_restart() {
 near_and_far!(sandbox_gives_late_joiners_the_last_event);
 async fn sandbox_gives_late_joiners_the_last_event() {
     let sandbox = sandbox().await;
-    late_joiners_get_the_last_event(&sandbox.app()).await;
+    late_joiners_get_the_last_event(&sandbox.app(), async || sandbox.cut_connections()).await;
 }
 
 near_and_far!(sandbox_carries_real_clients);

@@ -2,7 +2,8 @@
 
 use crate::near_and_far;
 use crate::scenarios;
-use crate::support::pusher::Pusher;
+use crate::support::network::{Kind, Proxy};
+use crate::support::pusher::{App, Pusher};
 use crate::support::sockudo::Sockudo;
 
 near_and_far!(sockudo_relays_both_ways);
@@ -36,7 +37,10 @@ async fn sockudo_survives_a_restart() {
 near_and_far!(sockudo_gives_late_joiners_the_last_event);
 async fn sockudo_gives_late_joiners_the_last_event() {
     if let Some(sockudo) = Sockudo::start().await {
-        scenarios::late_joiners_get_the_last_event(&sockudo.app()).await;
+        let proxy = Proxy::start(sockudo.app().address).await;
+        let app = App { address: proxy.address, ..sockudo.app() };
+        let lose_links = async || assert_eq!(proxy.cut_all_of(Kind::Link), 1);
+        scenarios::late_joiners_get_the_last_event(&app, lose_links).await;
     }
 }
 

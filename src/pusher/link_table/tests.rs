@@ -19,7 +19,7 @@ impl Bench {
 
     fn connected() -> Self {
         let mut bench = Self::new();
-        bench.table.connected(Vec::new(), bench.now, &mut bench.out);
+        bench.table.connected(&Held::default(), bench.now, &mut bench.out);
         bench
     }
 
@@ -141,7 +141,7 @@ fn after_a_loss_everything_is_subscribed_anew_and_the_gap_is_told() {
     assert_eq!(b.table.disconnected(), 1);
     assert_eq!(b.table.receivers("left"), None);
     assert_eq!(b.want("new", 0), [], "nothing is sent while there is no connection");
-    b.table.connected(Vec::new(), b.now, &mut b.out);
+    b.table.connected(&Held::default(), b.now, &mut b.out);
     let asked: HashSet<Arc<str>> = b
         .out
         .drain(..)
@@ -187,7 +187,7 @@ fn clients_that_come_and_go_during_an_outage_leave_nothing_behind() {
     }
     assert_eq!((b.table.queue.len(), b.table.channels.len(), b.table.timers.len()), (0, 0, 0));
     b.want("c", 0);
-    b.table.connected(Vec::new(), b.now, &mut b.out);
+    b.table.connected(&Held::default(), b.now, &mut b.out);
     assert_eq!(b.out, [subscribe("c")]);
 }
 
@@ -231,7 +231,7 @@ fn no_more_are_under_way_than_allowed() {
     for i in 0..IN_FLIGHT_MAX + 10 {
         b.want(&format!("c{i}"), 0);
     }
-    b.table.connected(Vec::new(), b.now, &mut b.out);
+    b.table.connected(&Held::default(), b.now, &mut b.out);
     assert_eq!(b.out.len(), IN_FLIGHT_MAX);
     let Some(Op::Subscribe(first)) = b.out.first() else { panic!() };
     let first = first.clone();
@@ -243,23 +243,31 @@ fn no_more_are_under_way_than_allowed() {
 fn what_a_request_holds_is_subscribed_a_moment_after_its_end() {
     let mut b = Bench::new();
     let held: Vec<Arc<str>> = vec!["held".into(), "held".into(), "later".into()];
+    let by_requests = Held { by_requests: held.clone(), ..Held::default() };
     b.want("held", 0);
     b.want("free", 0);
-    b.table.connected(held.clone(), b.now, &mut b.out);
+    b.table.connected(&by_requests, b.now, &mut b.out);
     assert_eq!(std::mem::take(&mut b.out), [subscribe("free")]);
     assert_eq!(b.want("later", 0), [], "wanted while it is held");
     b.table.release(&held[1..], b.now);
-    assert_eq!(b.after(RELEASE_DELAY), [subscribe("later")], "two requests held the other");
+    assert_eq!(b.after(DELIVERY_TIME), [subscribe("later")], "two requests held the other");
     b.table.release(&held[..1], b.now);
-    assert_eq!(b.after(RELEASE_DELAY / 2), []);
-    assert_eq!(b.after(RELEASE_DELAY / 2), [subscribe("held")]);
+    assert_eq!(b.after(DELIVERY_TIME / 2), []);
+    assert_eq!(b.after(DELIVERY_TIME / 2), [subscribe("held")]);
 
     b.table.disconnected();
-    b.table.connected(held.clone(), b.now, &mut b.out);
+    b.table.connected(&by_requests, b.now, &mut b.out);
     b.table.disconnected();
     b.out.clear();
-    b.table.connected(Vec::new(), b.now, &mut b.out);
+    b.table.connected(&Held::default(), b.now, &mut b.out);
     assert_eq!(b.out.len(), 3, "what held before a loss holds nothing after it");
+
+    b.table.disconnected();
+    b.out.clear();
+    let for_a_moment = Held { for_a_moment: held[..1].to_vec(), ..Held::default() };
+    b.table.connected(&for_a_moment, b.now, &mut b.out);
+    assert_eq!(std::mem::take(&mut b.out).len(), 2);
+    assert_eq!(b.after(DELIVERY_TIME), [subscribe("held")]);
 }
 
 proptest! {
@@ -287,7 +295,7 @@ proptest! {
                     connected = false;
                 }
                 5 => {
-                    b.table.connected(Vec::new(), b.now, &mut b.out);
+                    b.table.connected(&Held::default(), b.now, &mut b.out);
                     connected = true;
                 }
                 _ => {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use pusher_bridge::fanout::table::{Table, Ticket};
 use pusher_bridge::legacy::machine::Interest;
+use pusher_bridge::pusher::flights::Held;
 use pusher_bridge::pusher::link_table::{LinkTable, Op};
 
 use super::fixture::now;
@@ -134,8 +135,9 @@ impl Link {
     fn connect(&mut self, held: Vec<usize>) {
         self.connected = true;
         held.iter().for_each(|channel| self.held[*channel] += 1);
-        let held = held.into_iter().map(|channel| NAMES[channel].clone()).collect();
-        self.table.connected(held, self.now, &mut self.out);
+        let by_requests = held.into_iter().map(|channel| NAMES[channel].clone()).collect();
+        let held = Held { by_requests, ..Held::default() };
+        self.table.connected(&held, self.now, &mut self.out);
     }
 
     fn succeed(&mut self, channel: usize) {
