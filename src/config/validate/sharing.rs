@@ -84,14 +84,18 @@ fn pattern(route: &Route) -> Pattern {
 /// The first rule that the two do not have in common.
 fn different_rule(a: &Route, b: &Route) -> Option<&'static str> {
     let (a, b) = (Rules::of(a), Rules::of(b));
-    // What a rule says of a value is the same only where the value has the same place in the channel.
-    let values = a.channel != b.channel && (a.speaks_of_values || b.speaks_of_values);
+    // What a rule says of a value is the same only where the value has the same place in the channel. `subscribe`'s
+    // list is no rule: it says which channels a route has, and those of both are open to the same clients.
+    let elsewhere = a.channel != b.channel;
+    let values = elsewhere && (a.speaks_of_values || b.speaks_of_values);
     [
         ("`auth.required`", a.authenticated != b.authenticated),
         ("`auth.permissions`", a.permissions != b.permissions),
+        // A channel of a user's own is for that user, where the other route lets a client choose.
+        ("`{auth.user}` in `channel`", elsewhere && (a.user_in_channel || b.user_in_channel)),
         ("`auth.owns`", a.owns != b.owns || (values && !a.owns.is_empty())),
         ("`filter`", a.filter != b.filter || (values && a.filter.is_some())),
-        ("`publish`", a.publish != b.publish),
+        ("`publish`", a.publish != b.publish || (elsewhere && (a.publishes_values || b.publishes_values))),
         ("`origins`", a.origins != b.origins),
     ]
     .into_iter()
@@ -102,7 +106,9 @@ fn different_rule(a: &Route, b: &Route) -> Option<&'static str> {
 /// stand, whatever they are called.
 struct Rules {
     channel: String,
+    user_in_channel: bool,
     speaks_of_values: bool,
+    publishes_values: bool,
     authenticated: bool,
     permissions: Vec<String>,
     owns: Vec<(String, String)>,
@@ -124,7 +130,7 @@ impl Rules {
             .into_iter()
             .chain(filter.map(|filter| &filter.equals))
             .chain(owns.clone().map(|own| &own.contains))
-            .chain(events);
+            .chain(events.clone());
         for var in texts.flat_map(Text::vars) {
             if !order.contains(var) {
                 order.push(var.clone());
@@ -158,6 +164,10 @@ impl Rules {
         });
         Self {
             channel: named(&route.channel),
+            user_in_channel: route.channel.vars().any(|var| *var == Var::User),
+            publishes_values: events
+                .flat_map(Text::vars)
+                .any(|var| matches!(var, Var::Path(_) | Var::Subscribe(_))),
             speaks_of_values: owns
                 .clone()
                 .map(|own| &own.contains)
