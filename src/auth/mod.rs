@@ -3,6 +3,9 @@
 //! The algorithms come from the configuration: a token's header only chooses among them, and a key can only
 //! be used with those of its own kind. The time is an argument.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 mod claims;
 mod identity;
 mod jwks;
@@ -37,17 +40,26 @@ pub fn token_in(text: &str) -> Option<&str> {
     Some(strip_bearer(text)).filter(|token| !token.is_empty() && !token.eq_ignore_ascii_case("bearer"))
 }
 
-/// Whether `text` looks like a token: three parts of base64url (RFC 7515 §3.1), of which the signature may be empty.
-/// Nothing else can be verified.
+/// Whether `text` looks like a token: three parts of base64url, of which the signature may be empty, and the first is a
+/// JSON object (RFC 7515 §3.1, §4). Nothing else can be verified: `wamp.2.json`, `1.2.3` and opaque sessions are not.
 #[must_use]
 pub fn looks_like_a_token(text: &str) -> bool {
     let mut parts = text.split('.');
     let base64url = |part: &str| part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-    let needed = |part: Option<&str>| part.is_some_and(|part| !part.is_empty() && base64url(part));
-    needed(parts.next())
-        && needed(parts.next())
+    let needed = |part: &&str| !part.is_empty() && base64url(part);
+    let Some(header) = parts.next() else { return false };
+    parts.next().as_ref().is_some_and(needed)
         && parts.next().is_some_and(base64url)
         && parts.next().is_none()
+        && URL_SAFE_NO_PAD.decode(header).is_ok_and(|header| is_json_object(&header))
+}
+
+fn is_json_object(text: &[u8]) -> bool {
+    /// Whose members nobody asks for.
+    #[derive(serde::Deserialize)]
+    struct Object {}
+    // An array would pass for a struct without members.
+    text.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<Object>(text).is_ok()
 }
 
 #[cfg(test)]

@@ -181,18 +181,32 @@ fn tokens_are_told_by_their_looks() {
     {
         assert_eq!(token_in(text), token, "{text:?}");
     }
+    let header = |json: &str| URL_SAFE_NO_PAD.encode(json);
+    let good = header(r#"{"alg":"none","x":[{}]}"#);
     for (text, looks) in [
-        ("a.b.c", true),
-        ("a-_9.B.", true),
-        ("a.b", false),
-        ("a.b.c.d", false),
-        ("a..c", false),
-        (".b.c", false),
-        ("a.b=.c", false),
-        ("a.b.c ", false),
-        ("undefined", false),
-        ("", false),
+        (format!("{good}.b.c"), true),
+        (format!("{good}.-_9."), true),
+        (format!("{}.b.c", header(" { } ")), true),
+        (format!("{good}.b"), false),
+        (format!("{good}.b.c.d"), false),
+        (format!("{good}..c"), false),
+        (format!(".{good}.c"), false),
+        (format!("{good}.b=.c"), false),
+        (format!("{good}.b.c "), false),
+        (format!("{}=.b.c", header("{}  ")), false),
+        (format!("{}.b.c", header("[]")), false),
+        (format!("{}.b.c", header("{")), false),
+        (format!("{}.b.c", header("{}{}")), false),
+        (format!("{}.b.c", header(r#"{"alg"}"#)), false),
+        (format!("{}.b.c", header("\"{}\"")), false),
+        ("a.b.c".to_owned(), false),
+        ("1.2.3".to_owned(), false),
+        ("wamp.2.json".to_owned(), false),
+        ("s1.opaque.session".to_owned(), false),
+        ("v1.app.eyJ9".to_owned(), false),
+        ("undefined".to_owned(), false),
+        (String::new(), false),
     ] {
-        assert_eq!(looks_like_a_token(text), looks, "{text:?}");
+        assert_eq!(looks_like_a_token(&text), looks, "{text:?}");
     }
 }

@@ -89,6 +89,7 @@ fn decoded(text: &str) -> String {
 mod tests {
     use super::*;
 
+    // `e30` is `{}`, the least header of a token.
     const ALL: &str = "header query:token subprotocol:bearer";
 
     fn places(text: &str) -> Vec<TokenPlace> {
@@ -116,61 +117,65 @@ mod tests {
 
     #[test]
     fn the_first_place_with_a_token_counts() {
-        let authorization = ("authorization", "Bearer h.h.h");
-        let protocols = ("sec-websocket-protocol", "x, bearer, s.s.s");
+        let authorization = ("authorization", "Bearer e30.h.h");
+        let protocols = ("sec-websocket-protocol", "x, bearer, e30.s.s");
         let all = [authorization, protocols];
         for (places, token, protocol) in [
-            (ALL, "h.h.h", Some("bearer")),
-            ("query:token header", "q.q.q", None),
-            ("query:other header", "h.h.h", None),
-            ("subprotocol:bearer header", "s.s.s", Some("bearer")),
-            ("subprotocol:other query:token", "q.q.q", None),
+            (ALL, "e30.h.h", Some("bearer")),
+            ("query:token header", "e30.q.q", None),
+            ("query:other header", "e30.h.h", None),
+            ("subprotocol:bearer header", "e30.s.s", Some("bearer")),
+            ("subprotocol:other query:token", "e30.q.q", None),
         ] {
-            let (found, selected) = found(places, "token=q.q.q", &all);
+            let (found, selected) = found(places, "token=e30.q.q", &all);
             assert_eq!((found.as_deref(), selected.as_deref()), (Some(token), protocol), "{places}");
         }
-        let nothing = presented_token(&HeaderMap::new(), "token=q.q.q", &[]);
+        let nothing = presented_token(&HeaderMap::new(), "token=e30.q.q", &[]);
         assert_eq!(nothing, Presented::default());
     }
 
     #[test]
     fn what_is_no_token_hides_none() {
-        let good = ("sec-websocket-protocol", "bearer, s.s.s");
+        let good = ("sec-websocket-protocol", "bearer, e30.s.s");
         for query in [
             "",
             "token=",
             "token",
             "token=undefined",
             "token=Bearer+",
-            "token=a.b",
-            "token=a.b.c.d",
+            "token=e30.b",
+            "token=e30.b.c.d",
+            "token=1.2.3",
+            "token=s1.opaque.session",
             "token=..",
-            "other=a.b.c",
-            "TOKEN=a.b.c",
+            "other=e30.b.c",
+            "TOKEN=e30.b.c",
         ] {
             for authorization in [
                 "Basic dXNlcjpwYXNz",
                 "Bearer",
                 "Bearer ",
                 "Bearer undefined",
-                "Negotiate a.b.c",
+                "Negotiate e30.b.c",
+                "Bearer s1.opaque.session",
+                "s1.opaque.session",
                 "dXNlcg==",
-                "Digest username=\"a.b.c\"",
+                "Digest username=\"e30.b.c\"",
                 "",
             ] {
                 let headers = [("authorization", authorization), good];
                 assert_eq!(
                     found(ALL, query, &headers).0.as_deref(),
-                    Some("s.s.s"),
+                    Some("e30.s.s"),
                     "{query} {authorization}"
                 );
             }
         }
-        let two = [("authorization", "Basic dXNlcg=="), ("authorization", "bearer  h.h.h")];
-        assert_eq!(found(ALL, "", &two).0.as_deref(), Some("h.h.h"));
+        let two = [("authorization", "Basic dXNlcg=="), ("authorization", "bearer  e30.h.h")];
+        assert_eq!(found(ALL, "", &two).0.as_deref(), Some("e30.h.h"));
         assert_eq!(
-            found(ALL, "token=&token=q.q.", &[]).0.as_deref(),
-            Some("q.q."),
+            found(ALL, "token=&token=e30.q.", &[]).0.as_deref(),
+            Some("e30.q."),
             "told that it has no signature"
         );
     }
@@ -180,6 +185,8 @@ mod tests {
         for (query, headers, told) in [
             ("token=undefined", &[][..], true),
             ("", &[("authorization", "Bearer opaque")], true),
+            ("", &[("authorization", "Bearer s1.opaque.session")], true),
+            ("token=1.2.3", &[], true),
             ("", &[("sec-websocket-protocol", "bearer, opaque")], true),
             ("token=", &[], false),
             ("", &[("authorization", "Basic opaque")], false),
@@ -194,16 +201,16 @@ mod tests {
     #[test]
     fn queries_are_decoded_as_forms_are() {
         for (places, query) in [
-            ("query:token", "x=1&token=a%2Eb%2ec"),
-            ("query:token", "%74oken=a.b.c"),
-            ("query:token", "token=Bearer+a.b.c"),
-            ("query:token", "token=Bearer%20a.b.c"),
-            ("query:token", "token=+a.b.c+"),
-            ("query:access_token", "access+token=a.b.c"),
-            ("query:access_token", "access%20token=a.b.c"),
-            ("query:token", "&&=&token=&token=a.b.c"),
+            ("query:token", "x=1&token=e30%2Eb%2ec"),
+            ("query:token", "%74oken=e30.b.c"),
+            ("query:token", "token=Bearer+e30.b.c"),
+            ("query:token", "token=Bearer%20e30.b.c"),
+            ("query:token", "token=+e30.b.c+"),
+            ("query:access_token", "access+token=e30.b.c"),
+            ("query:access_token", "access%20token=e30.b.c"),
+            ("query:token", "&&=&token=&token=e30.b.c"),
         ] {
-            assert_eq!(found(places, query, &[]).0.as_deref(), Some("a.b.c"), "{query}");
+            assert_eq!(found(places, query, &[]).0.as_deref(), Some("e30.b.c"), "{query}");
         }
         assert_eq!(found("query:token", "token=%FF", &[]).0.as_deref(), Some(""));
     }
@@ -211,13 +218,15 @@ mod tests {
     #[test]
     fn an_offered_subprotocol_is_selected_and_the_token_never() {
         for (offered, token, protocol) in [
-            (&["bearer, s.s.s"][..], Some("s.s.s"), Some("bearer")),
-            (&["v1.app, bearer,s.s.s"], Some("s.s.s"), Some("bearer")),
-            (&["bearer", "s.s.s"], Some("s.s.s"), Some("bearer")),
-            (&["bearer, chat, s.s.s"], Some("s.s.s"), Some("bearer")),
+            (&["bearer, e30.s.s"][..], Some("e30.s.s"), Some("bearer")),
+            (&["v1.app, bearer,e30.s.s"], Some("e30.s.s"), Some("bearer")),
+            (&["bearer", "e30.s.s"], Some("e30.s.s"), Some("bearer")),
+            (&["bearer, chat, e30.s.s"], Some("e30.s.s"), Some("bearer")),
+            (&["bearer, wamp.2.json, e30.s.s"], Some("e30.s.s"), Some("bearer")),
+            (&["bearer, wamp.2.json"], Some(""), Some("bearer")),
             (&["bearer"], None, Some("bearer")),
-            (&["s.s.s, bearer"], None, Some("bearer")),
-            (&["Bearer, s.s.s"], None, None),
+            (&["e30.s.s, bearer"], None, Some("bearer")),
+            (&["Bearer, e30.s.s"], None, None),
             (&["chat"], None, None),
         ] {
             let headers: Vec<_> = offered.iter().map(|value| ("sec-websocket-protocol", *value)).collect();
@@ -236,9 +245,9 @@ mod tests {
             (&["v3.app, v1.app,v2.app"], Some("v1.app")),
             (&["v3.app", "v2.app"], Some("v2.app")),
             (&["V1.APP"], None),
-            (&["bearer, t.t.t"], Some("bearer")),
-            (&["bearer, t.t.t, v2.app"], Some("v2.app")),
-            (&["t.t.t, x"], None),
+            (&["bearer, e30.t.t"], Some("bearer")),
+            (&["bearer, e30.t.t, v2.app"], Some("v2.app")),
+            (&["e30.t.t, x"], None),
             (&[", ,"], None),
         ] {
             let mut headers = HeaderMap::new();
