@@ -111,14 +111,23 @@ const NAT64: u128 = 0x0064_ff9b << 96;
 /// 64:ff9b::/96) counts as that: all of them have the same first 96 bits.
 #[must_use]
 pub fn one_client(address: IpAddr, ipv6_prefix: u8) -> IpAddr {
-    let IpAddr::V6(v6) = address.to_canonical() else { return address.to_canonical() };
+    let address = ipv4_within(address);
+    let IpAddr::V6(v6) = address else { return address };
     let bits = v6.to_bits();
-    if bits >> 32 == NAT64 >> 32 {
-        let [.., a, b, c, d] = v6.octets();
-        return Ipv4Addr::new(a, b, c, d).into();
-    }
     let host_bits = 128_u32.saturating_sub(ipv6_prefix.into());
     Ipv6Addr::from_bits(bits.checked_shr(host_bits).unwrap_or(0).checked_shl(host_bits).unwrap_or(0)).into()
+}
+
+/// The IPv4 address that an IPv6 address stands for (mapped, or 64:ff9b::/96); else the address itself.
+#[must_use]
+pub fn ipv4_within(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if v6.to_bits() >> 32 == NAT64 >> 32 => {
+            let [.., a, b, c, d] = v6.octets();
+            Ipv4Addr::new(a, b, c, d).into()
+        }
+        canonical => canonical,
+    }
 }
 
 /// One client's address, see [`one_client`].

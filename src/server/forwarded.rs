@@ -9,10 +9,13 @@ use hyper::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::config::{ForwardedHeader, Server};
+use crate::limits::address::ipv4_within;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Hops looked at; a longer chain is not believed further.
 const HOPS_MAX: usize = 32;
+/// In the place of bytes that are no text: no hop can be read in it, and it is not empty.
+const UNREADABLE: &str = "?";
 /// Networks of untrusted peers that are told of; whoever is beyond them is not.
 pub const NETWORKS_MAX: usize = 256;
 
@@ -27,10 +30,16 @@ enum Hop {
     Unknown,
 }
 
+/// Whether an address, or the IPv4 address that it stands for, is one of `trusted`.
+#[must_use]
+pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    let ipv4 = ipv4_within(address);
+    trusted.iter().any(|net| net.contains(&address) || net.contains(&ipv4))
+}
+
 /// The client's address.
 #[must_use]
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, kind: ForwardedHeader, trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
     let peer = peer.to_canonical();
     let (name, parse): (_, fn(&str) -> Hop) = match kind {
         ForwardedHeader::None => return peer,
@@ -42,10 +51,10 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, kind: ForwardedHeader, 
     let values: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
     let hops = values.iter().rev().flat_map(|value| elements_from_right(value, quotes));
     for hop in hops.take(HOPS_MAX) {
-        if !is_trusted(client) {
+        if !is_trusted(client, trusted) {
             break;
         }
-        match parse(hop.trim()) {
+        match parse(hop) {
             Hop::Address(before) => client = before,
             // Written by a machine that is trusted, of itself.
             Hop::SameMachine => {}
@@ -57,11 +66,11 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, kind: ForwardedHeader, 
 }
 
 /// The elements of a list header, the last one first, split at commas, and where there are `quotes` at commas
-/// outside of them. What the proxies wrote stands on the right: read from there, a quote that the client left
-/// open, or bytes that are no text, cannot swallow it.
+/// outside of them; empty ones are none (RFC 9110 §5.6.1.2). What the proxies wrote stands on the right: read from
+/// there, a quote that the client left open, or bytes that are no text, cannot swallow it.
 fn elements_from_right(value: &[u8], quotes: bool) -> impl Iterator<Item = &str> {
     let mut rest = Some(value);
-    std::iter::from_fn(move || {
+    let elements = std::iter::from_fn(move || {
         let text = rest?;
         let element = match last_comma(text, quotes) {
             Some(at) => {
@@ -73,8 +82,10 @@ fn elements_from_right(value: &[u8], quotes: bool) -> impl Iterator<Item = &str>
                 text
             }
         };
-        Some(std::str::from_utf8(element).unwrap_or(""))
-    })
+        Some(element.trim_ascii())
+    });
+    let elements = elements.filter(|element| !element.is_empty());
+    elements.map(|element| std::str::from_utf8(element).unwrap_or(UNREADABLE))
 }
 
 fn last_comma(text: &[u8], quotes: bool) -> Option<usize> {
@@ -162,12 +173,12 @@ fn address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// Digits, or a name that hides them (RFC 7239 §6).
+/// Digits, or a name that hides them (RFC 7239 §6); perhaps no digit (RFC 3986 §3.2.3).
 fn is_port(text: &str) -> bool {
     let hidden = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
     match text.strip_prefix('_') {
         Some(name) => !name.is_empty() && name.bytes().all(hidden),
-        None => (1..=5).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()),
+        None => text.len() <= 5 && text.bytes().all(|b| b.is_ascii_digit()),
     }
 }
 
@@ -182,9 +193,7 @@ impl Unbelieved {
     pub fn first_of(&self, peer: IpAddr, headers: &HeaderMap, server: &Server) -> Option<IpNet> {
         let peer = peer.to_canonical();
         let written = headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED);
-        if !written
-            || server.forwarded == ForwardedHeader::None
-            || server.trusted_proxies.iter().any(|net| net.contains(&peer))
+        if !written || server.forwarded == ForwardedHeader::None || is_trusted(peer, &server.trusted_proxies)
         {
             return None;
         }
@@ -241,9 +250,23 @@ mod tests {
             ("10.0.0.1", &["[fe80::1%25eth0]:99"], "fe80::1"),
             ("10.0.0.1", &["[fe80::1%1]"], "fe80::1"),
             ("10.0.0.1", &["6.6.6.6, 1.2.3.4%eth0"], "10.0.0.1"),
-            ("10.0.0.1", &["6.6.6.6, 1.2.3.4:"], "10.0.0.1"),
+            ("10.0.0.1", &["6.6.6.6, 1.2.3.4:"], "1.2.3.4"),
+            ("10.0.0.1", &["6.6.6.6, [2001:db8::1]:"], "2001:db8::1"),
+            ("10.0.0.1", &["6.6.6.6, 1.2.3.4:123456"], "10.0.0.1"),
             ("10.0.0.1", &["6.6.6.6, 1.2.3.4:x"], "10.0.0.1"),
             ("10.0.0.1", &["6.6.6.6, unknown"], "10.0.0.1"),
+            ("10.0.0.1", &["1.2.3.4,"], "1.2.3.4"),
+            ("10.0.0.1", &["1.2.3.4, ,10.0.0.1"], "1.2.3.4"),
+            ("10.0.0.1", &["6.6.6.6,,1.2.3.4 ,\t, 10.0.0.2, ,"], "1.2.3.4"),
+            ("10.0.0.1", &["1.2.3.4", ""], "1.2.3.4"),
+            ("10.0.0.1", &["1.2.3.4", " , ,", "10.0.0.2"], "1.2.3.4"),
+            ("10.0.0.1", &[",", " "], "10.0.0.1"),
+            ("10.0.0.1", &["1.2.3.4, \"\""], "10.0.0.1"),
+            ("10.0.0.1", &["1.2.3.4, \u{a0}"], "10.0.0.1"),
+            ("10.0.0.1", &["6.6.6.6, 1.2.3.4, 64:ff9b::a00:1"], "1.2.3.4"),
+            ("64:ff9b::a00:1", &["6.6.6.6, 1.2.3.4, ::ffff:10.0.0.2"], "1.2.3.4"),
+            ("10.0.0.1", &["6.6.6.6, 64:ff9b::102:304"], "64:ff9b::102:304"),
+            ("64:ff9b::102:304", &["6.6.6.6"], "64:ff9b::102:304"),
         ] {
             assert_eq!(client(peer, X, values), expected, "{peer} {values:?}");
         }
@@ -268,6 +291,12 @@ mod tests {
             (&["for=\"\\[2001:db8::1\\]\""], "2001:db8::1"),
             (&["for=unknown, for=10.0.0.2"], "10.0.0.2"),
             (&["proto=http"], "10.0.0.1"),
+            (&["for=1.2.3.4,"], "1.2.3.4"),
+            (&["for=1.2.3.4, , for=10.0.0.2", ""], "1.2.3.4"),
+            (&["for=\"1.2.3.4:\""], "1.2.3.4"),
+            (&["for=1.2.3.4, proto=http"], "10.0.0.1"),
+            (&["for=1.2.3.4, for="], "10.0.0.1"),
+            (&["for=1.2.3.4, ;"], "10.0.0.1"),
             // A client leaves a quote open before what its proxy adds.
             (&["for=\"6.6.6.6\";x=\", for=1.2.3.4"], "1.2.3.4"),
             (&["for=6.6.6.6;x=\"\\, for=1.2.3.4;host=\"a\\\", for=6.6.6.6;b\\\\\""], "1.2.3.4"),
@@ -292,6 +321,7 @@ mod tests {
             told.first_of(peer.parse().unwrap(), &headers, server).map(|network| network.to_string())
         };
         assert_eq!(first(&told, &server, "10.0.0.1", &X_FORWARDED_FOR), None, "it is believed");
+        assert_eq!(first(&told, &server, "64:ff9b::a00:1", &X_FORWARDED_FOR), None, "so is its IPv4 address");
         assert_eq!(first(&told, &server, "192.0.2.1", &hyper::header::HOST), None, "nothing is forwarded");
         assert_eq!(first(&told, &server, "192.0.2.1", &X_FORWARDED_FOR).as_deref(), Some("192.0.2.0/24"));
         assert_eq!(first(&told, &server, "::ffff:192.0.2.9", &FORWARDED), None, "once");

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::accept::{Accepting, Turn};
-use super::forwarded::Unbelieved;
+use super::forwarded::{Unbelieved, is_trusted};
 use super::turns::Load;
 use crate::admin::Status;
 use crate::auth::{Identity, Verifier};
@@ -107,7 +107,7 @@ impl Admission {
             return None;
         }
         let displaced = Arc::<Notify>::default();
-        let by_proxy = self.proxies.iter().any(|net| net.contains(&peer.to_canonical()));
+        let by_proxy = is_trusted(peer, &self.proxies);
         let noted = (!by_proxy).then(|| self.handshakes.open(peer, displaced.clone()));
         Some((admitted, Arrival { displaced, _noted: noted }))
     }
