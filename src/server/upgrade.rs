@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::alphabet;
+use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use hyper::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
@@ -10,11 +11,13 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{Method, Version};
 
-/// Base64 with its padding (RFC 4648 §4). The last digit has bits that belong to no byte. Keys that are written into
-/// clients, among them one of RFC 6455's own (§4.1), have some of them set; the bytes are the same.
+/// Base64 (RFC 4648 §4) without its padding. The last digit has bits that belong to no byte. Keys that are written
+/// into clients, among them one of RFC 6455's own (§4.1), have some of them set; the bytes are the same.
 const NONCE: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone),
 );
 /// What a `Sec-WebSocket-Key` decodes to (RFC 6455 §4.2.1).
 const NONCE_BYTES: usize = 16;
@@ -59,8 +62,14 @@ pub fn check(request: &Parts) -> Result<&[u8], NotUpgradable> {
         _ => return Err(UpgradeRequired("this endpoint speaks WebSocket version 13")),
     }
     one(headers, &SEC_WEBSOCKET_KEY)
-        .filter(|key| NONCE.decode(key).is_ok_and(|nonce| nonce.len() == NONCE_BYTES))
+        .filter(|key| is_nonce(key))
         .ok_or(Malformed("`Sec-WebSocket-Key` must be there once, and be 16 bytes in base64"))
+}
+
+/// Sixteen bytes, with their padding or none: the number of digits tells as much.
+fn is_nonce(key: &[u8]) -> bool {
+    let digits = key.strip_suffix(b"==").unwrap_or(key);
+    NONCE.decode(digits).is_ok_and(|nonce| nonce.len() == NONCE_BYTES)
 }
 
 /// The only value of a header; `None` when there is none, or several.
@@ -156,13 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_sixteen_bytes_whatever_is_left_of_its_last_digit() {
+    fn a_key_is_sixteen_bytes_whatever_is_left_of_its_last_digit_and_padding() {
         for digit in ('A'..='Z').chain('a'..='z').chain('0'..='9').chain(['+', '/']) {
-            let key = format!("AQIDBAUGBwgJCgsMDQ4PE{digit}==");
-            assert_eq!(check(&with("sec-websocket-key", &key)), Ok(key.as_bytes()));
+            for padding in ["==", ""] {
+                let key = format!("AQIDBAUGBwgJCgsMDQ4PE{digit}{padding}");
+                assert_eq!(check(&with("sec-websocket-key", &key)), Ok(key.as_bytes()));
+            }
         }
         for (key, why) in [
-            ("AQIDBAUGBwgJCgsMDQ4PEC", "no padding"),
             ("AQIDBAUGBwgJCgsMDQ4PEC=", "half of the padding"),
             ("AQIDBAUGBwgJCgsMDQ4PEC===", "too much padding"),
             ("AQIDBAUGBwgJCgsMDQ4=", "14 bytes"),
@@ -170,6 +180,7 @@ mod tests {
             ("AQIDBAUGBwgJCgsMDQ4PEBE=", "17 bytes"),
             ("AQIDBAUGBwgJCgsMDQ4PEBES", "18 bytes"),
             ("AQIDBAUGBwgJCgsMDQ4P_C==", "another alphabet"),
+            ("AQIDBAUGBwgJCgsMDQ4P_C", "another alphabet without padding"),
             ("AQIDBAUGBwgJ CgsMDQ4PEC==", "a space within"),
             ("=QIDBAUGBwgJCgsMDQ4PEC==", "padding at the front"),
             ("==", "nothing"),

@@ -54,12 +54,13 @@ async fn an_upgrade_bears_the_deprecation_headers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_with_stray_bits_in_its_last_digit_is_accepted() {
+async fn a_key_with_stray_bits_or_without_padding_is_accepted() {
     let bridge = Bridge::start().await;
     for (key, accept) in [
         // RFC 6455 §4.1, and the same bytes as base64 writes them.
         ("AQIDBAUGBwgJCgsMDQ4PEC==", "OfS0wDaT5NoxF2gqm7Zj2YtetzM="),
         ("AQIDBAUGBwgJCgsMDQ4PEA==", "C/0nmHhBztSRGR1CwL6Tf4ZjwpY="),
+        ("dGhlIHNhbXBsZSBub25jZQ", "RZWuh2JK/hL0RMgTNJFfZIAppXg="),
     ] {
         let answer = Raw::ask(bridge.address(), upgrade(PATH, &[("Sec-WebSocket-Key", key)])).await;
         assert_eq!(answer.status, 101, "{key}");
@@ -70,7 +71,9 @@ async fn a_key_with_stray_bits_in_its_last_digit_is_accepted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_path_is_not_found() {
     let bridge = Bridge::start().await;
-    for path in ["/", "/ws/", "/ws/content", "/ws/content/a/b", "/WS/native", "/metrics", "//ws"] {
+    for path in
+        ["/", "/ws/", "/ws/content", "/ws%2Fcontent/1", "/ws/content/a/b", "/WS/native", "/metrics", "//ws"]
+    {
         let answer = Raw::ask(bridge.address(), upgrade(path, &[])).await;
         assert_problem(&answer, 404);
         assert_eq!(answer.header("deprecation"), "");
@@ -104,7 +107,8 @@ async fn a_malformed_upgrade_is_a_bad_request() {
         &[("Connection", "keep-alive")],
         &[("Sec-WebSocket-Key", "")],
         &[("Sec-WebSocket-Key", "c2hvcnQ=")],
-        &[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ")],
+        &[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=")],
+        &[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZ_")],
         &[("Sec-WebSocket-Key", "!!!!!!!!!!!!!!!!!!!!!!!!")],
         &[("+Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")],
         &[("Host", "")],
@@ -135,7 +139,7 @@ async fn a_malformed_upgrade_is_a_bad_request() {
         raw.ended().await;
     }
     let series = r#"pusher_bridge_refusals_total{route="content",reason="malformed"}"#;
-    assert_eq!(bridge.metric(series), 17.0);
+    assert_eq!(bridge.metric(series), 18.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -275,6 +279,7 @@ async fn a_trusted_proxys_clients_are_told_apart_and_others_not_believed() {
         ("1.2.3.5", 101),
         ("1.2.3.4, 127.0.0.1", 429),
         ("1.2.3.4:5678", 429),
+        ("1.2.3.4, , 127.0.0.1,", 429),
     ] {
         let (raw, code) = status(&bridge, &[("X-Forwarded-For", forwarded)]).await;
         assert_eq!(code, expected, "{forwarded}");
@@ -539,6 +544,15 @@ auth = { also_from = ["header", "query:access_token", "subprotocol:bearer"] }
         (
             "/places/1?access_token=undefined",
             vec![("Sec-WebSocket-Protocol", format!("chat, bearer, {token}"))],
+            "bearer",
+        ),
+        // Three parts with dots between are no token yet.
+        (
+            "/places/1?access_token=1.2.3",
+            vec![
+                ("Authorization", "Bearer s1.opaque.session".to_owned()),
+                ("Sec-WebSocket-Protocol", format!("bearer, wamp.2.json, {token}")),
+            ],
             "bearer",
         ),
     ] {
