@@ -373,6 +373,104 @@ fn every_key_with_its_extremes_is_refused_or_works() {
     assert!(taken > 1000, "only {taken} were taken");
 }
 
+/// Keys whose values are URLs or parts of one, or often are.
+const URLS: [&str; 12] = [
+    "post",
+    "jwks_url",
+    "documentation",
+    "sunset_policy",
+    "successor",
+    "origin",
+    "origins",
+    "issuer",
+    "audience",
+    "host",
+    "ws_host",
+    "api_host",
+];
+
+/// Values that hide something: as credentials, in a query, behind a `#`, and from the environment.
+fn hiding() -> Vec<(&'static str, &'static str)> {
+    let mut all: Vec<(&str, &str)> = [
+        "https://u:s3cret@h",
+        "https://u:1/s3cret@h/x",
+        "http:/u:s3cret@h/",
+        "https//u:s3cret@h",
+        "htps://u:s3cret@h/{x}",
+        "https:u:s3cret@h",
+        "u:s3cret@h:1",
+        "/u:s3cret@h{",
+        "s3cret@h",
+        "u:s3`cret s3cret@h",
+        "https://h?x=s3cret",
+        "https://h/?s3cret&x={y",
+        "h/j?token=s3cret",
+        "h/j&token=s3cret",
+        "https://h/#s3cret",
+        "h#x=s3cret",
+    ]
+    .map(|text| (text, ""))
+    .to_vec();
+    all.extend([
+        ("${S}", "s3cret"),
+        ("${S}", "s3cret{x}"),
+        ("{s3${S}}", "s3cret"),
+        ("${S}", "u:s3cret@h?s3cret#x"),
+    ]);
+    all.extend([
+        ("a ${S}", "`s3cret"),
+        ("${S}", "s3cret:\"s3cret"),
+        ("${S}", "{s3cret}/{s3cret}"),
+        ("1${S}", "s3cret"),
+    ]);
+    all
+}
+
+#[test]
+fn no_key_shows_what_a_url_or_a_variable_hides() {
+    let base: toml::Value = toml::Value::Table(toml::from_str(BASE).unwrap());
+    let mut places = places();
+    let more =
+        ["routes.1.publish.0.header.authorization", "routes.0.u:s3cret@h", "upstream.sekret", "u:s3cret@h"];
+    places.extend(more.map(|place| place.split('.').map(str::to_owned).collect()));
+    let (mut refused, mut wrong) = (0, Vec::new());
+    for place in &places {
+        for (text, variable) in hiding() {
+            for list in [false, true] {
+                let value: toml::Value = if list { vec![text].into() } else { text.into() };
+                let mut file = base.clone();
+                make_way(&mut file, place);
+                put(&mut file, place, &value);
+                let Ok(file) = toml::to_string(&file) else { continue };
+                let source = Source { name: "routes.toml".into(), text: file };
+                let what = format!("{} = {value}, {variable}", place.join("."));
+                match load(&source, &|name| (name == "S").then(|| variable.to_owned())) {
+                    Ok(loaded) => {
+                        let table = describe(&loaded.config);
+                        // What is no URL's is shown where it is right: a channel's name, a type, a path.
+                        let url = URLS.contains(&place.last().map_or("", String::as_str))
+                            && text.contains("://")
+                            && !text.contains("1/s3cret");
+                        let url = url || hides(place).contains(&"s3cret");
+                        if url && table.contains("s3cret") {
+                            wrong.push(format!("{what}: {table}"));
+                        }
+                    }
+                    Err(errors) => {
+                        refused += 1;
+                        let shown: String = errors.iter().map(ToString::to_string).collect();
+                        if shown.contains("s3cret") {
+                            wrong.push(format!("{what}: {shown}"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of them:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(refused > 3000, "only {refused} were refused");
+}
+
 fn works(config: &Config, what: &str, hidden: &[&str]) {
     let table = describe(config);
     assert!(table.lines().all(|line| line.chars().count() <= 110), "{what}");

@@ -74,10 +74,10 @@ pub fn describe(config: &Config) -> String {
             let _ = write!(text, ", asked every {}, believed for {}", duration(*refresh), duration(*max_age));
         }
         if !key.issuers.is_empty() {
-            let _ = write!(text, "; of issuer {}", key.issuers.join(" or "));
+            let _ = write!(text, "; of issuer {}", shown(&key.issuers));
         }
         if !key.audiences.is_empty() {
-            let _ = write!(text, "; for audience {}", key.audiences.join(" or "));
+            let _ = write!(text, "; for audience {}", shown(&key.audiences));
         }
         fact(&mut out, "tokens", &text);
     }
@@ -86,6 +86,11 @@ pub fn describe(config: &Config) -> String {
         describe_route(&mut out, route);
     }
     out
+}
+
+/// Names that often are URLs.
+fn shown(names: &[impl AsRef<str>]) -> String {
+    names.iter().map(|name| mask::url(name.as_ref())).collect::<Vec<_>>().join(" or ")
 }
 
 fn describe_route(out: &mut String, route: &Route) {
@@ -268,7 +273,7 @@ fn deprecation(out: &mut String, policy: &Policy) {
         [("see", &policy.documentation), ("policy", &policy.sunset_policy), ("successor", &policy.successor)]
     {
         if let Some(url) = url {
-            fact(out, "", &format!("{name} {url}"));
+            fact(out, "", &format!("{name} {}", mask::url(url)));
         }
     }
 }

@@ -53,7 +53,7 @@ impl Diagnostic {
         let marked = marked.lines().next().unwrap_or("").trim_end().chars().count();
         Self {
             file: source.name.clone(),
-            message,
+            message: mask::sentence(&message),
             help,
             line: place.line,
             column: place.column,

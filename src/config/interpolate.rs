@@ -23,6 +23,16 @@ pub(super) struct Outcome {
     pub(super) missing: Vec<(String, String, Range<usize>)>,
     /// What is wrong with `${…}` itself.
     pub(super) errors: Vec<(Range<usize>, String)>,
+    /// What came from the environment.
+    pub(super) taken: Vec<Taken>,
+}
+
+/// The value of a variable that became a string, or a part of one.
+pub(super) struct Taken {
+    /// The string's place.
+    pub(super) span: Range<usize>,
+    pub(super) name: String,
+    pub(super) value: String,
 }
 
 type Env<'e> = &'e dyn Fn(&str) -> Option<String>;
@@ -71,6 +81,8 @@ fn walk_value(value: &mut Spanned<DeValue<'_>>, env: Env<'_>, path: &str, outcom
                 for name in filled.missing {
                     outcome.missing.push((name, path.to_owned(), span.clone()));
                 }
+                let taken = filled.taken.into_iter();
+                outcome.taken.extend(taken.map(|(name, value)| Taken { span: span.clone(), name, value }));
                 let unset = filled.text.is_empty() && !stands_in;
                 *text = filled.text.into();
                 return unset;
@@ -85,11 +97,14 @@ fn walk_value(value: &mut Spanned<DeValue<'_>>, env: Env<'_>, path: &str, outcom
 struct Filled {
     text: String,
     missing: Vec<String>,
+    /// Names and values.
+    taken: Vec<(String, String)>,
 }
 
 /// A missing variable's own name stands in for its value, so that what depends on it can still be checked.
 fn string(source: &str, env: Env<'_>) -> Result<Filled, String> {
-    let mut out = Filled { text: String::with_capacity(source.len()), missing: Vec::new() };
+    let mut out =
+        Filled { text: String::with_capacity(source.len()), missing: Vec::new(), taken: Vec::new() };
     let mut rest = source;
     while let Some((before, after)) = rest.split_once("${") {
         if let Some(escaped) = before.strip_suffix('$') {
@@ -115,7 +130,10 @@ fn string(source: &str, env: Env<'_>) -> Result<Filled, String> {
         }
         // As in a shell, `:-` also replaces an empty value.
         match (env(name), default) {
-            (Some(value), _) if !value.is_empty() => out.text.push_str(&value),
+            (Some(value), _) if !value.is_empty() => {
+                out.text.push_str(&value);
+                out.taken.push((name.to_owned(), value));
+            }
             (_, Some(default)) => out.text.push_str(default),
             (Some(_), None) | (None, None) => {
                 out.text.push_str(name);

@@ -12,6 +12,7 @@ use super::diagnostics::{Diagnostic, Source};
 use super::interpolate::{self, Missing};
 use super::problems::Problems;
 use super::proxies::{Proxies, Unusable};
+use super::quotes::Quotes;
 use super::validate::{self, RouteInput};
 use super::{Config, Endpoint, KeySource, PublishAction, raw};
 
@@ -71,7 +72,8 @@ pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Vec<Diagnos
     let outcome = interpolate::table(tree.get_mut(), env);
     let stand_ins = outcome.missing.iter().map(|(.., span)| span.clone()).collect();
     let secrets = super::secrets::spans(tree.get_ref(), &source.text);
-    let mut problems = Problems::new(source, stand_ins, secrets);
+    let quotes = Quotes::of(tree.get_ref(), outcome.taken);
+    let mut problems = Problems::new(source, stand_ins, secrets, quotes);
     for (span, message) in outcome.errors {
         problems.at(span, message);
     }

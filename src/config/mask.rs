@@ -8,13 +8,32 @@ use super::{KeySource, PublishAction};
 use crate::template::closest;
 
 /// Keys whose values are secrets; so are those of keys that contain one of these, or are nearly one.
-const SECRETS: [&str; 4] = ["secret", "password", "pem", "jwks"];
+const SECRETS: [&str; 9] =
+    ["secret", "password", "pem", "jwks", "authorization", "cookie", "credential", "api_key", "api-key"];
+/// What begins a URL, where nothing says that it is one.
+const SCHEMES: [&str; 4] = ["https:", "http:", "wss:", "ws:"];
 /// Keys that contain one of [`SECRETS`] and say where it is.
 const PLACES: [&str; 2] = ["_file", "_url"];
 
 /// `url` as it may be shown: no credentials, and no values in its query but placeholders.
 pub(super) fn url(url: &str) -> String {
     masked_with(url, &url_secrets(url), "***")
+}
+
+/// A sentence of an error, each of its quotes (between backticks) as [`value`] shows it.
+pub(super) fn sentence(text: &str) -> String {
+    if text.matches('`').count() % 2 == 1 {
+        // A quote has one of its own, so that nobody can tell what is quoted.
+        return text.split(' ').map(value).collect::<Vec<_>>().join(" ");
+    }
+    let quoted = |(index, part): (usize, &str)| if index % 2 == 1 { value(part) } else { part.to_owned() };
+    text.split('`').enumerate().map(quoted).collect::<Vec<_>>().join("`")
+}
+
+/// A value that may be wrong, as it may be shown: without what would be credentials, values of a query or a fragment
+/// if it were a URL, whether or not a scheme says so.
+pub(super) fn value(text: &str) -> String {
+    masked_with(text, &value_secrets(text), "***")
 }
 
 /// The text of a file with every character of a secret as `*`, so that lines and columns stay. It may be no TOML.
@@ -44,6 +63,73 @@ fn masked_with(text: &str, ranges: &[Range<usize>], mask: &str) -> String {
     out
 }
 
+/// What can be a secret has letters or digits that are no placeholder's. What a file shows of a variable is its name.
+fn may_be_secret(text: &str) -> bool {
+    let mut rest = text;
+    while let Some(open) = rest.find('{') {
+        let (before, behind) = rest.split_at(open);
+        let Some((inside, after)) = behind.split_once('}') else { break };
+        if inside.contains(":-") || before.chars().any(char::is_alphanumeric) {
+            return true;
+        }
+        rest = after;
+    }
+    rest.chars().any(char::is_alphanumeric)
+}
+
+/// Where `text`, were it a URL, has credentials, values of a query and a fragment. Rather too much than too little:
+/// it is shown because it is wrong.
+fn value_secrets(text: &str) -> Vec<Range<usize>> {
+    // A frame's template is no URL, whatever is in it.
+    if text.trim_start().starts_with("{\"") {
+        return Vec::new();
+    }
+    let slashes = |at: usize| {
+        at + text.get(at..).unwrap_or("").bytes().take_while(|b| matches!(b, b'/' | b'\\')).count()
+    };
+    let scheme = SCHEMES.iter().find(|scheme| {
+        text.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+            && slashes(scheme.len()) > scheme.len()
+    });
+    let begin = match (scheme, text.find("://")) {
+        (Some(scheme), _) => slashes(scheme.len()),
+        (None, Some(at))
+            if text.bytes().take(at).all(|b| b.is_ascii_alphanumeric() || b"+.-".contains(&b)) =>
+        {
+            at + 3
+        }
+        (None, _) => 0,
+    };
+    let mut found = Vec::new();
+    let mut hide = |range: Range<usize>| {
+        if text.get(range.clone()).is_some_and(may_be_secret) {
+            found.push(range);
+        }
+    };
+    let rest = text.get(begin..).unwrap_or("");
+    if let Some(at) = rest.rfind('@') {
+        hide(begin..begin + at);
+    }
+    let fragment = rest.find('#').map_or(text.len(), |at| begin + at);
+    if let Some(query) = rest.find(['?', '&']).map(|at| begin + at + 1).filter(|query| *query < fragment) {
+        let mut from = query;
+        for pair in text.get(query..fragment).unwrap_or("").split(['&', ';']) {
+            hide(pair.find('=').map_or(from, |at| from + at + 1)..from + pair.len());
+            from += pair.len() + 1;
+        }
+    }
+    hide((fragment + 1).min(text.len())..text.len());
+    found.sort_by_key(|range| range.start);
+    let mut apart: Vec<Range<usize>> = Vec::new();
+    for range in found {
+        match apart.last_mut().filter(|last| range.start < last.end) {
+            Some(last) => last.end = last.end.max(range.end),
+            None => apart.push(range),
+        }
+    }
+    apart
+}
+
 /// Where `text`, if there is a URL in it, has credentials and values of a query.
 fn url_secrets(text: &str) -> Vec<Range<usize>> {
     let mut out = Vec::new();
@@ -59,7 +145,7 @@ fn url_secrets(text: &str) -> Vec<Range<usize>> {
             out.push(begin..begin + at);
         }
     }
-    let Some(query) = rest.find('?').map(|at| begin + at + 1) else { return out };
+    let Some(query) = rest.find(['?', '#']).map(|at| begin + at + 1) else { return out };
     let mut from = query;
     for pair in text.get(query..).unwrap_or("").split(['&', ';', '#']) {
         let value = pair.find('=').map_or(from, |at| from + at + 1)..from + pair.len();
@@ -94,9 +180,11 @@ fn secrets(text: &str) -> Vec<Range<usize>> {
                 let (content, end) = scan.string(*byte);
                 scan.at = end;
                 let inside = text.get(content.clone()).unwrap_or("");
-                if scan.is_key() {
+                let is_key = scan.is_key();
+                if is_key {
                     scan.push_key(inside);
-                } else if scan.is_secret() {
+                }
+                if !is_key && scan.is_secret() {
                     let named = inside.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
                     let variable = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
                     if !named.is_some_and(variable) {
@@ -104,7 +192,12 @@ fn secrets(text: &str) -> Vec<Range<usize>> {
                     }
                 } else {
                     let start = content.start;
-                    out.extend(url_secrets(inside).into_iter().map(|r| start + r.start..start + r.end));
+                    let begin = inside.trim_start().get(..7).unwrap_or("");
+                    if ["bearer ", "basic "].iter().any(|kind| begin.to_ascii_lowercase().starts_with(kind)) {
+                        out.push(content);
+                    } else {
+                        out.extend(value_secrets(inside).into_iter().map(|r| start + r.start..start + r.end));
+                    }
                 }
             }
             b'{' => {
@@ -118,9 +211,22 @@ fn secrets(text: &str) -> Vec<Range<usize>> {
             byte if is_bare(*byte) => {
                 let length = text.bytes().skip(scan.at).take_while(|b| is_bare(*b)).count();
                 let word = text.get(scan.at..scan.at + length).unwrap_or("");
+                let before = scan.at;
                 scan.at += length;
                 if scan.is_key() {
                     scan.push_key(word);
+                } else {
+                    // A number or a flag, or a string whose quotes were forgotten.
+                    let rest = text.get(before..).unwrap_or("");
+                    let stops = |c: char| c.is_whitespace() || matches!(c, ',' | ']' | '}' | '"' | '\'');
+                    let end = before + rest.find(stops).unwrap_or(rest.len());
+                    if scan.is_secret() {
+                        out.push(before..end);
+                    } else {
+                        let bare = text.get(before..end).unwrap_or("");
+                        out.extend(value_secrets(bare).into_iter().map(|r| before + r.start..before + r.end));
+                    }
+                    scan.at = end;
                 }
             }
             _ => scan.at += 1,
@@ -131,6 +237,11 @@ fn secrets(text: &str) -> Vec<Range<usize>> {
 
 const fn is_bare(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
+}
+
+/// `name`, or a slip of one who meant it.
+fn is_near(name: &str, meant: &str) -> bool {
+    name == meant || closest(&name.to_ascii_lowercase(), std::iter::once(meant)).is_some()
 }
 
 struct Scan<'t> {
@@ -196,7 +307,7 @@ impl Scan<'_> {
     }
 
     fn is_secret(&self) -> bool {
-        let names = |path: &str| path.split('.').any(|name| name.trim() == "headers");
+        let names = |path: &str| path.split('.').any(|name| is_near(name.trim(), "headers"));
         if names(&self.header) || names(&self.key) || self.open.iter().any(|key| names(key)) {
             return true;
         }
@@ -245,10 +356,38 @@ mod tests {
             ("https://a/?key=s3cret&id={id}&x", "https://a/?key=***&id={id}&***"),
             ("https://a/?s3cret", "https://a/?***"),
             ("https://a/?k=${KEY}&l=${KEY:-s3cret}#s3cret", "https://a/?k=${KEY}&l=***#***"),
+            ("https://a/#s3cret", "https://a/#***"),
             ("plain", "plain"),
         ] {
             assert_eq!(url(text), shown, "{text}");
         }
+    }
+
+    #[test]
+    fn wrong_values_are_shown_without_what_a_url_would_hide() {
+        for (text, shown) in [
+            ("https://u:p@h", "https://***@h"),
+            ("http:/u:p@h/", "http:/***@h/"),
+            ("HTTPS:u:p@h", "***@h"),
+            ("u:p@h:1", "***@h:1"),
+            ("p@h", "***@h"),
+            ("https://u:1/p@h", "https://***@h"),
+            ("https:\\\\u:p@h", "https:\\\\***@h"),
+            ("h/j?token=p", "h/j?token=***"),
+            ("h/j?p", "h/j?***"),
+            ("h/j&token=p", "h/j&token=***"),
+            ("h/#p?q=p", "h/#***"),
+            ("#p", "#***"),
+            ("h?x=a@b&k=p", "***&k=***"),
+            ("h?k={id}&l=${KEY}&m=${KEY:-p}", "h?k={id}&l=${KEY}&m=***"),
+            ("{auth.user}@x", "{auth.user}@x"),
+            ("plain/{id}", "plain/{id}"),
+            ("_-=@,.;", "_-=@,.;"),
+        ] {
+            assert_eq!(value(text), shown, "{text}");
+        }
+        assert_eq!(sentence("`u:p@h` is not `{id}`"), "`***@h` is not `{id}`");
+        assert_eq!(sentence("`u:p@`h` is none"), "***@`h` is none");
     }
 
     #[test]
@@ -271,6 +410,17 @@ mod tests {
             "post = \"https://u:s3cret@a/x\"",
             "post = \"https://a/x?key=s3cret\"",
             "jwks_url = \"https://a/x?s3cret\"",
+            "post = \"http:/u:s3cret@h/\"",
+            "post = \"u:s3cret@h\"",
+            "post = \"h/j?token=s3cret\"",
+            "post = \"https://h/#s3cret\"",
+            "post = https://u:s3cret@h/",
+            "secret = s3cret",
+            "header = { authorization = 'Bearer s3cret' }",
+            "haeders = { x = 's3cret' }",
+            "[routes.publish.header]\nx = \"s3cret\"",
+            "authorization = \"s3cret\"",
+            "x = \"Bearer s3cret\"",
             "jwks = '{\"keys\":[{\"k\":\"s3cret\"}]}'",
         ] {
             let shown = file(text);
@@ -284,6 +434,8 @@ mod tests {
             "headers = { a = \"\" }\nlisten = \"x\"",
             "[a.headers]\n[b]\nlisten = \"x\"",
             "post = \"https://a/{id}?type={type}\"",
+            "workers = 0 # of 2",
+            "event = '{\"type\":\"a?b#c@d\"}'",
             "# secret = \"s3cret\"",
         ] {
             assert_eq!(file(text), text);

@@ -25,6 +25,7 @@ mod mask;
 pub mod origins;
 mod problems;
 pub mod proxies;
+mod quotes;
 mod raw;
 mod scalars;
 mod schema;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::diagnostics::{Diagnostic, Place, Source};
+use super::quotes::Quotes;
 use super::scalars::{At, Flag, Number};
 use super::secrets;
 use crate::template::TemplateError;
@@ -25,12 +26,19 @@ pub(super) struct Problems<'s> {
     stand_ins: Vec<Range<usize>>,
     /// What is not to be shown of the file.
     secrets: Vec<Range<usize>>,
+    /// What is not to be shown of its values.
+    quotes: Quotes,
     found: Vec<(Range<usize>, String, Option<String>)>,
 }
 
 impl<'s> Problems<'s> {
-    pub(super) fn new(source: &'s Source, stand_ins: Vec<Range<usize>>, secrets: Vec<Range<usize>>) -> Self {
-        Self { source, stand_ins, secrets, found: Vec::new() }
+    pub(super) fn new(
+        source: &'s Source,
+        stand_ins: Vec<Range<usize>>,
+        secrets: Vec<Range<usize>>,
+        quotes: Quotes,
+    ) -> Self {
+        Self { source, stand_ins, secrets, quotes, found: Vec::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -60,6 +68,8 @@ impl<'s> Problems<'s> {
     }
 
     fn push(&mut self, span: Range<usize>, message: String, help: Option<String>) {
+        let message = self.quotes.shown(&span, &message);
+        let help = help.map(|help| self.quotes.shown(&span, &help));
         let known = self.found.iter().any(|(s, m, _)| *s == span && *m == message);
         if !known && !self.stands_in(&span) && self.found.len() < PROBLEMS_MAX {
             self.found.push((span, message, help));

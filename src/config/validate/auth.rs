@@ -215,11 +215,20 @@ fn read(
         }
         _ => {
             if let Err(error) = serde_json::from_str::<jsonwebtoken::jwk::JwkSet>(&text) {
-                problems.at(value.span(), format!("this is no JWKS document: {error}"));
+                problems.at(value.span(), format!("this is no JWKS document: {}", told(&error)));
             }
             Some(KeySource::JwksText(text))
         }
     }
+}
+
+/// What serde says, but for what it found: that is a key, or a part of one.
+fn told(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    if ["invalid ", "unknown ", "duplicate "].iter().any(|quotes| text.starts_with(quotes)) {
+        return format!("a value of a wrong kind at line {} column {}", error.line(), error.column());
+    }
+    text
 }
 
 fn jwks_url(problems: &mut Problems<'_>, value: &At<String>, raw: &raw::AuthKey) -> Option<KeySource> {
