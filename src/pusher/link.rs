@@ -1,6 +1,8 @@
 //! A link: one connection to Pusher and one task, which owns the socket and the table of the channels carried
 //! on it. It never waits for sessions; it waits for hubs only when their inboxes are full, which slows Pusher.
 
+mod deaf;
+
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +12,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use super::api::{Api, Outcome};
+use super::api::Api;
 use super::backoff::full_jitter;
-use super::checks::{Answer, Check, Checks};
+use super::checks::Checks;
 use super::close::{self, Reconnect};
 use super::dial::{self, Established, Socket};
 use super::frame::{self, ServerFrame, data_json, is_pushers_own};
@@ -292,72 +294,6 @@ impl Actor {
             self.link.metrics.subscription_failures.increment(1);
             tracing::warn!(channel = &*channel, "Pusher did not answer a subscription in time");
         }
-    }
-
-    /// Subscribes one of the channels again.
-    fn check(&mut self) -> Result<(), End> {
-        let now = Instant::now().into_std();
-        let table = &self.table;
-        let channels = || table.subscribed().cloned();
-        match self.checks.timer(now, channels, |channel| table.receivers(channel).is_some()) {
-            Check::Nothing => {}
-            Check::Learned => self.learned(),
-            Check::Subscribe(channel) => self.ops.push(Op::Subscribe(channel)),
-            Check::Dead => return Err(End::new("deaf", "Pusher does not answer a subscription any more")),
-        }
-        Ok(())
-    }
-
-    /// Where nothing else shows it: whether the connection delivers.
-    fn begin_probe(&mut self) {
-        if !self.probe.begin() {
-            return;
-        }
-        if self.checks.own_is_subscribed() {
-            self.probe.subscribed(Instant::now().into_std());
-        } else {
-            self.ops.push(Op::Subscribe(self.own_channel.clone()));
-        }
-    }
-
-    /// It is known what the server does when a channel is subscribed twice.
-    fn learned(&mut self) {
-        if self.checks.refuses() {
-            self.ops.push(Op::Unsubscribe(self.own_channel.clone()));
-        } else {
-            self.begin_probe();
-        }
-    }
-
-    fn publish_probe(&self) {
-        let (api, timeout) = (self.link.api.clone(), self.link.upstream.publish.timeout);
-        let (channel, probed) = (self.own_channel.clone(), self.probed.0.clone());
-        tokio::spawn(async move {
-            let sent = Sent { channel, event: "probe".to_owned(), data: "{}".to_owned(), origin: ConnId(0) };
-            let outcome = api.trigger(&[Arc::new(sent)], |_| None, timeout).await;
-            let _ = probed.send(matches!(outcome, Outcome::Accepted));
-        });
-    }
-
-    /// What the answer to a check tells. `false`: it answers something else.
-    fn checked(&mut self, channel: &str, answer: Answer) -> bool {
-        match answer {
-            Answer::NotAsked => return false,
-            Answer::Subscribed => {}
-            Answer::Learned => self.learned(),
-            Answer::AskAgain => self.ops.push(Op::Subscribe(channel.into())),
-            Answer::Forgotten => {
-                if self.table.forgotten(channel, &mut self.ops) {
-                    self.link.metrics.gaps.increment(1);
-                    tracing::warn!(
-                        link = self.link.index,
-                        channel = loggable(channel),
-                        "Pusher had forgotten a subscription: events may have been missed"
-                    );
-                }
-            }
-        }
-        true
     }
 
     /// Hands what Pusher accepted to the hubs. They know who is subscribed, and go on with it while the link is
