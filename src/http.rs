@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::body::Body as _;
+use hyper::header::{
+    CONTENT_ENCODING, DATE, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT,
+};
 use hyper::{Method, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::capture_connection;
@@ -48,7 +51,7 @@ impl fmt::Debug for Request {
     }
 }
 
-/// A response, its body complete.
+/// A response, its body complete as far as its server says where it ends.
 #[derive(Clone, Debug)]
 pub struct Response {
     /// Its status. Redirects are not followed.
@@ -57,6 +60,9 @@ pub struct Response {
     pub retry_after: Option<Duration>,
     /// `Date`: the server's clock, Unix seconds.
     pub date: Option<i64>,
+    /// The body can be judged: its end was told beforehand or by chunks (RFC 9112 §6.3), not by a close that may have
+    /// come early, and no coding hides it.
+    pub readable: bool,
     /// The body, within the limit that was given.
     pub body: Bytes,
 }
@@ -202,6 +208,8 @@ impl Client {
             status: head.status,
             retry_after: retry_after(&head.headers, Now::read()),
             date: head.headers.get(DATE).and_then(|value| unix_seconds(value.to_str().ok()?)),
+            readable: !head.headers.contains_key(CONTENT_ENCODING)
+                && (body.size_hint().exact().is_some() || is_chunked(&head.headers)),
             body: Bytes::new(),
         };
         match timeout_at(deadline, Limited::new(body, response_bytes_max).collect()).await {
@@ -222,6 +230,11 @@ impl Client {
             }
         }
     }
+}
+
+/// Whether chunks, and no other coding, say where the body ends.
+fn is_chunked(headers: &HeaderMap) -> bool {
+    headers.get(TRANSFER_ENCODING).is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
 fn failed_request(place: &str, error: hyper_util::client::legacy::Error) -> HttpError {

@@ -139,6 +139,29 @@ async fn a_body_that_breaks_off_is_an_answer() {
     }
 }
 
+/// A body that ends with its connection may have been cut.
+#[tokio::test]
+async fn a_body_is_readable_when_its_end_was_told() {
+    for (answer, readable) in [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", true),
+        ("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\n{}", true),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", true),
+        ("HTTP/1.1 204 No Content\r\n\r\n", true),
+        ("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"ba", false),
+        ("HTTP/1.0 200 OK\r\n\r\n{\"ba", false),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-encoding: gzip\r\n\r\n{}", false),
+    ] {
+        let (listener, url) = listener().await;
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_request(&mut stream, "BODY").await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let response = client().send(post(&url, "BODY"), LONG, 10).await.unwrap();
+        assert_eq!(response.readable, readable, "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn a_body_that_does_not_end_in_time_is_an_answer() {
     let (listener, url) = listener().await;

@@ -246,9 +246,8 @@ impl Api {
         let request = Request { method: Method::POST, uri, headers, body: Bytes::from(body) };
         match self.client.send(request, timeout, ANSWER_BYTES_MAX).await {
             Ok(response) => Ok(response),
-            // No answer of Pusher's is so large.
             Err(HttpError::TooLarge { answer, .. }) => {
-                Ok(Response { body: Bytes::from_static(b"(a large answer)"), ..answer })
+                Ok(Response { readable: false, body: Bytes::from_static(b"(a large answer)"), ..answer })
             }
             Err(HttpError::BrokenOff { answer, .. }) => Ok(answer),
             Err(error @ HttpError::NotSent(_)) => Err(Outcome::not_taken("not_sent", error.to_string())),
@@ -304,13 +303,25 @@ fn rest_into(body: &mut String, sent: &Sent, excluded: Option<&str>) {
 }
 
 /// Pusher's successes are JSON (Pusher docs, "HTTP API"): others, such as a proxy's welcome page, carry nothing on.
+/// What was published must not be published again for want of an answer's end, so only a whole body that is something
+/// else is no answer of Pusher's.
 fn may_be_pushers(response: &Response) -> bool {
-    let body = response.body.trim_ascii();
-    let is_json = || body.is_empty() || serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
     match response.status {
         status if status.is_informational() => false,
-        status => !status.is_success() || is_json(),
+        status if status.is_success() => !(response.readable && is_something_else(&response.body)),
+        _ => true,
     }
+}
+
+/// Whether `body` is neither JSON nor its beginning. Of bytes that are no text only markup is known to be something
+/// else.
+fn is_something_else(body: &[u8]) -> bool {
+    let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body).trim_ascii();
+    if std::str::from_utf8(body).is_err() {
+        return body.starts_with(b"<");
+    }
+    let error = serde_json::from_slice::<serde::de::IgnoredAny>(body).err();
+    error.is_some_and(|error| !error.is_eof())
 }
 
 /// What an answer of Pusher's means: 429 and 5xx may pass, all other refusals are final. Both are said by proxies as
@@ -405,12 +416,13 @@ mod tests {
             status: StatusCode::from_u16(status).unwrap(),
             retry_after: Some(Duration::from_secs(7)),
             date: None,
+            readable: true,
             body: Bytes::copy_from_slice(body.as_bytes()),
         }
     }
 
     #[test]
-    fn what_is_no_json_is_not_pushers_success() {
+    fn a_whole_body_that_is_no_json_is_not_pushers_success() {
         for (status, body, may_be) in [
             (200, "{}", true),
             (200, " {\"batch\":[{}]}\n", true),
@@ -418,11 +430,27 @@ mod tests {
             (400, "plain text", true),
             (502, "<p>Bad gateway</p>", true),
             (200, "<p>Welcome!</p>", false),
-            (200, "(a large answer)", false),
+            (200, "Welcome", false),
             (200, "{} {", false),
             (101, "", false),
+            // It has begun as Pusher's do.
+            (200, "{\"ba", true),
+            (200, "{", true),
+            (200, "{\"batch\":[{}", true),
+            (200, "\u{FEFF}{}", true),
         ] {
             assert_eq!(may_be_pushers(&response(status, body)), may_be, "{status} {body}");
+        }
+        let bytes = |body: &'static [u8]| Response { body: Bytes::from_static(body), ..response(200, "") };
+        for (body, may_be) in
+            [(&b"{\"a\":\"\xFF\"}"[..], true), (b"\xFF\xFE{\0}\0", true), (b"<p>f\xFCr</p>", false)]
+        {
+            assert_eq!(may_be_pushers(&bytes(body)), may_be, "{body:?}");
+        }
+        // Nobody knows whether it is whole, or what it says.
+        for body in ["{\"ba", "<p>Welcome!</p>", "(a large answer)"] {
+            let answer = |status| Response { readable: false, ..response(status, body) };
+            assert!(may_be_pushers(&answer(200)) && !may_be_pushers(&answer(101)), "{body}");
         }
     }
 
@@ -505,7 +533,7 @@ mod tests {
             (401, Some(i64::MIN), i64::MAX, true, i64::MIN),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            let response = Response { status, retry_after: None, date, body: Bytes::new() };
+            let response = Response { status, retry_after: None, date, readable: true, body: Bytes::new() };
             assert_eq!(api.learns_time(&response, signed, here), learns, "{date:?}");
             assert_eq!(api.clock_difference_s.load(Ordering::Relaxed), difference, "{date:?}");
         }
