@@ -8,6 +8,7 @@ pub mod error;
 pub mod id;
 pub mod incoming;
 pub mod json;
+pub(crate) mod lookalike;
 pub mod machine;
 pub mod outbox;
 pub(crate) mod outline;

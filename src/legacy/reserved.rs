@@ -1,10 +1,12 @@
 //! Names that are the server's: an event of a client by one of them would be shown to old clients as a frame that
 //! only the server sends (`auth_error`, `error`, `ping` in the typed dialect).
 
-use super::dialect::Frames;
+use std::borrow::Cow;
+
+use super::dialect::Dialect;
 use super::error::ErrorCode;
 use super::outline::{Outline, Piece, fixed};
-use crate::template::{Frame, Slot};
+use crate::template::Slot;
 
 /// A member or element on the way from a frame's root.
 #[derive(Clone, PartialEq)]
@@ -13,36 +15,31 @@ enum Step {
     Element(usize),
 }
 
-/// The names of events that would be taken for frames of the server's: what stands in `out`'s other frames where its
-/// event frame has `{event}`, and in `type_field`, by which clients tell messages apart.
+/// The names of events that would be taken for frames of the server's: what stands in the dialect's other frames where
+/// its event frame has `{event}`, and in `type_field`, by which clients tell messages apart.
 #[must_use]
-pub(crate) fn names<'a>(
-    out: &Frames,
-    type_field: &str,
-    code_name: impl Fn(ErrorCode) -> &'a str,
-) -> Vec<String> {
-    let Some(event) = Outline::of(out.event.template()) else { return Vec::new() };
+pub(crate) fn names(dialect: &Dialect) -> Vec<String> {
+    let Some(event) = Outline::of(dialect.out.event.template()) else { return Vec::new() };
     let mut places = Vec::new();
     shown_at(&event, &mut Vec::new(), &mut places);
     if places.is_empty() {
         return Vec::new();
     }
-    places.push((vec![Step::Member(type_field.to_owned())], Place::Value(vec![Piece::Slot(Slot::Event)])));
-    let others = [&out.auth_ok, &out.auth_error, &out.ping, &out.pong, &out.subscribed];
-    let others: Vec<Outline> = others
-        .into_iter()
-        .flatten()
-        .chain([&out.error])
-        .filter_map(|frame: &Frame| Outline::of(frame))
-        .collect();
-    let codes = ErrorCode::ALL.map(code_name);
+    // A member with dots in its name, or a path.
+    let path = dialect.type_field.split('.').map(|name| Step::Member(name.to_owned())).collect();
+    for type_field in [vec![Step::Member(dialect.type_field.clone())], path] {
+        places.push((type_field, Place::Value(vec![Piece::Slot(Slot::Event)])));
+    }
+    let others: Vec<Outline> = dialect.server_frames().filter_map(|(_, frame)| Outline::of(&frame)).collect();
+    let codes = ErrorCode::ALL.map(|code| dialect.code(code));
     let mut names = Vec::new();
     for (path, place) in &places {
         for frame in &others {
             let Some(value) = at(frame, path) else { continue };
             match place {
                 Place::Value(pattern) => {
-                    names.extend(texts(value, &codes).iter().filter_map(|text| invert(pattern, text)));
+                    let texts = text_of(value).and_then(|pieces| texts(&pieces, &codes)).unwrap_or_default();
+                    names.extend(texts.iter().filter_map(|text| invert(pattern, text)));
                 }
                 Place::Name(pattern) => names.extend(members(value).filter_map(|name| invert(pattern, name))),
             }
@@ -108,14 +105,16 @@ fn members(frame: &Outline) -> impl Iterator<Item = &str> {
     frame.members().map(|(name, _)| name)
 }
 
-/// What the string at a place of a server's frame can be, as far as the file says it.
-fn texts(value: &Outline, codes: &[&str]) -> Vec<String> {
-    let one = [Piece::Slot(Slot::Code)];
-    let pieces = match value {
-        Outline::Text(pieces) => pieces.as_slice(),
-        Outline::Slot(Slot::Code) => &one,
-        _ => return Vec::new(),
-    };
+fn text_of(value: &Outline) -> Option<Cow<'_, [Piece]>> {
+    match value {
+        Outline::Text(pieces) => Some(Cow::Borrowed(pieces)),
+        Outline::Slot(slot) => Some(Cow::Owned(vec![Piece::Slot(*slot)])),
+        _ => None,
+    }
+}
+
+/// What a string of a server's frame can be; `None` when the file does not say it.
+pub(super) fn texts(pieces: &[Piece], codes: &[&str]) -> Option<Vec<String>> {
     let filled = |code: &str| {
         let piece = |piece: &Piece| match piece {
             Piece::Literal(text) => Some(text.clone()),
@@ -125,14 +124,20 @@ fn texts(value: &Outline, codes: &[&str]) -> Vec<String> {
         pieces.iter().map(piece).collect::<Option<String>>()
     };
     if pieces.contains(&Piece::Slot(Slot::Code)) {
-        codes.iter().filter_map(|code| filled(code)).collect()
+        codes.iter().map(|code| filled(code)).collect()
     } else {
-        filled("").into_iter().collect()
+        filled("").map(|text| vec![text])
     }
 }
 
+/// Whether [`invert`] finds the event's name in what `pattern` makes.
+pub(super) fn is_invertible(pattern: &[Piece]) -> bool {
+    let slots = pattern.iter().filter(|piece| matches!(piece, Piece::Slot(_)));
+    slots.eq([&Piece::Slot(Slot::Event)])
+}
+
 /// The event's name that makes `pattern` this text.
-fn invert(pattern: &[Piece], text: &str) -> Option<String> {
+pub(super) fn invert(pattern: &[Piece], text: &str) -> Option<String> {
     let literal = |piece: &Piece| match piece {
         Piece::Literal(text) => Some(text.clone()),
         Piece::Slot(_) => None,
@@ -150,8 +155,9 @@ fn invert(pattern: &[Piece], text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::legacy::dialect::EventFrame;
     use crate::legacy::dialect::tests::typed;
+    use crate::legacy::dialect::{EventFrame, Frames};
+    use crate::template::Frame;
 
     fn of(event: &str, error: &str, ping: Option<&str>) -> Vec<String> {
         let frame = |text: &str, slots| Frame::parse(text, slots).unwrap();
@@ -164,15 +170,15 @@ mod tests {
             pong: None,
             subscribed: None,
         };
-        names(&out, "type", ErrorCode::as_str)
+        names(&Dialect { out, ..typed() })
     }
 
     #[test]
     fn the_servers_names_are_those_of_its_frames() {
-        let typed = typed();
-        let found = names(&typed.out, &typed.type_field, |code| typed.code(code));
+        let shipped = typed();
+        let found = names(&shipped);
         assert_eq!(found, ["auth_error", "auth_response", "error", "ping"]);
-        assert_eq!(found, typed.reserved);
+        assert_eq!(found, shipped.reserved);
         let none: [&str; 0] = [];
         for (event, error, ping, expected) in [
             (
@@ -200,6 +206,10 @@ mod tests {
         ] {
             assert_eq!(of(event, error, ping), expected, "{event}");
         }
+        let path = Dialect { type_field: "data.error_code".into(), ..typed() };
+        assert!(names(&path).contains(&"RATE_LIMITED".to_owned()));
+        let answers = Dialect { keepalives: vec![("?".into(), r#"{"type":"alive"}"#.into())], ..typed() };
+        assert!(names(&answers).contains(&"alive".to_owned()));
         let codes = of(r#"{"type":{event}}"#, r#"{"type":{code}}"#, None);
         assert!(codes.len() == ErrorCode::ALL.len() && codes.contains(&"RATE_LIMITED".to_owned()));
         let codes = of(r#"{"type":{event}}"#, r#"{"type":"E-{code}"}"#, None);

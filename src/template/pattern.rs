@@ -48,24 +48,49 @@ impl On {
     }
 }
 
+/// Nothing yet: the empty text.
+impl Default for Pattern {
+    fn default() -> Self {
+        Self { states: vec![Vec::new()] }
+    }
+}
+
 impl Pattern {
     /// The pattern of `text`, where `values` says what each placeholder can be.
     pub fn of(text: &Text, values: impl Fn(&Var) -> Values) -> Self {
-        let mut pattern = Self { states: vec![Vec::new()] };
+        let mut pattern = Self::default();
         for part in &text.parts {
             match part {
-                TextPart::Literal(literal) => pattern.push_texts(std::iter::once(literal.as_str())),
-                TextPart::Var(var) => match values(var) {
-                    Values::Of(set) => pattern.push_set(set),
-                    Values::Listed(mut list) => {
-                        list.sort_unstable();
-                        list.dedup();
-                        pattern.push_texts(list.iter().map(String::as_str));
-                    }
-                },
+                TextPart::Literal(literal) => pattern.push_literal(literal),
+                TextPart::Var(var) => pattern.push(values(var)),
             }
         }
         pattern
+    }
+
+    /// Continues with this text.
+    pub(crate) fn push_literal(&mut self, literal: &str) {
+        if !literal.is_empty() {
+            self.push_texts(std::iter::once(literal));
+        }
+    }
+
+    /// Continues with a value.
+    pub(crate) fn push(&mut self, values: Values) {
+        match values {
+            Values::Of(set) => self.push_set(set),
+            Values::Listed(mut list) => {
+                list.sort_unstable();
+                list.dedup();
+                self.push_texts(list.iter().map(String::as_str));
+            }
+        }
+    }
+
+    /// Continues with any text, or none.
+    pub(crate) fn push_anything(&mut self) {
+        let here = self.end();
+        self.connect(here, On::Any(CharSet::ANY), here);
     }
 
     /// Continues with one of `texts`.

@@ -57,9 +57,8 @@ pub(super) fn dialect(
     let binary = incoming.binary.as_ref().map_or(raw::Binary::Refuse, |binary| *binary.get());
     let type_field = member_or(problems, incoming.type_field.as_ref(), "type");
     let out = out?;
-    let reserved = reserved::names(&out, &type_field, |code| Dialect::name_of(code, &error_codes));
     let text = |at: Option<At<String>>| at.map(|at| at.get().clone());
-    Some(Dialect {
+    let mut dialect = Dialect {
         name: name.get().as_str().into(),
         type_field,
         auth: auth.map(|(_, auth)| auth),
@@ -72,8 +71,10 @@ pub(super) fn dialect(
         subprotocols,
         out,
         error_codes,
-        reserved,
-    })
+        reserved: Vec::new(),
+    };
+    dialect.reserved = reserved::names(&dialect);
+    Some(dialect)
 }
 
 /// Texts as they come, whole; a JSON object is no plain text, and has its own words.

@@ -6,6 +6,7 @@ mod deprecation;
 mod dialect;
 mod door;
 mod limits;
+mod lookalikes;
 mod publish;
 mod reserve;
 mod route;
@@ -81,6 +82,7 @@ pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[Ro
     route::distinct(problems, &routes);
     if problems.is_empty() {
         sharing::check(problems, &routes);
+        lookalikes::check(problems, &routes);
     }
     let routes: Vec<_> = routes.into_iter().map(|(_, route)| route).collect();
     let router = Router::new(routes.iter().map(|route| route.path.clone()).collect());

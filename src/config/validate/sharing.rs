@@ -10,7 +10,7 @@ use crate::config::scalars::At;
 use crate::config::{PublishAction, Route, TypeSet};
 use crate::template::{Pattern, Text, Var, closest};
 
-type Valid<'i> = (&'i RouteInput, Arc<Route>);
+pub(super) type Valid<'i> = (&'i RouteInput, Arc<Route>);
 
 /// Refuses channels that two routes of different rules have in common, unless one of them names the other in
 /// `shares`: whoever is kept out by the one would come in by the other.
@@ -75,7 +75,8 @@ fn unknown(problems: &mut Problems<'_>, named: &At<String>, routes: &[Valid<'_>]
     }
 }
 
-fn pattern(route: &Route) -> Pattern {
+/// All channels of a route.
+pub(super) fn pattern(route: &Route) -> Pattern {
     let placeholders =
         Placeholders::new(&route.path, route.channel.source(), &route.subscribe_values, &route.value_sets);
     placeholders.pattern(&route.channel, None, Place::Channel)

@@ -1,0 +1,35 @@
+//! Clients' events that old clients could take for the server's frames.
+
+use super::sharing::{Valid, pattern};
+use crate::config::problems::Problems;
+use crate::config::{PublishAction, PublishRule};
+use crate::legacy::lookalike;
+
+/// Refuses rules by whose events clients could speak as the server to those of any route that has a channel in common
+/// with the rule's: where a dialect shows events in a frame that only their data tells from another.
+///
+/// The routes are those of a file without another problem.
+pub(super) fn check(problems: &mut Problems<'_>, routes: &[Valid<'_>]) {
+    for (input, route) in routes {
+        let rules = input.route.publish.iter().flatten().zip(&route.publish);
+        for (raw, rule) in rules {
+            let PublishRule { action: PublishAction::Trigger { data, .. }, .. } = rule else { continue };
+            let found = routes.iter().find_map(|(_, other)| {
+                let frames = lookalike::of(&other.dialect, data.as_ref());
+                let shared = || other.name == route.name || pattern(route).overlap(&pattern(other)).is_some();
+                (!frames.is_empty() && shared()).then_some((&other.dialect.name, frames))
+            });
+            let Some((dialect, frames)) = found else { continue };
+            problems.with_help(
+                raw.span(),
+                format!(
+                    "old clients could take this rule's events for the server's `{}`: in the dialect `{dialect}` \
+                     nothing tells them apart but what clients write",
+                    frames.join("`, `"),
+                ),
+                "put {event}, or a text that those frames have not, into `out.event`; names with other placeholders \
+                 beside {event}, or in its place, tell nothing apart",
+            );
+        }
+    }
+}
