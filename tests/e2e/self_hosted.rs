@@ -245,6 +245,48 @@ async fn a_server_without_batches_gets_events_one_by_one() {
     }
 }
 
+/// Answers so, one request after another, and closes each time.
+async fn answer_raw(api: TcpListener, answers: &[&[u8]], calls: mpsc::UnboundedSender<String>) {
+    for answer in answers {
+        let (mut stream, _) = api.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"]}") {
+            assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+        }
+        let _ = calls.send(String::from_utf8(request).unwrap());
+        stream.write_all(answer).await.unwrap();
+    }
+}
+
+/// A success is one whatever of its body arrives, unless all of it has come and is another's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_success_without_a_readable_end_is_published_once() {
+    const ANSWERS: [&[u8]; 7] = [
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{\"ba",
+        b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{\"ba",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\n{\"ba",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n\x1F\x8B",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\n\"\xFF\"",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 15\r\n\r\n<p>Welcome!</p>",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
+    ];
+    let mut server = Server::start(GREETING, "").await;
+    let (api, port) = listener().await;
+    server.api_port = port;
+    let running = server.bridge("").await;
+    let (called, mut calls) = mpsc::unbounded_channel();
+    tokio::spawn(answer_raw(api, &ANSWERS, called));
+    let mut client = login(&running).await;
+    // Of one channel the next message waits for the one before; the welcome is no answer to the sixth.
+    for (n, repeated) in [(0, false), (1, false), (2, false), (3, false), (4, false), (5, false), (5, true)] {
+        if !repeated {
+            client.send(&format!(r#"{{"type":"m","data":{n}}}"#)).await;
+        }
+        let call = patiently("a call of the API", calls.recv()).await.unwrap();
+        assert!(call.contains(&format!(r#""data":"{n}""#)), "{n}: {call}");
+    }
+}
+
 /// Messages that already wait together are not lost, nor mixed up, when the first batch finds that there are none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_finds_no_batches_is_taken_apart() {
