@@ -130,6 +130,8 @@ async fn a_value_that_is_only_a_filter_need_not_be_legal_in_a_channel() {
     let mut client = Raw::open(bridge.address(), "/device/AA:BB:CC").await;
     let mut accents = Raw::open(bridge.address(), "/device/caf%C3%A9%20%2F1").await;
     patiently("the subscription", bridge.sandbox.wait_for(|view| view.subscribed("devices") == 1)).await;
+    // One's subscription is not yet the other's.
+    bridge.becomes(r#"pusher_bridge_connections{route="device",phase="live"}"#, 2.0).await;
     for data in [r#"{"mac":"AA:BB:CD"}"#, r#"{"mac":"caf\u00e9 /1"}"#, r#"{"mac":"AA:BB:CC"}"#] {
         bridge.sandbox.trigger("devices", "e", data);
     }
