@@ -13,6 +13,7 @@ use super::interpolate::{self, Missing};
 use super::problems::Problems;
 use super::proxies::{Proxies, Unusable};
 use super::quotes::Quotes;
+use super::scalars::At;
 use super::validate::{self, RouteInput};
 use super::{Config, Endpoint, KeySource, PublishAction, raw};
 
@@ -196,6 +197,12 @@ impl<'i> Parts<'i> {
         let mut inputs = Vec::new();
         for (span, route) in self.routes {
             let own = shape::<raw::Route>(route.clone(), &[], problems);
+            let own_slots =
+                own.as_ref().and_then(|own| Some(own.limits.as_ref()?.connections_per_user.as_ref()?.span()));
+            let own_asks = own.as_ref().and_then(|own| own.auth.as_ref()).and_then(|auth| {
+                let place = auth.also_from.iter().flatten().map(At::span).next();
+                place.or_else(|| auth.deadline.as_ref().map(At::span))
+            });
             let group = own.and_then(|own| own.group);
             let mut merged = self.defaults.clone();
             if let Some(wanted) = &group {
@@ -212,7 +219,7 @@ impl<'i> Parts<'i> {
             if problems.is_empty()
                 && let Some(route) = shape::<raw::Route>(merged, &[], problems)
             {
-                inputs.push(RouteInput { span, route });
+                inputs.push(RouteInput { span, route, own_slots, own_asks });
             }
         }
         root.map(|root| (root, inputs))

@@ -1,5 +1,7 @@
 //! `origins`: whose pages may connect (RFC 6454 §7).
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use super::host;
 
 /// The origins a route takes. An empty list takes none.
@@ -44,9 +46,21 @@ impl Origins {
             // An app's own scheme has what it likes behind it, or nothing.
             _ => return Ok(text),
         };
-        host::authority(host).map_err(|why| format!("{}: {why}", none()))?;
-        // No browser writes the port that the scheme has anyway (RFC 6454 §6.2).
-        Ok(text.strip_suffix(default_port).unwrap_or(&text).to_owned())
+        let authority = host::authority(host).map_err(|why| format!("{}: {why}", none()))?;
+        let inner = authority.host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let address = inner.unwrap_or(authority.host).parse::<IpAddr>().ok();
+        if wildcard && address.is_some() {
+            return Err(format!("{}: an address has no subdomains", none()));
+        }
+        // Browsers write an address and a port in their shortest form, and no port that the scheme has anyway
+        // (RFC 6454 §6.2, RFC 5952).
+        let star = if wildcard { "*." } else { "" };
+        let host = match address {
+            Some(IpAddr::V6(address)) => format!("[{}]", serialized(address)),
+            _ => authority.host.to_ascii_lowercase(),
+        };
+        let port = authority.port.map(|port| format!(":{port}")).filter(|port| port != default_port);
+        Ok(format!("{}://{star}{host}{}", scheme.to_ascii_lowercase(), port.unwrap_or_default()))
     }
 
     /// Whether pages of `origin` may connect: it is equal to one, but for case, or under one with `*.`.
@@ -62,6 +76,13 @@ impl Origins {
             }
         })
     }
+}
+
+/// As browsers do (WHATWG URL, "IPv6 serializer"): no part of it in the form of IPv4.
+fn serialized(address: Ipv6Addr) -> String {
+    let Some(mapped) = address.to_ipv4_mapped() else { return address.to_string() };
+    let [a, b, c, d] = mapped.octets();
+    format!("::ffff:{:x}:{:x}", u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
 }
 
 #[cfg(test)]
@@ -118,6 +139,10 @@ mod tests {
             assert!(!origins(&[text]).allow(&format!("{text}x")), "{text}");
         }
         assert!(origins(&["https://example.com:443"]).allow("https://example.com"));
+        assert!(origins(&["https://example.com:0443"]).allow("https://example.com"));
+        assert!(origins(&["http://example.com:08080"]).allow("http://example.com:8080"));
+        assert!(origins(&["http://[0:0:0::1]:80"]).allow("http://[::1]"));
+        assert!(origins(&["http://[::FFFF:10.0.0.1]"]).allow("http://[::ffff:a00:1]"));
         assert!(!origins(&["file://"]).allow("null"));
     }
 
@@ -142,6 +167,8 @@ mod tests {
             "https://a b",
             "https://example.com:99999",
             "https://bücher.example",
+            "https://*.[::1]",
+            "https://*.1.2.3.4",
             "app://a\\b",
         ] {
             assert!(Origins::check(text).is_err(), "{text}");

@@ -192,7 +192,12 @@ impl<'s> Problems<'s> {
                 format!("`{}` is no duration", raw.get()),
                 "a whole number and one of ms, s, m, h, d: \"500ms\", \"30s\", \"5m\"",
             ),
-            Some(value) if value < least => self.at(raw.span(), "must be longer than 0"),
+            Some(value) if value.is_zero() && !least.is_zero() => {
+                self.at(raw.span(), "must be longer than 0")
+            }
+            Some(value) if value < least => {
+                self.at(raw.span(), format!("must be at least {}ms", least.as_millis()));
+            }
             Some(value) if value > DURATION_MAX => self.at(raw.span(), "must be at most 366 days"),
             Some(value) => return value,
         }

@@ -66,6 +66,9 @@ fn names(problems: &mut Problems<'_>, raw: Option<&At<Either<String, Vec<String>
     if names.is_empty() || names.iter().any(String::is_empty) {
         problems.at(raw.span(), "must not be empty; leave the key out where nothing is to be checked");
     }
+    if names.iter().any(|name| name.trim() != name) {
+        problems.at(raw.span(), "has white space around it, and would be compared with it");
+    }
     names
 }
 

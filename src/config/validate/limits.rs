@@ -23,6 +23,10 @@ const DEPTH: usize = 64;
 const SUBSCRIPTIONS: usize = 100;
 const OUTBOX_FRAMES: usize = 1024;
 const OUTBOX_BYTES: usize = 1 << 20;
+/// A token of the smallest kind, in its message.
+const AUTH_MESSAGE_BYTES_LEAST: i64 = 256;
+/// A message is an object, and its data may be one.
+const AUTH_DEPTH_LEAST: i64 = 2;
 const SLOTS_MAX: i64 = 1_000_000;
 
 pub(super) fn limits(
@@ -38,6 +42,9 @@ pub(super) fn limits(
     let control = raw.control_frames.as_ref();
     // A reader who is in the middle of the largest event is not slow.
     let outbox_bytes = OUTBOX_BYTES.max(event_bytes_max.saturating_mul(2));
+    // A client that can send no token can do nothing.
+    let (bytes_least, depth_least) =
+        if context.authenticated { (AUTH_MESSAGE_BYTES_LEAST, AUTH_DEPTH_LEAST) } else { (1, 1) };
     Limits {
         connections_per_user: raw.connections_per_user.as_ref().map(|at| match at.get() {
             Either::Short(number) => {
@@ -61,8 +68,8 @@ pub(super) fn limits(
             .and_then(|raw| rate_or_none(problems, Some(raw), MESSAGES)),
         auth_attempts: rate_or_none(problems, raw.auth_attempts.as_ref(), AUTH_ATTEMPTS),
         control_frames: control.map_or(CONTROL_FRAMES, |raw| rate(problems, raw, CONTROL_FRAMES)),
-        message_bytes_max: problems.number(raw.message_bytes.as_ref(), 1..=64 << 20, MESSAGE_BYTES),
-        depth_max: problems.number(raw.depth.as_ref(), 1..=127, DEPTH),
+        message_bytes_max: problems.number(raw.message_bytes.as_ref(), bytes_least..=64 << 20, MESSAGE_BYTES),
+        depth_max: problems.number(raw.depth.as_ref(), depth_least..=127, DEPTH),
         subscriptions_max: problems.number(raw.subscriptions.as_ref(), 1..=10_000, SUBSCRIPTIONS),
         outbox_frames_max: problems.number(raw.outbox_frames.as_ref(), 1..=1_000_000, OUTBOX_FRAMES),
         outbox_bytes_max: problems.number(raw.outbox_bytes.as_ref(), 16_384..=1 << 30, outbox_bytes),

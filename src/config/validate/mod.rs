@@ -41,6 +41,10 @@ const REFILL_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 pub(super) struct RouteInput {
     pub(super) span: Range<usize>,
     pub(super) route: raw::Route,
+    /// Where the route itself, not its group or the defaults, says `limits.connections_per_user`.
+    pub(super) own_slots: Option<Range<usize>>,
+    /// The same of `auth.also_from` and `auth.deadline`.
+    pub(super) own_asks: Option<Range<usize>>,
 }
 
 /// What all routes have in common.

@@ -22,6 +22,8 @@ use crate::template::{Allow, Text, Var, closest};
 const AUTH_DEADLINE: Duration = Duration::from_secs(30);
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(75);
+/// More often is a load that nobody meant, and no client's answer comes in less.
+const HEARTBEAT_LEAST: Duration = Duration::from_millis(50);
 const REFUSAL_HOLD: Duration = Duration::from_secs(30);
 
 /// What the parts of a route need to know of it.
@@ -66,6 +68,10 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
     let auth = auth(problems, raw, shared, &context);
     let channel = self::channel(problems, channel, &context, &subscribe_values);
     let filter = filter(problems, raw.filter.as_ref(), &context);
+    let echo = problems.flag(raw.echo.as_ref(), false);
+    if let Some(field) = raw.filter.as_ref().and_then(|raw| raw.field.as_ref()).filter(|_| echo) {
+        problems.at(field.span(), "`filter` has no meaning with `echo = true`: no event comes");
+    }
     subscribe_is_used(problems, raw, channel.as_ref(), filter.as_ref());
     let texts = [channel.as_ref(), filter.as_ref().map(|f| &f.equals)];
     values::sets_are_used(problems, raw, &path, &value_sets, &texts);
@@ -80,6 +86,16 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
         None => Scope::Route(name.get().as_str().into()),
     };
     let limits = limits(problems, raw.limits.as_ref(), &context, scope, shared.event_bytes_max);
+    if let Some(span) = input.own_asks.clone().filter(|_| !authenticated) {
+        problems.at(span, "`also_from` and `deadline` have no meaning without `auth.required = true`");
+    }
+    if let Some(span) = input.own_slots.clone().filter(|_| !authenticated) {
+        problems.with_help(
+            span,
+            "`connections_per_user` has no meaning without `auth.required = true`: nobody has a name",
+            "for addresses there is `connections_per_address`",
+        );
+    }
     let heartbeat = heartbeat(problems, raw, &context);
     let deprecation = deprecation::deprecation(problems, raw.deprecation.as_ref());
     let hold = problems.duration(raw.refusal_hold.as_ref(), Duration::ZERO, REFUSAL_HOLD);
@@ -100,7 +116,7 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
         publish,
         event_bytes_max: shared.event_bytes_max,
         reserved: Vec::new(),
-        echo: problems.flag(raw.echo.as_ref(), false),
+        echo,
         heartbeat,
         limits,
         deprecation,
@@ -444,7 +460,7 @@ fn heartbeat(problems: &mut Problems<'_>, raw: &raw::Route, context: &Context<'_
             format!("this heartbeat needs `out.ping`, but the dialect `{}` has none", context.dialect.name),
         );
     }
-    let every = problems.duration(raw.every.as_ref(), POSITIVE, HEARTBEAT_EVERY);
+    let every = problems.duration(raw.every.as_ref(), HEARTBEAT_LEAST, HEARTBEAT_EVERY);
     let timeout = problems.duration(raw.timeout.as_ref(), POSITIVE, HEARTBEAT_TIMEOUT);
     if timeout <= every
         && let Some(place) = raw.timeout.as_ref().or(raw.every.as_ref())

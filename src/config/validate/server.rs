@@ -23,6 +23,8 @@ const HEADER_BYTES: usize = 16 * 1024;
 /// The least that hyper takes as a read buffer.
 const HEADER_BYTES_LEAST: i64 = 8 * 1024;
 const HEADERS: usize = 64;
+/// A browser's handshake, and what a proxy or two put to it.
+const HEADERS_LEAST: i64 = 16;
 /// As many as a link can tell apart (`HUBS_MAX` in pusher/link_table.rs).
 const WORKERS_MAX: i64 = 64;
 const CLOSE_WINDOW: Duration = Duration::from_secs(10);
@@ -42,9 +44,16 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
     {
         problems.at(place.span(), "`close_window` must be shorter than `grace`");
     }
+    let listen = address(problems, raw.listen.as_ref(), LISTEN);
+    let admin = address(problems, raw.admin.as_ref(), ADMIN);
+    if collide(listen, admin)
+        && let Some(place) = raw.admin.as_ref().or(raw.listen.as_ref())
+    {
+        problems.at(place.span(), format!("`listen` and `admin` cannot both have the port {}", admin.port()));
+    }
     Server {
-        listen: address(problems, raw.listen.as_ref(), LISTEN),
-        admin: address(problems, raw.admin.as_ref(), ADMIN),
+        listen,
+        admin,
         admin_hosts: raw.admin_hosts.iter().flatten().filter_map(|name| host_name(problems, name)).collect(),
         health_path: raw.health_path.as_ref().and_then(|path| health_path(problems, path)),
         workers: problems.number(raw.workers.as_ref(), 1..=WORKERS_MAX, cores),
@@ -67,7 +76,7 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
             HEADER_BYTES_LEAST..=1 << 20,
             HEADER_BYTES,
         ),
-        headers_max: problems.number(limits.headers.as_ref(), 1..=1000, HEADERS),
+        headers_max: problems.number(limits.headers.as_ref(), HEADERS_LEAST..=1000, HEADERS),
         close_window,
         grace,
     }
@@ -85,6 +94,14 @@ fn address(problems: &mut Problems<'_>, raw: Option<&At<String>>, default: &str)
         );
         default
     })
+}
+
+/// Whether the second cannot be bound beside the first. An unspecified address has those of all interfaces, and that of
+/// IPv6 those of IPv4 too.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let takes = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    one.port() == other.port() && one.port() != 0 && (a == b || takes(a, b) || takes(b, a))
 }
 
 /// A name as a `Host` header has it, without a port: any will do.

@@ -1,5 +1,6 @@
 //! `[upstream]`
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -261,5 +262,16 @@ fn host(problems: &mut Problems<'_>, raw: &At<String>, key: &str) -> String {
             "no scheme, no path; the port is `port`",
         );
     }
-    raw.get().trim_start_matches('[').trim_end_matches(']').to_owned()
+    let address = raw.get().trim_start_matches('[').trim_end_matches(']');
+    if check_host(raw.get()).is_ok() && is_nobodys(address) {
+        problems.at(raw.span(), format!("`{key}` is no server's address"));
+    }
+    address.to_owned()
+}
+
+/// Whether this is an address that no single host has.
+fn is_nobodys(text: &str) -> bool {
+    text.parse::<IpAddr>().map(|address| address.to_canonical()).is_ok_and(|address| {
+        address.is_unspecified() || address.is_multicast() || address == IpAddr::from(Ipv4Addr::BROADCAST)
+    })
 }

@@ -152,6 +152,18 @@ pub(super) fn sets_are_used(
     let uses = |var: &Var| texts.iter().flatten().any(|text| text.vars().any(|used| used == var));
     let legal = CharSet::of(is_channel_byte);
     let channel = texts.first().copied().flatten();
+    // A set that the path itself has; `values` may not say one then.
+    for var in channel.iter().flat_map(|text| text.vars()) {
+        let Var::Path(name) = var else { continue };
+        let elsewhere = raw.values.iter().flatten().any(|(said, _)| said.get() == name);
+        if let (Some(set), Some(at), false) = (path.set_of(name), raw.path.as_ref(), elsewhere)
+            && !set.within(legal)
+        {
+            let from = at.get().find(&format!("{{{name}:")).unwrap_or(0);
+            let span = problems.inside(at, from);
+            problems.at(span, "a channel's name has letters, digits and `_-=@,.;` only");
+        }
+    }
     for (name, class) in raw.values.iter().flatten() {
         let (var, set) = match (name.get().strip_prefix("subscribe."), name.get().as_str()) {
             (Some(field), _) => (Var::Subscribe(field.to_owned()), sets.of_field(field)),
