@@ -304,6 +304,10 @@ impl Actor {
             if hubs == 0 {
                 continue;
             }
+            if !self.awaiting_last.is_empty() && self.table.receivers(&sent.channel).is_some() {
+                // It would have come before: what comes now is somebody's.
+                self.awaiting_last.remove(&sent.channel);
+            }
             self.link.metrics.local_events.increment(1);
             let data = frame::text_json(&sent.data);
             let received = Instant::now().into_std();

@@ -163,11 +163,13 @@ impl Inner {
         }
     }
 
-    /// Confirms a subscription, and sends the last event of a cache channel.
+    /// Confirms a subscription, and sends the last event of a cache channel, or that there is none.
     fn confirm(&mut self, id: ConnectionId, channel: &str) {
         self.send(id, frame::subscription_succeeded(channel, "{}"));
-        if let Some(cached) = self.cached.get(channel).cloned() {
-            self.send(id, cached);
+        if is_cache(channel) {
+            let cached = self.cached.get(channel).cloned();
+            let miss = || frame::event_raw("pusher:cache_miss", Some(channel), None, None);
+            self.send(id, cached.unwrap_or_else(miss));
         }
     }
 
