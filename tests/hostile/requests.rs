@@ -177,7 +177,7 @@ pub async fn other_protocols() -> Row {
                 let _ = stream.write_all(&kinds[kind].0).await;
                 let answer = read_to_end(&mut stream).await;
                 let code = close_code(answer.split(|b| *b == b'\n').next_back().unwrap_or_default());
-                let answers = answer.windows(8).filter(|eight| eight == b"\r\ndate: ").count();
+                let answers = answer.windows(8).filter(|eight| eight == b"\r\nDate: ").count();
                 (kind, status(&answer), answers, code)
             }
         });

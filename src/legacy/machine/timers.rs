@@ -78,11 +78,11 @@ impl Timers {
         self.expiry = self.expiry.map(|at| at + JUDGING_MAX);
     }
 
-    /// It has been judged: the deadline goes on from where it stood, and the expiry is the old one again, so that
-    /// wrong tokens do not move it. Gives how long the token waited, as far as that counts.
-    pub(super) fn go_on(&mut self, since: Instant, now: Now) -> Duration {
+    /// It has been judged: the deadline goes on from where it stood, but for a token that was `wrong`, and the expiry is
+    /// the old one again: whoever guesses gains no time by it. Gives how long the token waited, as far as that counts.
+    pub(super) fn go_on(&mut self, since: Instant, wrong: bool, now: Now) -> Duration {
         let waited = now.mono.saturating_duration_since(since);
-        let paused = waited.min(self.pause_left);
+        let paused = if wrong { Duration::ZERO } else { waited.min(self.pause_left) };
         self.phase = self.phase.map(|at| at - (self.pause_left - paused));
         self.pause_left -= paused;
         self.expiry = self.expiry.map(|at| at - JUDGING_MAX);

@@ -55,7 +55,7 @@ impl Machine {
         out: &mut Vec<Action>,
     ) -> Outcome {
         let State::Verifying { renewal, since } = self.state else { return Outcome::of("late") };
-        let asked = self.go_on(renewal, since, now);
+        let asked = self.go_on(renewal, since, verdict.is_err(), now);
         let claims = match verdict {
             Ok(claims) => claims,
             Err(wait) => {
@@ -94,7 +94,7 @@ impl Machine {
     /// is no fault of the client's: it is told by an error frame, for an `auth_error` would send it to log in.
     pub fn unjudged(&mut self, retry: Duration, now: Now, out: &mut Vec<Action>) -> Outcome {
         let State::Verifying { renewal, since } = self.state else { return Outcome::of("late") };
-        self.go_on(renewal, since, now);
+        self.go_on(renewal, since, false, now);
         // Whoever comes again when told must not meet the limit of attempts.
         let spacing = self.route.limits.auth_attempts.map_or(Duration::ZERO, |rate| rate.per / rate.count);
         let wait = retry.max(spacing).max(RETRY_AFTER_MIN);
@@ -103,9 +103,9 @@ impl Machine {
     }
 
     /// Back from judging. Gives `now`, its wall clock as it stood when the token came.
-    fn go_on(&mut self, renewal: bool, since: Instant, now: Now) -> Now {
+    fn go_on(&mut self, renewal: bool, since: Instant, wrong: bool, now: Now) -> Now {
         self.state = if renewal { State::Live } else { State::Unauthenticated };
-        let waited = self.timers.go_on(since, now);
+        let waited = self.timers.go_on(since, wrong, now);
         now.with_wall_earlier(waited)
     }
 
