@@ -213,7 +213,7 @@ async fn wrong_statuses() {
     over.only(&[UP, BESIDE].concat());
     // What was refused after an attempt that may have been accepted.
     let unknown = over.metrics.sum(r#"pusher_bridge_publish_total{result="unknown"}"#);
-    let mut codes = over.codes.clone();
+    let mut codes = over.codes;
     assert_eq!(codes.remove("UPSTREAM_UNAVAILABLE").unwrap_or(0) as f64, unknown);
     assert_eq!(codes.keys().collect::<Vec<_>>(), ["UPSTREAM_REFUSED"]);
 }
