@@ -19,9 +19,9 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::auth::Verifier;
 use crate::clock::Now;
-use crate::config::Server;
 use crate::fanout::undelivered::Undelivered;
 use crate::metrics::Metrics;
+use crate::server::settings::Settings;
 
 mod guard;
 
@@ -65,7 +65,7 @@ impl Status {
     pub fn new(
         links: Vec<watch::Receiver<bool>>,
         workers: usize,
-        server: &Server,
+        server: &Settings,
         keys: Option<Arc<Verifier>>,
         undelivered: Arc<Undelivered>,
         metrics: Arc<Metrics>,

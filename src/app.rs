@@ -15,21 +15,23 @@ use tokio::time::{Instant, timeout_at};
 use crate::admin::{self, Status};
 use crate::auth::{FetchObserver, Verifier};
 use crate::clock::Now;
-use crate::config::{Config, PublishAction, Rate};
+use crate::config::Config;
 use crate::fanout::hub::{Hub, INBOX_MAX};
 use crate::fanout::undelivered::Undelivered;
 use crate::limits::address::AddressGate;
 use crate::limits::budget::Budget;
+use crate::limits::rate::Rate;
 use crate::limits::slots::Slots;
 use crate::limits::users::UserRates;
 use crate::metrics::{KeyAges, Metrics};
-use crate::pusher::api::Api;
-use crate::pusher::link::Link;
-use crate::pusher::links::Links;
-use crate::pusher::publisher::Publisher;
+use crate::routes::route::PublishAction;
 use crate::server::accept::{Accepting, Listener, Turn};
 use crate::server::forwarded::Unbelieved;
 use crate::server::worker::{Admission, Bridge, Worker};
+use crate::upstream::api::Api;
+use crate::upstream::link::Link;
+use crate::upstream::links::Links;
+use crate::upstream::publisher::Publisher;
 use crate::{http, tls};
 
 /// Of the grace period, so much is kept for publishing what was accepted.

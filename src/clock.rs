@@ -61,8 +61,13 @@ pub fn spread(window: Duration, share: f64) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A moment of the old server's time.
+    pub(crate) fn now() -> Now {
+        Now { unix_ms: 1_737_453_660_000, ..Now::read() }
+    }
 
     #[test]
     fn many_are_spread_evenly_over_a_window() {

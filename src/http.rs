@@ -18,8 +18,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock::Now;
-use crate::config::proxies::Proxies;
 use crate::net::Connector;
+use crate::net::proxies::Proxies;
 
 /// Idle connections kept per host. The publisher has 4 lanes by default.
 pub const IDLE_PER_HOST_MAX: usize = 16;

@@ -1,5 +1,8 @@
 //! Connecting to a host by name, over whichever of its addresses answers.
 
+pub mod host;
+pub mod proxies;
+
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -15,7 +18,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::config::proxies::{Proxies, Proxy};
+use self::proxies::{Proxies, Proxy};
 
 /// Between attempts at a host's addresses (RFC 8305 §5, "Connection Attempt Delay").
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);

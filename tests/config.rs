@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use pusher_bridge::config::{Diagnostic, KeySource, Loaded, Source, describe, json_schema, load};
+use pusher_bridge::auth::settings::KeySource;
+use pusher_bridge::config::{Diagnostic, Loaded, Source, describe, json_schema, load};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 

@@ -7,11 +7,14 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use pusher_bridge::auth::settings::KeySource;
 use pusher_bridge::clock::Now;
-use pusher_bridge::config::{Config, KeySource, PublishAction, Rate, Source, describe, json_schema, load};
+use pusher_bridge::config::{Config, Source, describe, json_schema, load};
 use pusher_bridge::limits::address::AddressGate;
+use pusher_bridge::limits::rate::Rate;
 use pusher_bridge::limits::rate::RateGate;
-use pusher_bridge::routes::check_channel;
+use pusher_bridge::pusher::channel::check_channel;
+use pusher_bridge::routes::route::PublishAction;
 use serde_json::Value;
 
 /// A part of every kind, so that each key has a place.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use pusher_bridge::config::{self, Source};
 use pusher_bridge::legacy::close::CloseReason;
 use pusher_bridge::legacy::error::ErrorCode;
+use pusher_bridge::limits::rate::Rate;
 use pusher_bridge::metrics::Metrics;
 
 const README: &str = include_str!("../README.md");
@@ -231,7 +232,7 @@ fn defaults_are_what_a_minimal_file_gets() {
     let (server, upstream) = (&config.server, &config.upstream);
     let publish = &upstream.publish;
     let seconds = |duration: std::time::Duration| format!("{}s", duration.as_secs());
-    let rate = |rate: config::Rate| {
+    let rate = |rate: Rate| {
         assert_eq!((rate.per.as_secs(), rate.count), (60, rate.burst));
         format!("{} a minute", rate.count)
     };

@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion};
-use pusher_bridge::config::Rate;
 use pusher_bridge::limits::address::AddressGate;
+use pusher_bridge::limits::rate::Rate;
 use pusher_bridge::limits::rate::RateGate;
 use pusher_bridge::limits::slots::{Acquire, Slots};
-use pusher_bridge::routes::{Matched, PathTemplate, Router, check_channel};
+use pusher_bridge::pusher::channel::check_channel;
+use pusher_bridge::routes::path::{Matched, PathTemplate, Router};
 use pusher_bridge::template::{Allow, Text, Var};
 
 use super::now;

@@ -4,9 +4,9 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion};
+use pusher_bridge::exchange::Interest;
 use pusher_bridge::fanout::table::Table;
-use pusher_bridge::legacy::machine::Interest;
-use pusher_bridge::legacy::outbox::{Bounds, Opcode, Outbox, Pushed, encode_frame};
+use pusher_bridge::websocket::outbox::{Bounds, Opcode, Outbox, Pushed, encode_frame};
 
 use super::data;
 

@@ -4,10 +4,10 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
+use pusher_bridge::json;
 use pusher_bridge::legacy::dialect::EventData;
-use pusher_bridge::legacy::json;
-use pusher_bridge::legacy::outbox::{Opcode, encode_frame};
 use pusher_bridge::pusher::frame::{self, ServerFrame, data_json};
+use pusher_bridge::websocket::outbox::{Opcode, encode_frame};
 use serde_json::Value;
 
 use super::{SHIPPED, config, data, now};

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion};
 use jsonwebtoken::Algorithm;
+use pusher_bridge::auth::settings::KeySource;
 use pusher_bridge::auth::{Verify, mint_hs256};
-use pusher_bridge::config::{Config, KeySource};
+use pusher_bridge::config::Config;
 use pusher_bridge::legacy::error::ErrorCode;
-use pusher_bridge::legacy::machine::{Action, Machine, Opening};
-use pusher_bridge::routes::Matched;
+use pusher_bridge::routes::path::Matched;
+use pusher_bridge::session::machine::{Action, Machine, Opening};
 use secrecy::SecretString;
 
 use super::tokens::{claims, verifier};

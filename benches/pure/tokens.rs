@@ -7,9 +7,10 @@ use std::time::Duration;
 use criterion::Criterion;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use md5::{Digest as _, Md5};
+use pusher_bridge::auth::settings::{AuthKey, ClaimNames, KeySource, Settings};
 use pusher_bridge::auth::{Verifier, Verify};
-use pusher_bridge::config::{Auth, AuthKey, ClaimNames, KeySource, Rate};
 use pusher_bridge::http::Client;
+use pusher_bridge::limits::rate::Rate;
 use pusher_bridge::pusher::sign;
 use pusher_bridge::tls;
 use rcgen::KeyPair;
@@ -21,7 +22,7 @@ use super::{SECRET, data, now};
 /// A verifier with this key alone.
 pub fn verifier(algorithm: Algorithm, source: KeySource) -> Verifier {
     let claims = |name: &str| name.to_owned();
-    let auth = Auth {
+    let auth = Settings {
         keys: vec![AuthKey {
             algorithms: vec![algorithm],
             source,

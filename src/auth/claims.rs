@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use super::{Identity, Refused};
+use crate::auth::settings::ClaimNames;
 use crate::clock::Now;
-use crate::config::ClaimNames;
-use crate::legacy::json::{Object, scalar, string};
+use crate::json::{Object, scalar, string};
 
 /// The end of the year 9999. A later `exp` counts as this, so that whoever sets a timer cannot overflow.
 const EXPIRES_MAX: i64 = 253_402_300_799;

@@ -20,7 +20,7 @@ pub const JWKS_BYTES_MAX: usize = 256 * 1024;
 /// One fetch may take this long.
 pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long keys are kept, and how often they are asked for; see [`crate::config::KeySource::JwksUrl`].
+/// How long keys are kept, and how often they are asked for; see [`crate::auth::settings::KeySource::JwksUrl`].
 #[derive(Clone, Copy)]
 pub(super) struct Times {
     pub(super) refresh: Duration,

@@ -13,6 +13,7 @@ mod keys;
 mod mint;
 mod permits;
 mod refused;
+pub mod settings;
 mod verifier;
 
 pub use claims::Claims;
@@ -68,7 +69,7 @@ mod tests;
 #[cfg(test)]
 pub(crate) mod tests_support {
     use super::Claims;
-    use crate::config::ClaimNames;
+    use crate::auth::settings::ClaimNames;
 
     /// Claims as a verified token gives them; `more` is a JSON object of further claims.
     pub(crate) fn claims(user: &str, permissions: &[&str], expires_at_unix: i64, more: &str) -> Claims {

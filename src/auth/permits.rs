@@ -6,8 +6,8 @@ use std::fmt;
 use serde_json::value::RawValue;
 
 use super::Claims;
-use crate::config::{Ownership, RouteAuth};
-use crate::legacy::json::scalar;
+use crate::auth::settings::{Ownership, RouteAuth};
+use crate::json::scalar;
 use crate::template::Var;
 
 /// Why an authenticated user may not use a route.
@@ -87,7 +87,7 @@ fn owns<'a>(ownership: &Ownership, claims: &Claims, fill: impl Fn(&Var) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ClaimNames;
+    use crate::auth::settings::ClaimNames;
     use crate::template::{Allow, Text};
     use std::time::Duration;
 

@@ -12,9 +12,10 @@ use rcgen::KeyPair;
 use secrecy::SecretString;
 
 use super::*;
+use crate::auth::settings::{AuthKey, ClaimNames, KeySource, Settings};
 use crate::clock::Now;
-use crate::config::{Auth, AuthKey, ClaimNames, KeySource, Rate};
 use crate::http::Client;
+use crate::limits::rate::Rate;
 
 const SECRET: &str = "a secret of at least thirty-two bytes";
 /// 2025-01-21T10:00:00Z
@@ -123,8 +124,8 @@ fn pem_key(pair: &KeyPair, algorithms: &[Algorithm]) -> AuthKey {
     key(algorithms, KeySource::Pem(pair.public_key_pem()))
 }
 
-fn auth(keys: Vec<AuthKey>) -> Auth {
-    Auth {
+fn auth(keys: Vec<AuthKey>) -> Settings {
+    Settings {
         keys,
         leeway: Duration::from_secs(10),
         claims: ClaimNames {

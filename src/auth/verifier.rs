@@ -14,9 +14,9 @@ use serde::de::IgnoredAny;
 use super::claims::Expected;
 use super::jwks::{self, RemoteKeys, Times};
 use super::keys::{self, AuthConfigError, Key};
+use super::settings::{AuthKey, ClaimNames, KeySource, Settings};
 use super::{Claims, FetchObserver, Refused};
 use crate::clock::Now;
-use crate::config::{Auth, AuthKey, ClaimNames, KeySource};
 use crate::http::Client;
 
 /// Verifies tokens as `[auth]` says.
@@ -134,7 +134,7 @@ impl Verifier {
     ///
     /// # Errors
     /// A key that is none, or that cannot verify the algorithms it is configured for.
-    pub fn new(auth: &Auth, http: &Arc<Client>) -> Result<Self, AuthConfigError> {
+    pub fn new(auth: &Settings, http: &Arc<Client>) -> Result<Self, AuthConfigError> {
         let sources = auth.keys.iter().enumerate().map(|(key_index, key)| {
             Source::new(key, auth.leeway, http).map_err(|message| AuthConfigError { key_index, message })
         });

@@ -16,10 +16,10 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::{ConnectArgs, Failure, block_on, print};
 use crate::clock::Now;
-use crate::config::diagnostics::printable;
-use crate::legacy::json::Object;
-use crate::pusher::dial::Stream;
+use crate::json::Object;
+use crate::text::printable;
 use crate::tls;
+use crate::upstream::dial::Stream;
 
 /// Lines typed ahead.
 const LINES_MAX: usize = 64;

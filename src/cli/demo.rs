@@ -18,8 +18,9 @@ use super::{DemoArgs, Failure, block_on, complete, load, load_text, logging, pri
 use crate::app;
 use crate::auth::mint_hs256;
 use crate::clock::Now;
-use crate::config::diagnostics::{Source, printable};
+use crate::config::diagnostics::Source;
 use crate::sandbox::{Options, Sandbox, SandboxHandle, View};
+use crate::text::printable;
 
 /// The routes that come with the program.
 const SHIPPED: &str = include_str!("../../routes.toml");

@@ -14,7 +14,7 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter};
 
 use crate::clock::Now;
-use crate::config::Rate;
+use crate::limits::rate::Rate;
 use crate::limits::rate::RateGate;
 
 /// Seconds whose lines may come at once: when all clients leave, each is logged.

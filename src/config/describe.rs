@@ -3,14 +3,15 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::diagnostics::printable;
+use super::Config;
 use super::mask;
-use super::{
-    Config, HeartbeatKind, KeySource, OnConflict, OnGap, PublishAction, PublishRule, Rate, Refusal, Route,
-    Scope, SlotLimit, TokenPlace, TypeSet,
-};
+use crate::auth::settings::{KeySource, TokenPlace};
 use crate::deprecation::Policy;
 use crate::legacy::dialect::Dialect;
+use crate::limits::rate::Rate;
+use crate::limits::slots::{OnConflict, Scope, SlotLimit};
+use crate::routes::route::{HeartbeatKind, OnGap, PublishAction, PublishRule, Refusal, Route, TypeSet};
+use crate::text::printable;
 
 /// Widest line.
 const COLUMNS: usize = 110;

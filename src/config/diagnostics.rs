@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use super::mask;
 
+use crate::text::printable;
+
 /// A file's name and its text. Relative paths in it are taken from its folder.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -111,23 +113,6 @@ impl fmt::Display for Diagnostic {
 }
 
 impl std::error::Error for Diagnostic {}
-
-/// `text` without anything that a terminal would obey: control characters and bidirectional overrides are
-/// shown as escapes, a tab as a space.
-#[must_use]
-pub fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        let obeyed = c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        match c {
-            '\t' => out.push(' '),
-            c if obeyed => out.extend(c.escape_unicode()),
-            c => out.push(c),
-        }
-    }
-    out
-}
 
 #[cfg(test)]
 mod tests {

@@ -11,11 +11,14 @@ use toml::de::{DeTable, DeValue, Deserializer};
 use super::diagnostics::{Diagnostic, Source};
 use super::interpolate::{self, Missing};
 use super::problems::Problems;
-use super::proxies::{Proxies, Unusable};
 use super::quotes::Quotes;
 use super::scalars::At;
 use super::validate::{self, RouteInput};
-use super::{Config, Endpoint, KeySource, PublishAction, raw};
+use super::{Config, raw};
+use crate::auth::settings::KeySource;
+use crate::net::proxies::{Proxies, Unusable};
+use crate::routes::route::PublishAction;
+use crate::upstream::settings::Endpoint;
 
 /// Asks for a variable of the environment.
 pub type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;

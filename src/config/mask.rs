@@ -4,7 +4,8 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::{KeySource, PublishAction};
+use crate::auth::settings::KeySource;
+use crate::routes::route::PublishAction;
 use crate::template::closest;
 
 /// Keys whose values are secrets; so are those of keys that contain one of these, or are nearly one.

@@ -144,7 +144,7 @@ pub(super) fn frame(slots: &[Slot]) -> Value {
 /// A channel whose kind no path value can choose, and that can be carried.
 pub(super) fn channel() -> Value {
     let mut prefixes: Vec<String> = Vec::new();
-    for kind in crate::routes::KIND_PREFIXES {
+    for kind in crate::pusher::channel::KIND_PREFIXES {
         for (at, _) in kind.char_indices() {
             prefixes.push(kind.get(..at).unwrap_or("").to_owned());
         }

@@ -69,7 +69,7 @@ impl<E: Clone> Cached<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::legacy::dialect::tests::now;
+    use crate::clock::tests::now;
 
     #[test]
     fn the_last_event_of_each_channel_is_kept_for_a_time() {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::legacy::machine::Interest;
+use crate::exchange::Interest;
 
 /// A subscription's place in the table; needed to end it.
 #[derive(Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::Now;
-use crate::config::Route;
+use crate::routes::route::Route;
 use crate::template::escape_into;
 
 /// Kept of each route; the oldest goes first.
@@ -145,8 +145,8 @@ fn text(out: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::tests::now;
     use crate::config::{self, diagnostics::Source};
-    use crate::legacy::dialect::tests::now;
 
     fn undelivered() -> Undelivered {
         let text = include_str!("../../routes.toml").to_owned();

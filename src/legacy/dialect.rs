@@ -4,11 +4,11 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::envelope::Envelope;
-use super::error::ErrorCode;
-use super::json::{self, Object};
-use super::outline::Outline;
 use crate::clock::Now;
+use crate::json::{self, Object};
+use crate::legacy::envelope::Envelope;
+use crate::legacy::error::ErrorCode;
+use crate::legacy::outline::Outline;
 use crate::template::{Fill, Frame, Slot};
 
 /// One dialect, validated.
@@ -332,6 +332,7 @@ impl Dialect {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::clock::tests::now;
     use proptest::prelude::*;
 
     /// The typed dialect, as the shipped routes.toml has it.
@@ -382,10 +383,6 @@ pub(crate) mod tests {
             )
             .unwrap(),
         )
-    }
-
-    pub(crate) fn now() -> Now {
-        Now { unix_ms: 1_737_453_660_000, ..Now::read() }
     }
 
     fn data<'a>(event: &'a str, json: &'a str) -> EventData<'a> {

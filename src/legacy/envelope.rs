@@ -1,9 +1,9 @@
 //! Whole old envelopes: a publisher of the server's may send an event's frame, ready to be shown, in place of its
 //! data. It is taken for one only when the dialect's own frame of the event is the same, member by member.
 
-use super::dialect::EventData;
-use super::json::{self, Object};
-use super::outline::{Outline, Piece, fixed};
+use crate::json::{self, Object};
+use crate::legacy::dialect::EventData;
+use crate::legacy::outline::{Outline, Piece, fixed};
 use crate::template::Slot;
 
 /// What a dialect's event frame looks like, to know one again.

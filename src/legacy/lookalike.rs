@@ -1,10 +1,10 @@
 //! Whether an event that a client wrote could be taken for another frame of the server's: whether all that tells
 //! them apart is data, which the client chooses.
 
-use super::dialect::Dialect;
-use super::error::ErrorCode;
-use super::outline::{Outline, Piece};
-use super::reserved::{invert, is_invertible, texts};
+use crate::legacy::dialect::Dialect;
+use crate::legacy::error::ErrorCode;
+use crate::legacy::outline::{Outline, Piece};
+use crate::legacy::reserved::{invert, is_invertible, texts};
 use crate::template::{CharSet, Frame, Pattern, Slot, Values};
 
 type Member = (Vec<Piece>, Outline);

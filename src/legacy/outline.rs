@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::json::{self, Object};
+use crate::json::{self, Object};
 use crate::template::{Frame, FramePart, Slot};
 
 /// Put around a part's number where a placeholder stands. A template that has it itself has no outline.

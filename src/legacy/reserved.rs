@@ -3,9 +3,9 @@
 
 use std::borrow::Cow;
 
-use super::dialect::Dialect;
-use super::error::ErrorCode;
-use super::outline::{Outline, Piece, fixed};
+use crate::legacy::dialect::Dialect;
+use crate::legacy::error::ErrorCode;
+use crate::legacy::outline::{Outline, Piece, fixed};
 use crate::template::Slot;
 
 /// A member or element on the way from a frame's root.

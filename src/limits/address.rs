@@ -12,7 +12,7 @@ use governor::state::StateStore;
 use governor::state::keyed::ShrinkableKeyedStateStore;
 
 use super::rate::{CallersClock, quota};
-use crate::config::Rate;
+use crate::limits::rate::Rate;
 
 /// Addresses that have a bucket of their own, at most: some 8 MiB. An address leaves when its bucket is full
 /// again (see [`AddressGate::upkeep`]), so only this many within that time share the one that is left.

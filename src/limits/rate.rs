@@ -10,7 +10,16 @@ use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
-use crate::config::Rate;
+/// A token bucket: `burst` at once, refilled with `count` per `per`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rate {
+    /// Refilled per period; at least 1.
+    pub count: u32,
+    /// The period.
+    pub per: Duration,
+    /// The bucket's size; at least 1.
+    pub burst: u32,
+}
 
 /// A bucket of [`Rate::burst`], refilled by one each `per / count`. 56 bytes: one per connection is meant.
 ///

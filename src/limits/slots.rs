@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// Holders that a refused newcomer is shown, at most: it probes them all at once, and the dead one may be any.
 pub const HOLDERS_SHOWN_MAX: usize = 1024;
@@ -16,6 +17,46 @@ pub const HOLDERS_SHOWN_MAX: usize = 1024;
 pub const WAITERS_PER_KEY_MAX: usize = 64;
 /// Each with its own lock. Far more than there are workers.
 const SHARDS: usize = 16;
+
+/// What slots are counted over. It reads as the name; a group and a route of one name are two.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// All routes of the group of this name.
+    Group(Arc<str>),
+    /// The route of this name, which has no group.
+    Route(Arc<str>),
+}
+
+impl std::ops::Deref for Scope {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        let (Self::Group(name) | Self::Route(name)) = self;
+        name
+    }
+}
+
+/// How many may hold a slot, and what a conflict does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotLimit {
+    /// How many at once; at least 1.
+    pub max: usize,
+    /// What happens when all are taken.
+    pub on_conflict: OnConflict,
+    /// How long a probed holder has to answer (default 5 s).
+    pub probe_timeout: Duration,
+}
+
+/// What happens when all slots are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnConflict {
+    /// The holders are pinged at once; one that does not answer is replaced, else the newcomer is refused.
+    Probe,
+    /// The newcomer is refused.
+    Refuse,
+    /// The oldest holder is closed.
+    Replace,
+}
 
 /// Slots by key: per key, up to a maximum of permits are out at any time.
 ///

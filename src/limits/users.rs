@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::rate::SharedGate;
-use crate::config::Rate;
+use crate::limits::rate::Rate;
 
 /// Users without a connection whose buckets are remembered, at most. Beyond, those are forgotten that have been quiet
 /// for longest.

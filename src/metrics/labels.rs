@@ -67,18 +67,18 @@ mod tests {
             assert!(found > 2, "{marks:?}");
         };
         listed(
-            include_str!("../pusher/link.rs"),
+            include_str!("../upstream/link.rs"),
             &["End::new(\"", "=> \"closed"],
             &[&RECONNECT_CAUSES[..], &["", "_4000", "_4100", "_4200", "_other"]].concat(),
         );
-        listed(include_str!("../pusher/dial.rs"), &["Failed::new(\"", "cause: \""], &RECONNECT_CAUSES);
+        listed(include_str!("../upstream/dial.rs"), &["Failed::new(\"", "cause: \""], &RECONNECT_CAUSES);
         listed(
-            include_str!("../pusher/api.rs"),
+            include_str!("../upstream/api.rs"),
             &["cause: \"", "not_taken(\"", "Some(\"", "unwrap_or(\""],
             &RETRY_CAUSES,
         );
         let refusals = concat!(include_str!("../auth/refused.rs"), include_str!("../auth/permits.rs"));
         listed(refusals, &["=> \""], &AUTH_RESULTS);
-        listed(include_str!("../legacy/machine/tokens.rs"), &["Outcome::of(\""], &AUTH_RESULTS);
+        listed(include_str!("../session/machine/tokens.rs"), &["Outcome::of(\""], &AUTH_RESULTS);
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::legacy::json::{self, Object};
+use crate::json::{self, Object};
 use crate::template::escape_into;
 
 /// The keep-alive question, the same in both directions.
@@ -105,7 +105,7 @@ pub enum ServerFrame<'a> {
     Pong,
     /// `pusher:error`. It names no channel even when it is about one.
     Error {
-        /// See [`super::close`]; hosted Pusher gives none for a failed subscription.
+        /// See [`crate::pusher::close`]; hosted Pusher gives none for a failed subscription.
         code: Option<u16>,
         /// What is wrong, empty when the server does not say.
         message: String,

@@ -18,9 +18,9 @@ use super::faults::{Fate, Refusal};
 use super::hub::Hub;
 use super::rules::{self, HttpError, Publish, WsError};
 use crate::clock::Now;
+use crate::pusher::channel::check_channel;
 use crate::pusher::frame::string_into;
 use crate::pusher::sign;
-use crate::routes::check_channel;
 
 /// Largest body of a request: a batch of ten events with 10 kB of data, every byte escaped as `\u00xx`,
 /// with room to spare.

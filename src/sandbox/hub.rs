@@ -13,8 +13,8 @@ use super::observe::{ClientEvent, Log, Published};
 use super::queue::{Out, Queue, QueueReader, queue};
 use super::rules::{self, Publish, WsError};
 use super::state::{ConnectionId, State, Subscribed};
+use crate::pusher::channel::is_cache;
 use crate::pusher::frame;
-use crate::routes::is_cache;
 
 #[derive(Debug)]
 pub(super) struct Hub {

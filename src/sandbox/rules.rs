@@ -3,9 +3,9 @@
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::legacy::json;
+use crate::json;
+use crate::pusher::channel::{ChannelKind, DATA_BYTES_MAX, EVENT_BYTES_MAX, check_channel};
 use crate::pusher::{frame, sign};
-use crate::routes::{ChannelKind, DATA_BYTES_MAX, EVENT_BYTES_MAX, check_channel};
 
 /// The most channels of one publish (rest-api.md).
 pub const CHANNELS_PER_EVENT_MAX: usize = 100;

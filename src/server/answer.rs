@@ -28,14 +28,15 @@ use super::spelling::Respelled;
 use super::upgrade::{NotUpgradable, check};
 use super::worker::{Arrival, Counted, Holder, Key, Slot, Worker};
 use crate::clock::Now;
-use crate::config::{self, Route};
 use crate::deprecation::Phase;
 use crate::legacy::error::ErrorCode;
-use crate::legacy::session;
 use crate::limits::address::one_client;
 use crate::limits::slots::{Acquire, Permit};
 use crate::metrics::Refusal;
-use crate::routes::{Matched, PathValues};
+use crate::routes::path::{Matched, PathValues};
+use crate::routes::route::{self, Route};
+use crate::session;
+use crate::text::loggable;
 
 /// How long a refused client is asked to stay away.
 const RETRY_AFTER_S: u32 = 5;
@@ -45,8 +46,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAINING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Refused connections of one address that are held, as `refusal = "frame"` asks; more are refused by HTTP.
 const REFUSED_PER_ADDRESS_MAX: usize = 50;
-/// As much of a User-Agent as a log gets.
-const AGENT_CHARS_MAX: usize = 200;
 
 /// What an upgraded connection takes along from its request.
 pub struct Upgraded {
@@ -204,7 +203,7 @@ async fn answer(
              is a proxy of yours, name it in `server.trusted_proxies`"
         );
     }
-    let user_agent = loggable_agent(&request.headers);
+    let user_agent = user_agent(&request.headers);
     let phase = note_deprecated(worker, route, address, &user_agent);
     match decide(worker, route, request, values, (address, phase, over)).await {
         Ok((response, mut granted)) => {
@@ -250,8 +249,8 @@ async fn decide(
     let (refused, address_slot) = match admit(worker, route, request, phase, address, &holder).await {
         Ok(slot) => (None, slot),
         Err((refusal, status, code)) => match route.refusal {
-            config::Refusal::Http => return Err(Denial::new(refusal, status, code.message())),
-            config::Refusal::Frame { .. } => {
+            route::Refusal::Http => return Err(Denial::new(refusal, status, code.message())),
+            route::Refusal::Frame { .. } => {
                 let prefix = worker.bridge.config.server.ipv6_prefix;
                 // Held refusals are counted too, or one address could hold every connection there is.
                 let held = worker.bridge.refused_slots.acquire(
@@ -352,15 +351,11 @@ fn note_deprecated(worker: &Worker, route: &Route, address: IpAddr, user_agent: 
     phase
 }
 
-fn loggable_agent(headers: &HeaderMap) -> String {
+fn user_agent(headers: &HeaderMap) -> String {
     headers
         .get(USER_AGENT)
-        .map(|agent| String::from_utf8_lossy(agent.as_bytes()))
+        .map(|agent| loggable(&String::from_utf8_lossy(agent.as_bytes())))
         .unwrap_or_default()
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(AGENT_CHARS_MAX)
-        .collect()
 }
 
 fn with_deprecation(mut builder: Builder, route: &Route) -> Builder {

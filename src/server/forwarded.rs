@@ -8,8 +8,19 @@ use std::sync::{Mutex, PoisonError};
 use hyper::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::config::{ForwardedHeader, Server};
+use super::settings::Settings;
 use crate::limits::address::ipv4_within;
+
+/// Which header a trusted proxy writes the client's address into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239)
+    Forwarded,
+    /// None: the peer is the client.
+    None,
+}
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Hops looked at; a longer chain is not believed further.
@@ -190,7 +201,7 @@ pub struct Unbelieved(Mutex<HashSet<IpNet>>);
 impl Unbelieved {
     /// The peer's network (IPv4 /24, or as clients are counted), if `headers` have a forwarding header, nobody believes
     /// it, and no peer of this network was told of before.
-    pub fn first_of(&self, peer: IpAddr, headers: &HeaderMap, server: &Server) -> Option<IpNet> {
+    pub fn first_of(&self, peer: IpAddr, headers: &HeaderMap, server: &Settings) -> Option<IpNet> {
         let peer = peer.to_canonical();
         let written = headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED);
         if !written || server.forwarded == ForwardedHeader::None || is_trusted(peer, &server.trusted_proxies)
@@ -316,7 +327,7 @@ mod tests {
         let source = crate::config::Source { name: "r".into(), text: text.into() };
         let mut server = crate::config::load(&source, &|_| None).unwrap().config.server;
         let told = Unbelieved::default();
-        let first = |told: &Unbelieved, server: &Server, peer: &str, header: &HeaderName| {
+        let first = |told: &Unbelieved, server: &Settings, peer: &str, header: &HeaderName| {
             let headers = HeaderMap::from_iter([(header.clone(), HeaderValue::from_static("1.2.3.4"))]);
             told.first_of(peer.parse().unwrap(), &headers, server).map(|network| network.to_string())
         };

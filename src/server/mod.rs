@@ -5,6 +5,7 @@ pub mod accept;
 pub mod answer;
 pub mod forwarded;
 pub mod presented;
+pub mod settings;
 mod spelling;
 pub mod turns;
 pub mod upgrade;

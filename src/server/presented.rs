@@ -4,8 +4,8 @@ use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use percent_encoding::percent_decode_str;
 
+use crate::auth::settings::TokenPlace;
 use crate::auth::{looks_like_a_token, token_in};
-use crate::config::TokenPlace;
 
 /// What was found in the places where a route lets a token stand.
 #[derive(Debug, Default, PartialEq, Eq)]

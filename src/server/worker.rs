@@ -12,21 +12,23 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::accept::{Accepting, Turn};
 use super::forwarded::{Unbelieved, is_trusted};
+use super::settings::Settings;
 use super::turns::Load;
 use crate::admin::Status;
 use crate::auth::{Identity, Verifier};
 use crate::clock::spread;
-use crate::config::{Config, Scope, Server};
+use crate::config::Config;
+use crate::exchange::ConnId;
 use crate::fanout::hub::{Delivery, Hub};
-use crate::legacy::conn::{Conn, Notice};
-use crate::legacy::id::ConnId;
 use crate::limits::address::AddressGate;
 use crate::limits::budget::Budget;
 use crate::limits::handshakes::{Handshake, Handshakes};
+use crate::limits::slots::Scope;
 use crate::limits::slots::{Permit, Slots};
 use crate::limits::users::UserRates;
 use crate::metrics::Metrics;
-use crate::pusher::publisher::Publisher;
+use crate::upstream::publisher::Publisher;
+use crate::websocket::conn::{Conn, Notice};
 
 /// Beyond `connections_max`, so many more are accepted only to be told 503.
 pub const REFUSING_MAX: usize = 256;
@@ -81,7 +83,7 @@ impl Drop for Admitted {
 impl Admission {
     /// Admits as many connections as `server` says.
     #[must_use]
-    pub fn new(server: &Server, metrics: Arc<Metrics>) -> Self {
+    pub fn new(server: &Settings, metrics: Arc<Metrics>) -> Self {
         Self {
             count: Arc::default(),
             max: server.connections_max,

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::StreamExt;
 use pusher_bridge::clock::Now;
-use pusher_bridge::config::Rate;
+use pusher_bridge::limits::rate::Rate;
 use tokio::net::TcpListener;
 
 use crate::support::backend::Backend;

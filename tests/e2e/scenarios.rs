@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pusher_bridge::app::Shutdown;
-use pusher_bridge::config::{Config, Heartbeat, HeartbeatKind};
+use pusher_bridge::config::Config;
+use pusher_bridge::routes::route::{Heartbeat, HeartbeatKind};
 use pusher_bridge::sandbox::{Options, Sandbox};
 
 use crate::near_and_far;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pusher_bridge::app;
-use pusher_bridge::config::{Config, OnGap};
+use pusher_bridge::config::Config;
+use pusher_bridge::routes::route::OnGap;
 use pusher_bridge::sandbox::{Options, Refusal, Sandbox};
 use secrecy::ExposeSecret;
 use tokio::io::AsyncReadExt as _;

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pusher_bridge::pusher::links::stable_hash;
 use pusher_bridge::sandbox::Options;
+use pusher_bridge::upstream::links::stable_hash;
 
 use crate::account::Mark;
 use crate::proxied::Proxied;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use pusher_bridge::pusher::links::stable_hash;
+use pusher_bridge::upstream::links::stable_hash;
 use tokio::time::Instant;
 
 use crate::ledger::{ClientId, LINKS, LinkId, PATIENCE, StreamId, SubId};

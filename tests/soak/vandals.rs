@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pusher_bridge::legacy::machine::JUDGING_MAX;
+use pusher_bridge::session::machine::JUDGING_MAX;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::client::{Client, Heard, Over};

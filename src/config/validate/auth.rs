@@ -8,11 +8,12 @@ use jsonwebtoken::Algorithm;
 
 use super::{POSITIVE, member_or, rate, unknown};
 use crate::auth::check_key;
-use crate::config::host;
+use crate::auth::settings::{AuthKey, ClaimNames, KeySource, Settings};
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::{At, Either};
-use crate::config::{Auth, AuthKey, ClaimNames, KeySource, Rate};
+use crate::limits::rate::Rate;
+use crate::net::host;
 
 const LEEWAY: Duration = Duration::from_secs(10);
 /// "No more than a few minutes" (RFC 7519 §4.1.4): every token lives so much longer than it says.
@@ -23,14 +24,14 @@ const REFRESH: Duration = Duration::from_secs(3600);
 const REFRESH_LEAST: Duration = Duration::from_secs(10);
 const JWKS_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
-pub(super) fn auth(problems: &mut Problems<'_>, raw: &raw::Auth) -> Auth {
+pub(super) fn auth(problems: &mut Problems<'_>, raw: &raw::Auth) -> Settings {
     let no_claims = raw::Claims::default();
     let claims = raw.claims.as_ref().unwrap_or(&no_claims);
     let common = Common {
         issuers: issuers(problems, raw.issuer.as_ref()),
         audiences: names(problems, raw.audience.as_ref()),
     };
-    Auth {
+    Settings {
         keys: raw.keys.iter().flatten().filter_map(|key| self::key(problems, key, &common)).collect(),
         leeway: problems.duration_up_to(raw.leeway.as_ref(), LEEWAY_MAX, LEEWAY),
         claims: ClaimNames {

@@ -1,10 +1,10 @@
 //! `deprecation`
 
-use crate::config::host;
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::At;
 use crate::deprecation::Policy;
+use crate::net::host;
 
 pub(super) fn deprecation(problems: &mut Problems<'_>, raw: Option<&raw::Deprecation>) -> Option<Policy> {
     let raw = raw?;

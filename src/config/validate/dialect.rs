@@ -4,9 +4,9 @@ use super::{door, member_or, required};
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::At;
+use crate::json::Object;
 use crate::legacy::dialect::{AuthMessage, Dialect, EventFrame, Frames};
 use crate::legacy::error::ErrorCode;
-use crate::legacy::json::Object;
 use crate::legacy::reserved;
 use crate::template::{Frame, Slot, closest};
 

@@ -1,8 +1,8 @@
 //! What a route asks of a request: its origin and its subprotocols.
 
-use crate::config::origins::Origins;
 use crate::config::problems::Problems;
 use crate::config::scalars::At;
+use crate::routes::origins::Origins;
 
 /// `None`: any origin.
 pub(super) fn origins(problems: &mut Problems<'_>, raw: Option<&Vec<At<String>>>) -> Option<Origins> {

@@ -8,7 +8,9 @@ use super::{POSITIVE, rate, rate_or_none, required, template};
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::{At, Either, Number};
-use crate::config::{Exclusive, Limits, OnConflict, Rate, Scope, SlotLimit};
+use crate::limits::rate::Rate;
+use crate::limits::slots::{OnConflict, Scope, SlotLimit};
+use crate::routes::route::{Exclusive, Limits};
 use crate::template::Allow;
 
 const MINUTE: Duration = Duration::from_secs(60);

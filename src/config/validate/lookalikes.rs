@@ -2,8 +2,8 @@
 
 use super::sharing::{Valid, pattern};
 use crate::config::problems::Problems;
-use crate::config::{PublishAction, PublishRule};
 use crate::legacy::lookalike;
+use crate::routes::route::{PublishAction, PublishRule};
 
 /// Refuses rules by whose events clients could speak as the server to those of any route that has a channel in common
 /// with the rule's: where a dialect shows events in a frame that only their data tells from another.

@@ -20,12 +20,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Config;
 use super::problems::Problems;
 use super::raw;
 use super::scalars::{At, Either};
-use super::{Config, Rate};
 use crate::legacy::dialect::Dialect;
-use crate::routes::Router;
+use crate::limits::rate::Rate;
+use crate::routes::path::Router;
 use crate::template::{Allow, Text, Var, closest};
 
 /// The least duration where none is senseless.

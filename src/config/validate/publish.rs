@@ -6,14 +6,14 @@ use super::dialect::frame;
 use super::route::Context;
 use super::template;
 use super::values::Place;
-use crate::config::host;
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::At;
-use crate::config::{PublishAction, PublishRule, TypeSet};
 use crate::legacy::dialect::Frames;
 use crate::legacy::outline::Outline;
-use crate::routes::EVENT_BYTES_MAX;
+use crate::net::host;
+use crate::pusher::channel::EVENT_BYTES_MAX;
+use crate::routes::route::{PublishAction, PublishRule, TypeSet};
 use crate::template::{Allow, Slot, Text, Var};
 
 /// Names that only Pusher's own server may use.

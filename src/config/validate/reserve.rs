@@ -1,7 +1,7 @@
 //! Names that no client's event may have, for each route.
 
 use super::RouteInput;
-use crate::config::Route;
+use crate::routes::route::Route;
 
 /// What clients of one route publish may reach those of others: the server's names in any of their dialects are its.
 pub(super) fn reserve(routes: &mut [(&RouteInput, Route)]) {

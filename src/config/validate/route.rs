@@ -9,14 +9,15 @@ use super::values::{self, Place, Placeholders};
 use super::{
     POSITIVE, RouteInput, Shared, deprecation, door, member, publish, required, template, unknown_name,
 };
+use crate::auth::settings::{Ownership, RouteAuth, TokenPlace};
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::At;
-use crate::config::{
-    Filter, Heartbeat, HeartbeatKind, OnGap, Ownership, Refusal, Route, RouteAuth, Scope, TokenPlace,
-};
 use crate::legacy::dialect::Dialect;
-use crate::routes::{CHANNEL_BYTES_MAX, ChannelKind, PathTemplate, check_channel, kind_a_value_could_select};
+use crate::limits::slots::Scope;
+use crate::pusher::channel::{CHANNEL_BYTES_MAX, ChannelKind, check_channel, kind_a_value_could_select};
+use crate::routes::path::PathTemplate;
+use crate::routes::route::{Filter, Heartbeat, HeartbeatKind, OnGap, Refusal, Route};
 use crate::template::{Allow, Text, Var, closest};
 
 const AUTH_DEADLINE: Duration = Duration::from_secs(30);
@@ -375,7 +376,7 @@ fn channel(
         if let Err(error) = check_channel(literal)
             && literal.len() <= CHANNEL_BYTES_MAX
         {
-            let legal = |c: char| c.is_ascii() && crate::routes::is_channel_byte(c as u8);
+            let legal = |c: char| c.is_ascii() && crate::pusher::channel::is_channel_byte(c as u8);
             let bad = literal.find(|c| !legal(c)).unwrap_or(0);
             let span = problems.inside(raw, start + bad);
             problems.at(span, error);

@@ -6,11 +6,13 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::POSITIVE;
+use crate::config::Config;
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::At;
-use crate::config::{Config, ForwardedHeader, Server};
-use crate::routes::{Matched, PathTemplate};
+use crate::routes::path::{Matched, PathTemplate};
+use crate::server::forwarded::ForwardedHeader;
+use crate::server::settings::Settings;
 
 const LISTEN: &str = "127.0.0.1:8009";
 const ADMIN: &str = "127.0.0.1:9009";
@@ -25,12 +27,12 @@ const HEADER_BYTES_LEAST: i64 = 8 * 1024;
 const HEADERS: usize = 64;
 /// A browser's handshake, and what a proxy or two put to it.
 const HEADERS_LEAST: i64 = 16;
-/// As many as a link can tell apart (`HUBS_MAX` in pusher/link_table.rs).
+/// As many as a link can tell apart (`HUBS_MAX` in upstream/link_table.rs).
 const WORKERS_MAX: i64 = 64;
 const CLOSE_WINDOW: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(25);
 
-pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> Server {
+pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> Settings {
     let nothing = raw::Server::default();
     let raw = raw.unwrap_or(&nothing);
     let (no_limits, no_shutdown) = (raw::ServerLimits::default(), raw::Shutdown::default());
@@ -51,7 +53,7 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
     {
         problems.at(place.span(), format!("`listen` and `admin` cannot both have the port {}", admin.port()));
     }
-    Server {
+    Settings {
         listen,
         admin,
         admin_hosts: raw.admin_hosts.iter().flatten().filter_map(|name| host_name(problems, name)).collect(),

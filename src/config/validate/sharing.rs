@@ -7,7 +7,7 @@ use super::RouteInput;
 use super::values::{Place, Placeholders};
 use crate::config::problems::Problems;
 use crate::config::scalars::At;
-use crate::config::{PublishAction, Route, TypeSet};
+use crate::routes::route::{PublishAction, Route, TypeSet};
 use crate::template::{Pattern, Text, Var, closest};
 
 pub(super) type Valid<'i> = (&'i RouteInput, Arc<Route>);

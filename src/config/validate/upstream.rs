@@ -7,12 +7,12 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::{POSITIVE, required};
-use crate::config::host::check_host;
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::{At, Number};
-use crate::config::{App, Endpoint, Publish, Upstream};
-use crate::routes::DATA_BYTES_MAX;
+use crate::net::host::check_host;
+use crate::pusher::channel::DATA_BYTES_MAX;
+use crate::upstream::settings::{App, Endpoint, Publish, Settings};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 const IDENTIFIER_BYTES_MAX: usize = 256;
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(30);
 
-pub(super) fn upstream(problems: &mut Problems<'_>, raw: Option<&At<raw::Upstream>>) -> Upstream {
+pub(super) fn upstream(problems: &mut Problems<'_>, raw: Option<&At<raw::Upstream>>) -> Settings {
     let nothing = raw::Upstream::default();
     if raw.is_none() {
         problems.with_help(
@@ -54,7 +54,7 @@ pub(super) fn upstream(problems: &mut Problems<'_>, raw: Option<&At<raw::Upstrea
     let event_bytes: i64 = problems.number(raw.event_bytes.as_ref(), 1024..=8 << 20, EVENT_BYTES);
     // The data is a string within the frame. Who measures it counts its text, whatever the escaping makes of that.
     let frame_bytes_least = event_bytes * ESCAPED_BYTES_MAX + ENVELOPE_BYTES_MAX;
-    Upstream {
+    Settings {
         app: app.unwrap_or_else(stand_in),
         connections: problems.number(raw.connections.as_ref(), 1..=64, 1),
         connect_timeout: problems.duration(raw.connect_timeout.as_ref(), POSITIVE, CONNECT_TIMEOUT),

@@ -1,10 +1,11 @@
 //! What placeholders' values can be, and that no two sets of them come out as one text.
 
-use crate::config::ValueSets;
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::At;
-use crate::routes::{PathTemplate, is_channel_byte};
+use crate::pusher::channel::is_channel_byte;
+use crate::routes::path::PathTemplate;
+use crate::routes::route::ValueSets;
 use crate::template::{CharSet, Pattern, Text, Values, Var, closest, in_url};
 
 /// What a route's placeholders can be.

@@ -5,10 +5,12 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use pusher_bridge::auth::Claims;
+use pusher_bridge::auth::settings::ClaimNames;
 use pusher_bridge::clock::Now;
-use pusher_bridge::config::{self, ClaimNames, Config, Route, Source};
-use pusher_bridge::legacy::machine::Opening;
-use pusher_bridge::routes::{Matched, PathValues};
+use pusher_bridge::config::{self, Config, Source};
+use pusher_bridge::routes::path::{Matched, PathValues};
+use pusher_bridge::routes::route::Route;
+use pusher_bridge::session::machine::Opening;
 
 static CONFIG: LazyLock<Config> = LazyLock::new(|| {
     let source = Source { name: "fixture.toml".into(), text: include_str!("fixture.toml").into() };

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
-use pusher_bridge::config::ForwardedHeader;
+use pusher_bridge::server::forwarded::ForwardedHeader;
 use pusher_bridge::server::forwarded::client_address;
 
 use super::input::Input;

@@ -3,8 +3,8 @@
 
 use std::io::{self, Read, Write};
 
-use pusher_bridge::legacy::incoming::Incoming;
-use pusher_bridge::legacy::pieces::PIECE_BYTES;
+use pusher_bridge::websocket::incoming::Incoming;
+use pusher_bridge::websocket::pieces::PIECE_BYTES;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 

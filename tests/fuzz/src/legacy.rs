@@ -1,11 +1,12 @@
 //! Old clients' frames: decoding, publishing, and rendering events back.
 
-use pusher_bridge::config::Route;
+use pusher_bridge::json::{self, Object};
 use pusher_bridge::legacy::dialect::{ClientMessage, Dialect, EventData};
 use pusher_bridge::legacy::error::ErrorCode;
-use pusher_bridge::legacy::json::{self, Object};
-use pusher_bridge::legacy::publish::{self, Message, Outgoing};
-use pusher_bridge::routes::{DATA_BYTES_MAX, EVENT_BYTES_MAX, PathValues};
+use pusher_bridge::pusher::channel::{DATA_BYTES_MAX, EVENT_BYTES_MAX};
+use pusher_bridge::routes::path::PathValues;
+use pusher_bridge::routes::publish::{self, Message, Outgoing};
+use pusher_bridge::routes::route::Route;
 use serde_json::Value;
 
 use super::fixture::{config, find, now};

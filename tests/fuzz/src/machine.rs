@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use pusher_bridge::auth::token_in;
 use pusher_bridge::clock::Now;
-use pusher_bridge::config::{HeartbeatKind, OnGap, Rate, Route};
+use pusher_bridge::exchange::{Interest, Subscribe};
 use pusher_bridge::legacy::close::CloseReason;
 use pusher_bridge::legacy::dialect::ClientMessage;
 use pusher_bridge::legacy::error::ErrorCode;
-use pusher_bridge::legacy::machine::{Action, Interest, JUDGING_MAX, Machine, PINGS_OWED_MAX, Subscribe};
-use pusher_bridge::legacy::publish::Outgoing;
-use pusher_bridge::routes::{ChannelKind, DATA_BYTES_MAX, check_channel};
+use pusher_bridge::limits::rate::Rate;
+use pusher_bridge::pusher::channel::{ChannelKind, DATA_BYTES_MAX, check_channel};
+use pusher_bridge::routes::publish::Outgoing;
+use pusher_bridge::routes::route::{HeartbeatKind, OnGap, Route};
+use pusher_bridge::session::machine::{Action, JUDGING_MAX, Machine, PINGS_OWED_MAX};
 use serde_json::Value;
 
 use super::fixture::{claims, config, find, now, opening};

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 
 use bytes::Bytes;
-use pusher_bridge::legacy::outbox::{Bounds, Flushed, Opcode, Outbox, Pushed, encode_close, encode_frame};
+use pusher_bridge::websocket::outbox::{Bounds, Flushed, Opcode, Outbox, Pushed, encode_close, encode_frame};
 
 use super::input::Input;
 

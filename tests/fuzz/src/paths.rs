@@ -6,9 +6,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
-use pusher_bridge::config::{self, Config, Route, Source};
-use pusher_bridge::legacy::machine::{Action, Machine};
-use pusher_bridge::routes::{ChannelKind, Matched, PathValues, check_channel};
+use pusher_bridge::config::{self, Config, Source};
+use pusher_bridge::pusher::channel::{ChannelKind, check_channel};
+use pusher_bridge::routes::path::{Matched, PathValues};
+use pusher_bridge::routes::route::Route;
+use pusher_bridge::session::machine::{Action, Machine};
 use pusher_bridge::template::Var;
 
 use super::fixture::{claims, now, opening};

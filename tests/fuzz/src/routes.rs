@@ -7,7 +7,7 @@ use pusher_bridge::auth::Verifier;
 use pusher_bridge::config::{self, Config, Diagnostic, Source, describe};
 use pusher_bridge::legacy::dialect::EventData;
 use pusher_bridge::legacy::error::ErrorCode;
-use pusher_bridge::legacy::machine::{Action, Machine};
+use pusher_bridge::session::machine::{Action, Machine};
 use pusher_bridge::{http, tls};
 
 use super::fixture::{claims, find, now, opening};

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use pusher_bridge::exchange::Interest;
 use pusher_bridge::fanout::table::{Table, Ticket};
-use pusher_bridge::legacy::machine::Interest;
-use pusher_bridge::pusher::flights::Held;
-use pusher_bridge::pusher::link_table::{LinkTable, Op};
+use pusher_bridge::upstream::flights::Held;
+use pusher_bridge::upstream::link_table::{LinkTable, Op};
 
 use super::fixture::now;
 use super::input::Input;

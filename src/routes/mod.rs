@@ -1,0 +1,6 @@
+//! A route: its path, its rules, and what becomes of its clients' messages.
+
+pub mod origins;
+pub mod path;
+pub mod publish;
+pub mod route;

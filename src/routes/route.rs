@@ -1,0 +1,255 @@
+//! A route: one old endpoint, as the file describes it, validated.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::origins::Origins;
+use super::path::PathTemplate;
+use crate::auth::settings::RouteAuth;
+use crate::deprecation::Policy;
+use crate::legacy::dialect::Dialect;
+use crate::limits::rate::Rate;
+use crate::limits::slots::{Scope, SlotLimit};
+use crate::template::{CharSet, Frame, Text};
+
+/// `[[routes]]`: one old endpoint.
+#[derive(Debug)]
+pub struct Route {
+    /// Place in [`Config::routes`].
+    pub index: usize,
+    /// The route's name: the label of its metrics.
+    pub name: Arc<str>,
+    /// The path.
+    pub path: PathTemplate,
+    /// The Pusher channel. With `{subscribe.x}` in it, it is chosen in band.
+    pub channel: Text,
+    /// Values that each in-band field may take; a field not listed may take any that is legal in a channel.
+    pub subscribe_values: Vec<(String, Vec<String>)>,
+    /// What other values may contain; the path's are in its template.
+    pub value_sets: ValueSets,
+    /// Routes of other rules that may have channels in common with this one.
+    pub shares: Vec<Arc<str>>,
+    /// How frames look.
+    pub dialect: Arc<Dialect>,
+    /// `None`: no authentication.
+    pub auth: Option<RouteAuth>,
+    /// Which events of the channel a client gets; `None`: all.
+    pub filter: Option<Filter>,
+    /// What clients may publish; the first rule that has the type is taken.
+    pub publish: Vec<PublishRule>,
+    /// Largest data of a published event, bytes: `upstream.event_bytes`.
+    pub event_bytes_max: usize,
+    /// Names that clients' events must not have: those of the server's frames, in the dialects of all routes that may
+    /// share the channel.
+    pub reserved: Vec<String>,
+    /// Every client frame is returned to its sender, byte for byte, and nothing is published.
+    pub echo: bool,
+    /// Keep-alive.
+    pub heartbeat: Heartbeat,
+    /// Bounds.
+    pub limits: Limits,
+    /// The end of this endpoint; `None`: not deprecated.
+    pub deprecation: Option<Policy>,
+    /// How a refusal is told.
+    pub refusal: Refusal,
+    /// What a client is told when events may have been missed.
+    pub on_gap: OnGap,
+    /// Allowed `Origin`s; `None`: any. A request without `Origin` is no browser's and passes.
+    pub origins: Option<Origins>,
+    /// Subprotocols, of which the first that a client offers is selected.
+    pub subprotocols: Vec<String>,
+}
+
+/// The characters that the values of placeholders may have, beside those of the path.
+#[derive(Clone, Debug, Default)]
+pub struct ValueSets {
+    /// Of the user's id; a token of another user is refused. `None`: any.
+    pub user: Option<CharSet>,
+    /// Of in-band fields; one that is not here may have any.
+    pub subscribe: Vec<(String, CharSet)>,
+}
+
+impl ValueSets {
+    /// The characters of an in-band field.
+    #[must_use]
+    pub fn of_field(&self, field: &str) -> Option<CharSet> {
+        self.subscribe.iter().find(|(name, _)| name == field).map(|(_, set)| *set)
+    }
+}
+
+impl Route {
+    /// Whether the channel is chosen by in-band `subscribe` messages.
+    #[must_use]
+    pub fn channel_is_chosen(&self) -> bool {
+        self.channel.subscribe_field().is_some()
+    }
+
+    /// The name by which the route's clients know `channel`: what they chose, or the name itself.
+    #[must_use]
+    pub fn alias<'a>(&self, channel: &'a str) -> &'a str {
+        if self.channel_is_chosen() { self.channel.invert(channel).unwrap_or(channel) } else { channel }
+    }
+
+    /// Whether the filter's value is chosen by in-band `subscribe` messages.
+    #[must_use]
+    pub fn filter_is_chosen(&self) -> bool {
+        self.filter.as_ref().is_some_and(|f| f.equals.subscribe_field().is_some())
+    }
+}
+
+/// A route's `filter`: only events whose data has `field` equal to `equals`.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// Members from the data's root to the value.
+    pub field: Vec<String>,
+    /// The value: a string's text or a number's digits.
+    pub equals: Text,
+}
+
+/// One of a route's `publish` rules.
+#[derive(Clone, Debug)]
+pub struct PublishRule {
+    /// Client message types; `*` is any.
+    pub types: TypeSet,
+    /// What becomes of them.
+    pub action: PublishAction,
+}
+
+/// A set of message types.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TypeSet {
+    /// Every type but the dialect's own.
+    Any,
+    /// These.
+    Listed(Vec<String>),
+}
+
+/// What becomes of a client message.
+#[derive(Clone)]
+pub enum PublishAction {
+    /// An event on the client's channel.
+    Trigger {
+        /// The event's name (default `client-{type}`).
+        event: Text,
+        /// The event's data; `None`: the message's `data` where the frame has nothing else to say, else the
+        /// whole frame.
+        data: Option<Frame>,
+        /// Whether old clients on this bridge see the name as sent, not as published.
+        relay_as_sent: bool,
+    },
+    /// A POST to a backend.
+    Post {
+        /// The URL; values are percent-encoded into it.
+        url: Text,
+        /// The body.
+        body: Frame,
+        /// Further headers.
+        headers: Vec<(String, SecretString)>,
+        /// Statuses by which the backend says that it did not take the message, and may be asked again.
+        retry_on: Vec<u16>,
+    },
+}
+
+/// A route's `heartbeat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// In which form.
+    pub kind: HeartbeatKind,
+    /// The interval, jittered by ±10 % (default 30 s).
+    pub every: Duration,
+    /// Silence after which the connection is closed (default 75 s).
+    pub timeout: Duration,
+}
+
+/// The form of a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeartbeatKind {
+    /// The dialect's `ping` frame.
+    Json,
+    /// A WebSocket ping (RFC 6455 §5.5.2).
+    WebSocket,
+    /// Both.
+    Both,
+    /// None; silence closes nothing.
+    None,
+}
+
+impl HeartbeatKind {
+    /// Whether the dialect's `ping` is sent.
+    #[must_use]
+    pub const fn json(self) -> bool {
+        matches!(self, Self::Json | Self::Both)
+    }
+
+    /// Whether WebSocket pings are sent.
+    #[must_use]
+    pub const fn websocket(self) -> bool {
+        matches!(self, Self::WebSocket | Self::Both)
+    }
+}
+
+/// A route's `limits`. A rate of `None` is "unlimited".
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Per user, over all routes of the same group; taken at authentication (default none).
+    pub connections_per_user: Option<SlotLimit>,
+    /// Per client address, over all routes of the same group; taken at the upgrade (default none).
+    pub connections_per_address: Option<usize>,
+    /// Per filled key; taken at authentication.
+    pub exclusive: Option<Exclusive>,
+    /// What `connections_per_…` is counted over.
+    pub scope: Scope,
+    /// Client messages per connection, pongs excepted.
+    pub messages: Option<Rate>,
+    /// The same per user, over all routes of the same group that have the same rate (default none).
+    pub messages_per_user: Option<Rate>,
+    /// `auth` messages per connection.
+    pub auth_attempts: Option<Rate>,
+    /// Pongs and control frames per connection; above, the connection is closed (default 600 a minute).
+    pub control_frames: Rate,
+    /// Largest client message in bytes; above 1009 (default 64 KiB).
+    pub message_bytes_max: usize,
+    /// Deepest nesting of a client message (default 64).
+    pub depth_max: usize,
+    /// In-band subscriptions of one connection (default 100).
+    pub subscriptions_max: usize,
+    /// Frames waiting for a slow reader (default 1,024).
+    pub outbox_frames_max: usize,
+    /// Bytes waiting for a slow reader (default 1 MiB).
+    pub outbox_bytes_max: usize,
+}
+
+/// `limits.exclusive`
+#[derive(Clone, Debug)]
+pub struct Exclusive {
+    /// What is counted.
+    pub key: Text,
+    /// How many.
+    pub slots: SlotLimit,
+}
+
+/// How a refusal is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// By HTTP status, before the upgrade.
+    Http,
+    /// By an error frame and, after `hold`, a close: a browser cannot read an HTTP refusal, and a client that
+    /// is closed at once comes back at once.
+    Frame {
+        /// How long the connection is kept before the close (default 30 s).
+        hold: Duration,
+    },
+}
+
+/// What a client is told when upstream events may have been missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnGap {
+    /// Nothing: counted and logged only.
+    Ignore,
+    /// An error frame with the code `EVENTS_MAY_BE_MISSING`.
+    Notify,
+    /// Closed with 1001, so that the client connects anew and fetches its state.
+    Close,
+}

@@ -1,0 +1,45 @@
+//! What `[server]` says.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::forwarded::ForwardedHeader;
+
+/// `[server]`
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where old clients connect.
+    pub listen: SocketAddr,
+    /// Where probes and metrics are served.
+    pub admin: SocketAddr,
+    /// Names by which the admin address may be asked to do something, in lower case; addresses and loopback's names
+    /// always are.
+    pub admin_hosts: Vec<String>,
+    /// A path of `listen` that tells load balancers whether new clients are welcome; `None`: there is none.
+    pub health_path: Option<String>,
+    /// Threads that serve clients; at least 1. Default: the machine's cores.
+    pub workers: usize,
+    /// Peers whose forwarding header is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Which header names the client behind a trusted proxy.
+    pub forwarded: ForwardedHeader,
+    /// So many first bits of an IPv6 address are one client: 32 to 128 (default 64).
+    pub ipv6_prefix: u8,
+    /// Connections at once, all together (default 18,000). More are answered 503 with `Retry-After`.
+    pub connections_max: usize,
+    /// Bytes held for all clients together: parts of messages that are not complete, and frames that their
+    /// readers have not taken, a frame for many once (default 128 MiB, least 1 MiB).
+    pub buffered_bytes_max: usize,
+    /// From accept to the request's last header byte (default 10 s).
+    pub header_timeout: Duration,
+    /// Bytes of one request's head (default 16 KiB, least 8 KiB).
+    pub header_bytes_max: usize,
+    /// Header fields of one request (default 64).
+    pub headers_max: usize,
+    /// On shutdown, closes are spread over this window (default 10 s).
+    pub close_window: Duration,
+    /// After this long a shutdown is over, done or not (default 25 s).
+    pub grace: Duration,
+}

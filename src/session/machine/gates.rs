@@ -1,0 +1,58 @@
+//! The rates of one connection. Each is made when first needed: an idle client carries none.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::limits::rate::Rate;
+use crate::limits::rate::{RateGate, SharedGate};
+use crate::routes::route::Limits;
+
+#[derive(Default)]
+pub(super) struct Gates {
+    messages: Option<Box<Messages>>,
+    auth: Option<Box<RateGate>>,
+    control: Option<Box<RateGate>>,
+}
+
+#[derive(Default)]
+struct Messages {
+    own: Option<RateGate>,
+    /// All connections' of the user.
+    users: Option<Arc<SharedGate>>,
+}
+
+impl Gates {
+    /// A client message: one of the connection's, and one of its user's.
+    pub(super) fn message(&mut self, limits: &Limits, now: Instant) -> Result<(), Duration> {
+        if limits.messages.is_none() && self.messages.is_none() {
+            return Ok(());
+        }
+        let messages = self.messages.get_or_insert_default();
+        if let Some(rate) = limits.messages {
+            messages.own.get_or_insert_with(|| RateGate::new(rate)).check(now)?;
+        }
+        messages.users.as_ref().map_or(Ok(()), |gate| gate.check(now))
+    }
+
+    /// Messages take from the user's bucket as well from now on.
+    pub(super) fn share(&mut self, gate: Arc<SharedGate>) {
+        self.messages.get_or_insert_default().users = Some(gate);
+    }
+
+    /// An `auth` message.
+    pub(super) fn auth(&mut self, limits: &Limits, now: Instant) -> Result<(), Duration> {
+        check(&mut self.auth, limits.auth_attempts, now)
+    }
+
+    /// A pong, a control frame, or a message refused for its rate: free, up to a ceiling.
+    pub(super) fn control(&mut self, limits: &Limits, now: Instant) -> Result<(), Duration> {
+        check(&mut self.control, Some(limits.control_frames), now)
+    }
+}
+
+fn check(gate: &mut Option<Box<RateGate>>, rate: Option<Rate>, now: Instant) -> Result<(), Duration> {
+    match rate {
+        None => Ok(()),
+        Some(rate) => gate.get_or_insert_with(|| Box::new(RateGate::new(rate))).check(now),
+    }
+}

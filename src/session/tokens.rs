@@ -1,0 +1,94 @@
+//! A token on its way through a session: slowed where its address guesses, judged, and noted.
+
+use std::time::Duration;
+
+use super::{Done, Session};
+use crate::auth::{Claims, Refused, Verify};
+use crate::clock::Now;
+use crate::legacy::error::ErrorCode;
+use crate::session::machine::{Action, JUDGING_MAX};
+use crate::text::loggable;
+
+/// How much later a token is judged when too many wrong ones came from its client's address.
+const THROTTLE: Duration = Duration::from_secs(1);
+
+impl Session {
+    /// Where wrong tokens come too often from the client's address, each is judged a moment later: a guesser is
+    /// slowed, and a neighbour behind the same address is not locked out. One that is too long is not kept.
+    pub(super) fn verify(&mut self, token: String) {
+        let bridge = &self.worker.bridge;
+        let too_long = bridge.config.auth.as_ref().is_some_and(|auth| token.len() > auth.token_bytes_max);
+        let asked = Now::read();
+        if too_long || bridge.wrong_tokens.check(self.address, asked.mono).is_ok() {
+            return self.judge(token, asked);
+        }
+        self.pending = Some(Box::pin(async move {
+            tokio::time::sleep(THROTTLE).await;
+            Done::Judge(token, asked)
+        }));
+    }
+
+    /// Judges a token that came at `asked`, as of then.
+    pub(super) fn judge(&mut self, token: String, asked: Now) {
+        let Some(verifier) = self.worker.bridge.verifier.clone() else {
+            return self.verified(Err(Refused::KeysUnavailable));
+        };
+        let now = Now::read();
+        let waited = now.mono.saturating_duration_since(asked.mono).min(JUDGING_MAX);
+        let as_of = now.with_wall_earlier(waited);
+        match verifier.verify(&token, as_of) {
+            Verify::Done(verdict) => self.verified(verdict),
+            Verify::NeedsKeys => {
+                self.pending = Some(Box::pin(async move {
+                    Done::Verified(verifier.verify_after_refresh(&token, as_of).await)
+                }));
+            }
+        }
+    }
+
+    pub(super) fn verified(&mut self, verdict: Result<Claims, Refused>) {
+        let now = Now::read();
+        let bridge = self.worker.bridge.clone();
+        let leeway = bridge.config.auth.as_ref().map_or(Duration::ZERO, |auth| auth.leeway);
+        let user = verdict.as_ref().map_or_else(|_| String::new(), |claims| claims.user.clone());
+        let refused = verdict.as_ref().err().cloned();
+        let outcome = match verdict {
+            // A wrong token is the sender's fault only when there was a key to judge it by.
+            Err(refused) if !refused.is_tokens_fault() => {
+                let retry = bridge.verifier.as_ref().map_or(Duration::ZERO, |v| v.retry_after(now));
+                self.machine.unjudged(retry, now, &mut self.actions)
+            }
+            verdict => {
+                let failed = |_| bridge.wrong_tokens.record_failure(self.address, now.mono).err();
+                self.machine.verified(verdict.map_err(failed), leeway, now, &mut self.actions)
+            }
+        };
+        let result = refused.as_ref().map_or(outcome.result, Refused::label);
+        let why = refused.map(|refused| refused.to_string());
+        let why = why.or_else(|| outcome.denied.map(|denied| denied.to_string()));
+        self.note_auth(&user, result, why);
+    }
+
+    /// An `auth` message that was refused before its token was looked at is an attempt too.
+    pub(super) fn note_unjudged(&self) {
+        match self.actions.last() {
+            Some(Action::Error(ErrorCode::InvalidToken, _)) => self.note_auth("", "no_token", None),
+            Some(Action::Error(ErrorCode::AuthRateLimited, _)) => self.note_auth("", "rate_limited", None),
+            _ => {}
+        }
+    }
+
+    /// `why` names the claim that is missing or wrong, never its value.
+    fn note_auth(&self, user: &str, result: &'static str, why: Option<String>) {
+        self.worker.bridge.metrics.auth(self.route.index, result);
+        tracing::info!(
+            route = &*self.route.name,
+            conn = self.conn.id().0,
+            client.address = %self.address,
+            user = loggable(user),
+            result,
+            why = why.as_deref().map(loggable),
+            "auth"
+        );
+    }
+}

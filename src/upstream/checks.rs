@@ -1,0 +1,354 @@
+//! Whether subscriptions have gone deaf: a server may forget one while the connection looks healthy. What the server
+//! does when a channel is subscribed twice is learned on a channel of the link's own. One that refuses, as the hosted
+//! service does, shows by not refusing that it had forgotten a subscription: there one channel at a time is subscribed
+//! again, all of them once in an interval. With any other server no client's channel is subscribed twice, and a
+//! [`crate::upstream::probe`] on the link's own channel shows what can be shown.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Least time between two checks, however many channels there are.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+
+/// What the server does when a channel is subscribed twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Twice {
+    /// Not learned yet.
+    Unknown,
+    /// It answers with an error (hosted Pusher: "Existing subscription to channel …").
+    Refuses,
+    /// It confirms again (sockudo, soketi, Reverb), answers something else or nothing, or ends the connection.
+    ShowsNothing,
+}
+
+#[derive(Debug)]
+struct Asked {
+    channel: Arc<str>,
+    deadline: Instant,
+}
+
+/// The checks of one link.
+#[derive(Debug)]
+pub struct Checks {
+    /// All channels are checked once in it; `None`: never.
+    interval: Option<Duration>,
+    answer_timeout: Duration,
+    twice: Twice,
+    /// The link's own channel on this connection.
+    own: Arc<str>,
+    own_is_subscribed: bool,
+    next: Option<Instant>,
+    /// What is still to be checked of this round.
+    round: VecDeque<Arc<str>>,
+    pause: Duration,
+    asked: Option<Asked>,
+}
+
+/// What [`Checks::timer`] asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Nothing.
+    Nothing,
+    /// Subscribe this channel again, or for the first time if it is the link's own.
+    Subscribe(Arc<str>),
+    /// It is known now what the server does.
+    Learned,
+    /// The connection answers nothing any more.
+    Dead,
+}
+
+/// What an answer says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It was not asked for by a check.
+    NotAsked,
+    /// The channel is subscribed.
+    Subscribed,
+    /// The channel had been forgotten: events may have been missed.
+    Forgotten,
+    /// Subscribe it once more.
+    AskAgain,
+    /// It is known now what the server does.
+    Learned,
+}
+
+impl Checks {
+    /// Of a link without a connection.
+    #[must_use]
+    pub fn new(interval: Option<Duration>, answer_timeout: Duration) -> Self {
+        Self {
+            interval,
+            answer_timeout,
+            twice: Twice::Unknown,
+            own: "".into(),
+            own_is_subscribed: false,
+            next: None,
+            round: VecDeque::new(),
+            pause: PAUSE_MIN,
+            asked: None,
+        }
+    }
+
+    /// A new connection is established, whose own channel is `own`. What the server does is remembered.
+    pub fn connected(&mut self, own: Arc<str>, now: Instant) {
+        self.own = own;
+        self.own_is_subscribed = false;
+        self.asked = None;
+        self.round.clear();
+        self.next =
+            self.interval.filter(|_| self.twice != Twice::ShowsNothing).map(|interval| now + interval);
+    }
+
+    /// The connection is lost. One that ends over a second subscription is not asked for it again.
+    pub fn disconnected(&mut self) {
+        if self.asked.take().is_some_and(|asked| asked.channel == self.own) && self.own_is_subscribed {
+            self.twice = Twice::ShowsNothing;
+        }
+    }
+
+    /// Whether the server refuses to subscribe a channel twice.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        self.twice == Twice::Refuses
+    }
+
+    /// Whether only a [`crate::upstream::probe`] shows that the connection delivers.
+    #[must_use]
+    pub fn shows_nothing(&self) -> bool {
+        self.twice == Twice::ShowsNothing
+    }
+
+    /// Whether the link's own channel is subscribed.
+    #[must_use]
+    pub const fn own_is_subscribed(&self) -> bool {
+        self.own_is_subscribed
+    }
+
+    /// When [`Self::timer`] wants to be called.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.asked {
+            Some(asked) => Some(asked.deadline),
+            None => self.next,
+        }
+    }
+
+    /// The time has come that [`Self::deadline`] said. `subscribed` gives the channels that can be checked, for a new
+    /// round, and `is_subscribed` says whether one still can.
+    pub fn timer<I: IntoIterator<Item = Arc<str>>>(
+        &mut self,
+        now: Instant,
+        subscribed: impl FnOnce() -> I,
+        is_subscribed: impl Fn(&str) -> bool,
+    ) -> Check {
+        if self.deadline().is_none_or(|at| at > now) {
+            return Check::Nothing;
+        }
+        match self.asked.take() {
+            Some(asked) if asked.channel != self.own => return Check::Dead,
+            Some(_) => {
+                self.stop();
+                return if self.own_is_subscribed { Check::Learned } else { Check::Nothing };
+            }
+            None => {}
+        }
+        let (Some(interval), Twice::Refuses) = (self.interval, self.twice) else {
+            self.next = None;
+            self.ask(self.own.clone(), now);
+            return Check::Subscribe(self.own.clone());
+        };
+        if self.round.is_empty() {
+            self.round.extend(subscribed());
+            let channels = u32::try_from(self.round.len()).unwrap_or(u32::MAX).max(1);
+            self.pause = (interval / channels).max(PAUSE_MIN);
+        }
+        self.next = Some(now + self.pause);
+        while let Some(channel) = self.round.pop_front() {
+            if is_subscribed(&channel) {
+                self.ask(channel.clone(), now);
+                return Check::Subscribe(channel);
+            }
+        }
+        Check::Nothing
+    }
+
+    /// A subscription was confirmed.
+    pub fn confirmed(&mut self, channel: &str, now: Instant) -> Answer {
+        let Some(asked) = self.asked.take_if(|asked| *asked.channel == *channel) else {
+            return Answer::NotAsked;
+        };
+        if asked.channel != self.own {
+            return Answer::Forgotten;
+        }
+        if std::mem::replace(&mut self.own_is_subscribed, true) {
+            self.stop();
+            return Answer::Learned;
+        }
+        self.ask(asked.channel, now);
+        Answer::AskAgain
+    }
+
+    /// A subscription was refused because the channel is subscribed already.
+    pub fn exists(&mut self, channel: &str, now: Instant) -> Answer {
+        let Some(asked) = self.asked.take_if(|asked| *asked.channel == *channel) else {
+            return Answer::NotAsked;
+        };
+        if asked.channel != self.own {
+            return Answer::Subscribed;
+        }
+        self.twice = Twice::Refuses;
+        self.next = self.interval.map(|interval| now + interval);
+        Answer::Learned
+    }
+
+    /// An error came that may answer a check; `others` says whether it may as well answer a subscription.
+    pub fn refused(&mut self, message: &str, others: bool) -> Answer {
+        let answers = |asked: &Asked| message.contains(&*asked.channel) || !others;
+        if !self.asked.as_ref().is_some_and(answers) {
+            return Answer::NotAsked;
+        }
+        self.stop();
+        if self.own_is_subscribed { Answer::Learned } else { Answer::Subscribed }
+    }
+
+    fn ask(&mut self, channel: Arc<str>, now: Instant) {
+        self.asked = Some(Asked { channel, deadline: now + self.answer_timeout });
+    }
+
+    fn stop(&mut self) {
+        self.twice = Twice::ShowsNothing;
+        self.asked = None;
+        self.next = None;
+        self.round.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::tests::now;
+
+    const INTERVAL: Duration = Duration::from_secs(300);
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    struct Bench {
+        checks: Checks,
+        now: Instant,
+        channels: Vec<Arc<str>>,
+    }
+
+    impl Bench {
+        fn new(channels: &[&str]) -> Self {
+            let mut checks = Checks::new(Some(INTERVAL), TIMEOUT);
+            let now = now().mono;
+            checks.connected("own".into(), now);
+            Self { checks, now, channels: channels.iter().map(|name| Arc::from(*name)).collect() }
+        }
+
+        /// Of a server that is known to refuse.
+        fn refusing(channels: &[&str]) -> Self {
+            let mut b = Self::new(channels);
+            assert_eq!(b.next(), subscribe("own"));
+            assert_eq!(b.confirmed("own"), Answer::AskAgain);
+            assert_eq!(b.exists("own"), Answer::Learned);
+            assert!(b.checks.refuses());
+            b
+        }
+
+        /// Goes to the next deadline.
+        fn next(&mut self) -> Check {
+            self.now = self.checks.deadline().unwrap();
+            let channels = self.channels.clone();
+            self.checks.timer(self.now, || channels.clone(), |name| channels.iter().any(|c| **c == *name))
+        }
+
+        fn confirmed(&mut self, channel: &str) -> Answer {
+            self.checks.confirmed(channel, self.now)
+        }
+
+        fn exists(&mut self, channel: &str) -> Answer {
+            self.checks.exists(channel, self.now)
+        }
+    }
+
+    fn subscribe(channel: &str) -> Check {
+        Check::Subscribe(channel.into())
+    }
+
+    #[test]
+    fn each_channel_has_its_turn_once_in_an_interval() {
+        let mut b = Bench::refusing(&["a", "b", "c"]);
+        let begin = b.now;
+        assert_eq!(b.next(), subscribe("a"));
+        assert_eq!(b.now, begin + INTERVAL);
+        assert_eq!(b.exists("a"), Answer::Subscribed);
+        b.channels.remove(1);
+        assert_eq!(b.next(), subscribe("c"), "b is not subscribed any more");
+        assert_eq!(b.now, begin + INTERVAL + INTERVAL / 3);
+        assert_eq!(b.exists("c"), Answer::Subscribed);
+        assert_eq!(b.next(), subscribe("a"));
+        let mut none = Bench::refusing(&[]);
+        let begin = none.now;
+        assert_eq!((none.next(), none.next()), (Check::Nothing, Check::Nothing));
+        assert_eq!(none.now, begin + 2 * INTERVAL);
+        assert_eq!(Checks::new(None, TIMEOUT).deadline(), None);
+    }
+
+    #[test]
+    fn where_a_second_subscription_is_refused_one_that_is_not_tells_that_it_was_forgotten() {
+        let mut b = Bench::refusing(&["a"]);
+        b.next();
+        assert_eq!(b.confirmed("b"), Answer::NotAsked);
+        assert_eq!([b.confirmed("a"), b.confirmed("a")], [Answer::Forgotten, Answer::NotAsked]);
+        b.checks.disconnected();
+        b.checks.connected("next".into(), b.now);
+        assert_eq!(b.next(), subscribe("a"), "the next connection is to the same server");
+        assert_eq!(b.confirmed("a"), Answer::Forgotten);
+    }
+
+    #[test]
+    fn a_server_that_used_to_answer_and_does_not_is_dead() {
+        let mut b = Bench::refusing(&["a"]);
+        b.next();
+        let asked = b.now;
+        assert_eq!(b.next(), Check::Dead);
+        assert_eq!(b.now, asked + TIMEOUT);
+    }
+
+    #[test]
+    fn where_it_shows_nothing_no_clients_channel_is_subscribed_twice() {
+        let confirms = |b: &mut Bench| assert_eq!(b.confirmed("own"), Answer::Learned);
+        let is_silent = |b: &mut Bench| assert_eq!(b.next(), Check::Learned);
+        let says_otherwise = |b: &mut Bench| {
+            assert_eq!(
+                b.checks.refused("Who are you?", true),
+                Answer::NotAsked,
+                "a subscription may be meant"
+            );
+            assert_eq!(b.checks.refused("already: own", true), Answer::Learned);
+        };
+        let ends = |b: &mut Bench| b.checks.disconnected();
+        for answer in [&confirms as &dyn Fn(&mut Bench), &is_silent, &says_otherwise, &ends] {
+            let mut b = Bench::new(&["a"]);
+            assert_eq!(b.next(), subscribe("own"));
+            assert_eq!(b.confirmed("own"), Answer::AskAgain);
+            answer(&mut b);
+            assert!(b.checks.shows_nothing());
+            assert_eq!(b.checks.deadline(), None);
+            b.checks.connected("next".into(), b.now);
+            assert_eq!(b.checks.deadline(), None);
+        }
+    }
+
+    #[test]
+    fn a_server_without_private_channels_is_left_alone() {
+        let mut b = Bench::new(&["a"]);
+        b.next();
+        assert_eq!(b.checks.refused("no private channels", false), Answer::Subscribed);
+        assert_eq!(b.checks.deadline(), None);
+        let mut b = Bench::new(&["a"]);
+        b.next();
+        assert_eq!((b.next(), b.checks.deadline()), (Check::Nothing, None));
+    }
+}

@@ -1,0 +1,145 @@
+//! Dialling Pusher: TCP, TLS, the WebSocket handshake, and `pusher:connection_established`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use hyper::header::{HeaderValue, ORIGIN, USER_AGENT};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+use super::settings::{App, Settings};
+use crate::net::reach;
+use crate::pusher::frame::ServerFrame;
+use crate::text::loggable;
+
+/// Bytes read at once: tungstenite zero-fills them before every read.
+const READ_BUFFER_BYTES: usize = 16 * 1024;
+/// Bytes waiting to be written; more than this many subscriptions are never under way.
+const WRITE_BUFFER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The least idle time after which a server is pinged, whatever it asks for.
+const ACTIVITY_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+
+/// Plain or TLS.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// A WebSocket to Pusher.
+pub type Socket = WebSocketStream<Box<dyn Stream>>;
+
+/// A connection that Pusher has greeted.
+pub struct Established {
+    /// The socket.
+    pub socket: Socket,
+    /// This connection's id: signatures are made for it.
+    pub socket_id: String,
+    /// Idle time after which Pusher wants a ping.
+    pub activity_timeout: Option<Duration>,
+}
+
+/// Why there is no connection.
+pub struct Failed {
+    /// The metric label.
+    pub cause: &'static str,
+    /// Pusher's code, when it gave one.
+    pub code: Option<u16>,
+    /// For the log.
+    pub why: String,
+}
+
+impl Failed {
+    fn new(cause: &'static str, why: impl ToString) -> Self {
+        Self { cause, code: None, why: why.to_string() }
+    }
+}
+
+/// Connects once.
+///
+/// # Errors
+/// What went wrong, at which step.
+pub async fn dial(upstream: &Settings, tls: Arc<rustls::ClientConfig>) -> Result<Established, Failed> {
+    let app = &upstream.app;
+    let port = app.ws.port.unwrap_or(if app.ws.tls { 443 } else { 80 });
+    let tcp = reach(&upstream.proxies, app.ws.tls, &app.ws.host, port).await;
+    let tcp = tcp.map_err(|error| Failed::new("connect", error))?;
+    let stream: Box<dyn Stream> = if app.ws.tls {
+        let name = ServerName::try_from(app.ws.host.clone()).map_err(|error| Failed::new("tls", error))?;
+        Box::new(TlsConnector::from(tls).connect(name, tcp).await.map_err(|error| Failed::new("tls", error))?)
+    } else {
+        Box::new(tcp)
+    };
+    let request = request(app).map_err(|error| Failed::new("handshake", error))?;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(READ_BUFFER_BYTES)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
+        .max_message_size(Some(upstream.frame_bytes_max))
+        .max_frame_size(Some(upstream.frame_bytes_max));
+    let (mut socket, _) = client_async_with_config(request, stream, Some(config))
+        .await
+        .map_err(|error| handshake_failed(&error))?;
+    let (socket_id, activity_timeout) = greeting(&mut socket).await?;
+    Ok(Established { socket, socket_id, activity_timeout })
+}
+
+/// The upgrade request.
+fn request(app: &App) -> Result<Request, WsError> {
+    let base = app.ws.base("ws", "wss");
+    let version = env!("CARGO_PKG_VERSION");
+    let url = format!("{base}/app/{}?protocol=7&client=pusher-bridge&version={version}", app.key);
+    let mut request = url.into_client_request()?;
+    // Web application firewalls turn requests without one away.
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(crate::USER_AGENT));
+    if let Some(origin) = &app.origin {
+        let origin = HeaderValue::from_str(origin).map_err(|error| WsError::HttpFormat(error.into()))?;
+        request.headers_mut().insert(ORIGIN, origin);
+    }
+    Ok(request)
+}
+
+fn handshake_failed(error: &WsError) -> Failed {
+    match error {
+        WsError::Http(response) => Failed::new("refused", format!("HTTP {}", response.status())),
+        error => Failed::new("handshake", error),
+    }
+}
+
+/// Waits for `pusher:connection_established`, or for the error or close that come instead.
+async fn greeting(socket: &mut Socket) -> Result<(String, Option<Duration>), Failed> {
+    loop {
+        let text = match socket.next().await {
+            Some(Ok(Message::Text(text))) => text,
+            Some(Ok(Message::Close(close))) => {
+                let code = close.as_ref().map(|close| close.code.into());
+                let why = close.map(|close| loggable(&close.reason)).unwrap_or_default();
+                return Err(Failed { cause: "refused", code, why });
+            }
+            Some(Ok(_)) => continue,
+            Some(Err(error)) => return Err(Failed::new("handshake", error)),
+            None => {
+                return Err(Failed::new(
+                    "refused",
+                    "the connection ended before a greeting: is the key right?",
+                ));
+            }
+        };
+        match ServerFrame::decode(&text) {
+            Ok(ServerFrame::ConnectionEstablished { socket_id, activity_timeout }) => {
+                let timeout = activity_timeout.filter(|t| !t.is_zero()).map(|t| t.max(ACTIVITY_TIMEOUT_MIN));
+                return Ok((socket_id, timeout));
+            }
+            Ok(ServerFrame::Error { code, message }) => {
+                return Err(Failed { cause: "refused", code, why: loggable(&message) });
+            }
+            Ok(_) => {}
+            Err(error) => return Err(Failed::new("handshake", loggable(&error.to_string()))),
+        }
+    }
+}

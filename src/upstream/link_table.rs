@@ -1,0 +1,456 @@
+//! The channels of one link: which workers want each, and how its subscription stands. Pure: it is told what
+//! happens, with the time, and gives what to do.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::upstream::flights::{DELIVERY_TIME, Held};
+
+/// Subscriptions under way at once. More would only wait in the server's buffers, and ours.
+const IN_FLIGHT_MAX: usize = 256;
+/// First delay before a refused subscription is tried again; it doubles.
+const RETRY_DELAY_MIN: Duration = Duration::from_secs(1);
+/// Longest such delay.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
+/// Workers are numbered below this.
+pub const HUBS_MAX: usize = 64;
+
+/// Something for the link to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Send `pusher:subscribe`.
+    Subscribe(Arc<str>),
+    /// Send `pusher:unsubscribe`.
+    Unsubscribe(Arc<str>),
+    /// Tell this hub that the channel stands.
+    TellLive {
+        /// Which hub.
+        hub: usize,
+        /// The channel.
+        channel: Arc<str>,
+        /// Whether events may have been missed since it stood last.
+        gap: bool,
+    },
+}
+
+/// How many channels are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Wanted, not standing.
+    pub pending: usize,
+    /// Standing and wanted.
+    pub live: usize,
+    /// Standing, no more wanted.
+    pub lingering: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// To be subscribed when its turn comes.
+    Queued,
+    /// A publishing request that does not exclude this connection is under way: its copy must not come.
+    Held,
+    Subscribing,
+    Live,
+    /// Refused, or released a moment ago; tried again later.
+    Refused,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Which hubs want it: bit n for hub n.
+    hubs: u64,
+    state: State,
+    /// It stood before, and does not now.
+    missed: bool,
+    attempts: u32,
+    /// While nobody wants it: the timer after which it goes.
+    linger: Option<TimerKey>,
+    /// The timer of the subscription under way, or of the next attempt.
+    attempt: Option<TimerKey>,
+}
+
+impl Entry {
+    /// Its events are received, and somebody wants them.
+    fn is_subscribed(&self) -> bool {
+        self.hubs != 0 && self.state == State::Live
+    }
+}
+
+/// A timer's place: its time, and a number that makes it unique.
+type TimerKey = (Instant, u64);
+
+#[derive(Debug)]
+enum Timer {
+    Linger,
+    SubscribeTimeout,
+    Retry,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct LinkTable {
+    channels: HashMap<Arc<str>, Entry>,
+    queue: VecDeque<Arc<str>>,
+    /// What must not be subscribed yet, and how many requests have to end first.
+    held: HashMap<Arc<str>, usize>,
+    in_flight: usize,
+    /// At most two for each channel.
+    timers: BTreeMap<TimerKey, (Timer, Arc<str>)>,
+    next_timer: u64,
+    connected: bool,
+    subscribe_timeout: Duration,
+    linger: Duration,
+    counts: Counts,
+}
+
+impl LinkTable {
+    /// An empty table of a link that is not connected.
+    #[must_use]
+    pub fn new(subscribe_timeout: Duration, linger: Duration) -> Self {
+        Self {
+            channels: HashMap::new(),
+            queue: VecDeque::new(),
+            held: HashMap::new(),
+            in_flight: 0,
+            timers: BTreeMap::new(),
+            next_timer: 0,
+            connected: false,
+            subscribe_timeout,
+            linger,
+            counts: Counts::default(),
+        }
+    }
+
+    /// A hub has its first subscriber of `channel`.
+    pub fn want(&mut self, channel: &Arc<str>, hub: usize, now: Instant, out: &mut Vec<Op>) {
+        let bit = hub_bit(hub);
+        if let Some(entry) = self.channels.get_mut(channel) {
+            self.counts.leave(entry);
+            entry.hubs |= bit;
+            self.counts.enter(entry);
+            if let Some(linger) = entry.linger.take() {
+                self.timers.remove(&linger);
+            }
+            if entry.state == State::Live {
+                out.push(Op::TellLive { hub, channel: channel.clone(), gap: false });
+            }
+            return;
+        }
+        let entry = Entry {
+            hubs: bit,
+            state: State::Queued,
+            missed: false,
+            attempts: 0,
+            linger: None,
+            attempt: None,
+        };
+        self.counts.enter(&entry);
+        self.channels.insert(channel.clone(), entry);
+        // A connection begins with all channels there are: until then a queue would only grow.
+        if self.connected {
+            self.queue.push_back(channel.clone());
+            self.pump(now, out);
+        }
+    }
+
+    /// A hub's last subscriber of `channel` is gone.
+    pub fn unwant(&mut self, channel: &Arc<str>, hub: usize, now: Instant) {
+        let Some(entry) = self.channels.get_mut(channel) else { return };
+        self.counts.leave(entry);
+        entry.hubs &= !hub_bit(hub);
+        self.counts.enter(entry);
+        if entry.hubs == 0 {
+            self.set_linger(channel, now);
+        }
+    }
+
+    /// The connection is established: everything is to be subscribed, but for what is held (see
+    /// [`crate::upstream::flights`]): those channels wait for as many calls of [`Self::release`].
+    pub fn connected(&mut self, held: &Held, now: Instant, out: &mut Vec<Op>) {
+        self.connected = true;
+        for channel in held.by_requests.iter().chain(&held.for_a_moment) {
+            *self.held.entry(channel.clone()).or_default() += 1;
+        }
+        self.queue = self.channels.keys().cloned().collect();
+        self.pump(now, out);
+        self.release(&held.for_a_moment, now);
+    }
+
+    /// A request that held these channels has ended.
+    pub fn release(&mut self, channels: &[Arc<str>], now: Instant) {
+        for channel in channels {
+            let Some(requests) = self.held.get_mut(channel) else { continue };
+            *requests -= 1;
+            if *requests > 0 {
+                continue;
+            }
+            self.held.remove(channel);
+            if let Some(entry) = self.channels.get_mut(channel)
+                && entry.state == State::Held
+            {
+                entry.state = State::Refused;
+                self.set_attempt(channel, now + DELIVERY_TIME, Timer::Retry);
+            }
+        }
+    }
+
+    /// The connection is lost. Gives the number of channels that stood and are wanted: the gap.
+    pub fn disconnected(&mut self) -> usize {
+        self.connected = false;
+        self.in_flight = 0;
+        self.queue.clear();
+        self.held.clear();
+        self.timers.clear();
+        let mut missed = 0;
+        self.channels.retain(|_, entry| entry.hubs != 0);
+        for entry in self.channels.values_mut() {
+            missed += usize::from(entry.state == State::Live);
+            entry.missed |= entry.state == State::Live;
+            entry.state = State::Queued;
+            entry.attempts = 0;
+            entry.linger = None;
+            entry.attempt = None;
+        }
+        self.counts = Counts { pending: self.channels.len(), ..Counts::default() };
+        missed
+    }
+
+    /// `pusher_internal:subscription_succeeded`
+    pub fn succeeded(&mut self, channel: &str, now: Instant, out: &mut Vec<Op>) {
+        let Some((name, entry)) = self
+            .channels
+            .get_key_value(channel)
+            .map(|(name, _)| name.clone())
+            .and_then(|name| self.channels.get_mut(channel).map(|entry| (name, entry)))
+        else {
+            // It came to stand after everybody had given up.
+            if self.connected {
+                out.push(Op::Unsubscribe(Arc::from(channel)));
+            }
+            return;
+        };
+        if entry.state != State::Subscribing {
+            return;
+        }
+        self.counts.leave(entry);
+        entry.state = State::Live;
+        self.counts.enter(entry);
+        entry.attempts = 0;
+        let gap = std::mem::take(&mut entry.missed);
+        let hubs = entry.hubs;
+        if let Some(timeout) = entry.attempt.take() {
+            self.timers.remove(&timeout);
+        }
+        for hub in (0..HUBS_MAX).filter(|hub| hubs & hub_bit(*hub) != 0) {
+            out.push(Op::TellLive { hub, channel: name.clone(), gap });
+        }
+        if hubs == 0 {
+            self.set_linger(&name, now);
+        }
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.pump(now, out);
+    }
+
+    /// The subscription of `channel` was refused.
+    pub fn refused(&mut self, channel: &str, now: Instant, out: &mut Vec<Op>) {
+        let Some(entry) = self.channels.get_mut(channel) else { return };
+        if entry.state != State::Subscribing {
+            return;
+        }
+        entry.state = State::Refused;
+        let delay = RETRY_DELAY_MIN.saturating_mul(1 << entry.attempts.min(6)).min(RETRY_DELAY_MAX);
+        entry.attempts += 1;
+        self.set_attempt(&Arc::from(channel), now + delay, Timer::Retry);
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.pump(now, out);
+    }
+
+    /// Which subscription under way an error without a channel means: the one its text names, else the only
+    /// one there is (Pusher's errors carry no channel field).
+    #[must_use]
+    pub fn blame(&self, message: &str) -> Option<Arc<str>> {
+        let mut under_way = self.channels.iter().filter(|(_, entry)| entry.state == State::Subscribing);
+        let named = under_way
+            .clone()
+            .filter(|(name, _)| message.contains(&***name))
+            .max_by_key(|(name, _)| name.len());
+        if let Some((name, _)) = named {
+            return Some(name.clone());
+        }
+        match (under_way.next(), under_way.next()) {
+            (Some((name, _)), None) => Some(name.clone()),
+            _ => None,
+        }
+    }
+
+    /// The time has come that [`Self::deadline`] said. Gives the channels whose subscription was not answered.
+    pub fn timer(&mut self, now: Instant, out: &mut Vec<Op>) -> Vec<Arc<str>> {
+        let mut unanswered = Vec::new();
+        while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now) {
+            let (timer, channel) = first.remove();
+            let Some(entry) = self.channels.get_mut(&channel) else { continue };
+            match timer {
+                Timer::Linger => entry.linger = None,
+                Timer::SubscribeTimeout | Timer::Retry => entry.attempt = None,
+            }
+            match (timer, entry.state) {
+                // While a subscription is under way its answer must be awaited: a late success would be taken
+                // for that of the next one.
+                (Timer::Linger, State::Live | State::Queued | State::Held | State::Refused)
+                    if entry.hubs == 0 =>
+                {
+                    self.counts.leave(entry);
+                    if entry.state == State::Live {
+                        out.push(Op::Unsubscribe(channel.clone()));
+                    }
+                    if let Some(retry) = entry.attempt.take() {
+                        self.timers.remove(&retry);
+                    }
+                    self.channels.remove(&channel);
+                }
+                (Timer::SubscribeTimeout, State::Subscribing) => {
+                    // It may yet come to stand, and nobody would know.
+                    out.push(Op::Unsubscribe(channel.clone()));
+                    self.refused(&channel, now, out);
+                    unanswered.push(channel);
+                }
+                (Timer::Retry, State::Refused) => {
+                    entry.state = State::Queued;
+                    self.queue.push_back(channel);
+                    self.pump(now, out);
+                }
+                _ => {}
+            }
+        }
+        unanswered
+    }
+
+    /// When [`Self::timer`] wants to be called.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.timers.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// The hubs that want `channel`, when it stands, and its shared name.
+    #[must_use]
+    pub fn receivers(&self, channel: &str) -> Option<(Arc<str>, u64)> {
+        let (name, entry) = self.channels.get_key_value(channel)?;
+        entry.is_subscribed().then(|| (name.clone(), entry.hubs))
+    }
+
+    /// The hubs that want `channel`, whether it is subscribed or not: they have the receivers of what this
+    /// bridge publishes itself.
+    #[must_use]
+    pub fn hubs(&self, channel: &str) -> u64 {
+        self.channels.get(channel).map_or(0, |entry| entry.hubs)
+    }
+
+    /// The channels that are subscribed and wanted.
+    pub fn subscribed(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.channels.iter().filter(|(_, entry)| entry.is_subscribed()).map(|(name, _)| name)
+    }
+
+    /// Whether a subscription is under way.
+    #[must_use]
+    pub const fn is_subscribing(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    /// The server had forgotten `channel`, and has subscribed it again. `true`: somebody may have missed events.
+    pub fn forgotten(&mut self, channel: &str, out: &mut Vec<Op>) -> bool {
+        let Some((name, entry)) = self.channels.get_key_value(channel).filter(|(_, e)| e.is_subscribed())
+        else {
+            return false;
+        };
+        for hub in (0..HUBS_MAX).filter(|hub| entry.hubs & hub_bit(*hub) != 0) {
+            out.push(Op::TellLive { hub, channel: name.clone(), gap: true });
+        }
+        true
+    }
+
+    /// How many channels are in which state.
+    #[must_use]
+    pub const fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Sends as many subscriptions as may be under way.
+    fn pump(&mut self, now: Instant, out: &mut Vec<Op>) {
+        while self.connected && self.in_flight < IN_FLIGHT_MAX {
+            let Some(channel) = self.queue.pop_front() else { return };
+            let Some(entry) = self.channels.get_mut(&channel) else { continue };
+            if entry.state != State::Queued {
+                continue;
+            }
+            if entry.hubs == 0 {
+                self.counts.leave(entry);
+                if let Some(linger) = entry.linger.take() {
+                    self.timers.remove(&linger);
+                }
+                self.channels.remove(&channel);
+                continue;
+            }
+            if self.held.contains_key(&channel) {
+                entry.state = State::Held;
+                continue;
+            }
+            entry.state = State::Subscribing;
+            self.in_flight += 1;
+            self.set_attempt(&channel, now + self.subscribe_timeout, Timer::SubscribeTimeout);
+            out.push(Op::Subscribe(channel));
+        }
+    }
+
+    /// Sets the timer after which the channel goes, instead of an earlier one.
+    fn set_linger(&mut self, channel: &Arc<str>, now: Instant) {
+        let key = self.set_timer(now + self.linger, Timer::Linger, channel);
+        let before = self.channels.get_mut(channel).and_then(|entry| entry.linger.replace(key));
+        if let Some(before) = before {
+            self.timers.remove(&before);
+        }
+    }
+
+    /// Sets the timer of the channel's attempt, instead of an earlier one.
+    fn set_attempt(&mut self, channel: &Arc<str>, at: Instant, timer: Timer) {
+        let key = self.set_timer(at, timer, channel);
+        let before = self.channels.get_mut(channel).and_then(|entry| entry.attempt.replace(key));
+        if let Some(before) = before {
+            self.timers.remove(&before);
+        }
+    }
+
+    fn set_timer(&mut self, at: Instant, timer: Timer, channel: &Arc<str>) -> TimerKey {
+        self.next_timer += 1;
+        let key = (at, self.next_timer);
+        self.timers.insert(key, (timer, channel.clone()));
+        key
+    }
+}
+
+impl Counts {
+    fn slot(&mut self, entry: &Entry) -> &mut usize {
+        match (entry.state, entry.hubs) {
+            (State::Live, 0) => &mut self.lingering,
+            (State::Live, _) => &mut self.live,
+            _ => &mut self.pending,
+        }
+    }
+
+    fn enter(&mut self, entry: &Entry) {
+        *self.slot(entry) += 1;
+    }
+
+    fn leave(&mut self, entry: &Entry) {
+        let slot = self.slot(entry);
+        *slot = slot.saturating_sub(1);
+    }
+}
+
+const fn hub_bit(hub: usize) -> u64 {
+    1 << (hub % HUBS_MAX)
+}
+
+#[cfg(test)]
+mod tests;
