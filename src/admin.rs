@@ -19,9 +19,9 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::auth::Verifier;
 use crate::clock::Now;
-use crate::fanout::undelivered::Undelivered;
 use crate::metrics::Metrics;
 use crate::server::settings::Settings;
+use crate::upstream::undelivered::Undelivered;
 
 mod guard;
 

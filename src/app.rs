@@ -17,7 +17,6 @@ use crate::auth::{FetchObserver, Verifier};
 use crate::clock::Now;
 use crate::config::Config;
 use crate::fanout::hub::{Hub, INBOX_MAX};
-use crate::fanout::undelivered::Undelivered;
 use crate::limits::address::AddressGate;
 use crate::limits::budget::Budget;
 use crate::limits::rate::Rate;
@@ -32,6 +31,7 @@ use crate::upstream::api::Api;
 use crate::upstream::link::Link;
 use crate::upstream::links::Links;
 use crate::upstream::publisher::Publisher;
+use crate::upstream::undelivered::Undelivered;
 use crate::{http, tls};
 
 /// Of the grace period, so much is kept for publishing what was accepted.

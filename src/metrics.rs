@@ -10,9 +10,9 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use tokio::runtime::Handle;
 
 use crate::deprecation::Phase;
-use crate::fanout::undelivered::Reason;
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
+use crate::upstream::undelivered::Reason;
 
 mod describe;
 mod keys;

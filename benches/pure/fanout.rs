@@ -4,11 +4,13 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion};
-use pusher_bridge::exchange::Interest;
+use pusher_bridge::exchange::{Interest, LinkId};
 use pusher_bridge::fanout::table::Table;
 use pusher_bridge::websocket::outbox::{Bounds, Opcode, Outbox, Pushed, encode_frame};
 
 use super::data;
+
+const LINK: LinkId = LinkId(0);
 
 /// One agent's event on a channel that all agents share. Compared with asking every subscriber's filter.
 pub fn lookup(c: &mut Criterion) {
@@ -17,10 +19,13 @@ pub fn lookup(c: &mut Criterion) {
         let mut table: Table<usize, ()> = Table::default();
         let values: Vec<(String, usize)> = (0..subscribers).map(|n| (format!("agent_{n}"), n)).collect();
         for (value, n) in &values {
-            table.attach("agent-status", 3, Interest::Value(value.clone()), *n, ());
+            table.attach(LINK, "agent-status", 3, Interest::Value(value.clone()), *n, ());
         }
-        table.live("agent-status");
-        let receivers = |value: &str| table.receivers("agent-status", 3, Some(value)).count();
+        table.live(LINK, "agent-status");
+        let receivers = |value: &str| {
+            let channel = table.channel(LINK, "agent-status").unwrap();
+            channel.receivers(3, Some(value)).count()
+        };
         assert_eq!(receivers("agent_7"), 1);
         let among = format!("{subscribers} connected");
         group.bench_function(BenchmarkId::new("table", &among), |b| {

@@ -2,19 +2,15 @@
 //! every connection that wants it.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::cached::Cached;
-use super::table::{Table, Ticket};
-use super::undelivered::{Reason, Undelivered};
+use super::table::{self, Channel, Table};
 use crate::clock::Now;
-use crate::exchange::ConnId;
-use crate::exchange::{Interest, Subscribe};
+use crate::exchange::{Interest, LinkId, Subscribe};
 use crate::json;
 use crate::legacy::dialect::EventData;
 use crate::limits::budget::Budget;
@@ -23,7 +19,10 @@ use crate::pusher::channel::is_cache;
 use crate::routes::publish::{ClientEvents, relayed_name};
 use crate::routes::route::Route;
 use crate::text::loggable;
-use crate::upstream::links::Links;
+use crate::upstream::cached::Cached;
+use crate::upstream::delivery::{Delivery, Event};
+use crate::upstream::links::{LinkHandle, Links};
+use crate::upstream::undelivered::{Reason, Undelivered};
 use crate::websocket::conn::{Conn, Notice};
 use crate::websocket::outbox::{Opcode, Pushed, encode_frame};
 
@@ -35,56 +34,22 @@ const BURST_MAX: usize = 32;
 /// to do, a row of trifles would take as many of their turns, and the events behind it wait.
 const TURN: Duration = Duration::from_millis(2);
 
-/// An event from Pusher, decoded once and shared by all hubs.
+/// A subscription, and the link that it goes through: that lives as long as this.
 #[derive(Debug)]
-pub struct Event {
+pub struct Ticket {
+    link: LinkHandle,
+    place: table::Ticket,
+}
+
+impl Ticket {
     /// The channel.
-    pub channel: Arc<str>,
-    /// The event's name.
-    pub name: Box<str>,
-    /// Its data, JSON text as it came.
-    pub data: Box<str>,
-    /// When its frame had been read.
-    pub received: Instant,
-    /// The connection of this bridge that published it, and must not get it back.
-    pub origin: Option<ConnId>,
-    /// What becomes of it, by the routes' index.
-    shown: Box<[Shown]>,
-    /// Hubs that have yet to hand it out.
-    awaited: AtomicU32,
+    #[must_use]
+    pub const fn channel(&self) -> &Arc<str> {
+        self.place.channel()
+    }
 }
 
-/// An event on one route.
-#[derive(Debug, Default)]
-struct Shown {
-    /// Its frame, rendered when first needed: so it has receivers.
-    frame: OnceLock<Bytes>,
-    /// Why there are none in a hub that has subscribers: a [`Reason`], or 0.
-    missed: AtomicU8,
-}
-
-/// What a link tells a hub, in order.
-#[derive(Debug)]
-pub enum Delivery {
-    /// An event.
-    Event(Arc<Event>),
-    /// The channel's subscription stands; `gap`: it had stood before, and events may have been missed.
-    Live {
-        /// The channel.
-        channel: Arc<str>,
-        /// Whether events may have been missed.
-        gap: bool,
-        /// The last event of a cache channel.
-        cached: Option<Arc<Event>>,
-    },
-    /// The link's connection is lost, and with it all its channels.
-    Down {
-        /// Which link.
-        link: usize,
-    },
-}
-
-/// Somebody to be told that a subscription stands.
+/// Somebody to be told that a subscription is confirmed.
 #[derive(Debug)]
 struct Waiting {
     conn: Arc<Conn>,
@@ -100,7 +65,7 @@ struct Waiting {
 struct Known {
     table: Table<Arc<Conn>, Waiting>,
     /// Last events of cache channels, for clients that come later.
-    cached: Cached<Arc<Event>>,
+    cached: Cached<(LinkId, Arc<str>), Arc<Event>>,
 }
 
 /// One worker's hub.
@@ -115,41 +80,6 @@ pub struct Hub {
     client_events: ClientEvents,
     /// Locked by this worker's thread alone, so it is never contended.
     known: Mutex<Known>,
-}
-
-impl Event {
-    /// An event for hubs with this number of routes.
-    #[must_use]
-    pub fn new(
-        channel: Arc<str>,
-        name: &str,
-        data: &str,
-        received: Instant,
-        origin: Option<ConnId>,
-        routes: usize,
-    ) -> Self {
-        let shown = (0..routes).map(|_| Shown::default()).collect();
-        Self {
-            channel,
-            name: name.into(),
-            data: data.into(),
-            received,
-            origin,
-            shown,
-            awaited: AtomicU32::new(0),
-        }
-    }
-
-    /// So many hubs are to hand it out; to be said before they are told.
-    pub fn expect_hubs(&self, hubs: u32) {
-        self.awaited.store(hubs, Ordering::Relaxed);
-    }
-
-    /// What it takes: its names and data, and each frame that is made of them, at most.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.channel.len() + self.name.len() + 2 * self.data.len()
-    }
 }
 
 impl Hub {
@@ -171,15 +101,26 @@ impl Hub {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Subscribes a connection. When the channel stands already, the confirming frame is sent here and `true`
-    /// returned; else both happen when it comes to stand, by a notice.
+    /// Subscribes a connection through the link that carries the channel for everybody. When the channel is confirmed
+    /// already, the confirming frame is sent here and `true` returned; else both happen later, by a notice.
     pub fn attach(&self, route: usize, subscribe: Subscribe, conn: &Arc<Conn>) -> (Ticket, bool) {
+        self.attach_through(self.links.of(&subscribe.channel), route, subscribe, conn)
+    }
+
+    fn attach_through(
+        &self,
+        link: &LinkHandle,
+        route: usize,
+        subscribe: Subscribe,
+        conn: &Arc<Conn>,
+    ) -> (Ticket, bool) {
         let Subscribe { id, channel, interest, confirm } = subscribe;
         let confirm = confirm.map(|text| self.buffers.frame(encode_frame(Opcode::Text, text.as_bytes())));
         let replay = is_cache(&channel).then(|| interest.clone());
         let waiting = Waiting { conn: conn.clone(), route, id, confirm, replay };
         let mut known = self.known();
-        let (attached, stands) = known.table.attach(&channel, route, interest, conn.clone(), waiting);
+        let (attached, confirmed) =
+            known.table.attach(link.id(), &channel, route, interest, conn.clone(), waiting);
         tracing::debug!(
             route = self.routes.get(route).map(|route| &*route.name),
             conn = conn.id().0,
@@ -188,22 +129,25 @@ impl Hub {
             "subscribed"
         );
         if attached.first {
-            self.links.want(attached.ticket.channel(), self.index);
+            link.subscribe(attached.ticket.channel(), self.index);
         }
-        if let Some(waiting) = stands {
+        if let Some(waiting) = confirmed {
             self.confirm(waiting.confirm, route, conn);
-            self.replay(&known.cached, &channel, waiting.replay.as_ref(), route, conn);
+            if let Some(interest) = &waiting.replay {
+                self.replay(known.last(link.id(), attached.ticket.channel()), interest, route, conn);
+            }
         }
-        (attached.ticket, attached.live)
+        (Ticket { link: link.clone(), place: attached.ticket }, attached.live)
     }
 
     /// Ends a subscription.
     pub fn detach(&self, ticket: &Ticket) {
-        tracing::debug!(channel = &**ticket.channel(), "unsubscribed");
+        let Ticket { link, place } = ticket;
+        tracing::debug!(channel = &**place.channel(), "unsubscribed");
         let mut known = self.known();
-        if known.table.detach(ticket) {
-            known.cached.forget(ticket.channel());
-            self.links.unwant(ticket.channel(), self.index);
+        if known.table.detach(place) {
+            known.cached.forget(&(link.id(), place.channel().clone()));
+            link.unsubscribe(place.channel(), self.index);
         }
     }
 
@@ -229,24 +173,20 @@ impl Hub {
                 Delivery::Event(event) => {
                     self.fan_out(&known.table, &event, (!alone).then_some(&mut corked));
                     self.metrics.delivery_delay(event.received);
-                    if event.awaited.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    if event.handed_out() {
                         self.settle(&event);
                     }
                     if is_cache(&event.channel) {
                         known.keep(event);
                     }
                 }
-                Delivery::Live { channel, gap, cached } => {
+                Delivery::Live { link, channel, gap, cached } => {
                     if let Some(event) = cached {
                         known.keep(event);
                     }
-                    self.live(&mut known, &channel, gap);
+                    self.live(&mut known, link, &channel, gap);
                 }
-                Delivery::Down { link } => {
-                    let lost = |channel: &str| self.links.index_of(channel) == link;
-                    known.table.down(lost);
-                    known.cached.forget_all(lost);
-                }
+                Delivery::Down(link) => known.down(link),
             }
         }
         drop(known);
@@ -255,16 +195,24 @@ impl Hub {
         }
     }
 
-    fn live(&self, known: &mut Known, channel: &str, gap: bool) {
-        tracing::debug!(channel, gap, worker = self.index, "the channel's subscription is confirmed");
+    fn live(&self, known: &mut Known, link: LinkId, channel: &Arc<str>, gap: bool) {
+        tracing::debug!(
+            channel = &**channel,
+            gap,
+            worker = self.index,
+            "the channel's subscription is confirmed"
+        );
         if gap {
-            for conn in known.table.confirmed(channel) {
+            let confirmed = known.table.channel(link, channel).into_iter().flat_map(Channel::confirmed);
+            for conn in confirmed {
                 conn.notify(Notice::Gap);
             }
         }
-        for Waiting { conn, route, id, confirm, replay } in known.table.live(channel) {
+        for Waiting { conn, route, id, confirm, replay } in known.table.live(link, channel) {
             self.confirm(confirm, route, &conn);
-            self.replay(&known.cached, channel, replay.as_ref(), route, &conn);
+            if let Some(interest) = &replay {
+                self.replay(known.last(link, channel), interest, route, &conn);
+            }
             conn.notify(Notice::Subscribed(id));
         }
     }
@@ -279,16 +227,8 @@ impl Hub {
     }
 
     /// Sends the last event of a cache channel to a new subscriber, as Pusher does to one of its own.
-    fn replay(
-        &self,
-        cached: &Cached<Arc<Event>>,
-        channel: &str,
-        interest: Option<&Interest>,
-        index: usize,
-        conn: &Conn,
-    ) {
-        let Some(interest) = interest else { return };
-        let Some(event) = cached.get(channel, Now::read().mono) else { return };
+    fn replay(&self, last: Option<Arc<Event>>, interest: &Interest, index: usize, conn: &Conn) {
+        let Some(event) = last else { return };
         let Some(route) = self.routes.get(index) else { return };
         let data = event_data(route, &event, self.is_by_client(&event));
         let wanted = match interest {
@@ -297,7 +237,7 @@ impl Hub {
             Interest::Value(value) => filter_value(route, &data).as_deref() == Some(value),
         };
         let frame = event
-            .shown
+            .shown(self.routes.len())
             .get(index)
             .map(|shown| &shown.frame)
             .filter(|_| wanted && event.origin != Some(conn.id()));
@@ -312,16 +252,18 @@ impl Hub {
         event: &Event,
         mut corked: Option<&mut Vec<Arc<Conn>>>,
     ) {
+        let Some(channel) = table.channel(event.link, &event.channel) else { return };
         let by_client = self.is_by_client(event);
-        for index in table.routes(&event.channel) {
-            let (Some(route), Some(shown)) = (self.routes.get(index), event.shown.get(index)) else {
+        let all_shown = event.shown(self.routes.len());
+        for index in channel.routes() {
+            let (Some(route), Some(shown)) = (self.routes.get(index), all_shown.get(index)) else {
                 continue;
             };
             let data = event_data(route, event, by_client);
             let value = filter_value(route, &data);
             let mut frames = 0;
             let mut length = 0;
-            for conn in table.receivers(&event.channel, index, value.as_deref()) {
+            for conn in channel.receivers(index, value.as_deref()) {
                 if event.origin == Some(conn.id()) {
                     continue;
                 }
@@ -341,8 +283,7 @@ impl Hub {
             }
             self.metrics.count_out(index, frames, length);
             if length == 0 {
-                let reason = Reason::of(value.as_deref(), &event.data);
-                shown.missed.store(reason as u8, Ordering::Relaxed);
+                shown.note_missed(Reason::of(value.as_deref(), &event.data));
             }
             tracing::debug!(
                 route = &*route.name,
@@ -363,15 +304,14 @@ impl Hub {
         }
         let mut delivered = false;
         let mut nearest = Reason::NoSubscriber;
-        for (route, shown) in event.shown.iter().enumerate() {
+        for (route, shown) in event.shown(self.routes.len()).iter().enumerate() {
             if shown.frame.get().is_some() {
                 delivered = true;
                 continue;
             }
-            let missed = usize::from(shown.missed.load(Ordering::Relaxed));
-            if let Some(reason) = Reason::ALL.get(missed).filter(|reason| **reason != Reason::NoSubscriber) {
-                nearest = nearest.max(*reason);
-                self.undelivered.note(route, &event.channel, &event.name, *reason, Now::read());
+            if let Some(reason) = shown.missed().filter(|reason| *reason != Reason::NoSubscriber) {
+                nearest = nearest.max(reason);
+                self.undelivered.note(route, &event.channel, &event.name, reason, Now::read());
             }
         }
         if delivered {
@@ -396,8 +336,21 @@ impl Hub {
 
 impl Known {
     fn keep(&mut self, event: Arc<Event>) {
-        if self.table.has(&event.channel) {
-            self.cached.keep(&event.channel.clone(), event.clone(), event.bytes(), event.received);
+        if self.table.channel(event.link, &event.channel).is_some() {
+            let (bytes, received) = (event.bytes(), event.received);
+            self.cached.keep((event.link, event.channel.clone()), event, bytes, received);
+        }
+    }
+
+    /// The channel's last event, where it is kept.
+    fn last(&self, link: LinkId, channel: &Arc<str>) -> Option<Arc<Event>> {
+        self.cached.get(&(link, channel.clone()), Now::read().mono)
+    }
+
+    fn down(&mut self, link: LinkId) {
+        self.table.down(link);
+        for channel in self.table.channels(link).filter(|channel| is_cache(channel)) {
+            self.cached.forget(&(link, channel.clone()));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Fan-out: from one event of one channel to the connections that want it. Each worker thread has a hub; a
 //! hub's table knows that worker's subscribers.
 
-pub mod cached;
 pub mod hub;
+#[cfg(test)]
+mod relay_model;
 pub mod table;
-pub mod undelivered;

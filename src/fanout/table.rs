@@ -1,14 +1,16 @@
-//! The table of one worker: channel → routes → subscribers, those of a filtered channel by the filter's value.
-//! Pure: `S` is a subscriber. An event costs what its receivers cost, however many others there are.
+//! The table of one worker: link → channel → routes → subscribers, those of a filtered channel by the filter's value.
+//! Pure: `S` is a subscriber. An event costs what its receivers cost, however many others there are: an event that
+//! comes over several links costs on each what is subscribed through it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::exchange::Interest;
+use crate::exchange::{Interest, LinkId};
 
 /// A subscription's place in the table; needed to end it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ticket {
+    link: LinkId,
     channel: Arc<str>,
     route: usize,
     interest: Interest,
@@ -16,9 +18,15 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// The link that it is subscribed through.
+    #[must_use]
+    pub const fn link(&self) -> LinkId {
+        self.link
+    }
+
     /// The channel.
     #[must_use]
-    pub fn channel(&self) -> &Arc<str> {
+    pub const fn channel(&self) -> &Arc<str> {
         &self.channel
     }
 }
@@ -28,24 +36,26 @@ impl Ticket {
 pub struct Attached {
     /// Its ticket.
     pub ticket: Ticket,
-    /// Whether the channel stands upstream already; else its `Waiting` comes from [`Table::live`].
+    /// Whether the channel is confirmed already; else its `Waiting` comes from [`Table::live`].
     pub live: bool,
-    /// Whether it is the first of its channel here.
+    /// Whether it is the first of its channel through its link here.
     pub first: bool,
 }
 
 /// The table.
 #[derive(Debug)]
 pub struct Table<S, W> {
-    channels: HashMap<Arc<str>, Channel<S, W>>,
+    /// Never with a link that has no channels here.
+    links: HashMap<LinkId, HashMap<Arc<str>, Channel<S, W>>>,
     next_seq: u64,
 }
 
+/// The subscribers of one channel through one link.
 #[derive(Debug)]
-struct Channel<S, W> {
+pub struct Channel<S, W> {
     live: bool,
     groups: Vec<Group<S>>,
-    /// Who waits for the channel to stand, by the ticket's number.
+    /// Who waits for the channel to be confirmed, by the ticket's number.
     waiting: Vec<(u64, W)>,
     subscriptions: usize,
 }
@@ -102,25 +112,27 @@ impl<S> Members<S> {
 
 impl<S, W> Default for Table<S, W> {
     fn default() -> Self {
-        Self { channels: HashMap::new(), next_seq: 0 }
+        Self { links: HashMap::new(), next_seq: 0 }
     }
 }
 
 impl<S, W> Table<S, W> {
-    /// Subscribes. `waiting` is given back by [`Self::live`] when the channel does not stand yet.
+    /// Subscribes to the link's channel. `waiting` is given back by [`Self::live`] when that is not confirmed yet.
     pub fn attach(
         &mut self,
+        link: LinkId,
         channel: &str,
         route: usize,
         interest: Interest,
         subscriber: S,
         waiting: W,
     ) -> (Attached, Option<W>) {
-        let name = match self.channels.get_key_value(channel) {
+        let channels = self.links.entry(link).or_default();
+        let name = match channels.get_key_value(channel) {
             Some((name, _)) => name.clone(),
             None => Arc::from(channel),
         };
-        let entry = self.channels.entry(name.clone()).or_insert_with(|| Channel {
+        let entry = channels.entry(name.clone()).or_insert_with(|| Channel {
             live: false,
             groups: Vec::new(),
             waiting: Vec::new(),
@@ -137,111 +149,115 @@ impl<S, W> Table<S, W> {
             None
         };
         let attached = Attached {
-            ticket: Ticket { channel: name, route, interest, seq },
+            ticket: Ticket { link, channel: name, route, interest, seq },
             live: entry.live,
             first: entry.subscriptions == 1,
         };
         (attached, waiting)
     }
 
-    /// Ends a subscription; `true` when it was the last of its channel here.
+    /// Ends a subscription; `true` when it was the last of its channel through its link here.
     pub fn detach(&mut self, ticket: &Ticket) -> bool {
-        let Some(entry) = self.channels.get_mut(&ticket.channel) else { return false };
-        let Some(at) = entry.groups.iter().position(|group| group.route == ticket.route) else {
+        let Some(channels) = self.links.get_mut(&ticket.link) else { return false };
+        let Some(entry) = channels.get_mut(&ticket.channel) else { return false };
+        if !entry.remove(ticket) {
+            return false;
+        }
+        let last = entry.subscriptions == 0;
+        if last {
+            channels.remove(&ticket.channel);
+            if channels.is_empty() {
+                self.links.remove(&ticket.link);
+            }
+        }
+        last
+    }
+
+    /// The link's channel is confirmed: gives back who waited for it.
+    pub fn live(&mut self, link: LinkId, channel: &str) -> Vec<W> {
+        let entry = self.links.get_mut(&link).and_then(|channels| channels.get_mut(channel));
+        let Some(entry) = entry else { return Vec::new() };
+        entry.live = true;
+        std::mem::take(&mut entry.waiting).into_iter().map(|(_, waiting)| waiting).collect()
+    }
+
+    /// The link is lost, and with it all its channels.
+    pub fn down(&mut self, link: LinkId) {
+        for entry in self.links.get_mut(&link).into_iter().flat_map(HashMap::values_mut) {
+            entry.live = false;
+        }
+    }
+
+    /// The subscribers of the link's channel, if there are any.
+    #[must_use]
+    pub fn channel(&self, link: LinkId, channel: &str) -> Option<&Channel<S, W>> {
+        self.links.get(&link)?.get(channel)
+    }
+
+    /// The link's channels that have subscribers.
+    pub fn channels(&self, link: LinkId) -> impl Iterator<Item = &Arc<str>> {
+        self.links.get(&link).into_iter().flat_map(HashMap::keys)
+    }
+
+    /// Whether nobody is subscribed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+}
+
+impl<S, W> Channel<S, W> {
+    /// The routes that have subscribers.
+    pub fn routes(&self) -> impl Iterator<Item = usize> {
+        self.groups.iter().map(|group| group.route)
+    }
+
+    /// Subscribers of the route that want every event, and those that want the ones with this value; only those
+    /// whose subscription has been confirmed.
+    pub fn receivers(&self, route: usize, value: Option<&str>) -> impl Iterator<Item = &S> {
+        let group = self.groups.iter().find(|group| group.route == route);
+        group.into_iter().flat_map(move |group| {
+            let by_value = value.and_then(|value| group.by_value.get(value));
+            let members = group.all.numbered().chain(by_value.into_iter().flat_map(Members::numbered));
+            members.filter_map(|(seq, subscriber)| self.is_confirmed(seq).then_some(subscriber))
+        })
+    }
+
+    /// Whose subscription has been confirmed, for notices: who still waits for the channel has missed nothing.
+    pub fn confirmed(&self) -> impl Iterator<Item = &S> {
+        let members = self.groups.iter().flat_map(|group| {
+            group
+                .all
+                .numbered()
+                .chain(group.held.numbered())
+                .chain(group.by_value.values().flat_map(Members::numbered))
+        });
+        members.filter_map(|(seq, subscriber)| self.is_confirmed(seq).then_some(subscriber))
+    }
+
+    /// Whether this subscription does not wait for the channel any more.
+    fn is_confirmed(&self, seq: u64) -> bool {
+        // `waiting` is in the order of its numbers.
+        self.waiting.is_empty() || self.waiting.binary_search_by_key(&seq, |(seq, _)| *seq).is_err()
+    }
+
+    /// `false`: it is not there any more.
+    fn remove(&mut self, ticket: &Ticket) -> bool {
+        let Some(at) = self.groups.iter().position(|group| group.route == ticket.route) else {
             return false;
         };
-        let Some(group) = entry.groups.get_mut(at) else { return false };
+        let Some(group) = self.groups.get_mut(at) else { return false };
         let removed = group.members(&ticket.interest).remove(ticket.seq);
         group.forget_empty(&ticket.interest);
         if removed.is_none() {
             return false;
         }
         if group.is_empty() {
-            entry.groups.swap_remove(at);
+            self.groups.swap_remove(at);
         }
-        entry.waiting.retain(|(seq, _)| *seq != ticket.seq);
-        entry.subscriptions -= 1;
-        let last = entry.subscriptions == 0;
-        if last {
-            self.channels.remove(&ticket.channel);
-        }
-        last
-    }
-
-    /// The channel stands upstream: gives back who waited for it.
-    pub fn live(&mut self, channel: &str) -> Vec<W> {
-        let Some(entry) = self.channels.get_mut(channel) else { return Vec::new() };
-        entry.live = true;
-        std::mem::take(&mut entry.waiting).into_iter().map(|(_, waiting)| waiting).collect()
-    }
-
-    /// No channel for which `affected` holds stands upstream any more.
-    pub fn down(&mut self, affected: impl Fn(&str) -> bool) {
-        for (name, entry) in &mut self.channels {
-            if affected(name) {
-                entry.live = false;
-            }
-        }
-    }
-
-    /// The routes that have subscribers on `channel`.
-    pub fn routes(&self, channel: &str) -> impl Iterator<Item = usize> {
-        let entry = self.channels.get(channel);
-        entry.into_iter().flat_map(|entry| entry.groups.iter().map(|group| group.route))
-    }
-
-    /// Subscribers of the route that want every event, and those that want the ones with this value; only those
-    /// whose subscription has been confirmed.
-    pub fn receivers(&self, channel: &str, route: usize, value: Option<&str>) -> impl Iterator<Item = &S> {
-        let found = self.channels.get(channel).and_then(|entry| {
-            let group = entry.groups.iter().find(|group| group.route == route)?;
-            Some((entry, group))
-        });
-        found.into_iter().flat_map(move |(entry, group)| {
-            let by_value = value.and_then(|value| group.by_value.get(value));
-            let members = group.all.numbered().chain(by_value.into_iter().flat_map(Members::numbered));
-            members.filter_map(|(seq, subscriber)| entry.is_confirmed(seq).then_some(subscriber))
-        })
-    }
-
-    /// Whose subscription has been confirmed, for notices: who still waits for the channel has missed nothing.
-    pub fn confirmed(&self, channel: &str) -> impl Iterator<Item = &S> {
-        self.channels.get(channel).into_iter().flat_map(|entry| {
-            let members = entry.groups.iter().flat_map(|group| {
-                group
-                    .all
-                    .numbered()
-                    .chain(group.held.numbered())
-                    .chain(group.by_value.values().flat_map(Members::numbered))
-            });
-            members.filter_map(|(seq, subscriber)| entry.is_confirmed(seq).then_some(subscriber))
-        })
-    }
-
-    /// Whether `channel` has subscribers.
-    #[must_use]
-    pub fn has(&self, channel: &str) -> bool {
-        self.channels.contains_key(channel)
-    }
-
-    /// Channels with subscribers.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.channels.len()
-    }
-
-    /// Whether nobody is subscribed.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.channels.is_empty()
-    }
-}
-
-impl<S, W> Channel<S, W> {
-    /// Whether this subscription does not wait for the channel any more.
-    fn is_confirmed(&self, seq: u64) -> bool {
-        // `waiting` is in the order of its numbers.
-        self.waiting.is_empty() || self.waiting.binary_search_by_key(&seq, |(seq, _)| *seq).is_err()
+        self.waiting.retain(|(seq, _)| *seq != ticket.seq);
+        self.subscriptions -= 1;
+        true
     }
 
     fn insert(&mut self, route: usize, interest: &Interest, seq: u64, subscriber: S) {
@@ -284,31 +300,39 @@ mod tests {
 
     type Plain = Table<u32, u32>;
 
+    const A: LinkId = LinkId(0);
+    const B: LinkId = LinkId(1);
+
     fn value(v: &str) -> Interest {
         Interest::Value(v.to_owned())
     }
 
     fn receivers(table: &Plain, channel: &str, route: usize, value: Option<&str>) -> Vec<u32> {
-        table.receivers(channel, route, value).copied().collect()
+        let channel = table.channel(A, channel).into_iter();
+        channel.flat_map(|channel| channel.receivers(route, value)).copied().collect()
     }
 
     #[test]
     fn first_and_last_are_told() {
         let mut table = Plain::default();
-        let (a, waits) = table.attach("c", 0, Interest::All, 1, 1);
+        let (a, waits) = table.attach(A, "c", 0, Interest::All, 1, 1);
         assert!(a.first && !a.live && waits.is_none());
-        let (b, _) = table.attach("c", 1, Interest::Hold, 2, 2);
+        let (b, _) = table.attach(A, "c", 1, Interest::Hold, 2, 2);
         assert!(!b.first);
-        assert_eq!(table.live("c"), [1, 2]);
-        let (c, waits) = table.attach("c", 0, Interest::All, 3, 3);
+        assert_eq!(table.live(A, "c"), [1, 2]);
+        let (c, waits) = table.attach(A, "c", 0, Interest::All, 3, 3);
         assert!(c.live);
         assert_eq!(waits, Some(3));
         assert!(!table.detach(&a.ticket));
         assert!(!table.detach(&a.ticket), "twice does nothing");
-        let (d, _) = table.attach("c", 1, value("x"), 4, 4);
+        let (d, _) = table.attach(A, "c", 1, value("x"), 4, 4);
         assert!(!table.detach(&d.ticket) && !table.detach(&d.ticket));
         assert!(!table.detach(&b.ticket));
-        assert_eq!(table.routes("c").collect::<Vec<_>>(), [0], "nothing is left of route 1");
+        assert_eq!(
+            table.channel(A, "c").unwrap().routes().collect::<Vec<_>>(),
+            [0],
+            "nothing is left of route 1"
+        );
         assert!(table.detach(&c.ticket));
         assert!(table.is_empty());
     }
@@ -316,24 +340,24 @@ mod tests {
     #[test]
     fn only_who_is_confirmed_receives() {
         let mut table = Plain::default();
-        table.attach("c", 3, Interest::All, 1, 1);
-        table.attach("c", 3, value("x"), 2, 2);
+        table.attach(A, "c", 3, Interest::All, 1, 1);
+        table.attach(A, "c", 3, value("x"), 2, 2);
         assert_eq!(receivers(&table, "c", 3, Some("x")), [0_u32; 0]);
-        table.live("c");
+        table.live(A, "c");
         assert_eq!(receivers(&table, "c", 3, Some("x")), [1, 2]);
-        table.down(|_| true);
-        table.attach("c", 3, Interest::All, 3, 3);
+        table.down(A);
+        table.attach(A, "c", 3, Interest::All, 3, 3);
         assert_eq!(receivers(&table, "c", 3, Some("x")), [1, 2], "what this bridge publishes itself goes on");
     }
 
     #[test]
     fn filters_separate_neighbours() {
         let mut table = Plain::default();
-        table.attach("agents", 0, value("a"), 1, 0);
-        table.attach("agents", 0, value("b"), 2, 0);
-        table.attach("agents", 0, Interest::Hold, 3, 0);
-        table.attach("agents", 1, Interest::All, 4, 0);
-        table.live("agents");
+        table.attach(A, "agents", 0, value("a"), 1, 0);
+        table.attach(A, "agents", 0, value("b"), 2, 0);
+        table.attach(A, "agents", 0, Interest::Hold, 3, 0);
+        table.attach(A, "agents", 1, Interest::All, 4, 0);
+        table.live(A, "agents");
         assert_eq!(receivers(&table, "agents", 0, Some("a")), [1]);
         assert_eq!(receivers(&table, "agents", 0, Some("b")), [2]);
         assert_eq!(receivers(&table, "agents", 0, Some("c")), [0_u32; 0]);
@@ -344,16 +368,43 @@ mod tests {
     #[test]
     fn who_left_while_waiting_is_not_told() {
         let mut table = Plain::default();
-        let (a, _) = table.attach("c", 0, Interest::All, 1, 1);
-        table.attach("c", 0, Interest::All, 2, 2);
+        let (a, _) = table.attach(A, "c", 0, Interest::All, 1, 1);
+        table.attach(A, "c", 0, Interest::All, 2, 2);
         table.detach(&a.ticket);
-        assert_eq!(table.live("c"), [2]);
-        table.down(|channel| channel == "c");
-        let (c, _) = table.attach("c", 0, Interest::All, 3, 3);
+        assert_eq!(table.live(A, "c"), [2]);
+        table.down(A);
+        let (c, _) = table.attach(A, "c", 0, Interest::All, 3, 3);
         assert!(!c.live);
-        assert_eq!(table.confirmed("c").collect::<Vec<_>>(), [&2]);
-        assert_eq!(table.live("c"), [3], "who was confirmed before is not confirmed again");
+        assert_eq!(table.channel(A, "c").unwrap().confirmed().collect::<Vec<_>>(), [&2]);
+        assert_eq!(table.live(A, "c"), [3], "who was confirmed before is not confirmed again");
     }
+
+    #[test]
+    fn each_link_has_its_own_subscribers_of_the_same_channel() {
+        const LINKS: u64 = 100;
+        let mut table = Plain::default();
+        let tickets: Vec<Ticket> = (0..LINKS)
+            .map(|n| {
+                let (attached, _) = table.attach(LinkId(n), "c", 0, Interest::All, n as u32, 0);
+                assert!(attached.first && attached.ticket.link() == LinkId(n));
+                attached.ticket
+            })
+            .collect();
+        for n in 0..LINKS {
+            assert_eq!(table.live(LinkId(n), "c"), [0]);
+        }
+        table.down(LinkId(7));
+        for n in 0..LINKS {
+            let channel = table.channel(LinkId(n), "c").unwrap();
+            assert_eq!(channel.receivers(0, None).collect::<Vec<_>>(), [&(n as u32)]);
+            assert_eq!(table.attach(LinkId(n), "c", 0, Interest::Hold, 0, 0).0.live, n != 7);
+        }
+        assert_eq!(tickets.iter().filter(|ticket| table.detach(ticket)).count(), 0);
+        assert_eq!(table.links.len(), LINKS as usize);
+    }
+
+    /// Two channels of one link, and one of the other with the same name.
+    const PLACES: [(LinkId, &str); 3] = [(A, "c"), (A, "d"), (B, "c")];
 
     proptest! {
         /// Against a plain list of subscriptions, with whether each is confirmed.
@@ -362,32 +413,36 @@ mod tests {
             let mut table = Plain::default();
             let mut model: Vec<(Ticket, u32, bool)> = Vec::new();
             let mut live = [false; 3];
-            for (i, (action, channel, route, interest, pick)) in steps.into_iter().enumerate() {
-                let name = format!("c{channel}");
+            for (i, (action, place, route, interest, pick)) in steps.into_iter().enumerate() {
+                let place = usize::from(place);
+                let (link, name) = PLACES[place];
+                let is_here = |t: &Ticket| (t.link, &*t.channel) == (link, name);
                 match action {
                     0 if !model.is_empty() => {
                         let (ticket, ..) = model.remove(usize::from(pick) % model.len());
                         let last = table.detach(&ticket);
-                        prop_assert_eq!(last, !model.iter().any(|(t, ..)| t.channel == ticket.channel));
+                        let same = |t: &Ticket| (t.link, &t.channel) == (ticket.link, &ticket.channel);
+                        prop_assert_eq!(last, !model.iter().any(|(t, ..)| same(t)));
                         if last {
-                            let number: usize = ticket.channel[1..].parse().unwrap();
-                            live[number] = false;
+                            let at = PLACES.iter().position(|p| *p == (ticket.link, &*ticket.channel));
+                            live[at.unwrap()] = false;
                         }
                     }
                     4 => {
-                        let told = table.live(&name).len();
-                        let of_channel = model.iter_mut().filter(|(t, ..)| *t.channel == *name);
+                        let told = table.live(link, name).len();
                         let (mut waited, mut any) = (0, false);
-                        for (_, _, confirmed) in of_channel {
+                        for (_, _, confirmed) in model.iter_mut().filter(|(t, ..)| is_here(t)) {
                             any = true;
                             waited += usize::from(!std::mem::replace(confirmed, true));
                         }
                         prop_assert_eq!(told, waited);
-                        live[usize::from(channel)] = any;
+                        live[place] = any;
                     }
                     5 => {
-                        table.down(|channel| channel == name);
-                        live[usize::from(channel)] = false;
+                        table.down(link);
+                        for (at, _) in PLACES.iter().enumerate().filter(|(_, (l, _))| *l == link) {
+                            live[at] = false;
+                        }
                     }
                     _ => {
                         let interest = match interest {
@@ -395,18 +450,24 @@ mod tests {
                             1 => Interest::Hold,
                             v => value(&v.to_string()),
                         };
-                        let (attached, _) = table.attach(&name, route.into(), interest, i as u32, 0);
-                        prop_assert_eq!(attached.first, !model.iter().any(|(t, ..)| *t.channel == *name));
-                        prop_assert_eq!(attached.live, live[usize::from(channel)]);
+                        let (attached, _) = table.attach(link, name, route.into(), interest, i as u32, 0);
+                        prop_assert_eq!(attached.first, !model.iter().any(|(t, ..)| is_here(t)));
+                        prop_assert_eq!(attached.live, live[place]);
                         model.push((attached.ticket, i as u32, attached.live));
                     }
                 }
-                for channel in ["c0", "c1", "c2"] {
+                for (link, name) in PLACES {
+                    let channel = table.channel(link, name);
+                    let mut channels: Vec<&str> = table.channels(link).map(|c| &**c).collect();
+                    channels.sort_unstable();
+                    channels.dedup();
+                    prop_assert_eq!(channel.is_some(), channels.contains(&name));
+                    prop_assert_eq!(channel.is_some(), model.iter().any(|(t, ..)| (t.link, &*t.channel) == (link, name)));
                     for route in 0..2 {
                         for wanted in [None, Some("2"), Some("3")] {
-                            let mut got = receivers(&table, channel, route, wanted);
+                            let mut got: Vec<u32> = channel.into_iter().flat_map(|c| c.receivers(route, wanted)).copied().collect();
                             let mut expected: Vec<u32> = model.iter()
-                                .filter(|(t, _, confirmed)| *confirmed && *t.channel == *channel && t.route == route && match &t.interest {
+                                .filter(|(t, _, confirmed)| *confirmed && (t.link, &*t.channel) == (link, name) && t.route == route && match &t.interest {
                                     Interest::All => true,
                                     Interest::Hold => false,
                                     Interest::Value(v) => Some(v.as_str()) == wanted,

@@ -19,7 +19,7 @@ use crate::auth::{Identity, Verifier};
 use crate::clock::spread;
 use crate::config::Config;
 use crate::exchange::ConnId;
-use crate::fanout::hub::{Delivery, Hub};
+use crate::fanout::hub::Hub;
 use crate::limits::address::AddressGate;
 use crate::limits::budget::Budget;
 use crate::limits::handshakes::{Handshake, Handshakes};
@@ -27,6 +27,7 @@ use crate::limits::slots::Scope;
 use crate::limits::slots::{Permit, Slots};
 use crate::limits::users::UserRates;
 use crate::metrics::Metrics;
+use crate::upstream::delivery::Delivery;
 use crate::upstream::publisher::Publisher;
 use crate::websocket::conn::{Conn, Notice};
 

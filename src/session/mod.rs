@@ -23,7 +23,7 @@ use self::conflict::take;
 use crate::auth::{Claims, Identity, Refused};
 use crate::clock::Now;
 use crate::exchange::ConnId;
-use crate::fanout::table::Ticket;
+use crate::fanout::hub::Ticket;
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
 use crate::limits::slots::Scope;

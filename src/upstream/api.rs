@@ -14,7 +14,7 @@ use crate::http::{Client, HttpError, Request, Response};
 use crate::json::Object;
 use crate::pusher::sign;
 use crate::template::escape_into;
-use crate::upstream::publisher::Sent;
+use crate::upstream::delivery::Sent;
 use crate::upstream::settings::App;
 
 /// Largest answer read, bytes.

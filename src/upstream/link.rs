@@ -15,9 +15,6 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use super::settings::Settings;
 use crate::clock::Now;
 use crate::exchange::ConnId;
-use crate::fanout::cached::Cached;
-use crate::fanout::hub::{Delivery, Event};
-use crate::fanout::undelivered::{Reason, Undelivered};
 use crate::metrics::Metrics;
 use crate::pusher::channel;
 use crate::pusher::channel::ChannelKind;
@@ -27,13 +24,15 @@ use crate::pusher::sign;
 use crate::text::loggable;
 use crate::upstream::api::Api;
 use crate::upstream::backoff::full_jitter;
+use crate::upstream::cached::Cached;
 use crate::upstream::checks::Checks;
+use crate::upstream::delivery::{Delivery, Event, Sent};
 use crate::upstream::dial::{self, Established, Socket};
 use crate::upstream::link_table::{HUBS_MAX, LinkTable, Op};
 use crate::upstream::links::{Command, LinkEnd};
 use crate::upstream::liveness::{Due, Liveness};
 use crate::upstream::probe::{self, Probe};
-use crate::upstream::publisher::Sent;
+use crate::upstream::undelivered::{Reason, Undelivered};
 
 /// How long one write may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,7 +49,7 @@ const OWN_CHANNEL: &str = "private-pusher-bridge-";
 
 /// What a link needs.
 pub struct Link {
-    /// Its number.
+    /// Its number among the shared ones.
     pub index: usize,
     /// Where and how to connect.
     pub upstream: Arc<Settings>,
@@ -96,7 +95,7 @@ struct Actor {
     /// Whether a probe's event was accepted.
     probed: (mpsc::UnboundedSender<bool>, mpsc::UnboundedReceiver<bool>),
     /// Last events of cache channels, for hubs that come later.
-    cached: Cached<Arc<Event>>,
+    cached: Cached<Arc<str>, Arc<Event>>,
     /// Cache channels that are subscribed and have had no event since.
     awaiting_last: HashSet<Arc<str>>,
     /// Accepted by Pusher, to be delivered to this bridge's own clients.
@@ -278,8 +277,8 @@ impl Actor {
     fn handle(&mut self, command: Command) {
         let now = Instant::now().into_std();
         match command {
-            Command::Want(channel, hub) => self.table.want(&channel, hub, now, &mut self.ops),
-            Command::Unwant(channel, hub) => self.table.unwant(&channel, hub, now),
+            Command::Subscribe(channel, hub) => self.table.want(&channel, hub, now, &mut self.ops),
+            Command::Unsubscribe(channel, hub) => self.table.unwant(&channel, hub, now),
             Command::Ended { flight, accepted } => {
                 self.accepted.extend(accepted);
                 let released = self.link.end.flights.lock().end(flight, now);
@@ -324,10 +323,9 @@ impl Actor {
         received: std::time::Instant,
         origin: Option<ConnId>,
     ) -> Arc<Event> {
-        let event =
-            Arc::new(Event::new(channel, name, data, received, origin, self.link.undelivered.routes().len()));
+        let event = Arc::new(Event::new(self.link.end.id, channel, name, data, received, origin));
         if channel::is_cache(&event.channel) {
-            self.cached.keep(&event.channel, event.clone(), event.bytes(), received);
+            self.cached.keep(event.channel.clone(), event.clone(), event.bytes(), received);
         }
         event
     }
@@ -352,14 +350,15 @@ impl Actor {
                     fed = true;
                 }
                 Op::Unsubscribe(channel) => {
-                    self.cached.forget(&channel);
+                    self.cached.forget(&*channel);
                     self.awaiting_last.remove(&channel);
                     feed(socket, frame::unsubscribe(&channel)).await?;
                     fed = true;
                 }
                 Op::TellLive { hub, channel, gap } => {
-                    let cached = self.cached.get(&channel, std::time::Instant::from(Instant::now()));
-                    self.tell(hub, Delivery::Live { channel, gap, cached }).await;
+                    let cached = self.cached.get(&*channel, std::time::Instant::from(Instant::now()));
+                    let link = self.link.end.id;
+                    self.tell(hub, Delivery::Live { link, channel, gap, cached }).await;
                 }
             }
         }
@@ -529,7 +528,7 @@ impl Actor {
             );
         }
         for hub in 0..self.link.hubs.len() {
-            self.tell(hub, Delivery::Down { link: self.link.index }).await;
+            self.tell(hub, Delivery::Down(self.link.end.id)).await;
         }
     }
 

@@ -1,13 +1,15 @@
-//! The handle to the links: hubs say by it which channels they want, and the publisher what is under way and
-//! what was accepted.
+//! Handles to links: by them hubs say which channels they want, and the publisher what is under way and what was
+//! accepted.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
-use crate::upstream::flights::Flights;
-use crate::upstream::publisher::Sent;
+use super::delivery::Sent;
+use super::flights::Flights;
+use crate::exchange::LinkId;
 
 /// Something a link is told. Subscribers that come and go make two each, as often as `limits.messages` lets them;
 /// a publishing request makes one. A link takes them at once, but for a write to Pusher that is stuck, which has a
@@ -15,9 +17,9 @@ use crate::upstream::publisher::Sent;
 #[derive(Debug)]
 pub enum Command {
     /// The hub has its first subscriber of the channel.
-    Want(Arc<str>, usize),
+    Subscribe(Arc<str>, usize),
     /// The hub's last subscriber of the channel is gone.
-    Unwant(Arc<str>, usize),
+    Unsubscribe(Arc<str>, usize),
     /// A publishing request has ended.
     Ended {
         /// Its number.
@@ -27,9 +29,13 @@ pub enum Command {
     },
 }
 
-/// One link's handle.
+/// One link's handle. As long as there is one, the link lives.
+#[derive(Clone, Debug)]
+pub struct LinkHandle(Arc<Entrance>);
+
 #[derive(Debug)]
-struct Handle {
+struct Entrance {
+    id: LinkId,
     commands: mpsc::UnboundedSender<Command>,
     /// Of the link and the publisher, which share a thread: so it is never contended.
     flights: SharedFlights,
@@ -49,51 +55,70 @@ impl SharedFlights {
 /// What a link receives.
 #[derive(Debug)]
 pub struct LinkEnd {
+    /// The link's number.
+    pub id: LinkId,
     /// From hubs and the publisher.
     pub commands: mpsc::UnboundedReceiver<Command>,
     /// See [`Flights`].
     pub flights: SharedFlights,
 }
 
-/// Handles of all links.
+impl LinkHandle {
+    /// The handle of a new link, and what the link needs of it.
+    #[must_use]
+    pub fn open() -> (Self, LinkEnd) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = LinkId(NEXT.fetch_add(1, Ordering::Relaxed));
+        let (sender, commands) = mpsc::unbounded_channel();
+        let flights = SharedFlights::default();
+        let entrance = Entrance { id, commands: sender, flights: flights.clone() };
+        (Self(Arc::new(entrance)), LinkEnd { id, commands, flights })
+    }
+
+    /// The link's number.
+    #[must_use]
+    pub fn id(&self) -> LinkId {
+        self.0.id
+    }
+
+    /// The hub has its first subscriber of `channel`.
+    pub fn subscribe(&self, channel: &Arc<str>, hub: usize) {
+        self.tell(Command::Subscribe(channel.clone(), hub));
+    }
+
+    /// The hub's last subscriber of `channel` is gone.
+    pub fn unsubscribe(&self, channel: &Arc<str>, hub: usize) {
+        self.tell(Command::Unsubscribe(channel.clone(), hub));
+    }
+
+    fn tell(&self, command: Command) {
+        // Only a link that has been aborted receives nothing.
+        let _ = self.0.commands.send(command);
+    }
+}
+
+/// The links that all clients share: each channel has its own one.
 #[derive(Clone, Debug)]
-pub struct Links(Arc<[Handle]>);
+pub struct Links {
+    first: LinkHandle,
+    others: Arc<[LinkHandle]>,
+}
 
 impl Links {
-    /// Handles of `count` links, and the end of each link.
+    /// Handles of `count` links, and the end of each.
     #[must_use]
     pub fn new(count: usize) -> (Self, Vec<LinkEnd>) {
-        let (handles, ends): (Vec<_>, Vec<_>) = (0..count.max(1))
-            .map(|_| {
-                let (sender, commands) = mpsc::unbounded_channel();
-                let flights = SharedFlights::default();
-                (Handle { commands: sender, flights: flights.clone() }, LinkEnd { commands, flights })
-            })
-            .unzip();
-        (Self(handles.into()), ends)
+        let (first, end) = LinkHandle::open();
+        let (others, mut ends): (Vec<_>, Vec<_>) = (1..count).map(|_| LinkHandle::open()).unzip();
+        ends.insert(0, end);
+        (Self { first, others: others.into() }, ends)
     }
 
     /// Which link carries `channel`: the same on every run.
     #[must_use]
-    pub fn index_of(&self, channel: &str) -> usize {
-        stable_hash(channel) % self.0.len().max(1)
-    }
-
-    fn tell(&self, link: usize, command: Command) {
-        if let Some(link) = self.0.get(link) {
-            // Only a link that has ended receives nothing: then the whole bridge is ending.
-            let _ = link.commands.send(command);
-        }
-    }
-
-    /// The hub has its first subscriber of `channel`.
-    pub fn want(&self, channel: &Arc<str>, hub: usize) {
-        self.tell(self.index_of(channel), Command::Want(channel.clone(), hub));
-    }
-
-    /// The hub's last subscriber of `channel` is gone.
-    pub fn unwant(&self, channel: &Arc<str>, hub: usize) {
-        self.tell(self.index_of(channel), Command::Unwant(channel.clone(), hub));
+    pub fn of(&self, channel: &str) -> &LinkHandle {
+        let at = stable_hash(channel) % (self.others.len() + 1);
+        at.checked_sub(1).and_then(|at| self.others.get(at)).unwrap_or(&self.first)
     }
 
     /// A request with these messages is about to be sent.
@@ -101,19 +126,18 @@ impl Links {
     pub fn begin(&self, batch: &[Arc<Sent>]) -> UnderWay {
         let mut parts: Vec<Part> = Vec::new();
         for sent in batch {
-            let link = self.index_of(&sent.channel);
-            match parts.iter_mut().find(|part| part.link == link) {
+            let link = self.of(&sent.channel);
+            match parts.iter_mut().find(|part| part.link.id() == link.id()) {
                 Some(part) => part.batch.push(sent.clone()),
                 None => {
+                    let link = link.clone();
                     parts.push(Part { link, flight: 0, socket_id: None, batch: vec![sent.clone()] });
                 }
             }
         }
         for part in &mut parts {
-            if let Some(link) = self.0.get(part.link) {
-                let channels = part.batch.iter().map(|sent| sent.channel.clone()).collect();
-                (part.flight, part.socket_id) = link.flights.lock().begin(channels);
-            }
+            let channels = part.batch.iter().map(|sent| sent.channel.clone()).collect();
+            (part.flight, part.socket_id) = part.link.0.flights.lock().begin(channels);
         }
         UnderWay { links: self.clone(), parts }
     }
@@ -129,7 +153,7 @@ pub struct UnderWay {
 /// The messages of one link's channels.
 #[derive(Debug)]
 struct Part {
-    link: usize,
+    link: LinkHandle,
     flight: u64,
     socket_id: Option<Arc<str>>,
     batch: Vec<Arc<Sent>>,
@@ -139,14 +163,14 @@ impl UnderWay {
     /// The connection that must not get an event of `channel`, because this bridge delivers it.
     #[must_use]
     pub fn socket_id(&self, channel: &str) -> Option<&str> {
-        let link = self.links.index_of(channel);
-        self.parts.iter().find(|part| part.link == link)?.socket_id.as_deref()
+        let link = self.links.of(channel).id();
+        self.parts.iter().find(|part| part.link.id() == link)?.socket_id.as_deref()
     }
 
     /// Pusher accepted all of it.
     pub fn accepted(mut self) {
         for Part { link, flight, batch, .. } in self.parts.drain(..) {
-            self.links.tell(link, Command::Ended { flight, accepted: batch });
+            link.tell(Command::Ended { flight, accepted: batch });
         }
     }
 }
@@ -154,7 +178,7 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         for Part { link, flight, .. } in self.parts.drain(..) {
-            self.links.tell(link, Command::Ended { flight, accepted: Vec::new() });
+            link.tell(Command::Ended { flight, accepted: Vec::new() });
         }
     }
 }

@@ -2,7 +2,9 @@
 
 pub mod api;
 pub mod backoff;
+pub mod cached;
 pub mod checks;
+pub mod delivery;
 pub mod dial;
 pub mod flights;
 pub mod lane;
@@ -12,7 +14,6 @@ pub mod links;
 pub mod liveness;
 pub mod probe;
 pub mod publisher;
-#[cfg(test)]
-mod relay_model;
 mod runner;
 pub mod settings;
+pub mod undelivered;

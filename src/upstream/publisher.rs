@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::delivery::Sent;
 use super::settings;
 use crate::auth::Identity;
-use crate::exchange::ConnId;
 use crate::legacy::error::ErrorCode;
 use crate::metrics::{Metrics, PublishResult};
 use crate::routes::publish::Outgoing;
@@ -22,19 +22,6 @@ use crate::upstream::lane::Item;
 use crate::upstream::links::{Links, stable_hash};
 use crate::upstream::runner::{Job, Room, Runner, Shared, Work};
 use crate::websocket::conn::Conn;
-
-/// An event of a client: for Pusher, and, once Pusher has accepted it, for this bridge's own clients.
-#[derive(Debug)]
-pub struct Sent {
-    /// The channel.
-    pub channel: Arc<str>,
-    /// The event's name.
-    pub event: String,
-    /// Its data.
-    pub data: String,
-    /// Who sent it.
-    pub origin: ConnId,
-}
 
 /// A lane's entrance.
 struct Entrance {

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
+use super::delivery::Sent;
 use super::settings;
 use crate::legacy::error::ErrorCode;
 use crate::metrics::{GaugeGuard, Metrics, PublishResult};
@@ -16,7 +17,7 @@ use crate::upstream::api::{Api, Backend, Outcome};
 use crate::upstream::backoff::ceiling;
 use crate::upstream::lane::{Ended, Item, Lane, Most};
 use crate::upstream::links::Links;
-use crate::upstream::publisher::{Sent, note_untold};
+use crate::upstream::publisher::note_untold;
 use crate::websocket::conn::{Conn, Notice};
 
 /// First ceiling of the delay between two attempts; it doubles.

@@ -9,8 +9,8 @@ use crate::exchange::ConnId;
 use crate::text::loggable;
 use crate::upstream::api::Outcome;
 use crate::upstream::checks::{Answer, Check};
+use crate::upstream::delivery::Sent;
 use crate::upstream::link_table::Op;
-use crate::upstream::publisher::Sent;
 
 impl Actor {
     /// Subscribes one of the channels again.

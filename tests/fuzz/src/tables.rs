@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use pusher_bridge::exchange::Interest;
+use pusher_bridge::exchange::{Interest, LinkId};
 use pusher_bridge::fanout::table::{Table, Ticket};
 use pusher_bridge::upstream::flights::Held;
 use pusher_bridge::upstream::link_table::{LinkTable, Op};
@@ -237,10 +237,13 @@ fn channel(input: &mut Input<'_>) -> usize {
 
 // ---------------------------------------------------------------------------------------------- fan-out
 
+/// A link's channel.
+type Place = (LinkId, Arc<str>);
+
 struct Subscription {
     ticket: Ticket,
     number: u32,
-    channel: Arc<str>,
+    place: Place,
     route: usize,
     interest: Interest,
     waits: bool,
@@ -249,13 +252,17 @@ struct Subscription {
 fn fan_out(input: &mut Input<'_>) {
     let mut table: Table<u32, u32> = Table::default();
     let mut list: Vec<Subscription> = Vec::new();
-    let mut live: BTreeSet<Arc<str>> = BTreeSet::new();
+    let mut live: BTreeSet<Place> = BTreeSet::new();
     let mut number = 0;
     for _ in 0..STEPS_MAX {
         if input.is_empty() {
             break;
         }
-        let channel = NAMES[input.below(3)].clone();
+        // Two channels of one link, and one of another link with the same name.
+        let (link, name) = [(0, 0), (0, 1), (1, 0)][input.below(3)];
+        let place = (LinkId(link), NAMES[name].clone());
+        let (link, channel) = &place;
+        let here = |s: &Subscription| s.place == place;
         match input.below(8) {
             0..=3 => {
                 let route = input.below(3);
@@ -265,63 +272,68 @@ fn fan_out(input: &mut Input<'_>) {
                     value => Interest::Value(value.to_string()),
                 };
                 number += 1;
-                let (attached, waits) = table.attach(&channel, route, interest.clone(), number, number);
-                let stands = live.contains(&channel);
-                assert_eq!((attached.live, waits), (stands, stands.then_some(number)));
-                assert_eq!(attached.first, !list.iter().any(|s| s.channel == channel));
+                let (attached, waits) = table.attach(*link, channel, route, interest.clone(), number, number);
+                let confirmed = live.contains(&place);
+                assert_eq!((attached.live, waits), (confirmed, confirmed.then_some(number)));
+                assert_eq!(attached.first, !list.iter().any(here));
                 let ticket = attached.ticket;
                 list.push(Subscription {
                     ticket,
                     number,
-                    channel: channel.clone(),
+                    place: place.clone(),
                     route,
                     interest,
-                    waits: !stands,
+                    waits: !confirmed,
                 });
             }
             4 | 5 if !list.is_empty() => {
                 let ended = list.remove(usize::from(input.byte()) % list.len());
-                let last = !list.iter().any(|s| s.channel == ended.channel);
+                let last = !list.iter().any(|s| s.place == ended.place);
                 assert_eq!(table.detach(&ended.ticket), last);
                 assert!(!table.detach(&ended.ticket), "only once");
                 if last {
-                    live.remove(&ended.channel);
+                    live.remove(&ended.place);
                 }
             }
             6 => {
-                table.down(|name| *name == *channel);
-                live.remove(&channel);
+                table.down(*link);
+                live.retain(|(l, _)| l != link);
             }
             _ => {
                 let mut expected = Vec::new();
-                for waiting in list.iter_mut().filter(|s| s.channel == channel && s.waits) {
+                for waiting in list.iter_mut().filter(|s| here(s) && s.waits) {
                     waiting.waits = false;
                     expected.push(waiting.number);
                 }
-                assert_eq!(table.live(&channel), expected);
-                if list.iter().any(|s| s.channel == channel) {
-                    live.insert(channel.clone());
+                assert_eq!(table.live(*link, channel), expected);
+                if list.iter().any(here) {
+                    live.insert(place.clone());
                 }
             }
         }
-        compare(&table, &list, &channel);
+        compare(&table, &list, &place);
     }
 }
 
-/// Everything about this channel, and how many there are.
-fn compare(table: &Table<u32, u32>, list: &[Subscription], channel: &Arc<str>) {
-    let channels: BTreeSet<&str> = list.iter().map(|s| &*s.channel).collect();
-    assert_eq!((table.len(), table.is_empty()), (channels.len(), channels.is_empty()));
-    let here: Vec<&Subscription> = list.iter().filter(|s| s.channel == *channel).collect();
-    let mut routes: Vec<usize> = table.routes(channel).collect();
+/// Everything about this channel, and which channels of its link there are.
+fn compare(table: &Table<u32, u32>, list: &[Subscription], place: &Place) {
+    let of_link = list.iter().filter(|s| s.place.0 == place.0);
+    let channels: BTreeSet<&Arc<str>> = of_link.map(|s| &s.place.1).collect();
+    assert_eq!(table.channels(place.0).collect::<BTreeSet<_>>(), channels);
+    assert_eq!(table.is_empty(), list.is_empty());
+    let Some(channel) = table.channel(place.0, &place.1) else {
+        return assert!(!channels.contains(&place.1));
+    };
+    let here: Vec<&Subscription> = list.iter().filter(|s| s.place == *place).collect();
+    let mut routes: Vec<usize> = channel.routes().collect();
     routes.sort_unstable();
     let expected: BTreeSet<usize> = here.iter().map(|s| s.route).collect();
     assert_eq!(routes, expected.into_iter().collect::<Vec<_>>());
-    let mut confirmed: Vec<u32> = table.confirmed(channel).copied().collect();
+    let mut confirmed: Vec<u32> = channel.confirmed().copied().collect();
     confirmed.sort_unstable();
     assert_eq!(confirmed, here.iter().filter(|s| !s.waits).map(|s| s.number).collect::<Vec<_>>());
     for (route, value) in (0..3).flat_map(|route| [None, Some("3"), Some("9")].map(|value| (route, value))) {
-        let receivers: Vec<u32> = table.receivers(channel, route, value).copied().collect();
+        let receivers: Vec<u32> = channel.receivers(route, value).copied().collect();
         let mine = || here.iter().filter(|s| s.route == route && !s.waits);
         let of_all = mine().filter(|s| matches!(s.interest, Interest::All));
         let by_value =

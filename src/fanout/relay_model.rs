@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::tests::now;
-use crate::exchange::Interest;
-use crate::fanout::table::{Table, Ticket};
+use crate::exchange::{Interest, LinkId};
+use crate::fanout::table::{Channel, Table, Ticket};
 use crate::upstream::flights::Flights;
 use crate::upstream::link_table::{LinkTable, Op};
 
+const LINK: LinkId = LinkId(0);
 const CHANNEL: &str = "c";
 const LINGER: Duration = Duration::from_secs(1);
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -115,6 +116,10 @@ impl World {
         world
     }
 
+    fn subscribers(&self) -> impl Iterator<Item = &Channel<usize, usize>> {
+        self.hub.channel(LINK, CHANNEL).into_iter()
+    }
+
     fn socket_id(&self) -> String {
         format!("{}.1", self.connection)
     }
@@ -172,7 +177,7 @@ impl World {
         let channel: Arc<str> = CHANNEL.into();
         match step {
             Step::Join(client) => {
-                let (attached, _) = self.hub.attach(CHANNEL, 0, Interest::All, client, client);
+                let (attached, _) = self.hub.attach(LINK, CHANNEL, 0, Interest::All, client, client);
                 if attached.first {
                     self.link.want(&channel, 0, self.now, &mut ops);
                 }
@@ -188,7 +193,8 @@ impl World {
                 });
             }
             Step::Send(sender) => {
-                let confirmed: HashSet<usize> = self.hub.confirmed(CHANNEL).copied().collect();
+                let confirmed: HashSet<usize> =
+                    self.subscribers().flat_map(Channel::confirmed).copied().collect();
                 let owed = confirmed.into_iter().filter(|client| *client != sender).collect();
                 let message = self.messages.len();
                 let unbroken = sender != STRANGER || self.subscribed && self.connected;
@@ -262,7 +268,7 @@ impl World {
                 self.to_bridge.clear();
                 self.flights.disconnected();
                 self.link.disconnected();
-                self.hub.down(|_| true);
+                self.hub.down(LINK);
                 for message in self.messages.iter_mut().filter(|message| message.sender == STRANGER) {
                     message.unbroken = false;
                 }
@@ -280,7 +286,7 @@ impl World {
         }
         for op in ops {
             match op {
-                Op::TellLive { .. } => drop(self.hub.live(CHANNEL)),
+                Op::TellLive { .. } => drop(self.hub.live(LINK, CHANNEL)),
                 op if self.connected => self.to_pusher.push_back(op),
                 op => panic!("{op:?} without a connection"),
             }
@@ -295,7 +301,8 @@ impl World {
 
     fn deliver(&mut self, message: usize) {
         let message = &mut self.messages[message];
-        for client in self.hub.receivers(CHANNEL, 0, None) {
+        let subscribers = self.hub.channel(LINK, CHANNEL).into_iter();
+        for client in subscribers.flat_map(|channel| channel.receivers(0, None)) {
             // The link does not know who sent what comes from Pusher.
             if *client != message.sender || message.given_up {
                 *message.got.entry(*client).or_default() += 1;
@@ -332,7 +339,7 @@ impl World {
                 format!("{} {owed:?} {got:?} {} {} {}", m.sender, m.unbroken, m.accepted, m.given_up)
             })
             .collect();
-        let confirmed: HashSet<_> = self.hub.confirmed(CHANNEL).collect();
+        let confirmed: HashSet<_> = self.subscribers().flat_map(Channel::confirmed).collect();
         let joined: Vec<_> =
             (0..CLIENTS).map(|c| (self.tickets[c].is_some(), confirmed.contains(&c))).collect();
         format!(
