@@ -1,4 +1,4 @@
-// The npm packages `pusher-js` and `pusher` against the sandbox at SANDBOX_PORT. tests/sandbox_clients.rs
+// The npm packages `pusher-js` and `pusher` against the sandbox at SANDBOX_PORT. tests/suite/sandbox_clients.rs
 // starts both, closes every connection with 4200 when somebody subscribes to `close-me`, and checks what was
 // published.
 import assert from "node:assert/strict";
@@ -7,7 +7,7 @@ import Channels from "pusher";
 import Client from "pusher-js";
 
 const { SANDBOX_PORT, SANDBOX_APP_ID, SANDBOX_KEY, SANDBOX_SECRET } = process.env;
-assert.ok(SANDBOX_PORT && SANDBOX_APP_ID && SANDBOX_KEY && SANDBOX_SECRET, "run by tests/sandbox_clients.rs");
+assert.ok(SANDBOX_PORT && SANDBOX_APP_ID && SANDBOX_KEY && SANDBOX_SECRET, "run by tests/suite/sandbox_clients.rs");
 
 const server = new Channels({
   appId: SANDBOX_APP_ID,

@@ -1,7 +1,7 @@
 //! What every fuzz target holds the product to. A harness takes any bytes and panics when an invariant does not
-//! hold; libFuzzer drives it from `targets/`, and `cargo test` from `tests/fuzz.rs`.
+//! hold; libFuzzer drives it from `targets/`, and `cargo test` from `tests/suite/fuzz.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-// In `tests/fuzz.rs` this file is a module of its own program.
+// In `tests/suite/fuzz.rs` this file is a module of its own program.
 #![allow(unreachable_pub)]
 
 mod fixture;

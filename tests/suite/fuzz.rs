@@ -1,19 +1,12 @@
 //! The fuzz targets' harnesses without a fuzzer: over their corpora and the routes files, and over random bytes.
 //! See tests/fuzz/README.md.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout
-)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
-#[path = "fuzz/src/lib.rs"]
+#[path = "../fuzz/src/lib.rs"]
 mod harness;
 
 fn tests() -> PathBuf {

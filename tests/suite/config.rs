@@ -1,8 +1,6 @@
 //! The corpus of `tests/routes`: what loads, what does not and where the caret stands, and that the JSON
 //! Schema says the same of every file, but for those that say that it cannot.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 

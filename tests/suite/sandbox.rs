@@ -1,5 +1,4 @@
 //! The sandbox from the outside: WebSocket clients, signed HTTP requests, and every fault.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! The npm packages `pusher-js` and `pusher` against the sandbox (tests/clients/sandbox.test.mjs).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 
 use std::path::Path;
 use std::process::{Command, Output};

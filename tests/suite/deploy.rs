@@ -4,14 +4,6 @@
 //! Tools are named by the environment (`tests/run` finds them): `KUBECTL`, `PROMTOOL`, and `PYTHON` with
 //! PyYAML. Without one, the tests that need it say SKIPPED; with `PUSHER_BRIDGE_TESTS_COMPLETE=1` they fail.
 
-#![allow(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::print_stderr,
-    clippy::unwrap_used
-)]
-
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;

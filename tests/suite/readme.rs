@@ -1,7 +1,6 @@
 //! README.md, held to what the program is: its TOML loads, its commands and flags exist, its tables name every
 //! limit with the real default, every metric, error code, close and refusal reason, and every dependency. So is
 //! docs/security.md: its limits, constants, metrics, files and tests exist.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,10 +13,10 @@ use pusher_bridge::legacy::error::ErrorCode;
 use pusher_bridge::limits::rate::Rate;
 use pusher_bridge::metrics::Metrics;
 
-const README: &str = include_str!("../README.md");
-const SECURITY: &str = include_str!("../docs/security.md");
-const PERFORMANCE: &str = include_str!("../docs/performance.md");
-const SHIPPED: &str = include_str!("../routes.toml");
+const README: &str = include_str!("../../README.md");
+const SECURITY: &str = include_str!("../../docs/security.md");
+const PERFORMANCE: &str = include_str!("../../docs/performance.md");
+const SHIPPED: &str = include_str!("../../routes.toml");
 const BINARY: &str = env!("CARGO_BIN_EXE_pusher-bridge");
 
 /// The cells of the table whose header begins with this cell, row by row.
@@ -169,8 +168,7 @@ fn every_test_command_exists() {
             ["cargo", "test", ..] => {
                 let at = words.iter().position(|word| *word == "--test").unwrap();
                 let name = words[at + 1];
-                let places = [format!("tests/{name}.rs"), format!("tests/{name}/main.rs")];
-                assert!(places.iter().any(|place| root().join(place).exists()), "{line}");
+                assert!(root().join(format!("tests/{name}/main.rs")).exists(), "{line}");
                 assert_eq!(with, name != "hostile", "{line}");
                 let known = |flag: &&str| soak.contains(&format!("\"{flag}\""));
                 assert!(name != "soak" || flags("--").iter().all(known), "{line}");
@@ -275,7 +273,7 @@ fn defaults_are_what_a_minimal_file_gets() {
 
 #[test]
 fn every_metric_code_and_reason_is_in_its_table() {
-    let source = include_str!("../src/metrics.rs");
+    let source = include_str!("../../src/metrics.rs");
     let metrics: BTreeSet<&str> =
         source.split('"').filter(|text| text.starts_with("pusher_bridge_") && !text.contains('{')).collect();
     assert_eq!(first_column("metric"), metrics);
@@ -323,7 +321,7 @@ fn the_metrics_table_names_the_labels() {
 
 #[test]
 fn every_direct_dependency_is_in_the_table() {
-    let manifest: toml::Table = include_str!("../Cargo.toml").parse().unwrap();
+    let manifest: toml::Table = include_str!("../../Cargo.toml").parse().unwrap();
     let direct: BTreeSet<&str> =
         manifest["dependencies"].as_table().unwrap().keys().map(String::as_str).collect();
     assert_eq!(first_column("crate"), direct);
@@ -377,7 +375,7 @@ fn constant(source: &str, name: &str) -> Option<String> {
 
 #[test]
 fn autobahns_cases_are_counted() {
-    let source = include_str!("e2e/autobahn.rs");
+    let source = include_str!("../e2e/autobahn.rs");
     let cases = constant(source, "CASES").unwrap();
     let (_, list) = source.split_once("const INFORMATIONAL: [&str; ").unwrap();
     let informational: usize = list.split(']').next().unwrap().parse().unwrap();
@@ -409,7 +407,7 @@ fn test_of(name: &str) -> (PathBuf, &str) {
 
 #[test]
 fn securitys_tests_metrics_keys_and_files_exist() {
-    let metrics = include_str!("../src/metrics.rs");
+    let metrics = include_str!("../../src/metrics.rs");
     let codes = ErrorCode::ALL.map(ErrorCode::as_str);
     let keys = defaults();
     let (mut tests, mut others) = (0, 0);

@@ -1,8 +1,6 @@
 //! Every key of the file with its extremes: a walk over the JSON Schema puts each value where each key is. What the
 //! loader takes must then work: it is described without secrets, and what the program computes from it holds.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
