@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::auth::Verifier;
 use crate::clock::Now;
-use crate::metrics::Metrics;
+use crate::metrics::{Gauge, Registry};
 use crate::server::settings::Settings;
 use crate::upstream::undelivered::Undelivered;
 
@@ -36,6 +36,23 @@ const STUCK_AFTER: Duration = Duration::from_secs(30);
 pub const PULSE: Duration = Duration::from_secs(1);
 /// How often the metrics and limits are tidied.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// What the admin address shows, and counts itself.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Whether new clients are welcome.
+    ready: Gauge,
+}
+
+impl Metrics {
+    /// Declares them.
+    #[must_use]
+    pub fn new(registry: &Registry) -> Self {
+        let ready = registry.declare("pusher_bridge_ready", "1 while new clients are welcome");
+        Self { registry: registry.clone(), ready }
+    }
+}
 
 /// What the probes tell, written by the rest of the program.
 pub struct Status {
@@ -56,7 +73,7 @@ pub struct Status {
     /// Names of the admin address, beside addresses and loopback's.
     hosts: Vec<String>,
     undelivered: Arc<Undelivered>,
-    metrics: Arc<Metrics>,
+    metrics: Metrics,
 }
 
 impl Status {
@@ -68,7 +85,7 @@ impl Status {
         server: &Settings,
         keys: Option<Arc<Verifier>>,
         undelivered: Arc<Undelivered>,
-        metrics: Arc<Metrics>,
+        metrics: Metrics,
     ) -> Arc<Self> {
         Arc::new(Self {
             links,
@@ -182,7 +199,7 @@ pub async fn run(
         tokio::select! {
             () = stopped(&mut stop) => return,
             _ = ticks.tick() => {
-                status.metrics.upkeep();
+                status.metrics.registry.upkeep();
                 status.show_readiness();
                 upkeep(Now::read());
             }
@@ -243,7 +260,7 @@ fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>>
         "/readyz" => probe(status.readiness()),
         "/metrics" => {
             status.show_readiness();
-            let mut response = text(StatusCode::OK, status.metrics.render());
+            let mut response = text(StatusCode::OK, status.metrics.registry.render());
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(CONTENT_TYPE, kind);
             response

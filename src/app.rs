@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admin::{self, Status};
-use crate::auth::{FetchObserver, Verifier};
+use crate::auth::Verifier;
 use crate::clock::Now;
 use crate::config::Config;
 use crate::fanout::hub::{Hub, INBOX_MAX};
@@ -22,7 +22,7 @@ use crate::limits::budget::Budget;
 use crate::limits::rate::Rate;
 use crate::limits::slots::Slots;
 use crate::limits::users::UserRates;
-use crate::metrics::{KeyAges, Metrics};
+use crate::metrics::Gauge;
 use crate::routes::route::PublishAction;
 use crate::server::accept::{Accepting, Listener, Turn};
 use crate::server::forwarded::Unbelieved;
@@ -33,6 +33,10 @@ use crate::upstream::links::Links;
 use crate::upstream::publisher::Publisher;
 use crate::upstream::undelivered::Undelivered;
 use crate::{http, tls};
+
+pub mod metrics;
+
+use self::metrics::Metrics;
 
 /// Of the grace period, so much is kept for publishing what was accepted.
 const FLUSH_SHARE: f64 = 0.3;
@@ -99,14 +103,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let tls = tls::client_config(config.upstream.app.ca_file.as_deref()).map_err(failed("certificates"))?;
     let client = Arc::new(http::Client::by(config.upstream.proxies.clone(), &tls));
     let names: Vec<Arc<str>> = config.routes.iter().map(|route| route.name.clone()).collect();
-    let metrics = Metrics::new(&names).map_err(failed("metrics"))?;
+    let metrics = Arc::new(Metrics::new(&names).map_err(failed("metrics"))?);
     metrics.watch_tasks("main", Handle::current());
     let verifier = match &config.auth {
         None => None,
         Some(auth) => {
-            let verifier = Verifier::new(auth, &client).map_err(failed("keys"))?;
-            let counted = metrics.clone();
-            verifier.observe_fetches(&(Arc::new(move |ok| counted.jwks_fetched(ok)) as FetchObserver));
+            let verifier = Verifier::new(auth, &client, &metrics.auth).map_err(failed("keys"))?;
             Some(Arc::new(verifier))
         }
     };
@@ -133,7 +135,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             hubs: hub_senders.clone(),
             undelivered: undelivered.clone(),
             connected: sender,
-            metrics: metrics.clone(),
+            metrics: metrics.links.clone(),
         };
         link_tasks.spawn(link.run());
     }
@@ -145,19 +147,24 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         PublishAction::Post { url, .. } => Some(url.source()),
         PublishAction::Trigger { .. } => None,
     });
-    let publisher = Publisher::start(api, publish, backends, links.clone(), metrics.clone(), &mut publishing);
+    let publisher =
+        Publisher::start(api, publish, backends, links.clone(), metrics.publishing.clone(), &mut publishing);
     let unsettled = publisher.unsettled();
     let needed = config.routes.iter().any(|route| route.auth.is_some());
     let keys = verifier.clone().filter(|verifier| needed && verifier.fetches());
-    let status =
-        Status::new(connected, worker_count, &config.server, keys, undelivered.clone(), metrics.clone());
-    let ages = verifier.iter().flat_map(|verifier| verifier.key_ages(Now::read()));
-    let max_ages = ages.map(|(_, max)| max);
-    let key_ages = metrics.key_ages(max_ages);
+    let status = Status::new(
+        connected,
+        worker_count,
+        &config.server,
+        keys,
+        undelivered.clone(),
+        metrics.admin.clone(),
+    );
     let wrong_tokens = config.auth.as_ref().map_or(ANY_RATE, |auth| auth.failures_per_address);
     let bridge = Arc::new(Bridge {
         config: config.clone(),
-        metrics: metrics.clone(),
+        metrics: metrics.server.clone(),
+        session_metrics: metrics.session.clone(),
         verifier,
         publisher,
         user_slots: Slots::new(),
@@ -172,7 +179,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         status: status.clone(),
     });
 
-    let admission = Admission::new(&config.server, metrics.clone());
+    let admission = Admission::new(&config.server, metrics.server.clone());
     let (accepting, turns) = Accepting::new(admission, worker_count);
     let (stop_accepting, stop) = watch::channel(false);
     let mut workers = Vec::new();
@@ -181,7 +188,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             index,
             undelivered.clone(),
             links.clone(),
-            metrics.clone(),
+            metrics.fanout.clone(),
             bridge.buffers.clone(),
         ));
         let worker = Worker::new(bridge.clone(), hub);
@@ -195,13 +202,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     }
     let (stop_admin, admin_stopped) = watch::channel(false);
     let (shared, weak) = (status.clone(), Arc::downgrade(&bridge));
+    let buffered_bytes = metrics.websocket.buffered_bytes.clone();
     let std_listener = admin_listener.into_std().map_err(failed("listening (admin)"))?;
     let admin = thread("admin", &metrics, async move {
         match TcpListener::from_std(std_listener) {
             Ok(listener) => {
                 let watching = shared.clone();
                 tokio::spawn(async move { watching.watch_links().await });
-                let upkeep = move |now| upkeep(&weak, &key_ages, now);
+                let upkeep = move |now| upkeep(&weak, &buffered_bytes, now);
                 admin::run(listener, shared, admin_stopped, upkeep).await;
             }
             Err(error) => tracing::error!(%error, "the admin address cannot be watched"),
@@ -231,15 +239,13 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 /// Nothing is judged where no route needs a token.
 const ANY_RATE: Rate = Rate { count: 1, per: Duration::from_secs(1), burst: 1 };
 
-fn upkeep(bridge: &Weak<Bridge>, key_ages: &KeyAges, now: Now) {
+fn upkeep(bridge: &Weak<Bridge>, buffered_bytes: &Gauge, now: Now) {
     if let Some(bridge) = bridge.upgrade() {
         bridge.wrong_tokens.upkeep(now.mono);
         bridge.user_rates.upkeep(now.mono);
-        bridge.metrics.buffered_bytes.set(bridge.buffers.held() as f64);
+        buffered_bytes.set(bridge.buffers.held() as f64);
         if let Some(verifier) = &bridge.verifier {
             verifier.upkeep(now);
-            // One that was never fetched is as good as one that is too old.
-            key_ages.set(verifier.key_ages(now).map(|(age, max)| age.unwrap_or(max)));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a date and a policy give: headers (RFC 9745, RFC 8594, RFC 5829), and whether a route still serves.
 
 use crate::clock::Now;
+use crate::metrics::label::labels;
 
 /// A route's `deprecation`, validated: the sunset does not precede the deprecation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,32 +20,17 @@ pub struct Policy {
     pub successor: Option<String>,
 }
 
-/// How far along a route is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Phase {
-    /// Not deprecated, or not yet.
-    Current,
-    /// Deprecated, before its sunset.
-    Deprecated,
-    /// Past its sunset and still served.
-    Sunset,
-    /// Past its sunset and refused.
-    Gone,
-}
-
-impl Phase {
-    /// Every phase, for metrics that exist from the start.
-    pub const ALL: [Self; 4] = [Self::Current, Self::Deprecated, Self::Sunset, Self::Gone];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Current => "current",
-            Self::Deprecated => "deprecated",
-            Self::Sunset => "sunset",
-            Self::Gone => "gone",
-        }
+labels! {
+    /// How far along a route is.
+    pub enum Phase: "phase" {
+        /// Not deprecated, or not yet.
+        Current = "current",
+        /// Deprecated, before its sunset.
+        Deprecated = "deprecated",
+        /// Past its sunset and still served.
+        Sunset = "sunset",
+        /// Past its sunset and refused.
+        Gone = "gone",
     }
 }
 

@@ -4,8 +4,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::Criterion;
+use pusher_bridge::app::metrics::Metrics;
 use pusher_bridge::config::{self, Source};
-use pusher_bridge::metrics::Metrics;
 
 use super::{SHIPPED, credentials};
 

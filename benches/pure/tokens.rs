@@ -7,10 +7,12 @@ use std::time::Duration;
 use criterion::Criterion;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use md5::{Digest as _, Md5};
+use pusher_bridge::auth::metrics::Metrics;
 use pusher_bridge::auth::settings::{AuthKey, ClaimNames, KeySource, Settings};
 use pusher_bridge::auth::{Verifier, Verify};
 use pusher_bridge::http::Client;
 use pusher_bridge::limits::rate::Rate;
+use pusher_bridge::metrics::Registry;
 use pusher_bridge::pusher::sign;
 use pusher_bridge::tls;
 use rcgen::KeyPair;
@@ -34,7 +36,8 @@ pub fn verifier(algorithm: Algorithm, source: KeySource) -> Verifier {
         token_bytes_max: 8192,
         failures_per_address: Rate { count: 20, per: Duration::from_secs(60), burst: 20 },
     };
-    Verifier::new(&auth, &Arc::new(Client::new(&tls::client_config(None).unwrap()))).unwrap()
+    let client = Arc::new(Client::new(&tls::client_config(None).unwrap()));
+    Verifier::new(&auth, &client, &Metrics::new(&Registry::new().unwrap())).unwrap()
 }
 
 /// A token as the old clients have it, valid for an hour.

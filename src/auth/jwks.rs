@@ -1,7 +1,7 @@
 //! A JWKS at a URL: fetched when asked for, kept, and asked for again at a bounded rate.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -12,8 +12,10 @@ use jsonwebtoken::Algorithm;
 use tokio::sync::watch;
 
 use super::keys::{Key, from_jwks};
+use super::metrics::Fetch;
 use crate::clock::Now;
 use crate::http::{Client, Request};
+use crate::metrics::Family;
 
 /// Largest JWKS document, bytes.
 pub const JWKS_BYTES_MAX: usize = 256 * 1024;
@@ -38,12 +40,8 @@ pub(super) struct RemoteKeys {
     http: Arc<Client>,
     fetched: ArcSwapOption<Fetched>,
     fetching: Mutex<Fetching>,
-    /// Told whether each fetch went well.
-    observer: OnceLock<FetchObserver>,
+    fetches: Family<Fetch>,
 }
-
-/// Told, after each fetch of a JWKS, whether it went well.
-pub type FetchObserver = Arc<dyn Fn(bool) + Send + Sync>;
 
 struct Fetched {
     keys: Vec<Key>,
@@ -79,6 +77,7 @@ impl RemoteKeys {
         algorithms: &[Algorithm],
         times: Times,
         http: Arc<Client>,
+        fetches: Family<Fetch>,
     ) -> Result<Self, String> {
         let uri = uri(url)?;
         if algorithms.is_empty() {
@@ -93,13 +92,8 @@ impl RemoteKeys {
             http,
             fetched: ArcSwapOption::empty(),
             fetching: Mutex::default(),
-            observer: OnceLock::new(),
+            fetches,
         })
-    }
-
-    /// Names who is told of each fetch; the first call counts.
-    pub(super) fn observe(&self, observer: FetchObserver) {
-        let _ = self.observer.set(observer);
     }
 
     /// Calls `f` with the keys at hand; `None` when none were ever fetched, or not for `max_age`.
@@ -174,9 +168,7 @@ impl RemoteKeys {
 
     async fn fetch_and_keep(&self, now: Now) {
         let result = self.fetch().await;
-        if let Some(observer) = self.observer.get() {
-            observer(result.is_ok());
-        }
+        self.fetches.get(if result.is_ok() { Fetch::Ok } else { Fetch::Failed }).increment(1);
         match result {
             Ok(keys) => {
                 if keys.is_empty() {

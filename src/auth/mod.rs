@@ -10,6 +10,7 @@ mod claims;
 mod identity;
 mod jwks;
 mod keys;
+pub mod metrics;
 mod mint;
 mod permits;
 mod refused;
@@ -18,11 +19,11 @@ mod verifier;
 
 pub use claims::Claims;
 pub use identity::Identity;
-pub use jwks::{FetchObserver, JWKS_BYTES_MAX, JWKS_TIMEOUT};
+pub use jwks::{JWKS_BYTES_MAX, JWKS_TIMEOUT};
 pub use keys::{AuthConfigError, JWKS_KEYS_MAX};
 pub use mint::mint_hs256;
 pub use permits::{Denied, permits};
-pub use refused::Refused;
+pub use refused::{Refused, TokenResult};
 pub use verifier::{Verifier, Verify, check_key};
 
 /// The token in what a client sent: without surrounding spaces and without a leading `Bearer ` in any case.

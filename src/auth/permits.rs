@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
-use super::Claims;
+use super::{Claims, TokenResult};
 use crate::auth::settings::{Ownership, RouteAuth};
 use crate::json::scalar;
 use crate::template::Var;
@@ -26,13 +26,13 @@ pub enum Denied {
 }
 
 impl Denied {
-    /// The label in metrics.
+    /// What became of the token, for its label.
     #[must_use]
-    pub const fn label(&self) -> &'static str {
+    pub const fn result(&self) -> TokenResult {
         match self {
-            Self::Permission(_) | Self::NoPermissions(_) => "missing_permission",
-            Self::Ownership(_) | Self::NoClaim(_) => "not_owner",
-            Self::User => "bad_claim",
+            Self::Permission(_) | Self::NoPermissions(_) => TokenResult::MissingPermission,
+            Self::Ownership(_) | Self::NoClaim(_) => TokenResult::NotOwner,
+            Self::User => TokenResult::BadClaim,
         }
     }
 }
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(permits(&route(&["b", "a"], &[]), &claims, fill), Ok(()));
         let denied = permits(&route(&["a", "c"], &[]), &claims, fill).unwrap_err();
         assert_eq!(denied, Denied::Permission("c".to_owned()));
-        assert_eq!(denied.label(), "missing_permission");
+        assert_eq!(denied.result().label(), "missing_permission");
         let none = Claims::parse(r#"{"sub":"u","exp":1}"#.to_owned(), &names()).unwrap();
         let denied = permits(&route(&["c"], &[]), &none, fill).unwrap_err();
         assert_eq!(
@@ -182,9 +182,9 @@ mod tests {
             (&[("absent", "{id}")], Denied::NoClaim("absent".to_owned())),
         ] {
             let denied = permits(&route(&[], owns), &claims, fill).unwrap_err();
-            assert_eq!((denied.label(), &denied), ("not_owner", &failing));
+            assert_eq!((denied.result().label(), &denied), ("not_owner", &failing));
         }
         let unfilled = permits(&route(&[], &[("tenant", "t{id}")]), &claims, |_| None).unwrap_err();
-        assert_eq!(unfilled.label(), "not_owner");
+        assert_eq!(unfilled.result().label(), "not_owner");
     }
 }

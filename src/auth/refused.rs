@@ -3,6 +3,58 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::metrics::label::labels;
+
+labels! {
+    /// What became of a token, or of an attempt that brought none to judge.
+    pub enum TokenResult: "result" {
+        /// Accepted.
+        Accepted = "accepted",
+        /// Accepted, on a connection in service.
+        Renewed = "renewed",
+        /// A good one, without a permission that the route asks for.
+        MissingPermission = "missing_permission",
+        /// A good one, of somebody who does not own what the path names.
+        NotOwner = "not_owner",
+        /// A good one, of another user than the connection's.
+        OtherUser = "other_user",
+        /// Nobody waited for the verdict any more.
+        Late = "late",
+        /// Not accepted, for none of the other reasons.
+        Refused = "refused",
+        /// See [`Refused`] for these.
+        Malformed = "malformed",
+        /// Its length.
+        TooLong = "too_long",
+        /// Its header.
+        UnsupportedHeader = "unsupported_header",
+        /// Its algorithm.
+        UnsupportedAlgorithm = "unsupported_algorithm",
+        /// Its key.
+        UnknownKey = "unknown_key",
+        /// Its signature.
+        BadSignature = "bad_signature",
+        /// Its end.
+        Expired = "expired",
+        /// Its beginning.
+        NotYetValid = "not_yet_valid",
+        /// Its issuer.
+        WrongIssuer = "wrong_issuer",
+        /// Its audience.
+        WrongAudience = "wrong_audience",
+        /// A claim is not there.
+        MissingClaim = "missing_claim",
+        /// A claim is not what it must be.
+        BadClaim = "bad_claim",
+        /// There are no keys to judge it by.
+        KeysUnavailable = "keys_unavailable",
+        /// An attempt without a token.
+        NoToken = "no_token",
+        /// An attempt too many.
+        RateLimited = "rate_limited",
+    }
+}
+
 /// Why a token was not accepted. Nothing of the token itself is in it but claim names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -36,23 +88,23 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// The label in metrics.
+    /// What became of the token, for its label.
     #[must_use]
-    pub const fn label(&self) -> &'static str {
+    pub const fn result(&self) -> TokenResult {
         match self {
-            Self::Malformed => "malformed",
-            Self::TooLong => "too_long",
-            Self::UnsupportedHeader => "unsupported_header",
-            Self::UnsupportedAlgorithm => "unsupported_algorithm",
-            Self::UnknownKey => "unknown_key",
-            Self::BadSignature => "bad_signature",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::WrongIssuer => "wrong_issuer",
-            Self::WrongAudience => "wrong_audience",
-            Self::MissingClaim(_) => "missing_claim",
-            Self::BadClaim(_) => "bad_claim",
-            Self::KeysUnavailable => "keys_unavailable",
+            Self::Malformed => TokenResult::Malformed,
+            Self::TooLong => TokenResult::TooLong,
+            Self::UnsupportedHeader => TokenResult::UnsupportedHeader,
+            Self::UnsupportedAlgorithm => TokenResult::UnsupportedAlgorithm,
+            Self::UnknownKey => TokenResult::UnknownKey,
+            Self::BadSignature => TokenResult::BadSignature,
+            Self::Expired => TokenResult::Expired,
+            Self::NotYetValid => TokenResult::NotYetValid,
+            Self::WrongIssuer => TokenResult::WrongIssuer,
+            Self::WrongAudience => TokenResult::WrongAudience,
+            Self::MissingClaim(_) => TokenResult::MissingClaim,
+            Self::BadClaim(_) => TokenResult::BadClaim,
+            Self::KeysUnavailable => TokenResult::KeysUnavailable,
         }
     }
 

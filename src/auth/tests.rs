@@ -11,11 +11,13 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 use rcgen::KeyPair;
 use secrecy::SecretString;
 
+use super::metrics::Metrics;
 use super::*;
 use crate::auth::settings::{AuthKey, ClaimNames, KeySource, Settings};
 use crate::clock::Now;
 use crate::http::Client;
 use crate::limits::rate::Rate;
+use crate::metrics::Registry;
 
 const SECRET: &str = "a secret of at least thirty-two bytes";
 /// 2025-01-21T10:00:00Z
@@ -138,9 +140,14 @@ fn auth(keys: Vec<AuthKey>) -> Settings {
     }
 }
 
+/// Metrics that nobody looks at.
+fn metrics() -> Metrics {
+    Metrics::new(&Registry::new().unwrap())
+}
+
 fn try_verifier(keys: Vec<AuthKey>) -> Result<Verifier, AuthConfigError> {
     let http = Client::new(&crate::tls::client_config(None).unwrap());
-    Verifier::new(&auth(keys), &Arc::new(http))
+    Verifier::new(&auth(keys), &Arc::new(http), &metrics())
 }
 
 fn verifier(keys: Vec<AuthKey>) -> Verifier {
@@ -151,7 +158,9 @@ impl Verifier {
     /// The user, or the refusal's label.
     fn user(&self, token: &str) -> Result<String, &'static str> {
         match self.verify(token, now()) {
-            Verify::Done(result) => result.map(|claims| claims.user).map_err(|refused| refused.label()),
+            Verify::Done(result) => {
+                result.map(|claims| claims.user).map_err(|refused| refused.result().label())
+            }
             Verify::NeedsKeys => Err("needs keys"),
         }
     }

@@ -14,14 +14,18 @@ use serde::de::IgnoredAny;
 use super::claims::Expected;
 use super::jwks::{self, RemoteKeys, Times};
 use super::keys::{self, AuthConfigError, Key};
+use super::metrics::Metrics;
 use super::settings::{AuthKey, ClaimNames, KeySource, Settings};
-use super::{Claims, FetchObserver, Refused};
+use super::{Claims, Refused};
 use crate::clock::Now;
 use crate::http::Client;
+use crate::metrics::Gauge;
 
 /// Verifies tokens as `[auth]` says.
 pub struct Verifier {
     sources: Vec<Source>,
+    /// As `/metrics` shows them, of each source.
+    ages: Vec<Gauge>,
     names: ClaimNames,
     token_bytes_max: usize,
 }
@@ -71,16 +75,22 @@ pub fn check_key(key: &AuthKey) -> Result<(), String> {
 }
 
 impl Source {
-    fn new(key: &AuthKey, leeway: Duration, http: &Arc<Client>) -> Result<Self, String> {
+    fn new(key: &AuthKey, leeway: Duration, http: &Arc<Client>, metrics: &Metrics) -> Result<Self, String> {
         let algorithms = key.algorithms.clone();
         let keys = if let KeySource::JwksUrl { url, refresh, refresh_min, max_age } = &key.source {
             let times = Times { refresh: *refresh, refresh_min: *refresh_min, max_age: *max_age };
-            Keys::Remote(Arc::new(RemoteKeys::new(url, &algorithms, times, Arc::clone(http))?))
+            let (http, fetches) = (Arc::clone(http), metrics.fetches.clone());
+            Keys::Remote(Arc::new(RemoteKeys::new(url, &algorithms, times, http, fetches)?))
         } else {
             Keys::Fixed(fixed_keys(key)?)
         };
         let expected = Expected { leeway, issuers: key.issuers.clone(), audiences: key.audiences.clone() };
         Ok(Self { algorithms, keys, expected })
+    }
+
+    /// Zero for what stands in the file.
+    fn max_age(&self) -> Duration {
+        self.remote().map_or(Duration::ZERO, |remote| remote.max_age())
     }
 
     fn remote(&self) -> Option<&Arc<RemoteKeys>> {
@@ -134,29 +144,30 @@ impl Verifier {
     ///
     /// # Errors
     /// A key that is none, or that cannot verify the algorithms it is configured for.
-    pub fn new(auth: &Settings, http: &Arc<Client>) -> Result<Self, AuthConfigError> {
+    pub fn new(auth: &Settings, http: &Arc<Client>, metrics: &Metrics) -> Result<Self, AuthConfigError> {
         let sources = auth.keys.iter().enumerate().map(|(key_index, key)| {
-            Source::new(key, auth.leeway, http).map_err(|message| AuthConfigError { key_index, message })
+            Source::new(key, auth.leeway, http, metrics)
+                .map_err(|message| AuthConfigError { key_index, message })
         });
+        let sources = sources.collect::<Result<Vec<_>, _>>()?;
+        let max_ages = sources.iter().map(Source::max_age).enumerate();
         Ok(Self {
-            sources: sources.collect::<Result<_, _>>()?,
+            ages: max_ages.map(|(index, max_age)| metrics.age_of_key(index, max_age)).collect(),
+            sources,
             names: auth.claims.clone(),
             token_bytes_max: auth.token_bytes_max,
         })
     }
 
-    /// Has every fetch of a JWKS told to `observer`.
-    pub fn observe_fetches(&self, observer: &FetchObserver) {
-        for remote in self.remotes() {
-            remote.observe(observer.clone());
-        }
-    }
-
-    /// Begins to fetch each JWKS that is older than its `refresh` or was never fetched. To be called at start
+    /// Begins to fetch each JWKS that is older than its `refresh` or was never fetched, and shows the keys' ages. To be called at start
     /// and then by a timer, within a tokio runtime.
     pub fn upkeep(&self, now: Now) {
         for remote in self.remotes() {
             remote.refresh_if_old(now);
+        }
+        for (gauge, (age, max_age)) in self.ages.iter().zip(self.key_ages(now)) {
+            // One that was never fetched is as good as one that is too old.
+            gauge.set(age.unwrap_or(max_age).as_secs_f64());
         }
     }
 
@@ -222,10 +233,10 @@ impl Verifier {
 
     /// For each key in the file its age and when it is not believed any more: a JWKS's since it was fetched, `None`
     /// when it never was. Zero for what stands in the file.
-    pub fn key_ages(&self, now: Now) -> impl Iterator<Item = (Option<Duration>, Duration)> {
-        self.sources.iter().map(move |source| match source.remote() {
-            Some(remote) => (remote.age(now), remote.max_age()),
-            None => (Some(Duration::ZERO), Duration::ZERO),
+    pub(super) fn key_ages(&self, now: Now) -> impl Iterator<Item = (Option<Duration>, Duration)> {
+        self.sources.iter().map(move |source| {
+            let age = source.remote().map_or(Some(Duration::ZERO), |remote| remote.age(now));
+            (age, source.max_age())
         })
     }
 

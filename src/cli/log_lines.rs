@@ -7,8 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::line_rate::LineRate;
+use crate::app::metrics::LogCounts;
 use crate::clock::Now;
-use crate::metrics::LogCounts;
 
 /// Bytes of lines that wait to be written: some ten thousand lines. Beyond it new ones are lost.
 const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;

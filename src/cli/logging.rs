@@ -13,7 +13,7 @@ use tracing_subscriber::{Layer, fmt, registry};
 use super::line_rate::Admitted;
 use super::log_lines::Lines;
 use super::{Failure, LogArgs};
-use crate::metrics::LogCounts;
+use crate::app::metrics::LogCounts;
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -8,13 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::metrics::Metrics;
 use super::table::{self, Channel, Table};
 use crate::clock::Now;
 use crate::exchange::{Interest, LinkId, Subscribe};
 use crate::json;
 use crate::legacy::dialect::EventData;
 use crate::limits::budget::Budget;
-use crate::metrics::Metrics;
 use crate::pusher::channel::is_cache;
 use crate::routes::publish::{ClientEvents, relayed_name};
 use crate::routes::route::Route;
@@ -22,6 +22,7 @@ use crate::text::loggable;
 use crate::upstream::cached::Cached;
 use crate::upstream::delivery::{Delivery, Event};
 use crate::upstream::links::{LinkHandle, Links};
+use crate::upstream::metrics::EventResult;
 use crate::upstream::undelivered::{Reason, Undelivered};
 use crate::websocket::conn::{Conn, Notice};
 use crate::websocket::outbox::{Opcode, Pushed, encode_frame};
@@ -221,7 +222,7 @@ impl Hub {
         if let Some(frame) = frame {
             let length = frame.len();
             if conn.push(frame).is_accepted() {
-                self.metrics.count_out(route, 1, length);
+                self.metrics.sent(route, 1, length);
             }
         }
     }
@@ -281,7 +282,7 @@ impl Hub {
                 };
                 frames += usize::from(matches!(pushed, Pushed::Written | Pushed::Queued));
             }
-            self.metrics.count_out(index, frames, length);
+            self.metrics.sent(index, frames, length);
             if length == 0 {
                 shown.note_missed(Reason::of(value.as_deref(), &event.data));
             }
@@ -315,9 +316,9 @@ impl Hub {
             }
         }
         if delivered {
-            return self.metrics.upstream_delivered();
+            return self.metrics.events.get(EventResult::Delivered).increment(1);
         }
-        self.metrics.upstream_undelivered(nearest);
+        self.metrics.events.get(EventResult::Undelivered(nearest)).increment(1);
         if nearest == Reason::NoSubscriber {
             self.undelivered.note_unwanted(&event.channel, &event.name, Now::read());
         }

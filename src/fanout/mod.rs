@@ -2,6 +2,7 @@
 //! hub's table knows that worker's subscribers.
 
 pub mod hub;
+pub mod metrics;
 #[cfg(test)]
 mod relay_model;
 pub mod table;

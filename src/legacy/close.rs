@@ -1,67 +1,49 @@
 //! Every reason a connection ends for, in one place: the close code and text on the wire, and the label in
 //! logs and metrics.
 
-/// Why a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CloseReason {
-    /// The client sent a close frame.
-    ByClient,
-    /// The connection broke without a close frame.
-    Lost,
-    /// This server is shutting down.
-    GoingAway,
-    /// The client broke the WebSocket protocol.
-    Protocol,
-    /// A text message was not UTF-8.
-    NotUtf8,
-    /// A message was larger than the route allows.
-    TooBig,
-    /// No valid token came in time.
-    AuthDeadline,
-    /// Too many wrong tokens.
-    AuthFailures,
-    /// The token expired and was not renewed.
-    TokenExpired,
-    /// Too many control frames or pongs.
-    ControlFlood,
-    /// The client did not read fast enough.
-    SlowReader,
-    /// Too much is held in memory for all clients together, and this one holds much.
-    Overload,
-    /// Nothing was heard from the client for too long.
-    Silent,
-    /// Another connection took its slot.
-    Replaced,
-    /// Upstream events may have been missed, and the route asks for a close.
-    Gap,
-    /// Refused after the upgrade, as the route asks for.
-    Refused,
-    /// A defect here.
-    Internal,
+use crate::metrics::label::labels;
+
+labels! {
+    /// Why a connection ended.
+    pub enum CloseReason: "reason" {
+        /// The client sent a close frame.
+        ByClient = "by_client",
+        /// The connection broke without a close frame.
+        Lost = "lost",
+        /// This server is shutting down.
+        GoingAway = "going_away",
+        /// The client broke the WebSocket protocol.
+        Protocol = "protocol_error",
+        /// A text message was not UTF-8.
+        NotUtf8 = "not_utf8",
+        /// A message was larger than the route allows.
+        TooBig = "too_big",
+        /// No valid token came in time.
+        AuthDeadline = "auth_deadline",
+        /// Too many wrong tokens.
+        AuthFailures = "auth_failures",
+        /// The token expired and was not renewed.
+        TokenExpired = "token_expired",
+        /// Too many control frames or pongs.
+        ControlFlood = "control_flood",
+        /// The client did not read fast enough.
+        SlowReader = "slow_reader",
+        /// Too much is held in memory for all clients together, and this one holds much.
+        Overload = "overload",
+        /// Nothing was heard from the client for too long.
+        Silent = "silent",
+        /// Another connection took its slot.
+        Replaced = "replaced",
+        /// Upstream events may have been missed, and the route asks for a close.
+        Gap = "gap",
+        /// Refused after the upgrade, as the route asks for.
+        Refused = "refused",
+        /// A defect here.
+        Internal = "internal",
+    }
 }
 
 impl CloseReason {
-    /// Every reason, for metrics that exist from the start.
-    pub const ALL: [Self; 17] = [
-        Self::ByClient,
-        Self::Lost,
-        Self::GoingAway,
-        Self::Protocol,
-        Self::NotUtf8,
-        Self::TooBig,
-        Self::AuthDeadline,
-        Self::AuthFailures,
-        Self::TokenExpired,
-        Self::ControlFlood,
-        Self::SlowReader,
-        Self::Overload,
-        Self::Silent,
-        Self::Replaced,
-        Self::Gap,
-        Self::Refused,
-        Self::Internal,
-    ];
-
     /// The close code (RFC 6455 §7.4.1) this server sends; `None` where it sends none of its own.
     #[must_use]
     pub const fn code(self) -> Option<u16> {
@@ -104,30 +86,6 @@ impl CloseReason {
             Self::Gap => "events may be missing, reconnect",
             Self::Refused => "refused",
             Self::Internal => "internal error",
-        }
-    }
-
-    /// The label in logs and metrics.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::ByClient => "by_client",
-            Self::Lost => "lost",
-            Self::GoingAway => "going_away",
-            Self::Protocol => "protocol_error",
-            Self::NotUtf8 => "not_utf8",
-            Self::TooBig => "too_big",
-            Self::AuthDeadline => "auth_deadline",
-            Self::AuthFailures => "auth_failures",
-            Self::TokenExpired => "token_expired",
-            Self::ControlFlood => "control_flood",
-            Self::SlowReader => "slow_reader",
-            Self::Overload => "overload",
-            Self::Silent => "silent",
-            Self::Replaced => "replaced",
-            Self::Gap => "gap",
-            Self::Refused => "refused",
-            Self::Internal => "internal",
         }
     }
 }

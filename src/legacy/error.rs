@@ -1,133 +1,75 @@
 //! Every error code that a client can be told, in one place.
 
-/// Why a client's message or token was not accepted. The code is the `error_code` of an error frame, or the
-/// `error` of an `auth_error`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ErrorCode {
-    /// Anything but `auth` before authentication.
-    AuthRequired,
-    /// The token is invalid or expired.
-    InvalidToken,
-    /// The token is good, but lacks a permission that the route asks for.
-    MissingPermission,
-    /// The token is good, but what the path names is not the user's.
-    NotOwner,
-    /// A renewal on a live connection named another user.
-    OtherUser,
-    /// No token can be judged at the moment: the keys cannot be fetched.
-    Unavailable,
-    /// Too many `auth` messages or wrong tokens.
-    AuthRateLimited,
-    /// Too many messages.
-    RateLimited,
-    /// Too many connections of this user.
-    TooManyConnections,
-    /// Too many connections of this client address.
-    AddressLimit,
-    /// The session is open elsewhere.
-    SessionInUse,
-    /// Too many in-band subscriptions.
-    TooManySubscriptions,
-    /// The text is not JSON.
-    InvalidJson,
-    /// JSON, but no object.
-    NotAnObject,
-    /// No `type`, or one that is no string.
-    MissingType,
-    /// A type that nothing here understands.
-    UnknownType,
-    /// A type that this route does not publish.
-    NotPublished,
-    /// A control message lacks a field, or has a value that is not acceptable.
-    InvalidField,
-    /// Too large to be carried.
-    TooLarge,
-    /// Nested too deeply.
-    TooDeep,
-    /// A binary message where text is expected.
-    BinaryNotSupported,
-    /// Pusher cannot be reached, or did not confirm in time.
-    UpstreamUnavailable,
-    /// Pusher refused.
-    UpstreamRefused,
-    /// The queue to Pusher is full.
-    QueueFull,
-    /// Events may have been missed.
-    Gap,
-    /// The endpoint is gone.
-    EndpointGone,
-    /// The origin is not allowed.
-    OriginNotAllowed,
-    /// Something failed here.
-    Internal,
+use crate::metrics::label::labels;
+
+labels! {
+    /// Why a client's message or token was not accepted. The code is the `error_code` of an error frame, or the
+    /// `error` of an `auth_error`.
+    pub enum ErrorCode: "code" {
+        /// Anything but `auth` before authentication.
+        AuthRequired = "WEBSOCKET_AUTH_REQUIRED",
+        /// The token is invalid or expired.
+        InvalidToken = "INVALID_TOKEN",
+        /// The token is good, but lacks a permission that the route asks for.
+        MissingPermission = "MISSING_PERMISSION",
+        /// The token is good, but what the path names is not the user's.
+        NotOwner = "NOT_OWNER",
+        /// A renewal on a live connection named another user.
+        OtherUser = "OTHER_USER",
+        /// No token can be judged at the moment: the keys cannot be fetched.
+        Unavailable = "UNAVAILABLE",
+        /// Too many `auth` messages or wrong tokens.
+        AuthRateLimited = "AUTH_RATE_LIMITED",
+        /// Too many messages.
+        RateLimited = "RATE_LIMITED",
+        /// Too many connections of this user.
+        TooManyConnections = "TOO_MANY_CONNECTIONS",
+        /// Too many connections of this client address.
+        AddressLimit = "TOO_MANY_CONNECTIONS_FROM_ADDRESS",
+        /// The session is open elsewhere.
+        SessionInUse = "SESSION_IN_USE",
+        /// Too many in-band subscriptions.
+        TooManySubscriptions = "TOO_MANY_SUBSCRIPTIONS",
+        /// The text is not JSON.
+        InvalidJson = "INVALID_JSON",
+        /// JSON, but no object.
+        NotAnObject = "NOT_AN_OBJECT",
+        /// No `type`, or one that is no string.
+        MissingType = "MISSING_TYPE",
+        /// A type that nothing here understands.
+        UnknownType = "UNKNOWN_MESSAGE_TYPE",
+        /// A type that this route does not publish.
+        NotPublished = "MESSAGE_TYPE_NOT_PUBLISHED",
+        /// A control message lacks a field, or has a value that is not acceptable.
+        InvalidField = "INVALID_FIELD",
+        /// Too large to be carried.
+        TooLarge = "MESSAGE_TOO_LARGE",
+        /// Nested too deeply.
+        TooDeep = "MESSAGE_TOO_DEEP",
+        /// A binary message where text is expected.
+        BinaryNotSupported = "BINARY_NOT_SUPPORTED",
+        /// Pusher cannot be reached, or did not confirm in time.
+        UpstreamUnavailable = "UPSTREAM_UNAVAILABLE",
+        /// Pusher refused.
+        UpstreamRefused = "UPSTREAM_REFUSED",
+        /// The queue to Pusher is full.
+        QueueFull = "QUEUE_FULL",
+        /// Events may have been missed.
+        Gap = "EVENTS_MAY_BE_MISSING",
+        /// The endpoint is gone.
+        EndpointGone = "ENDPOINT_GONE",
+        /// The origin is not allowed.
+        OriginNotAllowed = "ORIGIN_NOT_ALLOWED",
+        /// Something failed here.
+        Internal = "INTERNAL_ERROR",
+    }
 }
 
 impl ErrorCode {
-    /// Every code, for metrics that exist from the start and for configuration.
-    pub const ALL: [Self; 28] = [
-        Self::AuthRequired,
-        Self::InvalidToken,
-        Self::MissingPermission,
-        Self::NotOwner,
-        Self::OtherUser,
-        Self::Unavailable,
-        Self::AuthRateLimited,
-        Self::RateLimited,
-        Self::TooManyConnections,
-        Self::AddressLimit,
-        Self::SessionInUse,
-        Self::TooManySubscriptions,
-        Self::InvalidJson,
-        Self::NotAnObject,
-        Self::MissingType,
-        Self::UnknownType,
-        Self::NotPublished,
-        Self::InvalidField,
-        Self::TooLarge,
-        Self::TooDeep,
-        Self::BinaryNotSupported,
-        Self::UpstreamUnavailable,
-        Self::UpstreamRefused,
-        Self::QueueFull,
-        Self::Gap,
-        Self::EndpointGone,
-        Self::OriginNotAllowed,
-        Self::Internal,
-    ];
-
     /// The code on the wire, unless a dialect's `error_codes` renames it. The first two are the old server's.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::AuthRequired => "WEBSOCKET_AUTH_REQUIRED",
-            Self::InvalidToken => "INVALID_TOKEN",
-            Self::MissingPermission => "MISSING_PERMISSION",
-            Self::NotOwner => "NOT_OWNER",
-            Self::OtherUser => "OTHER_USER",
-            Self::Unavailable => "UNAVAILABLE",
-            Self::AuthRateLimited => "AUTH_RATE_LIMITED",
-            Self::RateLimited => "RATE_LIMITED",
-            Self::TooManyConnections => "TOO_MANY_CONNECTIONS",
-            Self::AddressLimit => "TOO_MANY_CONNECTIONS_FROM_ADDRESS",
-            Self::SessionInUse => "SESSION_IN_USE",
-            Self::TooManySubscriptions => "TOO_MANY_SUBSCRIPTIONS",
-            Self::InvalidJson => "INVALID_JSON",
-            Self::NotAnObject => "NOT_AN_OBJECT",
-            Self::MissingType => "MISSING_TYPE",
-            Self::UnknownType => "UNKNOWN_MESSAGE_TYPE",
-            Self::NotPublished => "MESSAGE_TYPE_NOT_PUBLISHED",
-            Self::InvalidField => "INVALID_FIELD",
-            Self::TooLarge => "MESSAGE_TOO_LARGE",
-            Self::TooDeep => "MESSAGE_TOO_DEEP",
-            Self::BinaryNotSupported => "BINARY_NOT_SUPPORTED",
-            Self::UpstreamUnavailable => "UPSTREAM_UNAVAILABLE",
-            Self::UpstreamRefused => "UPSTREAM_REFUSED",
-            Self::QueueFull => "QUEUE_FULL",
-            Self::Gap => "EVENTS_MAY_BE_MISSING",
-            Self::EndpointGone => "ENDPOINT_GONE",
-            Self::OriginNotAllowed => "ORIGIN_NOT_ALLOWED",
-            Self::Internal => "INTERNAL_ERROR",
-        }
+        self.label()
     }
 
     /// What the client is told beside the code. The first two are the old server's words.

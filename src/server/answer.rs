@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::forwarded::client_address;
+use super::metrics::Refusal;
 use super::presented::{Presented, presented_token, select_subprotocol};
 use super::spelling::Respelled;
 use super::upgrade::{NotUpgradable, check};
@@ -32,7 +33,6 @@ use crate::deprecation::Phase;
 use crate::legacy::error::ErrorCode;
 use crate::limits::address::one_client;
 use crate::limits::slots::{Acquire, Permit};
-use crate::metrics::Refusal;
 use crate::routes::path::{Matched, PathValues};
 use crate::routes::route::{self, Route};
 use crate::session;

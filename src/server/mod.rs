@@ -4,6 +4,7 @@
 pub mod accept;
 pub mod answer;
 pub mod forwarded;
+pub mod metrics;
 pub mod presented;
 pub mod settings;
 mod spelling;

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::accept::{Accepting, Turn};
 use super::forwarded::{Unbelieved, is_trusted};
+use super::metrics::Metrics;
 use super::settings::Settings;
 use super::turns::Load;
 use crate::admin::Status;
@@ -26,7 +27,7 @@ use crate::limits::handshakes::{Handshake, Handshakes};
 use crate::limits::slots::Scope;
 use crate::limits::slots::{Permit, Slots};
 use crate::limits::users::UserRates;
-use crate::metrics::Metrics;
+use crate::session;
 use crate::upstream::delivery::Delivery;
 use crate::upstream::publisher::Publisher;
 use crate::websocket::conn::{Conn, Notice};
@@ -133,8 +134,10 @@ pub type Key<T> = (Scope, T);
 pub struct Bridge {
     /// The configuration.
     pub config: Arc<Config>,
-    /// The counters.
+    /// The server's counters.
     pub metrics: Arc<Metrics>,
+    /// The sessions' counters.
+    pub session_metrics: Arc<session::metrics::Metrics>,
     /// Judges tokens; `None` when no route needs it.
     pub verifier: Option<Arc<Verifier>>,
     /// Takes client messages. When the last worker is gone, its lanes finish.

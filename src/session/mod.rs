@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 mod conflict;
 pub mod machine;
+pub mod metrics;
 mod tokens;
 
 pub use self::conflict::take_address;
@@ -27,11 +28,12 @@ use crate::fanout::hub::Ticket;
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
 use crate::limits::slots::Scope;
-use crate::metrics::{ConnPhase, GaugeGuard};
+use crate::metrics::GaugeGuard;
 use crate::routes::route::Route;
 use crate::server::answer::{AddressSlot, Upgraded};
 use crate::server::worker::{Counted, Holder, Key, Registered, Slot, Worker};
 use crate::session::machine::{Action, Machine, Opening};
+use crate::session::metrics::{ConnPhase, RouteMetrics};
 use crate::text::loggable;
 use crate::upstream::publisher::note_untold;
 use crate::websocket::conn::{Attention, Conn, Notice};
@@ -63,6 +65,7 @@ struct Session {
     worker: Arc<Worker>,
     conn: Arc<Conn>,
     route: Arc<Route>,
+    metrics: Arc<RouteMetrics>,
     machine: Machine,
     actions: Vec<Action>,
     subscriptions: Vec<(u32, Ticket)>,
@@ -125,9 +128,8 @@ fn open(worker: Arc<Worker>, stream: TcpStream, granted: Upgraded, counted: Coun
     let conn = Conn::new(id, stream, bounds, &worker.bridge.buffers);
     let _ = holder.set(conn.clone());
     let registered = worker.register(&conn);
-    if let Some(metrics) = worker.bridge.metrics.route(route.index) {
-        metrics.connections.increment(1);
-    }
+    let metrics = worker.bridge.session_metrics.route(route.index);
+    metrics.opened.increment(1);
     let opening = Opening {
         route: route.clone(),
         endpoint,
@@ -143,6 +145,7 @@ fn open(worker: Arc<Worker>, stream: TcpStream, granted: Upgraded, counted: Coun
         worker,
         conn,
         route,
+        metrics,
         machine,
         actions,
         subscriptions: Vec::new(),
@@ -318,17 +321,14 @@ impl Session {
         let frame = encode_frame(opcode, payload);
         let length = frame.len();
         if self.conn.push_own(frame).is_accepted() {
-            self.worker.bridge.metrics.count_out(self.route.index, 1, length);
+            self.metrics.traffic.sent(1, length);
         }
     }
 
     fn count_in(&mut self, bytes: usize) {
         self.frames_in += 1;
         self.bytes_in += bytes as u64;
-        if let Some(metrics) = self.worker.bridge.metrics.route(self.route.index) {
-            metrics.frames_in.increment(1);
-            metrics.bytes_in.increment(bytes as u64);
-        }
+        self.metrics.traffic.received(bytes);
     }
 
     /// Carries out the machine's actions; some give it further input at once.
@@ -340,8 +340,7 @@ impl Session {
         }
         let phase = if self.machine.is_live() { ConnPhase::Live } else { ConnPhase::Authenticating };
         if self.phase.as_ref().is_none_or(|(counted, _)| *counted != phase) {
-            self.phase =
-                self.worker.bridge.metrics.route(self.route.index).map(|m| (phase, m.in_phase(phase)));
+            self.phase = Some((phase, self.metrics.in_phase(phase)));
         }
     }
 
@@ -349,9 +348,7 @@ impl Session {
         match action {
             Action::Send(text) => self.push(Opcode::Text, text.as_bytes()),
             Action::Error(code, text) => {
-                if let Some(metrics) = self.worker.bridge.metrics.route(self.route.index) {
-                    metrics.error(code);
-                }
+                self.metrics.errors.get(code).increment(1);
                 self.push(Opcode::Text, text.as_bytes());
             }
             Action::WsPing => self.push(Opcode::Ping, &[]),
@@ -448,9 +445,7 @@ impl Session {
     }
 
     fn summarise(&self, reason: CloseReason) {
-        if let Some(metrics) = self.worker.bridge.metrics.route(self.route.index) {
-            metrics.closed(reason);
-        }
+        self.metrics.closes.get(reason).increment(1);
         let (frames_out, bytes_out) = self.conn.sent();
         tracing::info!(
             route = &*self.route.name,

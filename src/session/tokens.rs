@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Done, Session};
-use crate::auth::{Claims, Refused, Verify};
+use crate::auth::{Claims, Refused, TokenResult, Verify};
 use crate::clock::Now;
 use crate::legacy::error::ErrorCode;
 use crate::session::machine::{Action, JUDGING_MAX};
@@ -63,7 +63,7 @@ impl Session {
                 self.machine.verified(verdict.map_err(failed), leeway, now, &mut self.actions)
             }
         };
-        let result = refused.as_ref().map_or(outcome.result, Refused::label);
+        let result = refused.as_ref().map_or(outcome.result, Refused::result);
         let why = refused.map(|refused| refused.to_string());
         let why = why.or_else(|| outcome.denied.map(|denied| denied.to_string()));
         self.note_auth(&user, result, why);
@@ -72,21 +72,23 @@ impl Session {
     /// An `auth` message that was refused before its token was looked at is an attempt too.
     pub(super) fn note_unjudged(&self) {
         match self.actions.last() {
-            Some(Action::Error(ErrorCode::InvalidToken, _)) => self.note_auth("", "no_token", None),
-            Some(Action::Error(ErrorCode::AuthRateLimited, _)) => self.note_auth("", "rate_limited", None),
+            Some(Action::Error(ErrorCode::InvalidToken, _)) => self.note_auth("", TokenResult::NoToken, None),
+            Some(Action::Error(ErrorCode::AuthRateLimited, _)) => {
+                self.note_auth("", TokenResult::RateLimited, None)
+            }
             _ => {}
         }
     }
 
     /// `why` names the claim that is missing or wrong, never its value.
-    fn note_auth(&self, user: &str, result: &'static str, why: Option<String>) {
-        self.worker.bridge.metrics.auth(self.route.index, result);
+    fn note_auth(&self, user: &str, result: TokenResult, why: Option<String>) {
+        self.metrics.tokens.get(result).increment(1);
         tracing::info!(
             route = &*self.route.name,
             conn = self.conn.id().0,
             client.address = %self.address,
             user = loggable(user),
-            result,
+            result = result.label(),
             why = why.as_deref().map(loggable),
             "auth"
         );

@@ -15,6 +15,7 @@ use crate::json::Object;
 use crate::pusher::sign;
 use crate::template::escape_into;
 use crate::upstream::delivery::Sent;
+use crate::upstream::metrics::RetryCause;
 use crate::upstream::settings::App;
 
 /// Largest answer read, bytes.
@@ -70,8 +71,8 @@ pub enum Outcome {
     OneByOne,
     /// May be tried again.
     Retry {
-        /// The metric label.
-        cause: &'static str,
+        /// Why.
+        cause: RetryCause,
         /// For the log.
         why: String,
         /// Whether it may have been accepted all the same.
@@ -82,7 +83,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    fn not_taken(cause: &'static str, why: impl Into<String>) -> Self {
+    fn not_taken(cause: RetryCause, why: impl Into<String>) -> Self {
         Self::Retry { cause, why: why.into(), maybe_accepted: false, wait: None }
     }
 }
@@ -162,14 +163,17 @@ impl Api {
         let response =
             self.send(format!("{}{path}?{query}", self.base), body, HeaderMap::new(), timeout).await?;
         if self.learns_time(&response, seconds, here) {
-            return Err(Outcome::not_taken("clock", "signed by a clock that differs from Pusher's"));
+            return Err(Outcome::not_taken(
+                RetryCause::Clock,
+                "signed by a clock that differs from Pusher's",
+            ));
         }
         if self.learns_prefix(&response, with_prefix) {
-            return Err(Outcome::not_taken("path", "the server signs its path with the prefix"));
+            return Err(Outcome::not_taken(RetryCause::Path, "the server signs its path with the prefix"));
         }
         if !may_be_pushers(&response) {
             return Err(Outcome::Retry {
-                cause: "no_answer",
+                cause: RetryCause::NoAnswer,
                 why: format!("HTTP {}, which is not Pusher's answer", response.status.as_u16()),
                 maybe_accepted: true,
                 wait: None,
@@ -250,9 +254,11 @@ impl Api {
                 Ok(Response { readable: false, body: Bytes::from_static(b"(a large answer)"), ..answer })
             }
             Err(HttpError::BrokenOff { answer, .. }) => Ok(answer),
-            Err(error @ HttpError::NotSent(_)) => Err(Outcome::not_taken("not_sent", error.to_string())),
+            Err(error @ HttpError::NotSent(_)) => {
+                Err(Outcome::not_taken(RetryCause::NotSent, error.to_string()))
+            }
             Err(error @ HttpError::Ambiguous(_)) => Err(Outcome::Retry {
-                cause: "no_answer",
+                cause: RetryCause::NoAnswer,
                 why: error.to_string(),
                 maybe_accepted: true,
                 wait: None,
@@ -350,7 +356,7 @@ fn judge_backends(response: &Response, retry_on: &[u16]) -> Outcome {
     if status.is_success() {
         Outcome::Accepted
     } else if retry_on.contains(&status.as_u16()) {
-        let cause = passing(status).unwrap_or("refused");
+        let cause = passing(status).unwrap_or(RetryCause::Refused);
         Outcome::Retry { cause, why: why(), maybe_accepted: false, wait: response.retry_after }
     } else if let Some(cause) = passing(status) {
         Outcome::Retry { cause, why: why(), maybe_accepted: true, wait: None }
@@ -359,12 +365,12 @@ fn judge_backends(response: &Response, retry_on: &[u16]) -> Outcome {
     }
 }
 
-/// The metric label of a status that may pass.
-fn passing(status: StatusCode) -> Option<&'static str> {
+/// Why a request that was answered by this status may pass the next time.
+fn passing(status: StatusCode) -> Option<RetryCause> {
     match status {
-        StatusCode::TOO_MANY_REQUESTS => Some("rate_limited"),
-        StatusCode::SERVICE_UNAVAILABLE => Some("unavailable"),
-        status if status.is_server_error() => Some("server_error"),
+        StatusCode::TOO_MANY_REQUESTS => Some(RetryCause::RateLimited),
+        StatusCode::SERVICE_UNAVAILABLE => Some(RetryCause::Unavailable),
+        status if status.is_server_error() => Some(RetryCause::ServerError),
         _ => None,
     }
 }
@@ -514,7 +520,7 @@ mod tests {
             Outcome::Retry { cause, maybe_accepted, wait, .. } => {
                 let taken = if *maybe_accepted { "maybe" } else { "not taken" };
                 let wait = wait.map_or("-".to_owned(), |wait| format!("{wait:?}"));
-                format!("retry {cause} {taken} {wait}")
+                format!("retry {} {taken} {wait}", cause.label())
             }
         }
     }

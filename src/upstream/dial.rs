@@ -18,6 +18,7 @@ use super::settings::{App, Settings};
 use crate::net::reach;
 use crate::pusher::frame::ServerFrame;
 use crate::text::loggable;
+use crate::upstream::lost::LostCause;
 
 /// Bytes read at once: tungstenite zero-fills them before every read.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
@@ -46,8 +47,8 @@ pub struct Established {
 
 /// Why there is no connection.
 pub struct Failed {
-    /// The metric label.
-    pub cause: &'static str,
+    /// At which step.
+    pub cause: LostCause,
     /// Pusher's code, when it gave one.
     pub code: Option<u16>,
     /// For the log.
@@ -55,7 +56,7 @@ pub struct Failed {
 }
 
 impl Failed {
-    fn new(cause: &'static str, why: impl ToString) -> Self {
+    fn new(cause: LostCause, why: impl ToString) -> Self {
         Self { cause, code: None, why: why.to_string() }
     }
 }
@@ -68,14 +69,20 @@ pub async fn dial(upstream: &Settings, tls: Arc<rustls::ClientConfig>) -> Result
     let app = &upstream.app;
     let port = app.ws.port.unwrap_or(if app.ws.tls { 443 } else { 80 });
     let tcp = reach(&upstream.proxies, app.ws.tls, &app.ws.host, port).await;
-    let tcp = tcp.map_err(|error| Failed::new("connect", error))?;
+    let tcp = tcp.map_err(|error| Failed::new(LostCause::Connect, error))?;
     let stream: Box<dyn Stream> = if app.ws.tls {
-        let name = ServerName::try_from(app.ws.host.clone()).map_err(|error| Failed::new("tls", error))?;
-        Box::new(TlsConnector::from(tls).connect(name, tcp).await.map_err(|error| Failed::new("tls", error))?)
+        let name =
+            ServerName::try_from(app.ws.host.clone()).map_err(|error| Failed::new(LostCause::Tls, error))?;
+        Box::new(
+            TlsConnector::from(tls)
+                .connect(name, tcp)
+                .await
+                .map_err(|error| Failed::new(LostCause::Tls, error))?,
+        )
     } else {
         Box::new(tcp)
     };
-    let request = request(app).map_err(|error| Failed::new("handshake", error))?;
+    let request = request(app).map_err(|error| Failed::new(LostCause::Handshake, error))?;
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(READ_BUFFER_BYTES)
@@ -106,8 +113,8 @@ fn request(app: &App) -> Result<Request, WsError> {
 
 fn handshake_failed(error: &WsError) -> Failed {
     match error {
-        WsError::Http(response) => Failed::new("refused", format!("HTTP {}", response.status())),
-        error => Failed::new("handshake", error),
+        WsError::Http(response) => Failed::new(LostCause::Refused, format!("HTTP {}", response.status())),
+        error => Failed::new(LostCause::Handshake, error),
     }
 }
 
@@ -119,13 +126,13 @@ async fn greeting(socket: &mut Socket) -> Result<(String, Option<Duration>), Fai
             Some(Ok(Message::Close(close))) => {
                 let code = close.as_ref().map(|close| close.code.into());
                 let why = close.map(|close| loggable(&close.reason)).unwrap_or_default();
-                return Err(Failed { cause: "refused", code, why });
+                return Err(Failed { cause: LostCause::Refused, code, why });
             }
             Some(Ok(_)) => continue,
-            Some(Err(error)) => return Err(Failed::new("handshake", error)),
+            Some(Err(error)) => return Err(Failed::new(LostCause::Handshake, error)),
             None => {
                 return Err(Failed::new(
-                    "refused",
+                    LostCause::Refused,
                     "the connection ended before a greeting: is the key right?",
                 ));
             }
@@ -136,10 +143,10 @@ async fn greeting(socket: &mut Socket) -> Result<(String, Option<Duration>), Fai
                 return Ok((socket_id, timeout));
             }
             Ok(ServerFrame::Error { code, message }) => {
-                return Err(Failed { cause: "refused", code, why: loggable(&message) });
+                return Err(Failed { cause: LostCause::Refused, code, why: loggable(&message) });
             }
             Ok(_) => {}
-            Err(error) => return Err(Failed::new("handshake", loggable(&error.to_string()))),
+            Err(error) => return Err(Failed::new(LostCause::Handshake, loggable(&error.to_string()))),
         }
     }
 }

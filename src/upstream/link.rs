@@ -15,7 +15,6 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use super::settings::Settings;
 use crate::clock::Now;
 use crate::exchange::ConnId;
-use crate::metrics::Metrics;
 use crate::pusher::channel;
 use crate::pusher::channel::ChannelKind;
 use crate::pusher::close::{self, Reconnect};
@@ -31,6 +30,8 @@ use crate::upstream::dial::{self, Established, Socket};
 use crate::upstream::link_table::{HUBS_MAX, LinkTable, Op};
 use crate::upstream::links::{Command, LinkEnd};
 use crate::upstream::liveness::{Due, Liveness};
+use crate::upstream::lost::LostCause;
+use crate::upstream::metrics::{EventResult, LinkMetrics};
 use crate::upstream::probe::{self, Probe};
 use crate::upstream::undelivered::{Reason, Undelivered};
 
@@ -66,18 +67,18 @@ pub struct Link {
     /// Whether the link is connected.
     pub connected: watch::Sender<bool>,
     /// Counters.
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<LinkMetrics>,
 }
 
 /// Why a connection ended.
 struct End {
-    cause: &'static str,
+    cause: LostCause,
     code: Option<u16>,
     why: String,
 }
 
 impl End {
-    fn new(cause: &'static str, why: impl Into<String>) -> Self {
+    fn new(cause: LostCause, why: impl Into<String>) -> Self {
         Self { cause, code: None, why: why.into() }
     }
 }
@@ -109,7 +110,7 @@ impl Link {
         let table = LinkTable::new(self.upstream.subscribe_timeout, self.upstream.linger);
         let checks = Checks::new(self.upstream.check_interval, self.upstream.subscribe_timeout);
         let probe = Probe::new(self.upstream.check_interval, self.upstream.pong_timeout);
-        let connected = self.metrics.upstream_connected(self.index);
+        let connected = self.metrics.connected.named(self.index);
         let mut actor = Actor {
             link: self,
             table,
@@ -167,11 +168,11 @@ impl Actor {
             // What was refused may have been set right by hand meanwhile.
             Reconnect::NotUnchanged => max.mul_f64(0.5 + self.rng.f64() / 2.0),
         };
-        self.link.metrics.reconnect(end.cause);
+        self.link.metrics.reconnects.get(end.cause).increment(1);
         let meaning = end.code.and_then(close::meaning);
         tracing::warn!(
             link = self.link.index,
-            cause = end.cause,
+            cause = end.cause.label(),
             code = end.code,
             meaning,
             why = end.why,
@@ -189,7 +190,7 @@ impl Actor {
             match timeout(upstream.connect_timeout, dial::dial(&upstream, tls)).await {
                 Ok(Ok(established)) => Ok(established),
                 Ok(Err(failed)) => Err(End { cause: failed.cause, code: failed.code, why: failed.why }),
-                Err(_) => Err(End::new("connect_timeout", "no connection in time")),
+                Err(_) => Err(End::new(LostCause::ConnectTimeout, "no connection in time")),
             }
         };
         tokio::pin!(dialling);
@@ -242,7 +243,7 @@ impl Actor {
                 () = wait_until(self.table.deadline()) => self.table_timer(),
                 () = sleep_until(live.deadline().into()) => match live.timer(Instant::now().into_std()) {
                     Due::Nothing => {}
-                    Due::Dead => return Some(End::new("pong_timeout", "Pusher did not answer a ping")),
+                    Due::Dead => return Some(End::new(LostCause::PongTimeout, "Pusher did not answer a ping")),
                     Due::Ping => {
                         if let Err(end) = write(&mut socket, frame::PING).await {
                             return Some(end);
@@ -258,7 +259,7 @@ impl Actor {
                     probe::Due::Nothing => {}
                     probe::Due::Publish => self.publish_probe(),
                     probe::Due::Deaf => {
-                        return Some(End::new("deaf", "Pusher accepts events and does not deliver them"));
+                        return Some(End::new(LostCause::Deaf, "Pusher accepts events and does not deliver them"));
                     }
                 },
                 Some(accepted) = self.probed.1.recv() => {
@@ -383,15 +384,15 @@ impl Actor {
             Some(Ok(Message::Close(close))) => {
                 let code = close.as_ref().map(|close| close.code.into());
                 let why = close.map(|close| close.reason.to_string()).unwrap_or_default();
-                Err(End { cause: close_cause(code), code, why: loggable(&why) })
+                Err(End { cause: LostCause::of_close(code), code, why: loggable(&why) })
             }
             Some(Ok(Message::Binary(_))) => {
-                self.link.metrics.upstream_malformed();
+                self.link.metrics.event(EventResult::Malformed);
                 Ok(())
             }
             Some(Ok(_)) => Ok(()),
-            Some(Err(error)) => Err(End::new("broken", error.to_string())),
-            None => Err(End::new("broken", "the connection ended")),
+            Some(Err(error)) => Err(End::new(LostCause::Broken, error.to_string())),
+            None => Err(End::new(LostCause::Broken, "the connection ended")),
         }
     }
 
@@ -418,11 +419,11 @@ impl Actor {
                 self.awaiting_last.remove(&*channel);
             }
             Ok(ServerFrame::Other { channel: None, event, .. }) if !is_pushers_own(&event) => {
-                self.link.metrics.upstream_without_channel();
+                self.link.metrics.event(EventResult::NoChannel);
             }
             Ok(_) => {}
             Err(error) => {
-                self.link.metrics.upstream_malformed();
+                self.link.metrics.event(EventResult::Malformed);
                 // The error quotes the frame.
                 let error = loggable(&error.to_string());
                 let frame = loggable(text);
@@ -437,7 +438,7 @@ impl Actor {
     fn error(&mut self, code: Option<u16>, message: &str, at: Instant) -> Result<(), End> {
         let about_subscription = matches!(code, None | Some(4009 | 4301 | 4302));
         if !about_subscription && code.is_some_and(|code| code >= 4000) {
-            return Err(End { cause: close_cause(code), code, why: loggable(message) });
+            return Err(End { cause: LostCause::of_close(code), code, why: loggable(message) });
         }
         // Pusher says so when it is subscribed already: then it stands.
         if let Some(channel) = message.strip_prefix("Existing subscription to channel ") {
@@ -494,7 +495,7 @@ impl Actor {
             if *channel == *self.own_channel {
                 self.probe.arrived(at.into_std());
             } else {
-                self.link.metrics.upstream_undelivered(Reason::NoSubscriber);
+                self.link.metrics.event(EventResult::Undelivered(Reason::NoSubscriber));
                 self.link.undelivered.note_unwanted(channel, event, Now::read());
             }
             return;
@@ -502,7 +503,7 @@ impl Actor {
         self.probe.heard();
         let data = data_json(data);
         if self.is_had_already(event, &channel, &data, at) {
-            return self.link.metrics.upstream_had_already();
+            return self.link.metrics.event(EventResult::HadAlready);
         }
         let event = self.new_event(channel, event, &data, at.into_std(), None);
         self.deliver(hubs, event).await;
@@ -562,18 +563,7 @@ async fn within<S: Future<Output = Result<(), <Socket as Sink<Message>>::Error>>
 ) -> Result<(), End> {
     match timeout(WRITE_TIMEOUT, writing).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(End::new("broken", error.to_string())),
-        Err(_) => Err(End::new("write_timeout", "Pusher did not read in time")),
-    }
-}
-
-/// The metric label of a close.
-fn close_cause(code: Option<u16>) -> &'static str {
-    match code {
-        None => "closed",
-        Some(4000..=4099) => "closed_4000",
-        Some(4100..=4199) => "closed_4100",
-        Some(4200..=4299) => "closed_4200",
-        Some(_) => "closed_other",
+        Ok(Err(error)) => Err(End::new(LostCause::Broken, error.to_string())),
+        Err(_) => Err(End::new(LostCause::WriteTimeout, "Pusher did not read in time")),
     }
 }

@@ -12,6 +12,8 @@ pub mod link;
 pub mod link_table;
 pub mod links;
 pub mod liveness;
+pub mod lost;
+pub mod metrics;
 pub mod probe;
 pub mod publisher;
 mod runner;

@@ -15,11 +15,11 @@ use super::delivery::Sent;
 use super::settings;
 use crate::auth::Identity;
 use crate::legacy::error::ErrorCode;
-use crate::metrics::{Metrics, PublishResult};
 use crate::routes::publish::Outgoing;
 use crate::upstream::api::{Api, Backend};
 use crate::upstream::lane::Item;
 use crate::upstream::links::{Links, stable_hash};
+use crate::upstream::metrics::{PublishMetrics, PublishResult};
 use crate::upstream::runner::{Job, Room, Runner, Shared, Work};
 use crate::websocket::conn::Conn;
 
@@ -36,7 +36,7 @@ pub struct Publisher {
     /// To backends, by scheme and authority.
     posts: HashMap<Box<str>, Vec<Entrance>>,
     settings: settings::Publish,
-    metrics: Arc<Metrics>,
+    metrics: Arc<PublishMetrics>,
     unsettled: Arc<AtomicUsize>,
     hasher: RandomState,
 }
@@ -48,7 +48,7 @@ impl Publisher {
         settings: settings::Publish,
         backends: impl Iterator<Item = &'a str>,
         links: Links,
-        metrics: Arc<Metrics>,
+        metrics: Arc<PublishMetrics>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let shared = Arc::new(Shared { api, settings: settings.clone(), links, metrics: metrics.clone() });

@@ -12,11 +12,12 @@ use tokio::time::{Instant, sleep_until};
 use super::delivery::Sent;
 use super::settings;
 use crate::legacy::error::ErrorCode;
-use crate::metrics::{GaugeGuard, Metrics, PublishResult};
+use crate::metrics::GaugeGuard;
 use crate::upstream::api::{Api, Backend, Outcome};
 use crate::upstream::backoff::ceiling;
 use crate::upstream::lane::{Ended, Item, Lane, Most};
 use crate::upstream::links::Links;
+use crate::upstream::metrics::{PublishMetrics, PublishResult, RetryCause};
 use crate::upstream::publisher::note_untold;
 use crate::websocket::conn::{Conn, Notice};
 
@@ -37,7 +38,7 @@ pub(super) struct Shared {
     pub(super) api: Arc<Api>,
     pub(super) settings: settings::Publish,
     pub(super) links: Links,
-    pub(super) metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<PublishMetrics>,
 }
 
 /// What a lane holds: all its messages' bytes, and how many wait.
@@ -117,7 +118,7 @@ impl Job {
         message_type: String,
         (held, place): (Held, Place),
         unsettled: &Arc<AtomicUsize>,
-        metrics: &Arc<Metrics>,
+        metrics: &PublishMetrics,
     ) -> Self {
         unsettled.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -326,12 +327,12 @@ impl Shared {
             return Tried::Settled;
         }
         let repeated = items.iter().filter(|item| item.job.maybe_accepted).count();
-        self.metrics.publish_repeated.increment(repeated as u64);
+        self.metrics.repeated.increment(repeated as u64);
         let started = Instant::now();
         let under_way = self.links.begin(&sents);
         let outcome =
             self.api.trigger(&sents, |channel| under_way.socket_id(channel), self.settings.timeout).await;
-        self.metrics.publish_seconds.record(started.elapsed());
+        self.metrics.seconds.record(started.elapsed());
         match outcome {
             Outcome::Accepted => {
                 under_way.accepted();
@@ -345,7 +346,7 @@ impl Shared {
             Outcome::OneByOne => Tried::Refused { items, one_may_be_bad: true },
             Outcome::Retry { cause, why, maybe_accepted, wait } => {
                 tracing::debug!(messages = items.len(), why, "publishing will be tried again");
-                self.metrics.publish_retry(cause);
+                self.metrics.retries.get(cause).increment(1);
                 if maybe_accepted {
                     items.iter_mut().for_each(|item| item.job.maybe_accepted = true);
                 }
@@ -368,11 +369,11 @@ impl Shared {
                 // Nobody knows whether it took effect, and twice may be wrong: `rm` is no idempotent input.
                 Outcome::Retry { cause, why, maybe_accepted: true, .. } => {
                     tracing::warn!(why, "it is not known whether a backend took a message");
-                    left.unanswered |= cause == "no_answer";
+                    left.unanswered |= cause == RetryCause::NoAnswer;
                     self.fail(vec![item], ErrorCode::UpstreamUnavailable, PublishResult::Unknown);
                 }
                 Outcome::Retry { cause, wait, .. } => {
-                    self.metrics.publish_retry(cause);
+                    self.metrics.retries.get(cause).increment(1);
                     left.back.push((item, wait.unwrap_or_default()));
                 }
             }
@@ -415,9 +416,10 @@ async fn wait_until(deadline: Option<std::time::Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Registry;
 
     /// Lanes whose Pusher, and whose backends, are not there.
-    fn shared() -> Arc<Shared> {
+    fn shared(registry: &Registry) -> Arc<Shared> {
         let there =
             settings::Endpoint { host: "127.0.0.1".into(), port: Some(1), tls: false, path: String::new() };
         let app = settings::App {
@@ -438,7 +440,7 @@ mod tests {
             timeout: Duration::from_secs(5),
             deadline: Duration::from_secs(30),
         };
-        let metrics = Metrics::new(&[]).unwrap();
+        let metrics = Arc::new(PublishMetrics::new(registry));
         Arc::new(Shared {
             api: Arc::new(Api::new(app, 10, client)),
             settings,
@@ -466,16 +468,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_message_is_told_at_its_own_deadline() {
-        let (shared, room) = (shared(), Arc::<Room>::default());
+        let registry = Registry::new().unwrap();
+        let (shared, room) = (shared(&registry), Arc::<Room>::default());
         let (items, receiver) = mpsc::unbounded_channel();
         for (channel, seconds) in [("a", 3), ("b", 1), ("c", 60)] {
             items.send(item(channel, seconds, &shared, &room)).ok().unwrap();
         }
         drop(items);
-        let metrics = shared.metrics.clone();
         let expired = |count: usize| {
             let line = format!("pusher_bridge_publish_total{{result=\"expired\"}} {count}\n");
-            metrics.render().contains(&line)
+            registry.render().contains(&line)
         };
         let begin = Instant::now();
         let running = async {

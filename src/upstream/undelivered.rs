@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::Now;
+use crate::metrics::label::labels;
 use crate::routes::route::Route;
 use crate::template::escape_into;
 
@@ -14,34 +15,22 @@ const PER_ROUTE_MAX: usize = 32;
 /// As much of a name as is kept; Pusher's own limits are below it.
 const NAME_CHARS_MAX: usize = 200;
 
-/// Why an event reached nobody on a route. Of several, the greatest came nearest to somebody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// Nobody is subscribed to the channel, or nobody's subscription had been confirmed.
-    NoSubscriber,
-    /// The route's filter looks into its data, and that is text.
-    NotJson,
-    /// The data has not the filter's field, or no string or number there.
-    FieldMissing,
-    /// No client's filter has the value that is there.
-    Filtered,
+labels! {
+    /// Why an event reached nobody on a route. Of several, the greatest came nearest to somebody.
+    #[derive(PartialOrd, Ord)]
+    pub enum Reason: "result" {
+        /// Nobody is subscribed to the channel, or nobody's subscription had been confirmed.
+        NoSubscriber = "no_subscriber",
+        /// The route's filter looks into its data, and that is text.
+        NotJson = "not_json",
+        /// The data has not the filter's field, or no string or number there.
+        FieldMissing = "field_missing",
+        /// No client's filter has the value that is there.
+        Filtered = "filtered",
+    }
 }
 
 impl Reason {
-    /// Every one, in order.
-    pub const ALL: [Self; 4] = [Self::NoSubscriber, Self::NotJson, Self::FieldMissing, Self::Filtered];
-
-    /// The metric label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::NoSubscriber => "no_subscriber",
-            Self::NotJson => "not_json",
-            Self::FieldMissing => "field_missing",
-            Self::Filtered => "filtered",
-        }
-    }
-
     /// Of an event with this data, which the route's filter found this value in.
     #[must_use]
     pub fn of(value: Option<&str>, data: &str) -> Self {

@@ -2,6 +2,7 @@
 
 pub mod conn;
 pub mod incoming;
+pub mod metrics;
 pub mod outbox;
 pub mod pieces;
 pub mod reader;

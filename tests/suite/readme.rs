@@ -5,13 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
+use pusher_bridge::app::metrics::Metrics;
 use pusher_bridge::config::{self, Source};
 use pusher_bridge::legacy::close::CloseReason;
 use pusher_bridge::legacy::error::ErrorCode;
 use pusher_bridge::limits::rate::Rate;
-use pusher_bridge::metrics::Metrics;
 
 const README: &str = include_str!("../../README.md");
 const SECURITY: &str = include_str!("../../docs/security.md");
@@ -272,11 +271,7 @@ fn defaults_are_what_a_minimal_file_gets() {
 }
 
 #[test]
-fn every_metric_code_and_reason_is_in_its_table() {
-    let source = include_str!("../../src/metrics.rs");
-    let metrics: BTreeSet<&str> =
-        source.split('"').filter(|text| text.starts_with("pusher_bridge_") && !text.contains('{')).collect();
-    assert_eq!(first_column("metric"), metrics);
+fn every_code_and_reason_is_in_its_table() {
     let codes: BTreeSet<&str> = ErrorCode::ALL.map(ErrorCode::as_str).into();
     assert_eq!(first_column("code"), codes);
     let reasons: BTreeSet<&str> = CloseReason::ALL.map(CloseReason::label).into();
@@ -289,34 +284,37 @@ fn every_metric_code_and_reason_is_in_its_table() {
     }
 }
 
-/// What the labels of a metric may be, from its row.
-fn told_labels(metric: &str) -> BTreeSet<&'static str> {
-    let rows = table("metric");
-    let row = rows.iter().find(|row| names(row[0]) == [metric]).unwrap();
-    names(row[2]).into_iter().collect()
+/// What is declared: each metric's type, labels, and what the labels from closed sets may be.
+fn declared() -> BTreeMap<&'static str, (String, Vec<&'static str>, BTreeSet<&'static str>)> {
+    let metrics = Metrics::new(&[]).unwrap().declared().into_iter().map(|metric| {
+        let kind = format!("{:?}", metric.kind).to_lowercase();
+        let keys = metric.labels.iter().map(|label| label.key).collect();
+        (metric.name, (kind, keys, metric.labels.into_iter().flat_map(|label| label.values).collect()))
+    });
+    metrics.collect()
 }
 
 #[test]
-fn the_metrics_table_names_the_labels() {
-    let metrics = Metrics::new(&[Arc::from("r")]).unwrap();
-    let text = metrics.render();
-    for (metric, label) in [
-        ("pusher_bridge_connections", "phase"),
-        ("pusher_bridge_refusals_total", "reason"),
-        ("pusher_bridge_frames_total", "direction"),
-        ("pusher_bridge_publish_total", "result"),
-        ("pusher_bridge_upstream_events_total", "result"),
-        ("pusher_bridge_subscriptions", "state"),
-        ("pusher_bridge_jwks_fetches_total", "result"),
-    ] {
-        let real: BTreeSet<&str> = text
-            .lines()
-            .filter(|line| line.starts_with(&format!("{metric}{{")))
-            .filter_map(|line| line.split(&format!("{label}=\"")).nth(1)?.split('"').next())
-            .collect();
-        assert!(!real.is_empty(), "{metric} has no label {label}");
-        assert_eq!(told_labels(metric), real, "{metric}");
+fn the_metrics_table_is_what_is_declared() {
+    let (declared, mut told) = (declared(), BTreeMap::new());
+    for row in table("metric") {
+        let [metrics, kind, labels, what] = row[..] else { panic!("{row:?}") };
+        let keys: Vec<&str> = labels.split(", ").filter(|label| *label != "–").collect();
+        for metric in names(metrics) {
+            let values = match &declared[metric].2 {
+                none if none.is_empty() => BTreeSet::new(),
+                // There is a table of them.
+                _ if what.ends_with(" above") => first_column(keys[1]),
+                _ => names(what).into_iter().collect(),
+            };
+            let again = told.insert(metric, (kind.to_owned(), keys.clone(), values));
+            assert_eq!(again, None, "{metric} is told twice");
+        }
     }
+    for (metric, declared) in &declared {
+        assert_eq!(told.get(metric), Some(declared), "{metric}");
+    }
+    assert_eq!(told.len(), declared.len());
 }
 
 #[test]
@@ -407,7 +405,7 @@ fn test_of(name: &str) -> (PathBuf, &str) {
 
 #[test]
 fn securitys_tests_metrics_keys_and_files_exist() {
-    let metrics = include_str!("../../src/metrics.rs");
+    let metrics = declared();
     let codes = ErrorCode::ALL.map(ErrorCode::as_str);
     let keys = defaults();
     let (mut tests, mut others) = (0, 0);
@@ -422,7 +420,7 @@ fn securitys_tests_metrics_keys_and_files_exist() {
             assert!(marks.iter().any(|mark| attributes.contains(mark)), "{name} is no test");
             tests += 1;
         } else if name.starts_with("pusher_bridge_") {
-            assert!(metrics.contains(&format!("\"{name}\"")), "{name}");
+            assert!(metrics.contains_key(name), "{name}");
             others += 1;
         } else if name.ends_with(".rs") || name.ends_with(".toml") || name.starts_with("tests/") {
             assert!(root().join(name).exists(), "{name}");

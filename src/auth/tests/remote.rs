@@ -59,8 +59,14 @@ impl Server {
     }
 
     fn verifier(&self, refresh: Duration, refresh_min: Duration) -> Verifier {
+        self.counted(refresh, refresh_min, &metrics())
+    }
+
+    fn counted(&self, refresh: Duration, refresh_min: Duration, metrics: &Metrics) -> Verifier {
         let source = KeySource::JwksUrl { url: self.url.clone(), refresh, refresh_min, max_age: MAX_AGE };
-        verifier(vec![key(&[Algorithm::EdDSA], source)])
+        let auth = auth(vec![key(&[Algorithm::EdDSA], source)]);
+        let http = Client::new(&crate::tls::client_config(None).unwrap());
+        Verifier::new(&auth, &Arc::new(http), metrics).unwrap()
     }
 }
 
@@ -80,7 +86,7 @@ async fn user(verifier: &Verifier, token: &str, now: Now) -> Result<String, &'st
         Verify::Done(result) => result,
         Verify::NeedsKeys => verifier.verify_after_refresh(token, now).await,
     };
-    result.map(|claims| claims.user).map_err(|refused| refused.label())
+    result.map(|claims| claims.user).map_err(|refused| refused.result().label())
 }
 
 fn ok() -> Result<String, &'static str> {
@@ -99,17 +105,19 @@ async fn the_first_token_fetches_and_the_next_does_not() {
 }
 
 #[tokio::test]
-async fn the_observer_is_told_of_good_and_failed_fetches() {
+async fn good_and_failed_fetches_are_counted_and_the_keys_age_is_shown() {
     let server = Server::start(set(&["k1"])).await;
-    let verifier = server.verifier(REFRESH, REFRESH_MIN);
-    let told: Arc<Mutex<Vec<bool>>> = Arc::default();
-    let log = told.clone();
-    let observer: crate::auth::FetchObserver = Arc::new(move |ok| log.lock().unwrap().push(ok));
-    verifier.observe_fetches(&observer);
+    let registry = Registry::new().unwrap();
+    let verifier = server.counted(REFRESH, REFRESH_MIN, &Metrics::new(&registry));
+    let shown = |line: &str| assert!(registry.render().contains(line), "{line} in {}", registry.render());
+    shown("pusher_bridge_jwks_max_age_seconds{key=\"0\"} 10800\n");
     assert_eq!(user(&verifier, &token("k1"), now()).await, ok());
     server.answers(StatusCode::INTERNAL_SERVER_ERROR, String::new());
     assert_eq!(user(&verifier, &token("k2"), now().plus(REFRESH_MIN)).await, Err("unknown_key"));
-    assert_eq!(*told.lock().unwrap(), [true, false]);
+    shown("pusher_bridge_jwks_fetches_total{result=\"ok\"} 1\n");
+    shown("pusher_bridge_jwks_fetches_total{result=\"failed\"} 1\n");
+    verifier.upkeep(now().plus(REFRESH_MIN));
+    shown(&format!("pusher_bridge_jwks_age_seconds{{key=\"0\"}} {}\n", REFRESH_MIN.as_secs()));
 }
 
 #[tokio::test]

@@ -145,9 +145,9 @@ fn the_lengths_limit_is_the_configured_one() {
     let http = Arc::new(Client::new(&crate::tls::client_config(None).unwrap()));
     let mut auth = auth(vec![secret_key(SECRET, &HMAC)]);
     auth.token_bytes_max = token.len();
-    assert!(Verifier::new(&auth, &http).unwrap().user(&token).is_ok());
+    assert!(Verifier::new(&auth, &http, &metrics()).unwrap().user(&token).is_ok());
     auth.token_bytes_max = token.len() - 1;
-    assert_eq!(Verifier::new(&auth, &http).unwrap().user(&token), Err("too_long"));
+    assert_eq!(Verifier::new(&auth, &http, &metrics()).unwrap().user(&token), Err("too_long"));
 }
 
 /// A secret bound to these issuers and audiences.
@@ -199,7 +199,7 @@ fn a_key_speaks_for_its_own_issuer_alone() {
         let token = mint_hs256(secret.as_bytes(), &claims(rest));
         let Verify::Done(result) = verifier.verify(&token, now()) else { panic!("nothing is fetched") };
         let issuer = result.as_ref().map(|claims| claims.issuer.as_deref());
-        assert_eq!(issuer.map_err(Refused::label), expected, "{secret} {rest}");
+        assert_eq!(issuer.map_err(|refused| refused.result().label()), expected, "{secret} {rest}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use super::{Action, Machine, State};
-use crate::auth::{Claims, Denied, Identity, permits, token_in};
+use crate::auth::{Claims, Denied, Identity, TokenResult, permits, token_in};
 use crate::clock::Now;
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
@@ -16,14 +16,14 @@ const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 /// What became of a token, for the log and the metrics.
 #[derive(Debug)]
 pub struct Outcome {
-    /// In a word, one of a closed set.
-    pub result: &'static str,
+    /// In a word.
+    pub result: TokenResult,
     /// What a good token lacks for this route.
     pub denied: Option<Denied>,
 }
 
 impl Outcome {
-    const fn of(result: &'static str) -> Self {
+    const fn of(result: TokenResult) -> Self {
         Self { result, denied: None }
     }
 }
@@ -54,7 +54,7 @@ impl Machine {
         now: Now,
         out: &mut Vec<Action>,
     ) -> Outcome {
-        let State::Verifying { renewal, since } = self.state else { return Outcome::of("late") };
+        let State::Verifying { renewal, since } = self.state else { return Outcome::of(TokenResult::Late) };
         let asked = self.go_on(renewal, since, verdict.is_err(), now);
         let claims = match verdict {
             Ok(claims) => claims,
@@ -62,7 +62,7 @@ impl Machine {
                 self.too_many_wrong_tokens |= wait.is_some();
                 let code = wait.map_or(ErrorCode::InvalidToken, |_| ErrorCode::AuthRateLimited);
                 self.auth_error(code, wait, now, out);
-                return Outcome::of("refused");
+                return Outcome::of(TokenResult::Refused);
             }
         };
         if let Err(denied) = self.permitted(&claims) {
@@ -72,34 +72,34 @@ impl Machine {
                 Denied::User => ErrorCode::InvalidField,
             };
             self.auth_error(code, None, now, out);
-            return Outcome { result: denied.label(), denied: Some(denied) };
+            return Outcome { result: denied.result(), denied: Some(denied) };
         }
         if renewal && self.user.as_ref() != Some(&claims.identity()) {
             self.auth_error(ErrorCode::OtherUser, None, now, out);
-            return Outcome::of("other_user");
+            return Outcome::of(TokenResult::OtherUser);
         }
         // What it took to judge the token is not taken from its life.
         self.timers.expire_at(claims.expires_at_unix, leeway, asked);
         if renewal {
             out.extend(self.auth_ok(&claims, now).map(Action::Send));
-            return Outcome::of("renewed");
+            return Outcome::of(TokenResult::Renewed);
         }
         out.push(Action::Acquire { user: claims.identity(), exclusive: self.exclusive(&claims) });
         self.timers.phase = None;
         self.state = State::Acquiring(Box::new(claims));
-        Outcome::of("accepted")
+        Outcome::of(TokenResult::Accepted)
     }
 
     /// The token of [`Action::Verify`] could not be judged, for want of keys, which may be there after `retry`. That
     /// is no fault of the client's: it is told by an error frame, for an `auth_error` would send it to log in.
     pub fn unjudged(&mut self, retry: Duration, now: Now, out: &mut Vec<Action>) -> Outcome {
-        let State::Verifying { renewal, since } = self.state else { return Outcome::of("late") };
+        let State::Verifying { renewal, since } = self.state else { return Outcome::of(TokenResult::Late) };
         self.go_on(renewal, since, false, now);
         // Whoever comes again when told must not meet the limit of attempts.
         let spacing = self.route.limits.auth_attempts.map_or(Duration::ZERO, |rate| rate.per / rate.count);
         let wait = retry.max(spacing).max(RETRY_AFTER_MIN);
         self.rate_error(ErrorCode::Unavailable, wait, now, out);
-        Outcome::of("keys_unavailable")
+        Outcome::of(TokenResult::KeysUnavailable)
     }
 
     /// Back from judging. Gives `now`, its wall clock as it stood when the token came.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Actor, End};
+use super::{Actor, End, LostCause};
 use crate::exchange::ConnId;
 use crate::text::loggable;
 use crate::upstream::api::Outcome;
@@ -22,7 +22,9 @@ impl Actor {
             Check::Nothing => {}
             Check::Learned => self.learned(),
             Check::Subscribe(channel) => self.ops.push(Op::Subscribe(channel)),
-            Check::Dead => return Err(End::new("deaf", "Pusher does not answer a subscription any more")),
+            Check::Dead => {
+                return Err(End::new(LostCause::Deaf, "Pusher does not answer a subscription any more"));
+            }
         }
         Ok(())
     }

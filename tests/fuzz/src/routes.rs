@@ -4,9 +4,11 @@ use std::sync::{Arc, LazyLock};
 
 use hyper::header::HeaderValue;
 use pusher_bridge::auth::Verifier;
+use pusher_bridge::auth::metrics::Metrics;
 use pusher_bridge::config::{self, Config, Diagnostic, Source, describe};
 use pusher_bridge::legacy::dialect::EventData;
 use pusher_bridge::legacy::error::ErrorCode;
+use pusher_bridge::metrics::Registry;
 use pusher_bridge::session::machine::{Action, Machine};
 use pusher_bridge::{http, tls};
 
@@ -16,6 +18,8 @@ use super::json::assert_json;
 
 static CLIENT: LazyLock<Arc<http::Client>> =
     LazyLock::new(|| Arc::new(http::Client::new(&tls::client_config(None).unwrap())));
+
+static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics::new(&Registry::new().unwrap()));
 
 /// The file's text, and behind a zero byte what the environment's variables hold.
 pub(crate) fn run(data: &[u8]) {
@@ -55,7 +59,7 @@ fn for_a_terminal(text: &str) {
 fn serves(config: &Config, complete: bool) {
     for_a_terminal(&describe(config));
     if let (Some(auth), true) = (&config.auth, complete) {
-        Verifier::new(auth, &CLIENT).expect("the keys of a file that loads can be used");
+        Verifier::new(auth, &CLIENT, &METRICS).expect("the keys of a file that loads can be used");
     }
     for route in &config.routes {
         for (_, value) in route.deprecation.iter().flat_map(|policy| policy.headers()) {

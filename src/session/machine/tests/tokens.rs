@@ -87,7 +87,7 @@ fn want_of_keys_is_told_as_ours_with_a_time_to_come_again() {
     for _ in 0..12 {
         assert_eq!(b.text(AUTH), ["verify t"], "who comes when told to is heard");
         let outcome = b.machine.unjudged(SECOND * 3, b.now, &mut b.out);
-        assert_eq!((outcome.result, outcome.denied), ("keys_unavailable", None));
+        assert_eq!((outcome.result.label(), outcome.denied), ("keys_unavailable", None));
         let Some(Action::Error(ErrorCode::Unavailable, frame)) = b.out.pop() else { panic!("{:?}", b.out) };
         assert_eq!(
             frame,
@@ -143,7 +143,7 @@ fn one_subject_of_two_issuers_is_two_users() {
         b.text(AUTH);
         let claims = of(&b, second);
         let outcome = b.machine.verified(Ok(claims), LEEWAY, b.now, &mut b.out);
-        assert_eq!(outcome.result, result, "{first:?} {second:?}");
+        assert_eq!(outcome.result.label(), result, "{first:?} {second:?}");
     }
 }
 
@@ -171,7 +171,7 @@ fn the_claim_that_is_missing_is_named() {
     b.text(AUTH);
     let claims = b.claims("123", 60);
     let outcome = b.machine.verified(Ok(claims), LEEWAY, b.now, &mut b.out);
-    assert_eq!(outcome.result, "not_owner");
+    assert_eq!(outcome.result.label(), "not_owner");
     assert_eq!(
         outcome.denied.unwrap().to_string(),
         "the claim `plugin_ids` does not contain what the path names"

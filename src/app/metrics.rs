@@ -1,0 +1,133 @@
+//! The rooms' metrics in one registry, and those of the process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use metrics_exporter_prometheus::BuildError;
+use tokio::runtime::Handle;
+
+use crate::metrics::{Counter, Declared, Gauge, Named, Registry};
+use crate::upstream::metrics::{LinkMetrics, PublishMetrics};
+use crate::{admin, auth, fanout, server, session, websocket};
+
+/// Log lines that were not written.
+#[derive(Clone, Debug, Default)]
+pub struct LogCounts {
+    /// There was no room for them, or they could not be.
+    pub lost: Arc<AtomicU64>,
+    /// Beyond the rate of their kind.
+    pub left_out: Arc<AtomicU64>,
+}
+
+/// All metrics, by the room that counts them.
+pub struct Metrics {
+    registry: Registry,
+    pub(super) admin: admin::Metrics,
+    pub(super) auth: auth::metrics::Metrics,
+    pub(super) fanout: Arc<fanout::metrics::Metrics>,
+    pub(super) links: Arc<LinkMetrics>,
+    pub(super) publishing: Arc<PublishMetrics>,
+    pub(super) server: Arc<server::metrics::Metrics>,
+    pub(super) session: Arc<session::metrics::Metrics>,
+    pub(super) websocket: websocket::metrics::Metrics,
+    tasks: Named<Gauge>,
+    log_lines_lost: Counter,
+    log_lines_left_out: Counter,
+}
+
+impl Metrics {
+    /// Declares all of them, for routes of these names.
+    ///
+    /// # Errors
+    /// The exporter rejects the buckets; it does not.
+    pub fn new(routes: &[Arc<str>]) -> Result<Self, BuildError> {
+        let registry = Registry::new()?;
+        let build: Named<Gauge> =
+            registry.declare_named("version", "pusher_bridge_build_info", "Always 1; the version is a label");
+        build.named(env!("CARGO_PKG_VERSION")).set(1.0);
+        let websocket = websocket::metrics::Metrics::new(&registry);
+        let links = LinkMetrics::new(&registry);
+        let session = session::metrics::Metrics::new(&registry, &websocket, routes);
+        Ok(Self {
+            admin: admin::Metrics::new(&registry),
+            auth: auth::metrics::Metrics::new(&registry),
+            fanout: Arc::new(fanout::metrics::Metrics::new(
+                &registry,
+                &websocket,
+                links.events.clone(),
+                routes,
+            )),
+            links: Arc::new(links),
+            publishing: Arc::new(PublishMetrics::new(&registry)),
+            server: Arc::new(server::metrics::Metrics::new(&registry, &session, routes)),
+            session: Arc::new(session),
+            websocket,
+            tasks: registry.declare_named(
+                "thread",
+                "pusher_bridge_tasks",
+                "Asynchronous tasks now, by thread",
+            ),
+            log_lines_lost: registry
+                .declare("pusher_bridge_log_lines_lost_total", "Log lines that could not be written"),
+            log_lines_left_out: registry
+                .declare("pusher_bridge_log_lines_left_out_total", "Log lines beyond the rate of their kind"),
+            registry,
+        })
+    }
+
+    /// What is declared.
+    #[must_use]
+    pub fn declared(&self) -> Vec<Declared> {
+        self.registry.declared()
+    }
+
+    /// The text of `/metrics`.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.registry.render()
+    }
+
+    /// From now on the log's counts are `counts`: the log is there before the metrics.
+    pub fn watch_log(&self, counts: LogCounts) {
+        let (lost, left_out) = (self.log_lines_lost.clone(), self.log_lines_left_out.clone());
+        self.registry.look_first(move || {
+            lost.absolute(counts.lost.load(Ordering::Relaxed));
+            left_out.absolute(counts.left_out.load(Ordering::Relaxed));
+        });
+    }
+
+    /// From now on the tasks of `runtime` are shown as those of `thread`.
+    pub(super) fn watch_tasks(&self, thread: &str, runtime: Handle) {
+        let tasks = self.tasks.named(thread);
+        self.registry.look_first(move || tasks.set(runtime.metrics().num_alive_tasks() as f64));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_name_is_declared_twice_and_all_are_ours() {
+        let declared = Metrics::new(&[]).unwrap().declared();
+        let names: BTreeSet<&str> = declared.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), declared.len());
+        assert!(names.len() > 25 && names.iter().all(|name| name.starts_with("pusher_bridge_")), "{names:?}");
+    }
+
+    #[tokio::test]
+    async fn tasks_are_counted_when_asked_for() {
+        let metrics = Metrics::new(&[]).unwrap();
+        metrics.watch_tasks("main", Handle::current());
+        let shown =
+            |count| metrics.render().contains(&format!("pusher_bridge_tasks{{thread=\"main\"}} {count}\n"));
+        assert!(shown(0));
+        let task = tokio::spawn(std::future::pending::<()>());
+        assert!(shown(1));
+        task.abort();
+        let _ = task.await;
+        assert!(shown(0));
+    }
+}

@@ -1,0 +1,51 @@
+//! Pure: why there is no connection to Pusher.
+
+use crate::metrics::label::labels;
+
+labels! {
+    /// How a connection ended, or at which step there came to be none.
+    pub enum LostCause: "cause" {
+        /// TCP, or a proxy on the way.
+        Connect = "connect",
+        /// Not in time.
+        ConnectTimeout = "connect_timeout",
+        /// TLS.
+        Tls = "tls",
+        /// The WebSocket handshake.
+        Handshake = "handshake",
+        /// Pusher said no.
+        Refused = "refused",
+        /// It broke.
+        Broken = "broken",
+        /// Pusher closed it, and gave no code.
+        Closed = "closed",
+        /// With a code by which it is of no use to connect again the same way.
+        Closed4000 = "closed_4000",
+        /// With one that asks to wait.
+        Closed4100 = "closed_4100",
+        /// With one that asks to connect again at once.
+        Closed4200 = "closed_4200",
+        /// With another.
+        ClosedOther = "closed_other",
+        /// It delivers nothing any more.
+        Deaf = "deaf",
+        /// No pong came in time.
+        PongTimeout = "pong_timeout",
+        /// A write took too long.
+        WriteTimeout = "write_timeout",
+    }
+}
+
+impl LostCause {
+    /// Of a close, or an error that comes before one.
+    #[must_use]
+    pub const fn of_close(code: Option<u16>) -> Self {
+        match code {
+            None => Self::Closed,
+            Some(4000..=4099) => Self::Closed4000,
+            Some(4100..=4199) => Self::Closed4100,
+            Some(4200..=4299) => Self::Closed4200,
+            Some(_) => Self::ClosedOther,
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What links and the publisher count.
+
+use super::lost::LostCause;
+use super::undelivered::Reason;
+use crate::metrics::label::labels;
+use crate::metrics::{Counter, Family, Gauge, GaugeGuard, Histogram, Label, Named, Registry};
+
+/// What became of an event from Pusher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventResult {
+    /// A client got it.
+    Delivered,
+    /// It names no channel.
+    NoChannel,
+    /// The last event of a cache channel, sent anew, which its clients have.
+    HadAlready,
+    /// A frame that cannot be understood.
+    Malformed,
+    /// No client got it.
+    Undelivered(Reason),
+}
+
+impl Label for EventResult {
+    const KEY: &'static str = "result";
+    const VALUES: &'static [Self] = &[
+        Self::Delivered,
+        Self::NoChannel,
+        Self::HadAlready,
+        Self::Malformed,
+        Self::Undelivered(Reason::NoSubscriber),
+        Self::Undelivered(Reason::NotJson),
+        Self::Undelivered(Reason::FieldMissing),
+        Self::Undelivered(Reason::Filtered),
+    ];
+
+    fn index(self) -> usize {
+        match self {
+            Self::Delivered => 0,
+            Self::NoChannel => 1,
+            Self::HadAlready => 2,
+            Self::Malformed => 3,
+            Self::Undelivered(reason) => 4 + reason.index(),
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::NoChannel => "no_channel",
+            Self::HadAlready => "had_already",
+            Self::Malformed => "malformed",
+            Self::Undelivered(reason) => reason.label(),
+        }
+    }
+}
+
+labels! {
+    /// How far a channel's subscription is.
+    pub enum SubscriptionState: "state" {
+        /// Asked for.
+        Pending = "pending",
+        /// Confirmed.
+        Live = "live",
+        /// Without subscribers, and kept for a while.
+        Lingering = "lingering",
+    }
+}
+
+labels! {
+    /// What became of a client's message.
+    pub enum PublishResult: "result" {
+        /// Accepted.
+        Ok = "ok",
+        /// Refused for good.
+        Refused = "refused",
+        /// Not accepted within its deadline.
+        Expired = "expired",
+        /// No room.
+        QueueFull = "queue_full",
+        /// A backend may have taken it, or not.
+        Unknown = "unknown",
+    }
+}
+
+labels! {
+    /// Why a request is sent again.
+    pub enum RetryCause: "cause" {
+        /// 429.
+        RateLimited = "rate_limited",
+        /// 503.
+        Unavailable = "unavailable",
+        /// Another status of the server's fault.
+        ServerError = "server_error",
+        /// Another status by which a rule says so.
+        Refused = "refused",
+        /// No answer, or none of Pusher's.
+        NoAnswer = "no_answer",
+        /// It could not be sent.
+        NotSent = "not_sent",
+        /// It was signed by a wrong clock.
+        Clock = "clock",
+        /// It was signed for another path.
+        Path = "path",
+    }
+}
+
+/// The links' metrics.
+pub struct LinkMetrics {
+    /// Whether a link is connected, by its number.
+    pub connected: Named<Gauge>,
+    /// Connections to Pusher lost or refused.
+    pub reconnects: Family<LostCause>,
+    /// Channels that were subscribed when a connection was lost, or forgotten.
+    pub gaps: Counter,
+    /// Events from Pusher.
+    pub events: Family<EventResult>,
+    /// Clients' messages delivered to this bridge's own clients.
+    pub local_events: Counter,
+    subscriptions: Family<SubscriptionState, Gauge>,
+    /// Subscriptions refused or not answered.
+    pub subscription_failures: Counter,
+}
+
+impl LinkMetrics {
+    /// Declares them.
+    #[must_use]
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            connected: registry.declare_named(
+                "link",
+                "pusher_bridge_upstream_connected",
+                "1 while the link to Pusher is connected",
+            ),
+            reconnects: registry.declare(
+                "pusher_bridge_upstream_reconnects_total",
+                "Connections to Pusher lost or refused, by cause",
+            ),
+            gaps: registry.declare(
+                "pusher_bridge_upstream_gaps_total",
+                "Channels that were subscribed when a connection was lost, or forgotten by Pusher: each may miss \
+                 events",
+            ),
+            events: registry.declare("pusher_bridge_upstream_events_total", "Events received from Pusher"),
+            local_events: registry.declare(
+                "pusher_bridge_local_events_total",
+                "Client messages delivered to clients of this bridge, after Pusher accepted them",
+            ),
+            subscriptions: registry
+                .declare("pusher_bridge_subscriptions", "Channels by the state of their subscription"),
+            subscription_failures: registry.declare(
+                "pusher_bridge_subscription_failures_total",
+                "Subscriptions that Pusher refused or did not answer",
+            ),
+        }
+    }
+
+    /// An event from Pusher.
+    pub fn event(&self, result: EventResult) {
+        self.events.get(result).increment(1);
+    }
+
+    /// The gauges of pending, live and lingering subscriptions, moved by differences: links share them.
+    pub fn move_subscriptions(&self, from: [usize; 3], to: [usize; 3]) {
+        for (state, (from, to)) in SubscriptionState::ALL.into_iter().zip(from.into_iter().zip(to)) {
+            let gauge = self.subscriptions.get(state);
+            if to > from {
+                gauge.increment((to - from) as f64);
+            } else if from > to {
+                gauge.decrement((from - to) as f64);
+            }
+        }
+    }
+}
+
+/// The publisher's metrics.
+pub struct PublishMetrics {
+    /// Client messages, by what became of them.
+    pub results: Family<PublishResult>,
+    /// Requests sent again.
+    pub retries: Family<RetryCause>,
+    /// Messages sent again after an attempt without an answer.
+    pub repeated: Counter,
+    /// One request.
+    pub seconds: Histogram,
+    queue_messages: Gauge,
+    queue_bytes: Gauge,
+}
+
+impl PublishMetrics {
+    /// Declares them.
+    #[must_use]
+    pub fn new(registry: &Registry) -> Self {
+        Self {
+            results: registry
+                .declare("pusher_bridge_publish_total", "Client messages, by what became of them"),
+            retries: registry
+                .declare("pusher_bridge_publish_retries_total", "Publishing requests sent again, by cause"),
+            repeated: registry.declare(
+                "pusher_bridge_publish_repeated_total",
+                "Client messages sent again though Pusher may have accepted them before",
+            ),
+            seconds: registry.declare(
+                "pusher_bridge_publish_seconds",
+                "One publishing request, from sending to its answer",
+            ),
+            queue_messages: registry
+                .declare("pusher_bridge_publish_queue_messages", "Client messages waiting to be published"),
+            queue_bytes: registry.declare("pusher_bridge_publish_queue_bytes", "Bytes of those messages"),
+        }
+    }
+
+    /// A message's end.
+    pub fn published(&self, result: PublishResult) {
+        self.results.get(result).increment(1);
+    }
+
+    /// Counts a message of `bytes` as waiting until the guards are dropped.
+    #[must_use]
+    pub fn queued(&self, bytes: usize) -> [GaugeGuard; 2] {
+        [GaugeGuard::new(&self.queue_messages, 1.0), GaugeGuard::new(&self.queue_bytes, bytes as f64)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_result_has_its_place() {
+        for (index, result) in EventResult::VALUES.iter().enumerate() {
+            assert_eq!(result.index(), index, "{result:?}");
+        }
+        assert_eq!(EventResult::VALUES.len(), 4 + Reason::ALL.len());
+    }
+
+    #[test]
+    fn subscriptions_move_by_differences() {
+        let registry = Registry::new().unwrap();
+        let metrics = LinkMetrics::new(&registry);
+        metrics.move_subscriptions([0, 0, 0], [3, 1, 0]);
+        metrics.move_subscriptions([3, 1, 0], [1, 3, 0]);
+        let text = registry.render();
+        for (state, count) in [("pending", 1), ("live", 3), ("lingering", 0)] {
+            let line = format!("pusher_bridge_subscriptions{{state=\"{state}\"}} {count}\n");
+            assert!(text.contains(&line), "{text}");
+        }
+    }
+}
