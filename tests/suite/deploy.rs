@@ -255,7 +255,11 @@ fn metric_names(rules: &str) -> BTreeSet<String> {
 fn the_image_is_pinned_shell_free_and_not_root() {
     let stages = dockerfile_stages();
     let [builder, last] = &stages[..] else { panic!("two stages, not {}", stages.len()) };
-    assert_eq!(builder[0].1, format!("rust:{}.0-bookworm AS builder", env!("CARGO_PKG_RUST_VERSION")));
+    let compiler: toml::Table = read("rust-toolchain.toml").parse().unwrap();
+    let compiler = compiler["toolchain"]["channel"].as_str().unwrap();
+    assert_eq!(compiler, concat!(env!("CARGO_PKG_RUST_VERSION"), ".0"));
+    assert_eq!(builder[0].1, format!("rust:{compiler}-bookworm AS builder"));
+    assert_eq!(values(builder, "ENV"), [format!("RUSTUP_TOOLCHAIN={compiler}")]);
     // The runtime's Debian is the builder's, so its glibc is not older.
     assert_eq!(last[0].1, "gcr.io/distroless/cc-debian12:nonroot");
 
