@@ -20,10 +20,12 @@ use tokio::sync::{Semaphore, watch};
 use crate::auth::Verifier;
 use crate::clock::Now;
 use crate::metrics::{Gauge, Registry};
-use crate::server::settings::Settings;
 use crate::upstream::undelivered::Undelivered;
 
 mod guard;
+pub mod settings;
+
+use self::settings::Settings;
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -82,7 +84,8 @@ impl Status {
     pub fn new(
         links: Vec<watch::Receiver<bool>>,
         workers: usize,
-        server: &Settings,
+        settings: &Settings,
+        close_window: Duration,
         keys: Option<Arc<Verifier>>,
         undelivered: Arc<Undelivered>,
         metrics: Metrics,
@@ -93,9 +96,9 @@ impl Status {
             since: Now::read().mono,
             pulses: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             drain: watch::Sender::new(None),
-            close_window: server.close_window,
+            close_window,
             keys,
-            hosts: server.admin_hosts.clone(),
+            hosts: settings.hosts.clone(),
             undelivered,
             metrics,
         })

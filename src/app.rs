@@ -25,8 +25,10 @@ use crate::limits::users::UserRates;
 use crate::metrics::Gauge;
 use crate::routes::route::PublishAction;
 use crate::server::accept::{Accepting, Listener, Turn};
+use crate::server::admission::Admission;
 use crate::server::forwarded::Unbelieved;
-use crate::server::worker::{Admission, Bridge, Worker};
+use crate::server::worker::{Door, Worker};
+use crate::session::context::{Context, Settings, Shared};
 use crate::upstream::api::Api;
 use crate::upstream::link::Link;
 use crate::upstream::links::Links;
@@ -94,9 +96,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let config = Arc::new(config);
     let listener = Listener::bind(config.server.listen)
         .map_err(failed(format!("cannot listen on {}", config.server.listen)))?;
-    let admin_listener = TcpListener::bind(config.server.admin)
+    let admin_listener = TcpListener::bind(config.admin.listen)
         .await
-        .map_err(failed(format!("cannot listen on {} (admin)", config.server.admin)))?;
+        .map_err(failed(format!("cannot listen on {} (admin)", config.admin.listen)))?;
     let address = listener.address().map_err(failed("listening"))?;
     let admin_address = admin_listener.local_addr().map_err(failed("listening (admin)"))?;
 
@@ -155,28 +157,40 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let status = Status::new(
         connected,
         worker_count,
-        &config.server,
+        &config.admin,
+        config.server.close_window,
         keys,
         undelivered.clone(),
         metrics.admin.clone(),
     );
     let wrong_tokens = config.auth.as_ref().map_or(ANY_RATE, |auth| auth.failures_per_address);
-    let bridge = Arc::new(Bridge {
-        config: config.clone(),
-        metrics: metrics.server.clone(),
-        session_metrics: metrics.session.clone(),
+    let auth = config.auth.as_ref();
+    let shared = Arc::new(Shared {
+        settings: Settings {
+            subscribe_wait: config.upstream.subscribe_timeout,
+            close_window: config.server.close_window,
+            token_bytes_max: auth.map_or(usize::MAX, |auth| auth.token_bytes_max),
+            leeway: auth.map_or(Duration::ZERO, |auth| auth.leeway),
+        },
+        metrics: metrics.session.clone(),
         verifier,
         publisher,
         user_slots: Slots::new(),
         exclusive_slots: Slots::new(),
-        address_slots: Slots::new(),
-        refused_slots: Slots::new(),
         user_rates: UserRates::default(),
-        unbelieved: Unbelieved::default(),
         wrong_tokens: AddressGate::new(wrong_tokens, config.server.ipv6_prefix, Now::read().mono),
         buffers: Budget::new(config.server.buffered_bytes_max, config.server.connections_max),
         next_conn: AtomicU64::new(1),
+    });
+    let door = Arc::new(Door {
+        settings: config.server.clone(),
+        routes: config.routes.clone(),
+        router: config.router.clone(),
+        address_slots: Slots::new(),
+        refused_slots: Slots::new(),
+        unbelieved: Unbelieved::default(),
         status: status.clone(),
+        metrics: metrics.server.clone(),
     });
 
     let admission = Admission::new(&config.server, metrics.server.clone());
@@ -189,9 +203,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             undelivered.clone(),
             links.clone(),
             metrics.fanout.clone(),
-            bridge.buffers.clone(),
+            shared.buffers.clone(),
         ));
-        let worker = Worker::new(bridge.clone(), hub);
+        let worker = Worker::new(door.clone(), Context::new(shared.clone(), hub));
         let (status, drain) = (status.clone(), status.drain.subscribe());
         let (accepting, turns) = (accepting.clone(), (turns, stop.clone()));
         workers.push(thread(&format!("worker-{index}"), &metrics, async move {
@@ -201,16 +215,16 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         })?);
     }
     let (stop_admin, admin_stopped) = watch::channel(false);
-    let (shared, weak) = (status.clone(), Arc::downgrade(&bridge));
+    let (watched, weak) = (status.clone(), Arc::downgrade(&shared));
     let buffered_bytes = metrics.websocket.buffered_bytes.clone();
     let std_listener = admin_listener.into_std().map_err(failed("listening (admin)"))?;
     let admin = thread("admin", &metrics, async move {
         match TcpListener::from_std(std_listener) {
             Ok(listener) => {
-                let watching = shared.clone();
+                let watching = watched.clone();
                 tokio::spawn(async move { watching.watch_links().await });
                 let upkeep = move |now| upkeep(&weak, &buffered_bytes, now);
-                admin::run(listener, shared, admin_stopped, upkeep).await;
+                admin::run(listener, watched, admin_stopped, upkeep).await;
             }
             Err(error) => tracing::error!(%error, "the admin address cannot be watched"),
         }
@@ -239,12 +253,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 /// Nothing is judged where no route needs a token.
 const ANY_RATE: Rate = Rate { count: 1, per: Duration::from_secs(1), burst: 1 };
 
-fn upkeep(bridge: &Weak<Bridge>, buffered_bytes: &Gauge, now: Now) {
-    if let Some(bridge) = bridge.upgrade() {
-        bridge.wrong_tokens.upkeep(now.mono);
-        bridge.user_rates.upkeep(now.mono);
-        buffered_bytes.set(bridge.buffers.held() as f64);
-        if let Some(verifier) = &bridge.verifier {
+fn upkeep(shared: &Weak<Shared>, buffered_bytes: &Gauge, now: Now) {
+    if let Some(shared) = shared.upgrade() {
+        shared.wrong_tokens.upkeep(now.mono);
+        shared.user_rates.upkeep(now.mono);
+        buffered_bytes.set(shared.buffers.held() as f64);
+        if let Some(verifier) = &shared.verifier {
             verifier.upkeep(now);
         }
     }

@@ -6,7 +6,7 @@ const LOGGED_CHARS_MAX: usize = 200;
 /// Text from outside, short and without control characters, as a log may have it.
 #[must_use]
 pub fn loggable(text: &str) -> String {
-    text.chars().take(LOGGED_CHARS_MAX).map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+    text.chars().filter(|c| !c.is_control()).take(LOGGED_CHARS_MAX).collect()
 }
 
 /// `text` without anything that a terminal would obey: control characters and bidirectional overrides are

@@ -48,7 +48,7 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         };
         let mut config = complete(loaded, &file)?;
         config.server.listen = args.listen;
-        config.server.admin = args.admin;
+        config.admin.listen = args.admin;
         let running = app::start(config).await.map_err(Failure::runtime)?;
         running.metrics.watch_log(log.counts());
         running.status.wait_ready().await;

@@ -5,13 +5,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, ServeArgs, block_on, complete, load, logging, process_env};
 use crate::app::{self, Shutdown};
-use crate::server::worker::{DISPLACING_MAX, REFUSING_MAX};
+use crate::server::admission::{DISPLACING_MAX, REFUSING_MAX};
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let path = &args.config.config;
     let mut config = complete(load(path, &process_env)?, &path.display().to_string())?;
     config.server.listen = args.listen.unwrap_or(config.server.listen);
-    config.server.admin = args.admin.unwrap_or(config.server.admin);
+    config.admin.listen = args.admin.unwrap_or(config.admin.listen);
     let log = logging::init(&args.log)?;
     let most = connections_within_descriptors(config.server.connections_max);
     config.server.connections_max = most;

@@ -28,10 +28,10 @@ pub fn describe(config: &Config) -> String {
     fact(
         &mut out,
         "listen",
-        &format!("{} (admin {}), {} workers", server.listen, server.admin, server.workers),
+        &format!("{} (admin {}), {} workers", server.listen, config.admin.listen, server.workers),
     );
-    if !server.admin_hosts.is_empty() {
-        fact(&mut out, "", &format!("drained by the names {}, too", server.admin_hosts.join(", ")));
+    if !config.admin.hosts.is_empty() {
+        fact(&mut out, "", &format!("drained by the names {}, too", config.admin.hosts.join(", ")));
     }
     if let Some(path) = &server.health_path {
         fact(&mut out, "health", &format!("{path}, for load balancers"));

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::admin::settings::Settings as Admin;
 use crate::auth::settings::Settings as Auth;
 use crate::routes::path::Router;
 use crate::routes::route::Route;
@@ -33,6 +34,8 @@ pub use schema::json_schema;
 pub struct Config {
     /// Listening and its limits.
     pub server: Server,
+    /// The admin address.
+    pub admin: Admin,
     /// The Pusher side.
     pub upstream: Upstream,
     /// Token verification; `None` when no route needs it.

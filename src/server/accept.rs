@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::admission::{Admission, Counted};
 use super::answer;
 use super::turns::Loads;
-use super::worker::{Admission, Counted, Worker};
+use super::worker::Worker;
 use crate::admin::stopped;
 
 /// Connections the kernel may hold that were not yet accepted.

@@ -22,20 +22,23 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::admission::{Arrival, Counted};
 use super::forwarded::client_address;
 use super::metrics::Refusal;
 use super::presented::{Presented, presented_token, select_subprotocol};
 use super::spelling::Respelled;
 use super::upgrade::{NotUpgradable, check};
-use super::worker::{Arrival, Counted, Holder, Key, Slot, Worker};
+use super::worker::Worker;
 use crate::clock::Now;
 use crate::deprecation::Phase;
 use crate::legacy::error::ErrorCode;
 use crate::limits::address::one_client;
-use crate::limits::slots::{Acquire, Permit};
+use crate::limits::slots::Acquire;
 use crate::routes::path::{Matched, PathValues};
 use crate::routes::route::{self, Route};
 use crate::session;
+use crate::session::opening::Upgraded;
+use crate::session::slots::{AddressSlot, Holder};
 use crate::text::loggable;
 
 /// How long a refused client is asked to stay away.
@@ -47,28 +50,6 @@ const DRAINING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Refused connections of one address that are held, as `refusal = "frame"` asks; more are refused by HTTP.
 const REFUSED_PER_ADDRESS_MAX: usize = 50;
 
-/// What an upgraded connection takes along from its request.
-pub struct Upgraded {
-    /// Its route.
-    pub route: Arc<Route>,
-    /// Its path, without the query.
-    pub endpoint: String,
-    /// The path's values.
-    pub values: PathValues,
-    /// A token from the request.
-    pub token: Option<String>,
-    /// Upgraded only to be told this.
-    pub refused: Option<ErrorCode>,
-    /// The client, as far as proxies can be believed.
-    pub address: IpAddr,
-    /// What it calls itself, fit for a log.
-    pub user_agent: String,
-    /// Where others find the connection.
-    pub holder: Holder,
-    /// Its slot of the address's.
-    pub address_slot: AddressSlot,
-}
-
 /// Answers one connection's request; an upgraded connection goes on as a session. `counted` is dropped
 /// with the last of both.
 pub async fn serve(
@@ -78,8 +59,8 @@ pub async fn serve(
     counted: Counted,
     arrival: Arrival,
 ) {
-    let handshake = worker.bridge.metrics.handshake();
-    let server = &worker.bridge.config.server;
+    let handshake = worker.door.metrics.handshake();
+    let server = &worker.door.settings;
     let deadline = Instant::now() + server.header_timeout;
     let mut first = [0];
     // tokio takes what it accepted for readable until somebody has looked.
@@ -89,7 +70,7 @@ pub async fn serve(
     // cost no buffers. An error is hyper's to find.
     let readable = tokio::select! {
         readable = tokio::time::timeout_at(deadline, stream.readable()) => readable.map_err(|_| Refusal::Timeout),
-        () = worker.draining_for(DRAINING_TIMEOUT) => Err(Refusal::Draining),
+        () = worker.context.draining_for(DRAINING_TIMEOUT) => Err(Refusal::Draining),
         () = arrival.displaced() => Err(Refusal::Displaced),
     };
     if let Err(refusal) = readable {
@@ -116,7 +97,7 @@ pub async fn serve(
     let run = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx));
     let done = tokio::select! {
         done = tokio::time::timeout_at(deadline + ANSWER_TIMEOUT, run) => done.map_err(|_| Refusal::Timeout),
-        () = worker.draining_for(DRAINING_TIMEOUT) => Err(Refusal::Draining),
+        () = worker.context.draining_for(DRAINING_TIMEOUT) => Err(Refusal::Draining),
         () = arrival.displaced() => Err(Refusal::Displaced),
     };
     let parts = connection.into_parts();
@@ -128,7 +109,13 @@ pub async fn serve(
                 if let Some(granted) = granted {
                     let stream = io.into_inner();
                     // A task of its own, so that nothing of the request lives on for the connection's whole life.
-                    tokio::spawn(session::run(worker.clone(), stream, &parts.read_buf, granted, counted));
+                    tokio::spawn(session::run(
+                        worker.context.clone(),
+                        stream,
+                        &parts.read_buf,
+                        granted,
+                        counted,
+                    ));
                 }
             }
             Ok(Err(error)) => tracing::debug!(%peer, %error, "an answer could not be sent"),
@@ -144,16 +131,16 @@ pub async fn serve(
 
 /// Counts a request that is cut before it was over.
 fn note_cut(worker: &Worker, peer: SocketAddr, refusal: Refusal) {
-    worker.bridge.metrics.refused(None, refusal);
+    worker.door.metrics.refused(None, refusal);
     tracing::debug!(%peer, reason = refusal.label(), "a request was not over in time");
 }
 
 /// Counts what hyper refused by itself. A connection that merely went away is none of it.
 fn note_unread(worker: &Worker, error: &hyper::Error) {
     if error.is_parse() {
-        worker.bridge.metrics.refused(None, Refusal::Malformed);
+        worker.door.metrics.refused(None, Refusal::Malformed);
     } else if error.is_timeout() {
-        worker.bridge.metrics.refused(None, Refusal::Timeout);
+        worker.door.metrics.refused(None, Refusal::Timeout);
     }
 }
 
@@ -179,24 +166,24 @@ async fn answer(
     peer: IpAddr,
     over: bool,
 ) -> (Answer, Option<Upgraded>) {
-    let bridge = &worker.bridge;
-    if bridge.config.server.health_path.as_deref() == Some(request.uri.path()) {
-        return (health(&request.method, bridge.status.is_ready()), None);
+    let door = &worker.door;
+    if door.settings.health_path.as_deref() == Some(request.uri.path()) {
+        return (health(&request.method, door.status.is_ready()), None);
     }
-    let (index, values) = match bridge.config.router.find(request.uri.path()) {
+    let (index, values) = match door.router.find(request.uri.path()) {
         Matched::Route(index, values) => (index, Ok(values)),
         Matched::BadValue(index, why) => (index, Err(why)),
         Matched::Nothing => {
-            bridge.metrics.refused(None, Refusal::UnknownPath);
+            door.metrics.refused(None, Refusal::UnknownPath);
             return (problem(StatusCode::NOT_FOUND, "no such endpoint", None), None);
         }
     };
-    let Some(route) = bridge.config.routes.get(index) else {
+    let Some(route) = door.routes.get(index) else {
         return (problem(StatusCode::INTERNAL_SERVER_ERROR, "no such route", None), None);
     };
-    let server = &bridge.config.server;
+    let server = &door.settings;
     let address = client_address(peer, &request.headers, server.forwarded, &server.trusted_proxies);
-    if let Some(network) = bridge.unbelieved.first_of(peer, &request.headers, server) {
+    if let Some(network) = door.unbelieved.first_of(peer, &request.headers, server) {
         tracing::warn!(
             peer.network = %network,
             "a peer that is no trusted proxy wrote a forwarding header: all its clients count as one address. If it \
@@ -211,7 +198,7 @@ async fn answer(
             (response, Some(granted))
         }
         Err(Denial { refusal, status, why }) => {
-            bridge.metrics.refused(Some(index), refusal);
+            door.metrics.refused(Some(index), refusal);
             tracing::info!(
                 route = &*route.name,
                 client.address = %address,
@@ -242,7 +229,7 @@ async fn decide(
     if over {
         return Err(Denial::new(Refusal::Overload, StatusCode::SERVICE_UNAVAILABLE, "too many connections"));
     }
-    if worker.is_draining() {
+    if worker.context.is_draining() {
         return Err(Denial::new(Refusal::Draining, StatusCode::SERVICE_UNAVAILABLE, "shutting down"));
     }
     let holder = Holder::default();
@@ -251,9 +238,9 @@ async fn decide(
         Err((refusal, status, code)) => match route.refusal {
             route::Refusal::Http => return Err(Denial::new(refusal, status, code.message())),
             route::Refusal::Frame { .. } => {
-                let prefix = worker.bridge.config.server.ipv6_prefix;
+                let prefix = worker.door.settings.ipv6_prefix;
                 // Held refusals are counted too, or one address could hold every connection there is.
-                let held = worker.bridge.refused_slots.acquire(
+                let held = worker.door.refused_slots.acquire(
                     &one_client(address, prefix),
                     REFUSED_PER_ADDRESS_MAX,
                     (),
@@ -261,7 +248,7 @@ async fn decide(
                 let Acquire::Granted(held) = held else {
                     return Err(Denial::new(refusal, status, code.message()));
                 };
-                worker.bridge.metrics.refused(Some(route.index), refusal);
+                worker.door.metrics.refused(Some(route.index), refusal);
                 (Some(code), AddressSlot::Refused(held))
             }
         },
@@ -299,16 +286,6 @@ fn switching_protocols(route: &Route, key: &[u8], protocol: Option<String>) -> h
     response.body(Full::default())
 }
 
-/// A connection's slot of its address's.
-pub enum AddressSlot {
-    /// The route counts none.
-    Uncounted,
-    /// Among those in service.
-    Counted(Slot<Key<IpAddr>>),
-    /// Among those kept only to be told a refusal.
-    Refused(Permit<IpAddr, ()>),
-}
-
 /// The checks whose refusal a route may want told by a frame.
 async fn admit(
     worker: &Worker,
@@ -326,8 +303,8 @@ async fn admit(
         return Err((Refusal::Origin, StatusCode::FORBIDDEN, ErrorCode::OriginNotAllowed));
     }
     let Some(max) = route.limits.connections_per_address else { return Ok(AddressSlot::Uncounted) };
-    let key = (route.limits.scope.clone(), one_client(address, worker.bridge.config.server.ipv6_prefix));
-    session::take_address(&worker.bridge.address_slots, &key, max, holder)
+    let key = (route.limits.scope.clone(), one_client(address, worker.door.settings.ipv6_prefix));
+    session::take_address(&worker.door.address_slots, &key, max, holder)
         .await
         .map(AddressSlot::Counted)
         .map_err(|()| (Refusal::AddressLimit, StatusCode::TOO_MANY_REQUESTS, ErrorCode::AddressLimit))
@@ -336,7 +313,7 @@ async fn admit(
 /// Counts and logs a request to a deprecated endpoint, louder after its sunset.
 fn note_deprecated(worker: &Worker, route: &Route, address: IpAddr, user_agent: &str) -> Phase {
     let phase = route.deprecation.as_ref().map_or(Phase::Current, |policy| policy.phase(Now::read()));
-    if let Some(metrics) = worker.bridge.metrics.route(route.index) {
+    if let Some(metrics) = worker.door.metrics.route(route.index) {
         metrics.deprecated_request(phase);
     }
     if phase == Phase::Sunset {

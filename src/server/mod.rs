@@ -2,6 +2,7 @@
 //! refusal that says why.
 
 pub mod accept;
+pub mod admission;
 pub mod answer;
 pub mod forwarded;
 pub mod metrics;

@@ -12,11 +12,6 @@ use super::forwarded::ForwardedHeader;
 pub struct Settings {
     /// Where old clients connect.
     pub listen: SocketAddr,
-    /// Where probes and metrics are served.
-    pub admin: SocketAddr,
-    /// Names by which the admin address may be asked to do something, in lower case; addresses and loopback's names
-    /// always are.
-    pub admin_hosts: Vec<String>,
     /// A path of `listen` that tells load balancers whether new clients are welcome; `None`: there is none.
     pub health_path: Option<String>,
     /// Threads that serve clients; at least 1. Default: the machine's cores.

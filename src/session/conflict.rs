@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::slots::{Holder, Key, Slot};
 use crate::auth::Identity;
 use crate::limits::slots::{Acquire, HOLDERS_SHOWN_MAX, Slots};
 use crate::limits::slots::{OnConflict, SlotLimit};
-use crate::server::worker::{Holder, Key, Slot};
 use crate::websocket::conn::Notice;
 
 /// Beyond a probe's timeout, so long is waited for the dead one to be gone.

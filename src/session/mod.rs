@@ -14,13 +14,20 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 mod conflict;
+pub mod context;
 pub mod machine;
 pub mod metrics;
+pub mod opening;
+pub mod slots;
 mod tokens;
 
 pub use self::conflict::take_address;
 
 use self::conflict::take;
+use self::context::{Context, Registered};
+use self::machine::{Action, Machine, Opening};
+use self::opening::Upgraded;
+use self::slots::{AddressSlot, Holder, Key, Slot};
 use crate::auth::{Claims, Identity, Refused};
 use crate::clock::Now;
 use crate::exchange::ConnId;
@@ -30,9 +37,6 @@ use crate::legacy::error::ErrorCode;
 use crate::limits::slots::Scope;
 use crate::metrics::GaugeGuard;
 use crate::routes::route::Route;
-use crate::server::answer::{AddressSlot, Upgraded};
-use crate::server::worker::{Counted, Holder, Key, Registered, Slot, Worker};
-use crate::session::machine::{Action, Machine, Opening};
 use crate::session::metrics::{ConnPhase, RouteMetrics};
 use crate::text::loggable;
 use crate::upstream::publisher::note_untold;
@@ -62,7 +66,7 @@ enum Done {
 type Slotted = [Option<Slot<Key<Identity>>>; 2];
 
 struct Session {
-    worker: Arc<Worker>,
+    context: Arc<Context>,
     conn: Arc<Conn>,
     route: Arc<Route>,
     metrics: Arc<RouteMetrics>,
@@ -88,7 +92,7 @@ struct Session {
     phase: Option<(ConnPhase, GaugeGuard)>,
     frames_in: u64,
     bytes_in: u64,
-    _counted: (Registered, Counted),
+    _registered: Registered,
 }
 
 /// Also when the session ends by a panic, nobody waits for what it held.
@@ -100,35 +104,36 @@ impl Drop for Session {
 
 /// An upgraded connection's session, from its first frame to its end; `counted` is dropped with it. What is needed
 /// only to set it up is not part of the future: it lives as long as the connection does.
-pub fn run(
-    worker: Arc<Worker>,
+pub fn run<C: Send + 'static>(
+    context: Arc<Context>,
     stream: TcpStream,
     early: &Bytes,
     granted: Upgraded,
-    counted: Counted,
-) -> impl Future<Output = ()> + Send + use<> {
-    let session = open(worker, stream, granted, counted);
+    counted: C,
+) -> impl Future<Output = ()> + Send + use<C> {
+    let session = open(context, stream, granted);
     let reader = Reader::new(session.conn.clone(), early, session.route.limits.message_bytes_max);
-    serve(session, reader)
+    serve(session, reader, counted)
 }
 
-async fn serve(mut session: Box<Session>, mut reader: Reader) {
+async fn serve<C>(mut session: Box<Session>, mut reader: Reader, counted: C) {
     let reason = session.serve(&mut reader).await;
     session.leave();
     end(&session.conn, &mut reader, reason).await;
     session.summarise(reason);
+    drop((session, counted));
 }
 
-fn open(worker: Arc<Worker>, stream: TcpStream, granted: Upgraded, counted: Counted) -> Box<Session> {
+fn open(context: Arc<Context>, stream: TcpStream, granted: Upgraded) -> Box<Session> {
     let Upgraded { route, endpoint, values, token, refused, address, user_agent, holder, address_slot } =
         granted;
     let limits = &route.limits;
-    let id = ConnId(worker.bridge.next_conn.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    let id = ConnId(context.shared.next_conn.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
     let bounds = Bounds { frames_max: limits.outbox_frames_max, bytes_max: limits.outbox_bytes_max };
-    let conn = Conn::new(id, stream, bounds, &worker.bridge.buffers);
+    let conn = Conn::new(id, stream, bounds, &context.shared.buffers);
     let _ = holder.set(conn.clone());
-    let registered = worker.register(&conn);
-    let metrics = worker.bridge.session_metrics.route(route.index);
+    let registered = context.register(&conn);
+    let metrics = context.shared.metrics.route(route.index);
     metrics.opened.increment(1);
     let opening = Opening {
         route: route.clone(),
@@ -136,13 +141,13 @@ fn open(worker: Arc<Worker>, stream: TcpStream, granted: Upgraded, counted: Coun
         values,
         token,
         refused,
-        subscribe_wait: worker.bridge.config.upstream.subscribe_timeout,
+        subscribe_wait: context.shared.settings.subscribe_wait,
         seed: fastrand::u64(..),
     };
     let mut actions = Vec::new();
     let machine = Machine::open(opening, Now::read(), &mut actions);
     let session = Box::new(Session {
-        worker,
+        context,
         conn,
         route,
         metrics,
@@ -164,7 +169,7 @@ fn open(worker: Arc<Worker>, stream: TcpStream, granted: Upgraded, counted: Coun
         phase: None,
         frames_in: 0,
         bytes_in: 0,
-        _counted: (registered, counted),
+        _registered: registered,
     });
     // Of what stood in a token's place in the request.
     session.note_unjudged();
@@ -216,7 +221,7 @@ impl Session {
                 self.machine.publish_failed(code, &message_type, now, out);
             }
             Attention::Notice(Notice::Gap) => {
-                self.machine.gap(self.worker.bridge.config.server.close_window, now, out);
+                self.machine.gap(self.context.shared.settings.close_window, now, out);
             }
             Attention::Notice(Notice::Probe { heard_within, answers, .. })
                 if self.machine.heard_within(heard_within, now) =>
@@ -358,7 +363,7 @@ impl Session {
             Action::Release => self.slots = Slotted::default(),
             Action::Subscribe(subscribe) => {
                 let id = subscribe.id;
-                let (ticket, live) = self.worker.hub.attach(self.route.index, subscribe, &self.conn);
+                let (ticket, live) = self.context.hub.attach(self.route.index, subscribe, &self.conn);
                 // Most connections have one for all their life.
                 self.subscriptions.reserve_exact(usize::from(self.subscriptions.is_empty()));
                 self.subscriptions.push((id, ticket));
@@ -369,11 +374,11 @@ impl Session {
             Action::Unsubscribe(id) => {
                 if let Some(at) = self.subscriptions.iter().position(|(sub, _)| *sub == id) {
                     let (_, ticket) = self.subscriptions.swap_remove(at);
-                    self.worker.hub.detach(&ticket);
+                    self.context.hub.detach(&ticket);
                 }
             }
             Action::Publish { outgoing, channel, message_type } => {
-                let (publisher, user) = (&self.worker.bridge.publisher, self.machine.identity());
+                let (publisher, user) = (&self.context.shared.publisher, self.machine.identity());
                 let taken = publisher.publish(&self.conn, user, &channel, outgoing, message_type.clone());
                 if let Err(code) = taken {
                     self.machine.publish_failed(code, &message_type, Now::read(), &mut self.actions);
@@ -392,19 +397,19 @@ impl Session {
         let exclusive_limit = limits.exclusive.as_ref().map(|exclusive| exclusive.slots);
         let user_key = (limits.scope.clone(), user);
         if let Some(rate) = limits.messages_per_user {
-            let gate = self.worker.bridge.user_rates.gate(user_key.clone(), rate, Now::read().mono);
+            let gate = self.context.shared.user_rates.gate(user_key.clone(), rate, Now::read().mono);
             self.machine.rate_user(gate);
         }
         // The same filled key on another route is another thing.
         let exclusive_key = exclusive.map(|key| (Scope::Route(self.route.name.clone()), key));
-        let (bridge, holder) = (self.worker.bridge.clone(), self.holder.clone());
+        let (shared, holder) = (self.context.shared.clone(), self.holder.clone());
         let (route, conn, address) = (self.route.clone(), self.conn.id().0, self.address);
         let logged_user = loggable(&user_key.1.subject);
         let taking = async move {
-            let user = take(&bridge.user_slots, Some(&user_key), user_limit, &holder)
+            let user = take(&shared.user_slots, Some(&user_key), user_limit, &holder)
                 .await
                 .map_err(|()| ErrorCode::TooManyConnections)?;
-            let exclusive = take(&bridge.exclusive_slots, exclusive_key.as_ref(), exclusive_limit, &holder)
+            let exclusive = take(&shared.exclusive_slots, exclusive_key.as_ref(), exclusive_limit, &holder)
                 .await
                 .map_err(|()| ErrorCode::SessionInUse)?;
             Ok([user, exclusive])
@@ -430,7 +435,7 @@ impl Session {
     /// Gives back what others wait for.
     fn leave(&mut self) {
         for (_, ticket) in self.subscriptions.drain(..) {
-            self.worker.hub.detach(&ticket);
+            self.context.hub.detach(&ticket);
             self.left.get_or_insert((ticket.channel().clone(), 0)).1 += 1;
         }
         for notice in self.conn.leave() {

@@ -16,10 +16,10 @@ impl Session {
     /// Where wrong tokens come too often from the client's address, each is judged a moment later: a guesser is
     /// slowed, and a neighbour behind the same address is not locked out. One that is too long is not kept.
     pub(super) fn verify(&mut self, token: String) {
-        let bridge = &self.worker.bridge;
-        let too_long = bridge.config.auth.as_ref().is_some_and(|auth| token.len() > auth.token_bytes_max);
+        let shared = &self.context.shared;
+        let too_long = token.len() > shared.settings.token_bytes_max;
         let asked = Now::read();
-        if too_long || bridge.wrong_tokens.check(self.address, asked.mono).is_ok() {
+        if too_long || shared.wrong_tokens.check(self.address, asked.mono).is_ok() {
             return self.judge(token, asked);
         }
         self.pending = Some(Box::pin(async move {
@@ -30,7 +30,7 @@ impl Session {
 
     /// Judges a token that came at `asked`, as of then.
     pub(super) fn judge(&mut self, token: String, asked: Now) {
-        let Some(verifier) = self.worker.bridge.verifier.clone() else {
+        let Some(verifier) = self.context.shared.verifier.clone() else {
             return self.verified(Err(Refused::KeysUnavailable));
         };
         let now = Now::read();
@@ -48,18 +48,18 @@ impl Session {
 
     pub(super) fn verified(&mut self, verdict: Result<Claims, Refused>) {
         let now = Now::read();
-        let bridge = self.worker.bridge.clone();
-        let leeway = bridge.config.auth.as_ref().map_or(Duration::ZERO, |auth| auth.leeway);
+        let shared = self.context.shared.clone();
+        let leeway = shared.settings.leeway;
         let user = verdict.as_ref().map_or_else(|_| String::new(), |claims| claims.user.clone());
         let refused = verdict.as_ref().err().cloned();
         let outcome = match verdict {
             // A wrong token is the sender's fault only when there was a key to judge it by.
             Err(refused) if !refused.is_tokens_fault() => {
-                let retry = bridge.verifier.as_ref().map_or(Duration::ZERO, |v| v.retry_after(now));
+                let retry = shared.verifier.as_ref().map_or(Duration::ZERO, |v| v.retry_after(now));
                 self.machine.unjudged(retry, now, &mut self.actions)
             }
             verdict => {
-                let failed = |_| bridge.wrong_tokens.record_failure(self.address, now.mono).err();
+                let failed = |_| shared.wrong_tokens.record_failure(self.address, now.mono).err();
                 self.machine.verified(verdict.map_err(failed), leeway, now, &mut self.actions)
             }
         };

@@ -138,7 +138,7 @@ async fn every_name_of_the_admin_address_may_drain_it() {
         for method in ["GET", "POST"] {
             let bridge = Bridge::with(SHIPPED, |config| {
                 config.server.close_window = Duration::ZERO;
-                config.server.admin_hosts = vec!["bridge.internal".to_owned()];
+                config.admin.hosts = vec!["bridge.internal".to_owned()];
             })
             .await;
             let request =

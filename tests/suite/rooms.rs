@@ -36,7 +36,7 @@ const ORDER: &[&str] = &[
     "clock",
 ];
 /// What points up all the same, from and to. To be emptied: a pair that does not occur any more is an error as well.
-const OFFENDERS: &[(&str, &str)] = &[("admin", "server"), ("server", "config"), ("session", "server")];
+const OFFENDERS: &[(&str, &str)] = &[];
 /// Rooms that may import less than all that is below them.
 const NARROW: &[(&str, &[&str])] = &[(
     "sandbox",

@@ -57,7 +57,7 @@ struct Shared {
 }
 
 pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[RouteInput]) -> Config {
-    let server = server::server(problems, root.server.as_ref());
+    let (server, admin) = server::server(problems, root.server.as_ref());
     let upstream = upstream::upstream(problems, root.upstream.as_ref());
     let auth = root.auth.as_ref().map(|auth| auth::auth(problems, auth.get()));
     let mut shared = Shared {
@@ -91,7 +91,7 @@ pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[Ro
     }
     let routes: Vec<_> = routes.into_iter().map(|(_, route)| route).collect();
     let router = Router::new(routes.iter().map(|route| route.path.clone()).collect());
-    let config = Config { server, upstream, auth, routes, router };
+    let config = Config { server, admin, upstream, auth, routes, router };
     server::check_health_path(problems, root.server.as_ref(), &config);
     config
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::POSITIVE;
+use crate::admin::settings::Settings as Admin;
 use crate::config::Config;
 use crate::config::problems::Problems;
 use crate::config::raw;
@@ -32,7 +33,7 @@ const WORKERS_MAX: i64 = 64;
 const CLOSE_WINDOW: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(25);
 
-pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> Settings {
+pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> (Settings, Admin) {
     let nothing = raw::Server::default();
     let raw = raw.unwrap_or(&nothing);
     let (no_limits, no_shutdown) = (raw::ServerLimits::default(), raw::Shutdown::default());
@@ -53,10 +54,9 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
     {
         problems.at(place.span(), format!("`listen` and `admin` cannot both have the port {}", admin.port()));
     }
-    Settings {
+    let hosts = raw.admin_hosts.iter().flatten().filter_map(|name| host_name(problems, name)).collect();
+    let settings = Settings {
         listen,
-        admin,
-        admin_hosts: raw.admin_hosts.iter().flatten().filter_map(|name| host_name(problems, name)).collect(),
         health_path: raw.health_path.as_ref().and_then(|path| health_path(problems, path)),
         workers: problems.number(raw.workers.as_ref(), 1..=WORKERS_MAX, cores),
         trusted_proxies: raw.trusted_proxies.iter().flatten().filter_map(|p| network(problems, p)).collect(),
@@ -81,7 +81,8 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
         headers_max: problems.number(limits.headers.as_ref(), HEADERS_LEAST..=1000, HEADERS),
         close_window,
         grace,
-    }
+    };
+    (settings, Admin { listen: admin, hosts })
 }
 
 fn address(problems: &mut Problems<'_>, raw: Option<&At<String>>, default: &str) -> SocketAddr {

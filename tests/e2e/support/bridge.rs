@@ -129,7 +129,7 @@ pub fn config(routes: &str, environment: &HashMap<String, String>) -> Config {
         });
     let mut config = loaded.complete().unwrap();
     config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    config.server.admin = SocketAddr::from(([127, 0, 0, 1], 0));
+    config.admin.listen = SocketAddr::from(([127, 0, 0, 1], 0));
     config
 }
 

@@ -1,0 +1,105 @@
+//! Which connections are accepted: so many at once, and a few more for the time it takes to tell them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ipnet::IpNet;
+use tokio::sync::{Notify, mpsc};
+
+use super::forwarded::is_trusted;
+use super::metrics::Metrics;
+use super::settings::Settings;
+use super::turns::Load;
+use crate::limits::handshakes::{Handshake, Handshakes};
+
+/// Beyond `connections_max`, so many more are accepted only to be told 503.
+pub const REFUSING_MAX: usize = 256;
+/// Beyond these, so many more are accepted in the places of unfinished requests that are just being closed.
+pub const DISPLACING_MAX: usize = 64;
+
+/// What a connection counts for as long as it lives, from being accepted to its end.
+pub struct Counted {
+    /// Its share of the connection limit.
+    pub admitted: Admitted,
+    pub(super) _load: Load,
+    /// Its worker waits for it.
+    pub(super) _alive: mpsc::Sender<()>,
+}
+
+/// Counts all connections, whatever they are at.
+pub struct Admission {
+    count: Arc<AtomicUsize>,
+    max: usize,
+    handshakes: Arc<Handshakes<Arc<Notify>>>,
+    /// Whoever comes through one of these is not known before the request is read.
+    proxies: Vec<IpNet>,
+    metrics: Arc<Metrics>,
+}
+
+/// A connection whose request is not over.
+pub struct Arrival {
+    displaced: Arc<Notify>,
+    _noted: Option<Handshake<Arc<Notify>>>,
+}
+
+impl Arrival {
+    /// Resolves when another connection gets its place.
+    pub async fn displaced(&self) {
+        self.displaced.notified().await;
+    }
+}
+
+/// One connection's share of the limit, given back on drop.
+pub struct Admitted {
+    count: Arc<AtomicUsize>,
+    /// Above the limit: it is to be answered 503.
+    pub over: bool,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Admission {
+    /// Admits as many connections as `server` says.
+    #[must_use]
+    pub fn new(server: &Settings, metrics: Arc<Metrics>) -> Self {
+        Self {
+            count: Arc::default(),
+            max: server.connections_max,
+            handshakes: Handshakes::new(server.ipv6_prefix),
+            proxies: server.trusted_proxies.clone(),
+            metrics,
+        }
+    }
+
+    /// Counts a new connection; `None`: it must be dropped unanswered.
+    pub fn admit(&self, peer: IpAddr) -> Option<(Admitted, Arrival)> {
+        let before = self.count.fetch_add(1, Ordering::Relaxed);
+        let mut admitted = Admitted { count: self.count.clone(), over: before >= self.max };
+        let full = before >= self.max + REFUSING_MAX;
+        if admitted.over
+            && before < self.max + REFUSING_MAX + DISPLACING_MAX
+            && let Some(displaced) = self.handshakes.make_room(peer)
+        {
+            displaced.notify_one();
+            admitted.over = false;
+        }
+        if full && admitted.over {
+            return None;
+        }
+        let displaced = Arc::<Notify>::default();
+        let by_proxy = is_trusted(peer, &self.proxies);
+        let noted = (!by_proxy).then(|| self.handshakes.open(peer, displaced.clone()));
+        Some((admitted, Arrival { displaced, _noted: noted }))
+    }
+
+    /// A connection could not be accepted.
+    pub fn accept_failed(&self, error: &std::io::Error) {
+        self.metrics.accept_errors.increment(1);
+        tracing::warn!(%error, "a connection could not be accepted");
+    }
+}
