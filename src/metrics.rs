@@ -32,7 +32,7 @@ pub enum Kind {
 
 /// A label, and what it may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LabelSet {
+pub struct DeclaredLabel {
     /// Its name.
     pub key: &'static str,
     /// Its values; none where they are names that are known when the bridge runs.
@@ -49,7 +49,7 @@ pub struct Declared {
     /// What `/metrics` says of it.
     pub help: &'static str,
     /// Its labels, in order.
-    pub labels: Vec<LabelSet>,
+    pub labels: Vec<DeclaredLabel>,
 }
 
 /// All metrics of one bridge.
@@ -60,8 +60,8 @@ struct Inner {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     declared: Mutex<Vec<Declared>>,
-    /// What is looked at only when somebody wants to see it.
-    looks: Mutex<Vec<Box<dyn Fn() + Send + Sync>>>,
+    /// What sets the metrics that nobody counts as they happen.
+    collectors: Mutex<Vec<Box<dyn Fn() + Send + Sync>>>,
 }
 
 impl Registry {
@@ -72,12 +72,17 @@ impl Registry {
     pub fn new() -> Result<Self, BuildError> {
         let recorder = PrometheusBuilder::new().set_buckets(&SECONDS)?.build_recorder();
         let handle = recorder.handle();
-        Ok(Self(Arc::new(Inner { recorder, handle, declared: Mutex::default(), looks: Mutex::default() })))
+        Ok(Self(Arc::new(Inner {
+            recorder,
+            handle,
+            declared: Mutex::default(),
+            collectors: Mutex::default(),
+        })))
     }
 
     /// Declares a metric, once. Its series are there from now on.
     pub fn declare<S: Series>(&self, name: &'static str, help: &'static str) -> S {
-        self.note::<S>(name, help, S::labels());
+        self.describe::<S>(name, help, S::labels());
         S::register(self.recorder(), name, Vec::new())
     }
 
@@ -90,12 +95,12 @@ impl Registry {
         help: &'static str,
     ) -> Named<S> {
         let mut labels = S::labels();
-        labels.insert(0, LabelSet { key, values: Vec::new() });
-        self.note::<S>(name, help, labels);
+        labels.insert(0, DeclaredLabel { key, values: Vec::new() });
+        self.describe::<S>(name, help, labels);
         Named::new(self.clone(), name, key)
     }
 
-    fn note<S: Series>(&self, name: &'static str, help: &'static str, labels: Vec<LabelSet>) {
+    fn describe<S: Series>(&self, name: &'static str, help: &'static str, labels: Vec<DeclaredLabel>) {
         let key = KeyName::from_const_str(name);
         match S::KIND {
             Kind::Counter => self.0.recorder.describe_counter(key, None, help.into()),
@@ -111,15 +116,15 @@ impl Registry {
         lock(&self.0.declared).clone()
     }
 
-    /// Has `look` called before each rendering, to set what is not counted as it happens.
-    pub fn look_first(&self, look: impl Fn() + Send + Sync + 'static) {
-        lock(&self.0.looks).push(Box::new(look));
+    /// Has `collect` called before each rendering, to set what is not counted as it happens.
+    pub fn before_render(&self, collect: impl Fn() + Send + Sync + 'static) {
+        lock(&self.0.collectors).push(Box::new(collect));
     }
 
     /// The text of `/metrics`.
     #[must_use]
     pub fn render(&self) -> String {
-        lock(&self.0.looks).iter().for_each(|look| look());
+        lock(&self.0.collectors).iter().for_each(|collect| collect());
         self.0.handle.render()
     }
 
@@ -213,8 +218,8 @@ mod tests {
     fn a_declaration_tells_kind_help_and_labels() {
         let registry = Registry::new().unwrap();
         let _: Named<Family<Colour, Gauge>> = registry.declare_named("route", "a", "Help");
-        let colours = LabelSet { key: "colour", values: vec!["red", "blue"] };
-        let labels = vec![LabelSet { key: "route", values: vec![] }, colours];
+        let colours = DeclaredLabel { key: "colour", values: vec!["red", "blue"] };
+        let labels = vec![DeclaredLabel { key: "route", values: vec![] }, colours];
         let declared = vec![Declared { name: "a", kind: Kind::Gauge, help: "Help", labels }];
         assert_eq!(registry.declared(), declared);
     }
@@ -231,15 +236,15 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_gives_its_share_back_and_looks_are_taken_at_each_rendering() {
+    fn a_guard_gives_its_share_back_and_collectors_run_before_each_rendering() {
         let registry = Registry::new().unwrap();
         let gauge: Gauge = registry.declare("a", "Help");
         let guard = GaugeGuard::new(&gauge, 2.0);
         assert!(registry.render().contains("\na 2\n"));
         drop(guard);
         assert!(registry.render().contains("\na 0\n"));
-        let looks = std::sync::atomic::AtomicU32::new(0);
-        registry.look_first(move || gauge.set(looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
+        let scrapes = std::sync::atomic::AtomicU32::new(0);
+        registry.before_render(move || gauge.set(scrapes.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
         assert!(registry.render().contains("\na 0\n"));
         assert!(registry.render().contains("\na 1\n"));
     }

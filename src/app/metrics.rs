@@ -90,7 +90,7 @@ impl Metrics {
     /// From now on the log's counts are `counts`: the log is there before the metrics.
     pub fn watch_log(&self, counts: LogCounts) {
         let (lost, left_out) = (self.log_lines_lost.clone(), self.log_lines_left_out.clone());
-        self.registry.look_first(move || {
+        self.registry.before_render(move || {
             lost.absolute(counts.lost.load(Ordering::Relaxed));
             left_out.absolute(counts.left_out.load(Ordering::Relaxed));
         });
@@ -99,7 +99,7 @@ impl Metrics {
     /// From now on the tasks of `runtime` are shown as those of `thread`.
     pub(super) fn watch_tasks(&self, thread: &str, runtime: Handle) {
         let tasks = self.tasks.named(thread);
-        self.registry.look_first(move || tasks.set(runtime.metrics().num_alive_tasks() as f64));
+        self.registry.before_render(move || tasks.set(runtime.metrics().num_alive_tasks() as f64));
     }
 }
 

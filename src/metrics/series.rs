@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use metrics::{Counter, Gauge, Histogram, Key, Label as Pair, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::PrometheusRecorder;
 
-use super::{Kind, Label, LabelSet, Registry};
+use super::{DeclaredLabel, Kind, Label, Registry};
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
@@ -15,7 +15,7 @@ pub trait Series: Sized {
     const KIND: Kind;
 
     /// The labels, beyond those that are given when it is made.
-    fn labels() -> Vec<LabelSet>;
+    fn labels() -> Vec<DeclaredLabel>;
 
     /// The handle of the series with these labels, which is there from now on.
     fn register(recorder: &PrometheusRecorder, name: &'static str, labels: Vec<Pair>) -> Self;
@@ -29,7 +29,7 @@ macro_rules! handles {
         $(impl Series for $handle {
             const KIND: Kind = Kind::$handle;
 
-            fn labels() -> Vec<LabelSet> {
+            fn labels() -> Vec<DeclaredLabel> {
                 Vec::new()
             }
 
@@ -78,8 +78,8 @@ impl<L: Label, S: Series> Family<L, S> {
 impl<L: Label, S: Series> Series for Family<L, S> {
     const KIND: Kind = S::KIND;
 
-    fn labels() -> Vec<LabelSet> {
-        let own = LabelSet { key: L::KEY, values: L::VALUES.iter().map(|value| value.text()).collect() };
+    fn labels() -> Vec<DeclaredLabel> {
+        let own = DeclaredLabel { key: L::KEY, values: L::VALUES.iter().map(|value| value.text()).collect() };
         [vec![own], S::labels()].concat()
     }
 
