@@ -7,18 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::auth::Verifier;
 use crate::clock::Now;
+use crate::http::server::{self, End, Limits, Progress};
 use crate::metrics::{Gauge, Registry};
 use crate::upstream::undelivered::Undelivered;
 
@@ -231,19 +228,20 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 async fn serve(stream: tokio::net::TcpStream, peer: SocketAddr, status: Arc<Status>) {
-    let service = service_fn(|request: Request<Incoming>| {
-        std::future::ready(Ok::<_, Infallible>(answer(&request, &status)))
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
-        tracing::debug!(%peer, %error, "an admin request could not be answered");
+    let limits = Limits { head_timeout: HEADER_TIMEOUT, ..Limits::default() };
+    let progress = Progress::new(tokio::time::Instant::now() + HEADER_TIMEOUT, &limits);
+    let service = |request: Request<Incoming>| {
+        std::future::ready(Ok::<_, Infallible>(answer(&request, &status).map(server::full)))
+    };
+    let connection = server::serve(stream, &progress, &limits, service, server::explain);
+    if let Ok(End::Unreadable(..) | End::Broken(_)) =
+        tokio::time::timeout(CONNECTION_TIMEOUT, connection).await
+    {
+        tracing::debug!(%peer, "an admin request could not be answered");
     }
 }
 
-fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, status: &Status) -> Response<String> {
     let path = request.uri().path();
     let drains = path == "/drain";
     // Who asks for the head alone wants to look, not to drain.
@@ -293,8 +291,8 @@ fn answer(request: &Request<Incoming>, status: &Status) -> Response<Full<Bytes>>
     }
 }
 
-fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn text(status: StatusCode, body: String) -> Response<String> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);

@@ -21,6 +21,11 @@ use crate::clock::Now;
 use crate::net::Connector;
 use crate::net::proxies::Proxies;
 
+mod progress;
+pub mod server;
+mod spelling;
+mod wire;
+
 /// Idle connections kept per host. The publisher has 4 lanes by default.
 pub const IDLE_PER_HOST_MAX: usize = 16;
 /// How long an idle connection is kept: below the 60 s after which usual load balancers drop one, so that
@@ -29,7 +34,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest response head, bytes.
 pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
 
-type BoxError = Box<dyn StdError + Send + Sync>;
+/// Any error.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// A request, its body complete.
 #[derive(Clone)]

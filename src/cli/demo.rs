@@ -6,19 +6,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use super::{DemoArgs, Failure, block_on, complete, load, load_text, logging, print};
 use crate::app;
 use crate::auth::mint_hs256;
 use crate::clock::Now;
 use crate::config::diagnostics::Source;
+use crate::http::server::{self, Answer, Limits, Progress};
 use crate::sandbox::{Options, Sandbox, SandboxHandle, View};
 use crate::text::printable;
 
@@ -197,20 +197,21 @@ async fn backend(sandbox: Arc<SandboxHandle>) -> std::io::Result<SocketAddr> {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let sandbox = sandbox.clone();
-            let service = service_fn(move |request: Request<Incoming>| {
+            let service = move |request: Request<Incoming>| {
                 let sandbox = sandbox.clone();
                 async move { Ok::<_, Infallible>(input(request, &sandbox).await) }
-            });
+            };
             tokio::spawn(async move {
-                let http = hyper::server::conn::http1::Builder::new();
-                let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                let limits = Limits::default();
+                let progress = Progress::new(Instant::now() + limits.head_timeout, &limits);
+                server::serve(stream, &progress, &limits, service, server::explain).await;
             });
         }
     });
     Ok(address)
 }
 
-async fn input(request: Request<Incoming>, sandbox: &SandboxHandle) -> Response<Empty<Bytes>> {
+async fn input(request: Request<Incoming>, sandbox: &SandboxHandle) -> Answer {
     let session = request
         .uri()
         .path()
@@ -222,7 +223,7 @@ async fn input(request: Request<Incoming>, sandbox: &SandboxHandle) -> Response<
         let value: serde_json::Value = serde_json::from_slice(&body.to_bytes()).ok()?;
         Some(value.get("input")?.as_str()?.to_owned())
     });
-    let mut response = Response::new(Empty::new());
+    let mut response = Answer::new(server::full(""));
     match (session, typed) {
         (Some(session), Some(typed)) => {
             let data = serde_json::json!({ "type": "stdout", "data": format!("$ {typed}\n") });

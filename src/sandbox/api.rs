@@ -5,11 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE};
-use hyper::upgrade::OnUpgrade;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
@@ -18,6 +17,7 @@ use super::faults::{Fate, Refusal};
 use super::hub::Hub;
 use super::rules::{self, HttpError, Publish, WsError};
 use crate::clock::Now;
+use crate::http::server::{Answer, full};
 use crate::pusher::channel::check_channel;
 use crate::pusher::frame::string_into;
 use crate::pusher::sign;
@@ -27,8 +27,6 @@ use crate::pusher::sign;
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// How long a request's body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
-type Answer = Response<Full<Bytes>>;
 
 /// The connection is to be dropped without an answer.
 #[derive(Debug)]
@@ -42,10 +40,10 @@ impl fmt::Display for Dropped {
 
 impl std::error::Error for Dropped {}
 
-/// An upgrade under way, and whether its URL is that of a WebSocket here.
-type Upgrade = (OnUpgrade, Result<(), WsError>);
+/// Whether the URL of an upgrade is that of a WebSocket here.
+type Upgrade = Result<(), WsError>;
 
-/// Where a connection leaves its upgrade for its own task.
+/// Where a connection's upgrade is left for what comes after it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct UpgradeSlot(Arc<Mutex<Option<Upgrade>>>);
 
@@ -75,7 +73,7 @@ pub(super) async fn answer(
     }
 }
 
-fn upgrade(mut request: Request<Incoming>, hub: &Hub, slot: &UpgradeSlot) -> Result<Answer, Dropped> {
+fn upgrade(request: Request<Incoming>, hub: &Hub, slot: &UpgradeSlot) -> Result<Answer, Dropped> {
     let refusal = hub.change(|inner| {
         inner.log.attempts += 1;
         inner.faults.refusal
@@ -85,13 +83,13 @@ fn upgrade(mut request: Request<Incoming>, hub: &Hub, slot: &UpgradeSlot) -> Res
         Refusal::Drop => return Err(Dropped),
         Refusal::Status(status) => return Ok(text(status, "Refused by the sandbox")),
     }
-    let answer = match create_response_with_body(&request, Full::default) {
+    let answer = match create_response_with_body(&request, || full("")) {
         Ok(answer) => answer,
         Err(error) => return Ok(text(400, error.to_string())),
     };
     let query = request.uri().query().unwrap_or_default();
     let checked = rules::check_connect(request.uri().path(), query, &hub.options.key);
-    slot.put((hyper::upgrade::on(&mut request), checked));
+    slot.put(checked);
     Ok(answer)
 }
 
@@ -261,7 +259,7 @@ fn text(status: u16, message: impl Into<String>) -> Answer {
 }
 
 fn answer_with(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Answer::new(full(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer

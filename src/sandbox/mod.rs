@@ -19,14 +19,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 use self::hub::Hub;
+use crate::http::server::{self, End, Limits, Progress};
 
 pub use self::api::BODY_BYTES_MAX;
 pub use self::faults::{HELD_PUBLISHES_MAX, PublishHold, Refusal};
@@ -157,21 +156,17 @@ async fn accept(listener: TcpListener, hub: Arc<Hub>) {
 async fn serve(stream: TcpStream, hub: Arc<Hub>) {
     let _ = stream.set_nodelay(true);
     let slot = api::UpgradeSlot::default();
-    let service = service_fn(|request| api::answer(request, Arc::clone(&hub), slot.clone()));
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection to the sandbox ended");
-        return;
-    }
-    if let Some((upgrade, checked)) = slot.take()
-        && let Ok(io) = upgrade.await
-    {
-        ws::run(io, hub, checked).await;
+    let limits = Limits { head_timeout: HEAD_TIMEOUT, head_bytes_max: HEAD_BYTES_MAX, ..Limits::default() };
+    let progress = Progress::new(Instant::now() + HEAD_TIMEOUT, &limits);
+    let service = |request| api::answer(request, Arc::clone(&hub), slot.clone());
+    match server::serve(stream, &progress, &limits, service, server::explain).await {
+        End::Upgraded(stream, early) => {
+            if let Some(checked) = slot.take() {
+                ws::run(stream, early, hub, checked).await;
+            }
+        }
+        End::Unreadable(_, error) => tracing::debug!(%error, "a connection to the sandbox ended"),
+        End::Broken(error) => tracing::debug!(%error, "a connection to the sandbox ended"),
+        End::Closed | End::TimedOut => {}
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
@@ -30,17 +30,18 @@ const FRAMES_PER_FLUSH_MAX: usize = 64;
 /// More than one flush of the largest frames. A peer that does not read is noticed by its queue.
 const WRITE_BUFFER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
+type Socket = WebSocketStream<TcpStream>;
 
-/// Serves one WebSocket to its end; `checked` is what its URL gave.
-pub(super) async fn run(io: Upgraded, hub: Arc<Hub>, checked: Result<(), WsError>) {
+/// Serves one WebSocket to its end; `early` came behind its request, and `checked` is what its URL gave.
+pub(super) async fn run(stream: TcpStream, early: Bytes, hub: Arc<Hub>, checked: Result<(), WsError>) {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(READ_BUFFER_BYTES)
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(Some(MESSAGE_BYTES_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_MAX));
-    let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, Some(config)).await;
+    let mut socket =
+        WebSocketStream::from_partially_read(stream, early.into(), Role::Server, Some(config)).await;
     match checked {
         Ok(()) => serve(socket, hub).await,
         Err(error) => {

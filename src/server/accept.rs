@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::admission::{Admission, Counted};
-use super::answer;
+use super::connection;
 use super::turns::Loads;
 use super::worker::Worker;
 use crate::admin::stopped;
@@ -142,7 +142,7 @@ impl Accepting {
                     if let Some((admitted, arrival)) = self.admission.admit(peer.ip()) {
                         let counted =
                             Counted { admitted, _load: self.loads.add(index), _alive: alive.clone() };
-                        tokio::spawn(answer::serve(worker.clone(), stream, peer, counted, arrival));
+                        tokio::spawn(connection::serve(worker.clone(), stream, peer, counted, arrival));
                     }
                     if let Some(next) = self.loads.next(index, accepted) {
                         return next;

@@ -2,44 +2,19 @@
 
 use std::sync::Arc;
 
+use super::refusal::Refusal;
 use crate::deprecation::Phase;
-use crate::metrics::label::labels;
+use crate::http::server::Unreadable;
 use crate::metrics::{Counter, Family, Gauge, GaugeGuard, Named, Registry};
 use crate::session;
-
-labels! {
-    /// Why a request was refused before or instead of its upgrade.
-    pub enum Refusal: "reason" {
-        /// No such path.
-        UnknownPath = "unknown_path",
-        /// A path value no channel can hold.
-        BadPath = "bad_path",
-        /// No or another upgrade.
-        UpgradeRequired = "upgrade_required",
-        /// A malformed upgrade.
-        Malformed = "malformed",
-        /// Origin not allowed.
-        Origin = "origin",
-        /// Too many connections from the address.
-        AddressLimit = "address_limit",
-        /// Too many connections at all.
-        Overload = "overload",
-        /// Past its sunset.
-        Gone = "gone",
-        /// Shutting down.
-        Draining = "draining",
-        /// No whole request came in time.
-        Timeout = "timeout",
-        /// Not over when all connections were in use, and one of many of its address: a newcomer got its place.
-        Displaced = "displaced",
-    }
-}
 
 /// The server's metrics.
 pub struct Metrics {
     /// Failures to accept.
     pub accept_errors: Counter,
     handshakes: Gauge,
+    /// Requests that are none.
+    unreadable: Family<Unreadable>,
     /// Refusals of requests that match no route.
     unrouted: Family<Refusal>,
     refusals: Named<Family<Refusal>>,
@@ -66,6 +41,10 @@ impl Metrics {
             accept_errors: registry
                 .declare("pusher_bridge_accept_errors_total", "Failures to accept a connection"),
             handshakes: session.handshakes(),
+            unreadable: registry.declare(
+                "pusher_bridge_unreadable_requests_total",
+                "Requests whose head cannot be read, by what is wrong with it",
+            ),
             unrouted: refusals.named("none"),
             refusals,
             deprecated: registry.declare_named(
@@ -102,6 +81,12 @@ impl Metrics {
         let refusals =
             route.and_then(|index| self.route(index)).map_or(&self.unrouted, |route| &route.refusals);
         refusals.get(refusal).increment(1);
+    }
+
+    /// A request whose head cannot be read.
+    pub fn unreadable(&self, why: Unreadable) {
+        self.unreadable.get(why).increment(1);
+        self.refused(None, Refusal::Malformed);
     }
 }
 

@@ -4,11 +4,15 @@
 pub mod accept;
 pub mod admission;
 pub mod answer;
+pub mod classify;
+mod connection;
 pub mod forwarded;
+pub mod gate;
 pub mod metrics;
 pub mod presented;
+pub mod refusal;
+mod respond;
 pub mod settings;
-mod spelling;
 pub mod turns;
 pub mod upgrade;
 pub mod worker;

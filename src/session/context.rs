@@ -113,11 +113,10 @@ impl Context {
         self.conns().draining.is_some()
     }
 
-    /// Resolves when the server has been shutting down for this long.
-    pub async fn draining_for(&self, time: Duration) {
+    /// Resolves when the server shuts down.
+    pub async fn draining(&self) {
         // The sender is this worker's own: it is not gone.
         let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
-        tokio::time::sleep(time).await;
     }
 
     /// Tells every connection to close, each at its own moment within `window`.

@@ -20,6 +20,7 @@ mod cli;
 mod frames;
 mod hostile;
 mod isolation;
+mod keep_alive;
 mod limits;
 mod liveness;
 mod logs;

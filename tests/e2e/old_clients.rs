@@ -52,8 +52,8 @@ async fn header_names_leave_as_the_rfcs_spell_them() {
             &["Deprecation", "Sunset", "Link", "Connection", "Content-Type", "Content-Length"],
         ),
         (upgrade("/elsewhere", &[]), &["Connection", "Content-Type", "Content-Length"]),
-        ("junk\r\n\r\n".to_owned(), &["Connection", "Content-Length"]),
-        (upgrade(path, &[("X", &"x".repeat(20_000))]), &["Connection", "Content-Length"]),
+        ("junk\r\n\r\n".to_owned(), &["Connection", "Content-Type", "Content-Length"]),
+        (upgrade(path, &[("X", &"x".repeat(20_000))]), &["Connection", "Content-Type", "Content-Length"]),
     ] {
         let head = head_of(&bridge, &request).await;
         let mut sent: Vec<&str> =

@@ -11,6 +11,7 @@ use pusher_bridge::config::{self, Source};
 use pusher_bridge::legacy::close::CloseReason;
 use pusher_bridge::legacy::error::ErrorCode;
 use pusher_bridge::limits::rate::Rate;
+use pusher_bridge::server::refusal::Refusal;
 
 const README: &str = include_str!("../../README.md");
 const SECURITY: &str = include_str!("../../docs/security.md");
@@ -268,6 +269,21 @@ fn defaults_are_what_a_minimal_file_gets() {
     }
     assert!(limits.connections_per_user.is_none() && limits.connections_per_address.is_none());
     assert!(limits.exclusive.is_none());
+}
+
+#[test]
+fn every_refusal_is_in_its_table_as_it_is_answered() {
+    let refusals: BTreeSet<&str> = Refusal::ALL.iter().map(|refusal| refusal.label()).collect();
+    assert_eq!(first_column("refusal"), refusals);
+    for row in table("refusal") {
+        let refusal = Refusal::ALL.into_iter().find(|refusal| names(row[0]) == [refusal.label()]).unwrap();
+        let cells = [
+            refusal.status().map(|status| status.to_string()),
+            refusal.retry_after().map(|seconds| seconds.to_string()),
+            refusal.error_code().map(|code| format!("`{}`", code.as_str())),
+        ];
+        assert_eq!(cells.map(|cell| cell.unwrap_or("–".to_owned())), row[1..4], "{}", row[0]);
+    }
 }
 
 #[test]

@@ -193,6 +193,11 @@ impl Raw {
     /// The server's answer to a request; with its body, unless it is an upgrade.
     pub async fn answer(&mut self) -> Answer {
         let head = self.head().await;
+        self.after(head).await
+    }
+
+    /// The answer whose head this is.
+    pub async fn after(&mut self, head: String) -> Answer {
         let mut lines = head.trim_end().split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let headers: Vec<_> = lines

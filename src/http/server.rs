@@ -1,0 +1,268 @@
+//! An HTTP/1 server's connection: one set-up of hyper for every place that serves requests, with its limits. Requests
+//! come one after the other; the last of them may be upgraded.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::{sleep_until, timeout_at};
+
+pub use super::progress::Progress;
+
+use super::BoxError;
+use super::spelling::respell;
+use super::wire::Wire;
+use crate::clock::Now;
+use crate::metrics::label::labels;
+
+/// The body of an answer, wherever it comes from.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+/// What a service answers.
+pub type Answer = hyper::Response<Body>;
+
+/// A timeout for what may take as long as it likes.
+pub const NO_TIMEOUT: Duration = Duration::from_secs(86_400 * 365);
+
+/// What a connection may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For a request's head: after the previous answer, or as the first one's deadline says.
+    pub head_timeout: Duration,
+    /// Beyond that, for its answer, to the last byte.
+    pub answer_timeout: Duration,
+    /// Bytes of a head; at least 8192.
+    pub head_bytes_max: usize,
+    /// Fields of a head.
+    pub headers_max: usize,
+    /// Requests in all.
+    pub requests_max: usize,
+}
+
+impl Default for Limits {
+    /// For places that no stranger reaches.
+    fn default() -> Self {
+        Self {
+            head_timeout: Duration::from_secs(60),
+            answer_timeout: NO_TIMEOUT,
+            head_bytes_max: 64 * 1024,
+            headers_max: 100,
+            requests_max: usize::MAX,
+        }
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub enum End {
+    /// By a 101: here is the socket, and what came behind the request.
+    Upgraded(TcpStream, Bytes),
+    /// With everything answered that was asked.
+    Closed,
+    /// By something that is no request. If HTTP/1 has an answer to it, it was given.
+    Unreadable(Unreadable, hyper::Error),
+    /// The connection broke, or the service gave it up.
+    Broken(BoxError),
+    /// Something took too long.
+    TimedOut,
+}
+
+labels! {
+    /// Why a request's head cannot be read.
+    pub enum Unreadable: "cause" {
+        /// It is not HTTP/1, or not well-formed.
+        Malformed = "malformed",
+        /// Its target is too long.
+        TargetTooLong = "target_too_long",
+        /// It has too many bytes or fields.
+        HeadTooLarge = "head_too_large",
+    }
+}
+
+impl Unreadable {
+    /// The status that says so.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        }
+    }
+
+    /// The same in words; what is wrong with a malformed one, as hyper says it.
+    #[must_use]
+    pub fn detail(self, error: &hyper::Error) -> Cow<'static, str> {
+        match self {
+            Self::Malformed => format!("the request cannot be read: {error}").into(),
+            Self::TargetTooLong => "the request's target is too long".into(),
+            Self::HeadTooLarge => "the request's head is too large, or has too many fields".into(),
+        }
+    }
+
+    /// By what hyper said by itself.
+    fn of(withheld: &[u8]) -> Self {
+        let status = withheld.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok());
+        Self::ALL.into_iter().find(|why| Some(why.status()) == status).unwrap_or(Self::Malformed)
+    }
+}
+
+/// Serves `stream`, as far as `progress` and `limits` let it; dropping the future cuts the connection. What is not
+/// readable is answered by `explain`, and is the last.
+pub async fn serve<S, F, E>(
+    stream: TcpStream,
+    progress: &Arc<Progress>,
+    limits: &Limits,
+    service: S,
+    explain: impl FnOnce(Unreadable, &hyper::Error) -> hyper::Response<Bytes>,
+) -> End
+where
+    S: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Result<Answer, E>>,
+    E: Into<BoxError>,
+{
+    let upgraded = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        let last = progress.asked() >= limits.requests_max;
+        let answer = service(request);
+        let upgraded = &upgraded;
+        Box::pin(async move {
+            let mut answer = answer.await?;
+            let switches = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+            upgraded.store(switches, Ordering::Relaxed);
+            if last && !switches {
+                answer.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
+            }
+            let progress = progress.clone();
+            Ok::<_, E>(answer.map(|body| Tracked { body, progress }))
+        })
+    });
+    let mut connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .half_close(false)
+        .max_headers(limits.headers_max)
+        .max_buf_size(limits.head_bytes_max)
+        .serve_connection(Wire::new(TokioIo::new(stream), progress.clone()), service);
+    let mut timer = pin!(sleep_until(progress.deadline()));
+    let ended = std::future::poll_fn(|cx| {
+        if let Poll::Ready(ended) = connection.poll_without_shutdown(cx) {
+            return Poll::Ready(Some(ended));
+        }
+        let deadline = progress.deadline();
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.as_mut().poll(cx).map(|()| None)
+    });
+    let Some(ended) = ended.await else { return End::TimedOut };
+    let parts = connection.into_parts();
+    let deadline = progress.deadline() + limits.answer_timeout;
+    let (mut stream, withheld) = match timeout_at(deadline, parts.io.into_inner()).await {
+        Ok(Ok((io, withheld))) => (io.into_inner(), withheld),
+        Ok(Err(error)) => return End::Broken(error.into()),
+        Err(_) => return End::TimedOut,
+    };
+    match ended {
+        Ok(()) if upgraded.load(Ordering::Relaxed) => End::Upgraded(stream, parts.read_buf),
+        Ok(()) => End::Closed,
+        Err(error) if error.is_parse() => {
+            let why = Unreadable::of(&withheld);
+            if !withheld.is_empty() {
+                let _ = timeout_at(deadline, stream.write_all(&written(&explain(why, &error)))).await;
+            }
+            End::Unreadable(why, error)
+        }
+        Err(error) => End::Broken(error.into()),
+    }
+}
+
+/// A body that is at hand.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// An error as `application/problem+json` (RFC 9457).
+#[must_use]
+pub fn problem(status: StatusCode, detail: &str) -> hyper::Response<Bytes> {
+    let body = serde_json::json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "detail": detail,
+    });
+    let mut answer = hyper::Response::new(Bytes::from(body.to_string()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    answer
+}
+
+/// What is not readable, explained to whoever is no client.
+#[must_use]
+pub fn explain(why: Unreadable, error: &hyper::Error) -> hyper::Response<Bytes> {
+    problem(why.status(), &why.detail(error))
+}
+
+/// An answer that is the last, as it is written where hyper does not.
+fn written(answer: &hyper::Response<Bytes>) -> Vec<u8> {
+    let status = answer.status();
+    let mut head =
+        format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or("Error"));
+    for (name, value) in answer.headers() {
+        let _ = write!(head, "{name}: {}\r\n", value.to_str().unwrap_or(""));
+    }
+    let since_epoch = Duration::from_millis(u64::try_from(Now::read().unix_ms).unwrap_or(0));
+    let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since_epoch);
+    let length = answer.body().len();
+    let _ = write!(head, "connection: close\r\ncontent-length: {length}\r\ndate: {date}\r\n\r\n");
+    let mut bytes = head.into_bytes();
+    respell(&mut bytes);
+    bytes.extend_from_slice(answer.body());
+    bytes
+}
+
+/// A body whose end is noted.
+struct Tracked {
+    body: Body,
+    progress: Arc<Progress>,
+}
+
+impl HttpBody for Tracked {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// hyper drops a body when it has all of it.
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.progress.answered();
+    }
+}

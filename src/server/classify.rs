@@ -1,0 +1,50 @@
+//! Pure: what a request is for, by its path.
+
+use crate::routes::path::{Matched, PathValues, Router};
+
+/// What a request is for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Target {
+    /// What load balancers ask.
+    Health,
+    /// A route, by its index, with the path's values, or why a channel cannot hold them.
+    Route(usize, Result<PathValues, String>),
+    /// Nothing that is here.
+    Nothing,
+}
+
+/// What a request for `path` is for. The health path is no route's: the configuration sees to that.
+#[must_use]
+pub fn classify(path: &str, health_path: Option<&str>, router: &Router) -> Target {
+    if health_path == Some(path) {
+        return Target::Health;
+    }
+    match router.find(path) {
+        Matched::Route(index, values) => Target::Route(index, Ok(values)),
+        Matched::BadValue(index, why) => Target::Route(index, Err(why)),
+        Matched::Nothing => Target::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routes::path::PathTemplate;
+
+    #[test]
+    fn a_path_is_healths_a_routes_or_nobodys() {
+        let templates = ["/ws", "/ws/{id}"].map(|template| PathTemplate::parse(template).unwrap());
+        let router = Router::new(templates.into());
+        let target = |path| classify(path, Some("/healthz"), &router);
+        assert_eq!(target("/healthz"), Target::Health);
+        assert!(matches!(target("/ws"), Target::Route(0, Ok(_))));
+        assert!(matches!(target("/ws/a"), Target::Route(1, Ok(values)) if values.get("id") == Some("a")));
+        for path in ["/ws/a%20b", "/ws/"] {
+            assert!(matches!(target(path), Target::Route(1, Err(why)) if !why.is_empty()), "{path}");
+        }
+        for path in ["/healthz/", "/Healthz", "/", "/w", "*", ""] {
+            assert_eq!(target(path), Target::Nothing, "{path}");
+        }
+        assert_eq!(classify("/healthz", None, &router), Target::Nothing);
+    }
+}

@@ -1,0 +1,139 @@
+//! One accepted connection: hyper reads its requests and writes their answers, one after the other, and when one is
+//! upgraded, its socket is taken back and handed to a session.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Limited};
+use hyper::Request;
+use hyper::body::Incoming;
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::admission::{Arrival, Counted};
+use super::answer::answer;
+use super::gate::may_go_on;
+use super::refusal::Refusal;
+use super::respond;
+use super::worker::Worker;
+use crate::http::server::{self, Answer, End, Limits, Progress};
+use crate::session;
+use crate::session::opening::Upgraded;
+
+/// Time for an answer to be made and written, after which the connection is cut.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time left for a request when the server shuts down: a client that sends none must not hold it up.
+const DRAINING_TIMEOUT: Duration = Duration::from_secs(1);
+/// Requests of one connection. Whoever has more opens another, and is counted anew.
+const REQUESTS_MAX: usize = 100;
+/// Bytes of a request's body that are read, and thrown away, so that another request may follow.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Answers one connection's requests; an upgraded connection goes on as a session. `counted` is dropped with the last
+/// of both.
+pub(super) async fn serve(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    counted: Counted,
+    arrival: Arrival,
+) {
+    let handshake = worker.door.metrics.handshake();
+    let settings = &worker.door.settings;
+    let limits = Limits {
+        head_timeout: settings.header_timeout,
+        answer_timeout: ANSWER_TIMEOUT,
+        head_bytes_max: settings.header_bytes_max,
+        headers_max: settings.headers_max,
+        requests_max: REQUESTS_MAX,
+    };
+    let deadline = Instant::now() + limits.head_timeout;
+    let progress = Progress::new(deadline, &limits);
+    let granted: Mutex<Option<Upgraded>> = Mutex::default();
+    let over = counted.admitted.over;
+    let service = async |request: Request<Incoming>| {
+        let (request, body) = request.into_parts();
+        let (mut answer, upgraded) = answer(&worker, &request, peer.ip(), over).await;
+        if upgraded.is_some() {
+            *granted.lock().unwrap_or_else(PoisonError::into_inner) = upgraded;
+        } else if over
+            || worker.context.is_draining()
+            || !may_go_on(&request.method, &request.headers)
+            || !is_read_to_its_end(body).await
+        {
+            respond::close(&mut answer);
+        }
+        Ok::<Answer, Infallible>(answer)
+    };
+    let served = async {
+        // Only when there is something to read there is anything to read it with: who connects and is silent, and a
+        // herd that waits for its turn, cost no buffers.
+        match timeout_at(deadline, readable(&stream)).await {
+            Ok(()) => Box::pin(server::serve(stream, &progress, &limits, service, server::explain)).await,
+            Err(_) => End::TimedOut,
+        }
+    };
+    let end = tokio::select! {
+        end = served => Ok(end),
+        () = drained(&worker, &progress) => Err(Refusal::Draining),
+        () = arrival.displaced() => Err(Refusal::Displaced),
+    };
+    drop((handshake, arrival));
+    match end {
+        Ok(End::Upgraded(stream, early)) => {
+            let granted = granted.into_inner().unwrap_or_else(PoisonError::into_inner);
+            if let Some(granted) = granted {
+                // A task of its own, so that nothing of the request lives on for the connection's whole life.
+                tokio::spawn(session::run(worker.context.clone(), stream, &early, granted, counted));
+            }
+        }
+        Ok(End::Closed) => {}
+        Ok(End::Unreadable(why, error)) => {
+            worker.door.metrics.unreadable(why);
+            tracing::debug!(%peer, %error, "a request could not be read");
+        }
+        Ok(End::Broken(error)) => tracing::debug!(%peer, %error, "a connection broke"),
+        Ok(End::TimedOut) => note_cut(&worker, peer, &progress, Refusal::Timeout),
+        Err(refusal) => note_cut(&worker, peer, &progress, refusal),
+    }
+}
+
+/// Resolves when there is something to read. An error is hyper's to find.
+async fn readable(stream: &TcpStream) {
+    let mut first = [0];
+    // tokio takes what it accepted for readable until somebody has looked.
+    std::future::poll_fn(|cx| Poll::Ready(stream.poll_peek(cx, &mut ReadBuf::new(&mut first)).is_ready()))
+        .await;
+    let _ = stream.readable().await;
+}
+
+/// Reads a body that nobody wants; whether it came to its end within its limit.
+async fn is_read_to_its_end(body: Incoming) -> bool {
+    let mut body = Limited::new(body, BODY_BYTES_MAX);
+    while let Some(frame) = body.frame().await {
+        if frame.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Resolves when the server shuts down and this connection has had its time: none, if nothing is under way.
+async fn drained(worker: &Worker, progress: &Progress) {
+    worker.context.draining().await;
+    if !progress.is_idle() {
+        tokio::time::sleep(DRAINING_TIMEOUT).await;
+    }
+}
+
+/// Counts a request that is cut before it was over. Between two requests there is none.
+fn note_cut(worker: &Worker, peer: SocketAddr, progress: &Progress, refusal: Refusal) {
+    if !progress.is_idle() {
+        worker.door.metrics.refused(None, refusal);
+        tracing::debug!(%peer, reason = refusal.label(), "a request was not over in time");
+    }
+}

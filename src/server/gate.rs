@@ -1,0 +1,159 @@
+//! Pure: who gets in. The driver finds out what there is to know of a request; here is decided what it is worth, in
+//! the order in which it counts: [`upgradable`], then [`admit`], then the slot of its address, which may be waited for.
+
+use hyper::Method;
+use hyper::header::{CONNECTION, EXPECT, HeaderMap, UPGRADE};
+
+use super::refusal::{Refusal, Refused};
+use super::upgrade::{NotUpgradable, has_token};
+use crate::deprecation::Phase;
+use crate::legacy::error::ErrorCode;
+use crate::routes::path::PathValues;
+use crate::routes::route;
+
+/// What an upgrade needs of its request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Upgradable<'a> {
+    /// The path's values.
+    pub values: PathValues,
+    /// The `Sec-WebSocket-Key`.
+    pub key: &'a [u8],
+}
+
+/// Whether the request can be upgraded at all.
+///
+/// # Errors
+/// What is wrong with its path or, if nothing is, with its head.
+pub fn upgradable<'a>(
+    values: Result<PathValues, String>,
+    key: Result<&'a [u8], NotUpgradable>,
+) -> Result<Upgradable<'a>, Refused> {
+    let values = values.map_err(|why| Refusal::BadPath.because(why))?;
+    let key = key.map_err(|wrong| match wrong {
+        NotUpgradable::UpgradeRequired(why) => Refusal::UpgradeRequired.because(why),
+        NotUpgradable::Malformed(why) => Refusal::Malformed.because(why),
+    })?;
+    Ok(Upgradable { values, key })
+}
+
+/// What counts beside the request itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// Its connection is beyond those there may be.
+    pub over: bool,
+    /// The server shuts down.
+    pub draining: bool,
+    /// How far along its route is.
+    pub phase: Phase,
+    /// Its route takes its origin, or asks for none.
+    pub origin_allowed: bool,
+}
+
+/// Whether there is a place for the request: first what is the server's, then what is the route's.
+///
+/// # Errors
+/// The first reason why not.
+pub const fn admit(facts: Facts) -> Result<(), Refusal> {
+    if facts.over {
+        Err(Refusal::Overload)
+    } else if facts.draining {
+        Err(Refusal::Draining)
+    } else if matches!(facts.phase, Phase::Gone) {
+        Err(Refusal::Gone)
+    } else if !facts.origin_allowed {
+        Err(Refusal::Origin)
+    } else {
+        Ok(())
+    }
+}
+
+/// The code of the frame by which a route's refusal is told; `None` where it is told by an answer.
+#[must_use]
+pub const fn told_by_frame(refusal: Refusal, route: route::Refusal) -> Option<ErrorCode> {
+    match route {
+        route::Refusal::Http => None,
+        route::Refusal::Frame { .. } => refusal.error_code(),
+    }
+}
+
+/// Whether another request may follow on the connection. Only where the client says so, as it may be one that waits
+/// for the end; and never behind what asks for an upgrade, for that may be its frames.
+#[must_use]
+pub fn may_go_on(method: &Method, headers: &HeaderMap) -> bool {
+    has_token(headers, &CONNECTION, "keep-alive")
+        && !has_token(headers, &CONNECTION, "upgrade")
+        && !headers.contains_key(UPGRADE)
+        // Its body would have to be asked for, only to be thrown away.
+        && !headers.contains_key(EXPECT)
+        && method != Method::CONNECT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderName;
+    use std::time::Duration;
+
+    const KEY: &[u8] = b"dGhlIHNhbXBsZSBub25jZQ==";
+
+    #[test]
+    fn what_is_no_upgrade_is_refused_by_its_path_first() {
+        let values = PathValues::default;
+        assert_eq!(upgradable(Ok(values()), Ok(KEY)), Ok(Upgradable { values: values(), key: KEY }));
+        for (bad, key, refused) in [
+            (true, Ok(KEY), Refusal::BadPath.because("why")),
+            (true, Err(NotUpgradable::UpgradeRequired("no")), Refusal::BadPath.because("why")),
+            (false, Err(NotUpgradable::UpgradeRequired("no")), Refusal::UpgradeRequired.because("no")),
+            (false, Err(NotUpgradable::Malformed("no")), Refusal::Malformed.because("no")),
+        ] {
+            let values = if bad { Err("why".to_owned()) } else { Ok(values()) };
+            assert_eq!(upgradable(values, key), Err(refused));
+        }
+    }
+
+    #[test]
+    fn the_first_reason_counts() {
+        use Phase::{Current, Deprecated, Gone, Sunset};
+        for (over, draining, phase, origin_allowed, expected) in [
+            (false, false, Current, true, Ok(())),
+            (false, false, Deprecated, true, Ok(())),
+            (false, false, Sunset, true, Ok(())),
+            (true, true, Gone, false, Err(Refusal::Overload)),
+            (false, true, Gone, false, Err(Refusal::Draining)),
+            (false, false, Gone, false, Err(Refusal::Gone)),
+            (false, false, Sunset, false, Err(Refusal::Origin)),
+        ] {
+            assert_eq!(admit(Facts { over, draining, phase, origin_allowed }), expected);
+        }
+    }
+
+    #[test]
+    fn frames_tell_what_has_a_code_where_the_route_says_so() {
+        let frame = route::Refusal::Frame { hold: Duration::ZERO };
+        for refusal in Refusal::ALL {
+            assert_eq!(told_by_frame(refusal, route::Refusal::Http), None);
+            let told = matches!(refusal, Refusal::Gone | Refusal::Origin | Refusal::AddressLimit);
+            assert_eq!(told_by_frame(refusal, frame).is_some(), told, "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_goes_on_only_where_the_client_says_so_and_asks_for_no_upgrade() {
+        for (method, headers, goes_on) in [
+            ("GET", &[][..], false),
+            ("GET", &[("connection", "keep-alive")], true),
+            ("POST", &[("connection", "TE, Keep-Alive"), ("content-length", "3")], true),
+            ("GET", &[("connection", "close")], false),
+            ("GET", &[("connection", "keep-alive, Upgrade")], false),
+            ("GET", &[("connection", "keep-alive"), ("upgrade", "h2c")], false),
+            ("POST", &[("connection", "keep-alive"), ("expect", "100-continue")], false),
+            ("CONNECT", &[("connection", "keep-alive")], false),
+        ] {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(HeaderName::from_static(name), value.parse().unwrap());
+            }
+            assert_eq!(may_go_on(&method.parse().unwrap(), &map), goes_on, "{method} {headers:?}");
+        }
+    }
+}

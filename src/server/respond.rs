@@ -1,0 +1,83 @@
+//! What requests are answered with.
+
+use bytes::Bytes;
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use hyper::{Method, StatusCode};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::refusal::{Refusal, Refused};
+use crate::deprecation::Policy;
+use crate::http::server::{Answer, full, problem};
+use crate::routes::route::Route;
+
+/// The upgrade; `None` when `protocol` cannot stand in a header.
+pub(super) fn switching_protocols(route: &Route, key: &[u8], protocol: Option<String>) -> Option<Answer> {
+    let mut answer = Answer::new(full(Bytes::new()));
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    add_deprecation(&mut answer, route);
+    let headers = answer.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, derive_accept_key(key).parse().ok()?);
+    if let Some(protocol) = protocol {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol.parse().ok()?);
+    }
+    Some(answer)
+}
+
+/// A refusal, of a route where its path was one's.
+pub(super) fn refusal(refused: &Refused, route: Option<&Route>) -> Answer {
+    let Refused { refusal, why } = refused;
+    let status = refusal.status().and_then(|status| StatusCode::from_u16(status).ok());
+    let mut answer = problem(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), why).map(full);
+    if let Some(route) = route {
+        add_deprecation(&mut answer, route);
+    }
+    let headers = answer.headers_mut();
+    if let Some(seconds) = refusal.retry_after() {
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
+    if *refusal == Refusal::UpgradeRequired {
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
+    answer
+}
+
+/// What a load balancer asks for. It is no client: no limit of clients counts it, and it is told also where those are
+/// turned away.
+pub(super) fn health(method: &Method, ready: bool) -> Answer {
+    let (status, body) = match *method {
+        Method::GET | Method::HEAD if ready => (StatusCode::OK, "ready\n"),
+        Method::GET | Method::HEAD => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        _ => (StatusCode::METHOD_NOT_ALLOWED, ""),
+    };
+    let mut answer = Answer::new(full(body));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    answer
+}
+
+/// Says that the answer is the connection's last.
+pub(super) fn close(answer: &mut Answer) {
+    let upgrade = answer.headers().contains_key(CONNECTION);
+    let value = if upgrade { "Upgrade, close" } else { "close" };
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static(value));
+}
+
+fn add_deprecation(answer: &mut Answer, route: &Route) {
+    for (name, value) in route.deprecation.iter().flat_map(Policy::headers) {
+        if let Ok(value) = value.try_into() {
+            answer.headers_mut().append(name, value);
+        }
+    }
+}
