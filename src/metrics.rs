@@ -215,6 +215,12 @@ mod tests {
     }
 
     #[test]
+    fn a_value_is_at_its_place_and_has_its_text() {
+        assert_eq!(Colour::VALUES.iter().map(|colour| colour.index()).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(Colour::ALL.map(Colour::label), ["red", "blue"]);
+    }
+
+    #[test]
     fn a_declaration_tells_kind_help_and_labels() {
         let registry = Registry::new().unwrap();
         let _: Named<Family<Colour, Gauge>> = registry.declare_named("route", "a", "Help");

@@ -108,6 +108,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::legacy::close::CloseReason;
+    use crate::server::refusal::Refusal;
+    use crate::session::metrics::ConnPhase;
 
     #[test]
     fn no_name_is_declared_twice_and_all_are_ours() {
@@ -115,6 +118,46 @@ mod tests {
         let names: BTreeSet<&str> = declared.iter().map(|metric| metric.name).collect();
         assert_eq!(names.len(), declared.len());
         assert!(names.len() > 25 && names.iter().all(|name| name.starts_with("pusher_bridge_")), "{names:?}");
+    }
+
+    #[test]
+    fn every_series_of_a_route_exists_from_the_start_and_guards_return_their_share() {
+        let metrics = Metrics::new(&["agent".into()]).unwrap();
+        let route = metrics.session.route(0);
+        let guard = route.in_phase(ConnPhase::Live);
+        let live = r#"pusher_bridge_connections{route="agent",phase="live"}"#;
+        assert!(metrics.render().contains(&format!("{live} 1")));
+        drop(guard);
+        let text = metrics.render();
+        assert!(text.contains(&format!("{live} 0")), "{text}");
+        for reason in CloseReason::ALL {
+            assert!(text.contains(&format!("reason=\"{}\"", reason.label())));
+        }
+        route.closes.get(CloseReason::SlowReader).increment(1);
+        metrics.server.refused(None, Refusal::UnknownPath);
+        metrics.server.refused(Some(0), Refusal::Origin);
+        let text = metrics.render();
+        for line in [
+            r#"pusher_bridge_closes_total{route="agent",reason="slow_reader"} 1"#,
+            r#"pusher_bridge_refusals_total{route="none",reason="unknown_path"} 1"#,
+            r#"pusher_bridge_refusals_total{route="agent",reason="origin"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line}");
+        }
+    }
+
+    /// A generation of routes that comes later counts on.
+    #[test]
+    fn a_routes_handles_are_found_again_by_its_name() {
+        let metrics = Metrics::new(&["agent".into()]).unwrap();
+        metrics.session.route(0).opened.increment(1);
+        metrics.session.of("agent").opened.increment(1);
+        metrics.session.of("other").opened.increment(1);
+        let text = metrics.render();
+        for (route, count) in [("agent", 2), ("other", 1)] {
+            let line = format!("pusher_bridge_connections_total{{route=\"{route}\"}} {count}\n");
+            assert!(text.contains(&line), "{text}");
+        }
     }
 
     #[tokio::test]

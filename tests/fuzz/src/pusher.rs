@@ -63,7 +63,7 @@ fn from_server(text: &str) {
             }
         }
         ServerFrame::Error { code, .. } => {
-            let _ = (Reconnect::after(*code).label(), code.map(meaning));
+            let _ = (Reconnect::after(*code), code.map(meaning));
         }
         _ => {}
     }
