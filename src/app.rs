@@ -30,7 +30,7 @@ use crate::server::forwarded::Unbelieved;
 use crate::server::worker::{Door, Worker};
 use crate::session::context::{Context, Settings, Shared};
 use crate::upstream::api::Api;
-use crate::upstream::link::Link;
+use crate::upstream::link;
 use crate::upstream::links::Links;
 use crate::upstream::publisher::Publisher;
 use crate::upstream::undelivered::Undelivered;
@@ -120,28 +120,25 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let worker_count = config.server.workers;
     let (hub_senders, hub_inboxes): (Vec<_>, Vec<_>) =
         (0..worker_count).map(|_| mpsc::channel(INBOX_MAX)).unzip();
-    let upstream = Arc::new(config.upstream.clone());
     let routes: Arc<[_]> = config.routes.clone().into();
     let undelivered = Arc::new(Undelivered::new(routes));
+    let shared_by_links = Arc::new(link::Shared {
+        settings: Arc::new(config.upstream.clone()),
+        tls,
+        api: api.clone(),
+        hubs: hub_senders,
+        undelivered: undelivered.clone(),
+        metrics: metrics.links.clone(),
+    });
     let mut link_tasks = JoinSet::new();
     let mut connected = Vec::new();
     for (index, end) in ends.into_iter().enumerate() {
         let (sender, receiver) = watch::channel(false);
         connected.push(receiver);
-        let link = Link {
-            index,
-            upstream: upstream.clone(),
-            tls: tls.clone(),
-            api: api.clone(),
-            end,
-            hubs: hub_senders.clone(),
-            undelivered: undelivered.clone(),
-            connected: sender,
-            metrics: metrics.links.clone(),
-        };
-        link_tasks.spawn(link.run());
+        let status = link::Status { connected: sender, gauge: metrics.links.connected.named(index) };
+        link_tasks.spawn(link::run(shared_by_links.clone(), end, status));
     }
-    drop(hub_senders);
+    drop(shared_by_links);
     let mut publishing = JoinSet::new();
     let publish = config.upstream.publish.clone();
     let rules = config.routes.iter().flat_map(|route| &route.publish);

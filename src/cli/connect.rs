@@ -19,7 +19,7 @@ use crate::clock::Now;
 use crate::json::Object;
 use crate::text::printable;
 use crate::tls;
-use crate::upstream::dial::Stream;
+use crate::upstream::connection::Stream;
 
 /// Lines typed ahead.
 const LINES_MAX: usize = 64;

@@ -9,7 +9,7 @@ use crate::clock::tests::now;
 use crate::exchange::{Interest, LinkId};
 use crate::fanout::table::{Channel, Table, Ticket};
 use crate::upstream::flights::Flights;
-use crate::upstream::link_table::{LinkTable, Op};
+use crate::upstream::link::table::{LinkTable, Op};
 
 const LINK: LinkId = LinkId(0);
 const CHANNEL: &str = "c";
@@ -179,14 +179,14 @@ impl World {
             Step::Join(client) => {
                 let (attached, _) = self.hub.attach(LINK, CHANNEL, 0, Interest::All, client, client);
                 if attached.first {
-                    self.link.want(&channel, 0, self.now, &mut ops);
+                    self.link.subscribe(&channel, 0, self.now, &mut ops);
                 }
                 self.tickets[client] = Some(attached.ticket);
             }
             Step::Leave(client) => {
                 let ticket = self.tickets[client].take().unwrap();
                 if self.hub.detach(&ticket) {
-                    self.link.unwant(&channel, 0, self.now);
+                    self.link.unsubscribe(&channel, 0, self.now);
                 }
                 self.messages.iter_mut().for_each(|message| {
                     message.owed.remove(&client);

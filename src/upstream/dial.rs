@@ -3,22 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use hyper::header::{HeaderValue, ORIGIN, USER_AGENT};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
+use tokio_tungstenite::client_async_with_config;
+use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
+use super::connection::{Connection, Ended, Received, Stream};
+use super::lost::{End, LostCause};
 use super::settings::{App, Settings};
 use crate::net::reach;
 use crate::pusher::frame::ServerFrame;
 use crate::text::loggable;
-use crate::upstream::lost::LostCause;
 
 /// Bytes read at once: tungstenite zero-fills them before every read.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
@@ -28,72 +27,50 @@ const WRITE_BUFFER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The least idle time after which a server is pinged, whatever it asks for.
 const ACTIVITY_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
-/// Plain or TLS.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-
-/// A WebSocket to Pusher.
-pub type Socket = WebSocketStream<Box<dyn Stream>>;
-
 /// A connection that Pusher has greeted.
 pub struct Established {
-    /// The socket.
-    pub socket: Socket,
-    /// This connection's id: signatures are made for it.
+    /// The connection.
+    pub connection: Connection,
+    /// Its id: signatures are made for it.
     pub socket_id: String,
     /// Idle time after which Pusher wants a ping.
     pub activity_timeout: Option<Duration>,
-}
-
-/// Why there is no connection.
-pub struct Failed {
-    /// At which step.
-    pub cause: LostCause,
-    /// Pusher's code, when it gave one.
-    pub code: Option<u16>,
-    /// For the log.
-    pub why: String,
-}
-
-impl Failed {
-    fn new(cause: LostCause, why: impl ToString) -> Self {
-        Self { cause, code: None, why: why.to_string() }
-    }
 }
 
 /// Connects once.
 ///
 /// # Errors
 /// What went wrong, at which step.
-pub async fn dial(upstream: &Settings, tls: Arc<rustls::ClientConfig>) -> Result<Established, Failed> {
+pub async fn dial(upstream: &Settings, tls: Arc<rustls::ClientConfig>) -> Result<Established, End> {
     let app = &upstream.app;
     let port = app.ws.port.unwrap_or(if app.ws.tls { 443 } else { 80 });
     let tcp = reach(&upstream.proxies, app.ws.tls, &app.ws.host, port).await;
-    let tcp = tcp.map_err(|error| Failed::new(LostCause::Connect, error))?;
+    let tcp = tcp.map_err(|error| End::new(LostCause::Connect, error))?;
     let stream: Box<dyn Stream> = if app.ws.tls {
         let name =
-            ServerName::try_from(app.ws.host.clone()).map_err(|error| Failed::new(LostCause::Tls, error))?;
+            ServerName::try_from(app.ws.host.clone()).map_err(|error| End::new(LostCause::Tls, error))?;
         Box::new(
             TlsConnector::from(tls)
                 .connect(name, tcp)
                 .await
-                .map_err(|error| Failed::new(LostCause::Tls, error))?,
+                .map_err(|error| End::new(LostCause::Tls, error))?,
         )
     } else {
         Box::new(tcp)
     };
-    let request = request(app).map_err(|error| Failed::new(LostCause::Handshake, error))?;
+    let request = request(app).map_err(|error| End::new(LostCause::Handshake, error))?;
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(READ_BUFFER_BYTES)
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(Some(upstream.frame_bytes_max))
         .max_frame_size(Some(upstream.frame_bytes_max));
-    let (mut socket, _) = client_async_with_config(request, stream, Some(config))
+    let (socket, _) = client_async_with_config(request, stream, Some(config))
         .await
         .map_err(|error| handshake_failed(&error))?;
-    let (socket_id, activity_timeout) = greeting(&mut socket).await?;
-    Ok(Established { socket, socket_id, activity_timeout })
+    let mut connection = Connection::new(socket);
+    let (socket_id, activity_timeout) = greeting(&mut connection).await?;
+    Ok(Established { connection, socket_id, activity_timeout })
 }
 
 /// The upgrade request.
@@ -111,42 +88,35 @@ fn request(app: &App) -> Result<Request, WsError> {
     Ok(request)
 }
 
-fn handshake_failed(error: &WsError) -> Failed {
+fn handshake_failed(error: &WsError) -> End {
     match error {
-        WsError::Http(response) => Failed::new(LostCause::Refused, format!("HTTP {}", response.status())),
-        error => Failed::new(LostCause::Handshake, error),
+        WsError::Http(response) => End::new(LostCause::Refused, format!("HTTP {}", response.status())),
+        error => End::new(LostCause::Handshake, error),
     }
 }
 
 /// Waits for `pusher:connection_established`, or for the error or close that come instead.
-async fn greeting(socket: &mut Socket) -> Result<(String, Option<Duration>), Failed> {
+async fn greeting(connection: &mut Connection) -> Result<(String, Option<Duration>), End> {
+    let refused = |code, why| End { cause: LostCause::Refused, code, why };
     loop {
-        let text = match socket.next().await {
-            Some(Ok(Message::Text(text))) => text,
-            Some(Ok(Message::Close(close))) => {
-                let code = close.as_ref().map(|close| close.code.into());
-                let why = close.map(|close| loggable(&close.reason)).unwrap_or_default();
-                return Err(Failed { cause: LostCause::Refused, code, why });
-            }
-            Some(Ok(_)) => continue,
-            Some(Err(error)) => return Err(Failed::new(LostCause::Handshake, error)),
-            None => {
-                return Err(Failed::new(
-                    LostCause::Refused,
-                    "the connection ended before a greeting: is the key right?",
-                ));
-            }
-        };
-        match ServerFrame::decode(&text) {
-            Ok(ServerFrame::ConnectionEstablished { socket_id, activity_timeout }) => {
+        match connection.next().await {
+            Received::Frame(ServerFrame::ConnectionEstablished { socket_id, activity_timeout }) => {
                 let timeout = activity_timeout.filter(|t| !t.is_zero()).map(|t| t.max(ACTIVITY_TIMEOUT_MIN));
                 return Ok((socket_id, timeout));
             }
-            Ok(ServerFrame::Error { code, message }) => {
-                return Err(Failed { cause: LostCause::Refused, code, why: loggable(&message) });
+            Received::Frame(ServerFrame::Error { code, message }) => {
+                return Err(refused(code, loggable(&message)));
             }
-            Ok(_) => {}
-            Err(error) => return Err(Failed::new(LostCause::Handshake, loggable(&error.to_string()))),
+            Received::Frame(_) | Received::Binary | Received::Control => {}
+            Received::Unreadable(_, error) => {
+                return Err(End::new(LostCause::Handshake, loggable(&error.to_string())));
+            }
+            Received::Ended(Ended::Closed(code, reason)) => return Err(refused(code, reason)),
+            Received::Ended(Ended::Broken(error)) => return Err(End::new(LostCause::Handshake, error)),
+            Received::Ended(Ended::Over) => {
+                let why = "the connection ended before a greeting: is the key right?".to_owned();
+                return Err(refused(None, why));
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 //! present one: its channels are not subscribed before it has ended.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long after a request's end its copies may still come, for Pusher answers before it delivers. So long its channels
@@ -36,6 +36,17 @@ struct Flight {
     channels: Vec<Arc<str>>,
     /// It was sent before the present connection was established.
     stale: bool,
+}
+
+/// The requests under way on one link's channels.
+#[derive(Clone, Debug, Default)]
+pub struct SharedFlights(Arc<Mutex<Flights>>);
+
+impl SharedFlights {
+    /// Valid between any two calls, whatever panicked.
+    pub fn lock(&self) -> MutexGuard<'_, Flights> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Flights {

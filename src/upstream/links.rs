@@ -2,32 +2,15 @@
 //! accepted.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
 use super::delivery::Sent;
-use super::flights::Flights;
+use super::flights::SharedFlights;
+use super::link::machine::Command;
 use crate::exchange::LinkId;
-
-/// Something a link is told. Subscribers that come and go make two each, as often as `limits.messages` lets them;
-/// a publishing request makes one. A link takes them at once, but for a write to Pusher that is stuck, which has a
-/// timeout, and a hub that is busy. So the queue has no bound of its own: hubs must never wait for links.
-#[derive(Debug)]
-pub enum Command {
-    /// The hub has its first subscriber of the channel.
-    Subscribe(Arc<str>, usize),
-    /// The hub's last subscriber of the channel is gone.
-    Unsubscribe(Arc<str>, usize),
-    /// A publishing request has ended.
-    Ended {
-        /// Its number.
-        flight: u64,
-        /// What Pusher accepted of it, in order: to be delivered to this bridge's own clients.
-        accepted: Vec<Arc<Sent>>,
-    },
-}
 
 /// One link's handle. As long as there is one, the link lives.
 #[derive(Clone, Debug)]
@@ -36,20 +19,12 @@ pub struct LinkHandle(Arc<Entrance>);
 #[derive(Debug)]
 struct Entrance {
     id: LinkId,
+    /// Subscribers that come and go make two each, as often as `limits.messages` lets them; a publishing request makes
+    /// one. A link takes them at once, but for a write to Pusher that is stuck, which has a timeout, and a hub that is
+    /// busy. So the queue has no bound of its own: hubs must never wait for links.
     commands: mpsc::UnboundedSender<Command>,
     /// Of the link and the publisher, which share a thread: so it is never contended.
     flights: SharedFlights,
-}
-
-/// The requests under way on one link's channels.
-#[derive(Clone, Debug, Default)]
-pub struct SharedFlights(Arc<Mutex<Flights>>);
-
-impl SharedFlights {
-    /// Valid between any two calls, whatever panicked.
-    pub fn lock(&self) -> MutexGuard<'_, Flights> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// What a link receives.
@@ -59,7 +34,7 @@ pub struct LinkEnd {
     pub id: LinkId,
     /// From hubs and the publisher.
     pub commands: mpsc::UnboundedReceiver<Command>,
-    /// See [`Flights`].
+    /// See [`super::flights`].
     pub flights: SharedFlights,
 }
 

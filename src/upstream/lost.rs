@@ -49,3 +49,28 @@ impl LostCause {
         }
     }
 }
+
+/// Why a connection ended, or did not come about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// For the metrics.
+    pub cause: LostCause,
+    /// Pusher's code, when it gave one.
+    pub code: Option<u16>,
+    /// For the log, and fit for it.
+    pub why: String,
+}
+
+impl End {
+    /// Without a code.
+    #[must_use]
+    pub fn new(cause: LostCause, why: impl ToString) -> Self {
+        Self { cause, code: None, why: why.to_string() }
+    }
+
+    /// Pusher closed the connection.
+    #[must_use]
+    pub fn closed(code: Option<u16>, why: String) -> Self {
+        Self { cause: LostCause::of_close(code), code, why }
+    }
+}

@@ -14,6 +14,7 @@ use crate::config::scalars::At;
 use crate::routes::path::{Matched, PathTemplate};
 use crate::server::forwarded::ForwardedHeader;
 use crate::server::settings::Settings;
+use crate::upstream::hubs::Hubs;
 
 const LISTEN: &str = "127.0.0.1:8009";
 const ADMIN: &str = "127.0.0.1:9009";
@@ -28,8 +29,8 @@ const HEADER_BYTES_LEAST: i64 = 8 * 1024;
 const HEADERS: usize = 64;
 /// A browser's handshake, and what a proxy or two put to it.
 const HEADERS_LEAST: i64 = 16;
-/// As many as a link can tell apart (`HUBS_MAX` in upstream/link_table.rs).
-const WORKERS_MAX: i64 = 64;
+/// As many as a link can tell apart.
+const WORKERS_MAX: i64 = Hubs::MAX as i64;
 const CLOSE_WINDOW: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(25);
 

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use pusher_bridge::exchange::{Interest, LinkId};
 use pusher_bridge::fanout::table::{Table, Ticket};
 use pusher_bridge::upstream::flights::Held;
-use pusher_bridge::upstream::link_table::{LinkTable, Op};
+use pusher_bridge::upstream::hubs::Hubs;
+use pusher_bridge::upstream::link::table::{LinkTable, Op};
 
 use super::fixture::now;
 use super::input::Input;
@@ -34,9 +35,9 @@ pub(crate) fn run(data: &[u8]) {
 
 /// What Pusher knows of a channel on this connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Standing {
+enum Known {
     Asked,
-    Stands,
+    Confirmed,
 }
 
 /// The link's table and the model beside it; a channel is its number, a set of hubs is bits.
@@ -45,12 +46,12 @@ struct Link {
     now: Instant,
     out: Vec<Op>,
     connected: bool,
-    wanted: [u64; CHANNELS],
-    pusher: [Option<Standing>; CHANNELS],
+    wanted: [Hubs; CHANNELS],
+    pusher: [Option<Known>; CHANNELS],
     /// How many requests keep the channel from being subscribed.
     held: [usize; CHANNELS],
-    /// Who was told that a channel stands, and was not disappointed since.
-    told: [u64; CHANNELS],
+    /// Who was told that a channel is confirmed, and was not disappointed since.
+    told: [Hubs; CHANNELS],
 }
 
 fn link(input: &mut Input<'_>) {
@@ -59,10 +60,10 @@ fn link(input: &mut Input<'_>) {
         now: now().mono,
         out: Vec::new(),
         connected: false,
-        wanted: [0; CHANNELS],
+        wanted: [Hubs::default(); CHANNELS],
         pusher: [None; CHANNELS],
         held: [0; CHANNELS],
-        told: [0; CHANNELS],
+        told: [Hubs::default(); CHANNELS],
     };
     for _ in 0..STEPS_MAX {
         if input.is_empty() {
@@ -81,11 +82,11 @@ impl Link {
             5 if input.below(8) == 0 => (0..CHANNELS).for_each(|channel| self.want(channel, 0)),
             5 => {}
             6 if self.connected => {
-                assert_eq!(self.table.disconnected(), self.standing());
+                assert_eq!(self.table.disconnected().channels, self.subscribed());
                 self.connected = false;
                 self.pusher = [None; CHANNELS];
                 self.held = [0; CHANNELS];
-                self.told = [0; CHANNELS];
+                self.told = [Hubs::default(); CHANNELS];
             }
             6 => self.connect((0..input.below(4)).map(|_| channel(input)).collect()),
             12 => {
@@ -96,14 +97,14 @@ impl Link {
             7 | 8 => self.succeed(channel(input)),
             9 => {
                 let channel = channel(input);
-                if self.pusher[channel] == Some(Standing::Asked) {
+                if self.pusher[channel] == Some(Known::Asked) {
                     self.pusher[channel] = None;
                 }
-                self.table.refused(&NAMES[channel], self.now, &mut self.out);
+                self.table.failed(&NAMES[channel], self.now, &mut self.out);
             }
             10 => {
                 let blamed = self.table.blame(input.pick(&["channel-1", "channel-12 is not allowed", ""]));
-                assert!(blamed.is_none_or(|name| self.pusher[number(&name)] == Some(Standing::Asked)));
+                assert!(blamed.is_none_or(|name| self.pusher[number(&name)] == Some(Known::Asked)));
             }
             _ => {
                 let until = self.now + Duration::from_millis(input.number() as u64 / 2);
@@ -118,17 +119,19 @@ impl Link {
     }
 
     fn want(&mut self, channel: usize, hub: usize) {
-        if self.wanted[channel] & 1 << hub == 0 {
-            self.wanted[channel] |= 1 << hub;
-            self.table.want(&NAMES[channel], hub, self.now, &mut self.out);
+        let before = self.wanted[channel];
+        self.wanted[channel] = before.with(Hubs::only(hub));
+        if before != self.wanted[channel] {
+            self.table.subscribe(&NAMES[channel], hub, self.now, &mut self.out);
         }
     }
 
     fn unwant(&mut self, channel: usize, hub: usize) {
-        if self.wanted[channel] & 1 << hub != 0 {
-            self.wanted[channel] &= !(1 << hub);
-            self.told[channel] &= !(1 << hub);
-            self.table.unwant(&NAMES[channel], hub, self.now);
+        let before = self.wanted[channel];
+        self.wanted[channel] = before.without(Hubs::only(hub));
+        self.told[channel] = self.told[channel].without(Hubs::only(hub));
+        if before != self.wanted[channel] {
+            self.table.unsubscribe(&NAMES[channel], hub, self.now);
         }
     }
 
@@ -141,8 +144,8 @@ impl Link {
     }
 
     fn succeed(&mut self, channel: usize) {
-        if self.pusher[channel] == Some(Standing::Asked) {
-            self.pusher[channel] = Some(Standing::Stands);
+        if self.pusher[channel] == Some(Known::Asked) {
+            self.pusher[channel] = Some(Known::Confirmed);
         }
         self.table.succeeded(&NAMES[channel], self.now, &mut self.out);
     }
@@ -153,10 +156,10 @@ impl Link {
         self.settle();
     }
 
-    /// How many channels stand and are wanted.
-    fn standing(&self) -> usize {
+    /// How many channels are subscribed and wanted.
+    fn subscribed(&self) -> usize {
         let channels = self.pusher.iter().zip(&self.wanted);
-        channels.filter(|(pusher, wanted)| **pusher == Some(Standing::Stands) && **wanted != 0).count()
+        channels.filter(|(pusher, wanted)| **pusher == Some(Known::Confirmed) && !wanted.is_empty()).count()
     }
 
     fn settle(&mut self) {
@@ -165,34 +168,37 @@ impl Link {
             match op {
                 Op::Subscribe(channel) => {
                     assert_eq!(self.held[number(&channel)], 0, "{channel} is held");
-                    let before = self.pusher[number(&channel)].replace(Standing::Asked);
+                    let before = self.pusher[number(&channel)].replace(Known::Asked);
                     assert_eq!(before, None, "{channel} is subscribed already");
                 }
                 Op::Unsubscribe(channel) => self.pusher[number(&channel)] = None,
-                Op::TellLive { hub, channel, .. } => {
+                Op::TellLive { hubs, channel, .. } => {
                     let channel = number(&channel);
-                    assert!(self.wanted[channel] & 1 << hub != 0, "told to one that does not want it");
-                    assert_eq!(self.pusher[channel], Some(Standing::Stands));
-                    self.told[channel] |= 1 << hub;
+                    assert!(
+                        hubs.without(self.wanted[channel]).is_empty(),
+                        "told to one that does not want it"
+                    );
+                    assert_eq!(self.pusher[channel], Some(Known::Confirmed));
+                    self.told[channel] = self.told[channel].with(hubs);
                 }
             }
         }
-        let count = |wanted| self.pusher.iter().filter(|standing| **standing == Some(wanted)).count();
-        assert!(count(Standing::Asked) <= IN_FLIGHT_MAX, "too many subscriptions under way");
+        let count = |wanted| self.pusher.iter().filter(|known| **known == Some(wanted)).count();
+        assert!(count(Known::Asked) <= IN_FLIGHT_MAX, "too many subscriptions under way");
         let counts = self.table.counts();
-        assert_eq!(counts.live, self.standing());
-        assert_eq!(counts.lingering, count(Standing::Stands) - self.standing());
+        assert_eq!(counts.live, self.subscribed());
+        assert_eq!(counts.lingering, count(Known::Confirmed) - self.subscribed());
         for (channel, name) in NAMES.iter().enumerate().take(FEW) {
             let hubs = self.wanted[channel];
-            let receives = hubs != 0 && self.pusher[channel] == Some(Standing::Stands);
+            let receives = !hubs.is_empty() && self.pusher[channel] == Some(Known::Confirmed);
             let receivers = self.table.receivers(name).map(|(_, hubs)| hubs);
             assert_eq!(receivers, receives.then_some(hubs));
             assert_eq!(self.table.hubs(name), hubs);
         }
     }
 
-    /// With a connection, a server that answers, and no request under way, all that is wanted comes to stand, whoever wants it knows,
-    /// and what nobody wants goes.
+    /// With a connection, a server that answers, and no request under way, all that is wanted is confirmed, whoever wants it
+    /// knows, and what nobody wants goes.
     fn end(&mut self) {
         if !self.connected {
             self.connect(Vec::new());
@@ -202,7 +208,7 @@ impl Link {
             (0..held).for_each(|_| self.table.release(std::slice::from_ref(name), self.now));
         }
         for _ in 0..CHANNELS * 4 {
-            if let Some(channel) = self.pusher.iter().position(|s| *s == Some(Standing::Asked)) {
+            if let Some(channel) = self.pusher.iter().position(|s| *s == Some(Known::Asked)) {
                 self.succeed(channel);
                 self.settle();
             } else if let Some(at) = self.table.deadline() {
@@ -212,12 +218,12 @@ impl Link {
                 break;
             }
         }
-        let wanted = self.wanted.iter().filter(|hubs| **hubs != 0).count();
+        let wanted = self.wanted.iter().filter(|hubs| !hubs.is_empty()).count();
         let counts = self.table.counts();
         assert_eq!((counts.pending, counts.live, counts.lingering), (0, wanted, 0));
         for channel in 0..CHANNELS {
-            let standing = (self.wanted[channel] != 0).then_some(Standing::Stands);
-            assert_eq!(self.pusher[channel], standing);
+            let confirmed = (!self.wanted[channel].is_empty()).then_some(Known::Confirmed);
+            assert_eq!(self.pusher[channel], confirmed);
             assert_eq!(self.told[channel], self.wanted[channel], "somebody was not told");
         }
     }

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arrival_may_come_before_the_answer_and_a_refusal_says_nothing() {
+    fn an_arrival_may_come_before_the_answer_and_a_failure_says_nothing() {
         let (mut probe, now) = subscribed();
         let at = now + INTERVAL;
         probe.timer(at);

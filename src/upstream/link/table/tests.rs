@@ -23,13 +23,13 @@ impl Bench {
         bench
     }
 
-    fn want(&mut self, channel: &str, hub: usize) -> Vec<Op> {
-        self.table.want(&Arc::from(channel), hub, self.now, &mut self.out);
+    fn subscribe(&mut self, channel: &str, hub: usize) -> Vec<Op> {
+        self.table.subscribe(&Arc::from(channel), hub, self.now, &mut self.out);
         std::mem::take(&mut self.out)
     }
 
-    fn unwant(&mut self, channel: &str, hub: usize) {
-        self.table.unwant(&Arc::from(channel), hub, self.now);
+    fn unsubscribe(&mut self, channel: &str, hub: usize) {
+        self.table.unsubscribe(&Arc::from(channel), hub, self.now);
     }
 
     fn succeeded(&mut self, channel: &str) -> Vec<Op> {
@@ -48,52 +48,56 @@ fn subscribe(channel: &str) -> Op {
     Op::Subscribe(channel.into())
 }
 
-fn live(hub: usize, channel: &str, gap: bool) -> Op {
-    Op::TellLive { hub, channel: channel.into(), gap }
+fn live<const N: usize>(hubs: [usize; N], channel: &str, gap: bool) -> Op {
+    Op::TellLive { hubs: all(hubs), channel: channel.into(), gap }
+}
+
+fn all<const N: usize>(hubs: [usize; N]) -> Hubs {
+    hubs.map(Hubs::only).into_iter().fold(Hubs::default(), Hubs::with)
 }
 
 #[test]
 fn the_first_subscribes_and_all_are_told() {
     let mut b = Bench::connected();
-    assert_eq!(b.want("c", 0), [subscribe("c")]);
-    assert_eq!(b.want("c", 1), []);
-    assert_eq!(b.succeeded("c"), [live(0, "c", false), live(1, "c", false)]);
-    assert_eq!(b.want("c", 2), [live(2, "c", false)]);
+    assert_eq!(b.subscribe("c", 0), [subscribe("c")]);
+    assert_eq!(b.subscribe("c", 1), []);
+    assert_eq!(b.succeeded("c"), [live([0, 1], "c", false)]);
+    assert_eq!(b.subscribe("c", 2), [live([2], "c", false)]);
     assert_eq!(b.succeeded("c"), [], "a second success is nobody's");
-    assert_eq!(b.table.receivers("c"), Some(("c".into(), 0b111)));
+    assert_eq!(b.table.receivers("c"), Some(("c".into(), all([0, 1, 2]))));
     assert_eq!(b.table.counts(), Counts { pending: 0, live: 1, lingering: 0 });
 }
 
 #[test]
 fn the_last_unsubscribes_after_a_linger_unless_somebody_comes() {
     let mut b = Bench::connected();
-    b.want("c", 0);
+    b.subscribe("c", 0);
     b.succeeded("c");
-    b.unwant("c", 0);
+    b.unsubscribe("c", 0);
     assert_eq!(b.table.counts(), Counts { pending: 0, live: 0, lingering: 1 });
     assert_eq!(b.after(LINGER / 2), []);
-    assert_eq!(b.want("c", 0), [live(0, "c", false)]);
+    assert_eq!(b.subscribe("c", 0), [live([0], "c", false)]);
     assert_eq!(b.after(LINGER), []);
-    b.unwant("c", 0);
+    b.unsubscribe("c", 0);
     assert_eq!(b.after(LINGER), [Op::Unsubscribe("c".into())]);
     assert_eq!(b.table.receivers("c"), None);
     assert_eq!(b.table.counts(), Counts::default());
-    assert_eq!(b.want("c", 0), [subscribe("c")]);
+    assert_eq!(b.subscribe("c", 0), [subscribe("c")]);
 }
 
 #[test]
 fn what_left_before_its_turn_leaves_no_timer() {
     let mut b = Bench::connected();
     for n in 0..IN_FLIGHT_MAX {
-        b.want(&format!("c{n}"), 0);
+        b.subscribe(&format!("c{n}"), 0);
     }
-    assert_eq!(b.want("late", 0), []);
-    b.unwant("late", 0);
+    assert_eq!(b.subscribe("late", 0), []);
+    b.unsubscribe("late", 0);
     b.succeeded("c0");
-    assert_eq!(b.want("late", 0), [subscribe("late")]);
+    assert_eq!(b.subscribe("late", 0), [subscribe("late")]);
     b.succeeded("late");
     b.after(LINGER / 2);
-    b.unwant("late", 0);
+    b.unsubscribe("late", 0);
     assert_eq!(b.after(LINGER / 2), [], "the first leaving is no matter any more");
     assert_eq!(b.after(LINGER / 2), [Op::Unsubscribe("late".into())]);
 }
@@ -101,18 +105,18 @@ fn what_left_before_its_turn_leaves_no_timer() {
 #[test]
 fn each_leaving_lingers_in_full() {
     let mut b = Bench::connected();
-    b.want("c", 0);
+    b.subscribe("c", 0);
     b.succeeded("c");
-    b.unwant("c", 0);
+    b.unsubscribe("c", 0);
     b.after(LINGER / 2);
-    b.want("c", 0);
-    b.unwant("c", 0);
+    b.subscribe("c", 0);
+    b.unsubscribe("c", 0);
     assert_eq!(b.after(LINGER / 2), [], "the first leaving's time is over, not the second's");
     assert_eq!(b.after(LINGER / 2), [Op::Unsubscribe("c".into())]);
 }
 
 #[test]
-fn what_stands_after_everybody_gave_up_is_ended() {
+fn what_is_confirmed_after_everybody_gave_up_is_ended() {
     let mut b = Bench::connected();
     assert_eq!(b.succeeded("c"), [Op::Unsubscribe("c".into())]);
     b.table.disconnected();
@@ -122,8 +126,8 @@ fn what_stands_after_everybody_gave_up_is_ended() {
 #[test]
 fn a_subscription_under_way_is_not_given_up_before_its_answer() {
     let mut b = Bench::connected();
-    b.want("c", 0);
-    b.unwant("c", 0);
+    b.subscribe("c", 0);
+    b.unsubscribe("c", 0);
     assert_eq!(b.after(LINGER), []);
     assert_eq!(b.succeeded("c"), []);
     assert_eq!(b.after(LINGER), [Op::Unsubscribe("c".into())]);
@@ -132,15 +136,15 @@ fn a_subscription_under_way_is_not_given_up_before_its_answer() {
 #[test]
 fn after_a_loss_everything_is_subscribed_anew_and_the_gap_is_told() {
     let mut b = Bench::connected();
-    b.want("stood", 0);
-    b.succeeded("stood");
-    b.want("pending", 1);
-    b.want("left", 0);
+    b.subscribe("before", 0);
+    b.succeeded("before");
+    b.subscribe("pending", 1);
+    b.subscribe("left", 0);
     b.succeeded("left");
-    b.unwant("left", 0);
-    assert_eq!(b.table.disconnected(), 1);
+    b.unsubscribe("left", 0);
+    assert_eq!(b.table.disconnected(), Lost { channels: 1, hubs: all([0, 1]) });
     assert_eq!(b.table.receivers("left"), None);
-    assert_eq!(b.want("new", 0), [], "nothing is sent while there is no connection");
+    assert_eq!(b.subscribe("new", 0), [], "nothing is sent while there is no connection");
     b.table.connected(&Held::default(), b.now, &mut b.out);
     let asked: HashSet<Arc<str>> = b
         .out
@@ -150,28 +154,28 @@ fn after_a_loss_everything_is_subscribed_anew_and_the_gap_is_told() {
             op => panic!("{op:?}"),
         })
         .collect();
-    assert_eq!(asked, HashSet::from(["stood".into(), "pending".into(), "new".into()]));
-    assert_eq!(b.succeeded("stood"), [live(0, "stood", true)]);
-    assert_eq!(b.succeeded("pending"), [live(1, "pending", false)]);
+    assert_eq!(asked, HashSet::from(["before".into(), "pending".into(), "new".into()]));
+    assert_eq!(b.succeeded("before"), [live([0], "before", true)]);
+    assert_eq!(b.succeeded("pending"), [live([1], "pending", false)]);
 }
 
 #[test]
 fn timers_of_the_past_do_nothing_and_do_not_pile_up() {
     let mut b = Bench::connected();
-    b.want("c", 0);
+    b.subscribe("c", 0);
     b.succeeded("c");
     for _ in 0..10 {
-        b.unwant("c", 0);
+        b.unsubscribe("c", 0);
         b.after(LINGER / 4);
-        b.want("c", 0);
+        b.subscribe("c", 0);
     }
-    b.unwant("c", 0);
+    b.unsubscribe("c", 0);
     assert_eq!(b.table.timers.len(), 1);
     assert_eq!(b.after(LINGER * 3 / 4), [], "the linger counts from the last leaving");
     assert_eq!(b.after(LINGER / 4), [Op::Unsubscribe("c".into())]);
 
-    b.want("d", 0);
-    b.table.refused("d", b.now, &mut b.out);
+    b.subscribe("d", 0);
+    b.table.failed("d", b.now, &mut b.out);
     assert_eq!(b.after(RETRY_DELAY_MIN), [subscribe("d")]);
     assert_eq!(b.after(TIMEOUT - RETRY_DELAY_MIN), [], "the first attempt's time is not the second's");
     assert_eq!(b.table.timers.len(), 1);
@@ -181,44 +185,44 @@ fn timers_of_the_past_do_nothing_and_do_not_pile_up() {
 fn clients_that_come_and_go_during_an_outage_leave_nothing_behind() {
     let mut b = Bench::new();
     for n in 0..1000 {
-        b.want(&format!("c{n}"), 0);
-        b.unwant(&format!("c{n}"), 0);
+        b.subscribe(&format!("c{n}"), 0);
+        b.unsubscribe(&format!("c{n}"), 0);
         b.after(LINGER);
     }
     assert_eq!((b.table.queue.len(), b.table.channels.len(), b.table.timers.len()), (0, 0, 0));
-    b.want("c", 0);
+    b.subscribe("c", 0);
     b.table.connected(&Held::default(), b.now, &mut b.out);
     assert_eq!(b.out, [subscribe("c")]);
 }
 
 #[test]
-fn nothing_is_received_before_the_channel_stands() {
+fn nothing_is_received_before_the_channel_is_confirmed() {
     let mut b = Bench::connected();
-    b.want("c", 0);
+    b.subscribe("c", 0);
     assert_eq!(b.table.receivers("c"), None);
     b.succeeded("c");
     assert!(b.table.receivers("c").is_some());
 }
 
 #[test]
-fn refusals_are_tried_again_ever_more_slowly() {
+fn failures_are_tried_again_ever_more_slowly() {
     let mut b = Bench::connected();
-    b.want("c", 0);
+    b.subscribe("c", 0);
     for delay in [1, 2, 4, 8, 16, 32, 60, 60] {
-        b.table.refused("c", b.now, &mut b.out);
+        b.table.failed("c", b.now, &mut b.out);
         assert_eq!(b.after(Duration::from_millis(delay * 1000 - 1)), [], "{delay}");
         assert_eq!(b.after(Duration::from_millis(1)), [subscribe("c")]);
     }
     b.now += TIMEOUT;
-    assert_eq!(b.table.timer(b.now, &mut b.out), [Arc::from("c")], "no answer is a refusal");
+    assert_eq!(b.table.timer(b.now, &mut b.out), [Arc::from("c")], "no answer is a failure");
 }
 
 #[test]
 fn an_error_without_a_channel_finds_its_subscription() {
     let mut b = Bench::connected();
-    b.want("private-a", 0);
+    b.subscribe("private-a", 0);
     assert_eq!(b.table.blame("Invalid signature"), Some("private-a".into()), "the only one");
-    b.want("private-ab", 0);
+    b.subscribe("private-ab", 0);
     assert_eq!(b.table.blame("Invalid signature"), None);
     assert_eq!(b.table.blame("Auth info required to subscribe to private-ab"), Some("private-ab".into()));
     b.succeeded("private-ab");
@@ -229,7 +233,7 @@ fn an_error_without_a_channel_finds_its_subscription() {
 fn no_more_are_under_way_than_allowed() {
     let mut b = Bench::new();
     for i in 0..IN_FLIGHT_MAX + 10 {
-        b.want(&format!("c{i}"), 0);
+        b.subscribe(&format!("c{i}"), 0);
     }
     b.table.connected(&Held::default(), b.now, &mut b.out);
     assert_eq!(b.out.len(), IN_FLIGHT_MAX);
@@ -244,11 +248,11 @@ fn what_a_request_holds_is_subscribed_a_moment_after_its_end() {
     let mut b = Bench::new();
     let held: Vec<Arc<str>> = vec!["held".into(), "held".into(), "later".into()];
     let by_requests = Held { by_requests: held.clone(), ..Held::default() };
-    b.want("held", 0);
-    b.want("free", 0);
+    b.subscribe("held", 0);
+    b.subscribe("free", 0);
     b.table.connected(&by_requests, b.now, &mut b.out);
     assert_eq!(std::mem::take(&mut b.out), [subscribe("free")]);
-    assert_eq!(b.want("later", 0), [], "wanted while it is held");
+    assert_eq!(b.subscribe("later", 0), [], "wanted while it is held");
     b.table.release(&held[1..], b.now);
     assert_eq!(b.after(DELIVERY_TIME), [subscribe("later")], "two requests held the other");
     b.table.release(&held[..1], b.now);
@@ -279,15 +283,15 @@ proptest! {
         for (step, channel, hub) in steps {
             let name = format!("c{channel}");
             match step {
-                0 | 1 => b.table.want(&Arc::from(name.as_str()), hub, b.now, &mut b.out),
-                2 => b.unwant(&name, hub),
+                0 | 1 => b.table.subscribe(&Arc::from(name.as_str()), hub, b.now, &mut b.out),
+                2 => b.unsubscribe(&name, hub),
                 3 if sent.contains(name.as_str()) => b.table.succeeded(&name, b.now, &mut b.out),
                 4 => {
                     let asked = b.table.channels.get(name.as_str());
                     if asked.is_some_and(|entry| entry.state == State::Subscribing) {
                         sent.remove(name.as_str());
                     }
-                    b.table.refused(&name, b.now, &mut b.out);
+                    b.table.failed(&name, b.now, &mut b.out);
                 }
                 5 if connected => {
                     b.table.disconnected();

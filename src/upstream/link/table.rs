@@ -1,20 +1,19 @@
-//! The channels of one link: which workers want each, and how its subscription stands. Pure: it is told what
-//! happens, with the time, and gives what to do.
+//! The channels of one link: which hubs want each, and the state of its subscription. It is told what happens, with
+//! the time, and gives what to do.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::upstream::flights::{DELIVERY_TIME, Held};
+use crate::upstream::hubs::Hubs;
 
 /// Subscriptions under way at once. More would only wait in the server's buffers, and ours.
 const IN_FLIGHT_MAX: usize = 256;
-/// First delay before a refused subscription is tried again; it doubles.
+/// First delay before a failed subscription is tried again; it doubles.
 const RETRY_DELAY_MIN: Duration = Duration::from_secs(1);
 /// Longest such delay.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
-/// Workers are numbered below this.
-pub const HUBS_MAX: usize = 64;
 
 /// Something for the link to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,25 +22,34 @@ pub enum Op {
     Subscribe(Arc<str>),
     /// Send `pusher:unsubscribe`.
     Unsubscribe(Arc<str>),
-    /// Tell this hub that the channel stands.
+    /// Tell these hubs that the channel is confirmed.
     TellLive {
-        /// Which hub.
-        hub: usize,
+        /// Which hubs.
+        hubs: Hubs,
         /// The channel.
         channel: Arc<str>,
-        /// Whether events may have been missed since it stood last.
+        /// Whether events may have been missed since it was confirmed last.
         gap: bool,
     },
+}
+
+/// What a lost connection means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// How many channels were subscribed and are wanted: there events may be missed.
+    pub channels: usize,
+    /// The hubs that want any channel.
+    pub hubs: Hubs,
 }
 
 /// How many channels are in which state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Wanted, not standing.
+    /// Wanted, not subscribed.
     pub pending: usize,
-    /// Standing and wanted.
+    /// Subscribed and wanted.
     pub live: usize,
-    /// Standing, no more wanted.
+    /// Subscribed, no more wanted.
     pub lingering: usize,
 }
 
@@ -53,16 +61,16 @@ enum State {
     Held,
     Subscribing,
     Live,
-    /// Refused, or released a moment ago; tried again later.
-    Refused,
+    /// It failed, or was released a moment ago; tried again later.
+    Retrying,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// Which hubs want it: bit n for hub n.
-    hubs: u64,
+    /// Which hubs want it.
+    hubs: Hubs,
     state: State,
-    /// It stood before, and does not now.
+    /// It was confirmed before the connection was lost.
     missed: bool,
     attempts: u32,
     /// While nobody wants it: the timer after which it goes.
@@ -74,7 +82,7 @@ struct Entry {
 impl Entry {
     /// Its events are received, and somebody wants them.
     fn is_subscribed(&self) -> bool {
-        self.hubs != 0 && self.state == State::Live
+        !self.hubs.is_empty() && self.state == State::Live
     }
 }
 
@@ -124,22 +132,22 @@ impl LinkTable {
     }
 
     /// A hub has its first subscriber of `channel`.
-    pub fn want(&mut self, channel: &Arc<str>, hub: usize, now: Instant, out: &mut Vec<Op>) {
-        let bit = hub_bit(hub);
+    pub fn subscribe(&mut self, channel: &Arc<str>, hub: usize, now: Instant, out: &mut Vec<Op>) {
+        let hub = Hubs::only(hub);
         if let Some(entry) = self.channels.get_mut(channel) {
             self.counts.leave(entry);
-            entry.hubs |= bit;
+            entry.hubs = entry.hubs.with(hub);
             self.counts.enter(entry);
             if let Some(linger) = entry.linger.take() {
                 self.timers.remove(&linger);
             }
             if entry.state == State::Live {
-                out.push(Op::TellLive { hub, channel: channel.clone(), gap: false });
+                out.push(Op::TellLive { hubs: hub, channel: channel.clone(), gap: false });
             }
             return;
         }
         let entry = Entry {
-            hubs: bit,
+            hubs: hub,
             state: State::Queued,
             missed: false,
             attempts: 0,
@@ -156,12 +164,12 @@ impl LinkTable {
     }
 
     /// A hub's last subscriber of `channel` is gone.
-    pub fn unwant(&mut self, channel: &Arc<str>, hub: usize, now: Instant) {
+    pub fn unsubscribe(&mut self, channel: &Arc<str>, hub: usize, now: Instant) {
         let Some(entry) = self.channels.get_mut(channel) else { return };
         self.counts.leave(entry);
-        entry.hubs &= !hub_bit(hub);
+        entry.hubs = entry.hubs.without(Hubs::only(hub));
         self.counts.enter(entry);
-        if entry.hubs == 0 {
+        if entry.hubs.is_empty() {
             self.set_linger(channel, now);
         }
     }
@@ -190,23 +198,24 @@ impl LinkTable {
             if let Some(entry) = self.channels.get_mut(channel)
                 && entry.state == State::Held
             {
-                entry.state = State::Refused;
+                entry.state = State::Retrying;
                 self.set_attempt(channel, now + DELIVERY_TIME, Timer::Retry);
             }
         }
     }
 
-    /// The connection is lost. Gives the number of channels that stood and are wanted: the gap.
-    pub fn disconnected(&mut self) -> usize {
+    /// The connection is lost.
+    pub fn disconnected(&mut self) -> Lost {
         self.connected = false;
         self.in_flight = 0;
         self.queue.clear();
         self.held.clear();
         self.timers.clear();
-        let mut missed = 0;
-        self.channels.retain(|_, entry| entry.hubs != 0);
+        let mut lost = Lost::default();
+        self.channels.retain(|_, entry| !entry.hubs.is_empty());
         for entry in self.channels.values_mut() {
-            missed += usize::from(entry.state == State::Live);
+            lost.channels += usize::from(entry.state == State::Live);
+            lost.hubs = lost.hubs.with(entry.hubs);
             entry.missed |= entry.state == State::Live;
             entry.state = State::Queued;
             entry.attempts = 0;
@@ -214,7 +223,7 @@ impl LinkTable {
             entry.attempt = None;
         }
         self.counts = Counts { pending: self.channels.len(), ..Counts::default() };
-        missed
+        lost
     }
 
     /// `pusher_internal:subscription_succeeded`
@@ -225,7 +234,7 @@ impl LinkTable {
             .map(|(name, _)| name.clone())
             .and_then(|name| self.channels.get_mut(channel).map(|entry| (name, entry)))
         else {
-            // It came to stand after everybody had given up.
+            // It was confirmed after everybody had given up.
             if self.connected {
                 out.push(Op::Unsubscribe(Arc::from(channel)));
             }
@@ -243,23 +252,22 @@ impl LinkTable {
         if let Some(timeout) = entry.attempt.take() {
             self.timers.remove(&timeout);
         }
-        for hub in (0..HUBS_MAX).filter(|hub| hubs & hub_bit(*hub) != 0) {
-            out.push(Op::TellLive { hub, channel: name.clone(), gap });
-        }
-        if hubs == 0 {
+        if hubs.is_empty() {
             self.set_linger(&name, now);
+        } else {
+            out.push(Op::TellLive { hubs, channel: name, gap });
         }
         self.in_flight = self.in_flight.saturating_sub(1);
         self.pump(now, out);
     }
 
-    /// The subscription of `channel` was refused.
-    pub fn refused(&mut self, channel: &str, now: Instant, out: &mut Vec<Op>) {
+    /// The subscription of `channel` failed.
+    pub fn failed(&mut self, channel: &str, now: Instant, out: &mut Vec<Op>) {
         let Some(entry) = self.channels.get_mut(channel) else { return };
         if entry.state != State::Subscribing {
             return;
         }
-        entry.state = State::Refused;
+        entry.state = State::Retrying;
         let delay = RETRY_DELAY_MIN.saturating_mul(1 << entry.attempts.min(6)).min(RETRY_DELAY_MAX);
         entry.attempts += 1;
         self.set_attempt(&Arc::from(channel), now + delay, Timer::Retry);
@@ -298,8 +306,8 @@ impl LinkTable {
             match (timer, entry.state) {
                 // While a subscription is under way its answer must be awaited: a late success would be taken
                 // for that of the next one.
-                (Timer::Linger, State::Live | State::Queued | State::Held | State::Refused)
-                    if entry.hubs == 0 =>
+                (Timer::Linger, State::Live | State::Queued | State::Held | State::Retrying)
+                    if entry.hubs.is_empty() =>
                 {
                     self.counts.leave(entry);
                     if entry.state == State::Live {
@@ -311,12 +319,12 @@ impl LinkTable {
                     self.channels.remove(&channel);
                 }
                 (Timer::SubscribeTimeout, State::Subscribing) => {
-                    // It may yet come to stand, and nobody would know.
+                    // It may be confirmed yet, and nobody would know.
                     out.push(Op::Unsubscribe(channel.clone()));
-                    self.refused(&channel, now, out);
+                    self.failed(&channel, now, out);
                     unanswered.push(channel);
                 }
-                (Timer::Retry, State::Refused) => {
+                (Timer::Retry, State::Retrying) => {
                     entry.state = State::Queued;
                     self.queue.push_back(channel);
                     self.pump(now, out);
@@ -333,9 +341,9 @@ impl LinkTable {
         self.timers.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// The hubs that want `channel`, when it stands, and its shared name.
+    /// The hubs that want `channel`, when it is subscribed, and its shared name.
     #[must_use]
-    pub fn receivers(&self, channel: &str) -> Option<(Arc<str>, u64)> {
+    pub fn receivers(&self, channel: &str) -> Option<(Arc<str>, Hubs)> {
         let (name, entry) = self.channels.get_key_value(channel)?;
         entry.is_subscribed().then(|| (name.clone(), entry.hubs))
     }
@@ -343,8 +351,8 @@ impl LinkTable {
     /// The hubs that want `channel`, whether it is subscribed or not: they have the receivers of what this
     /// bridge publishes itself.
     #[must_use]
-    pub fn hubs(&self, channel: &str) -> u64 {
-        self.channels.get(channel).map_or(0, |entry| entry.hubs)
+    pub fn hubs(&self, channel: &str) -> Hubs {
+        self.channels.get(channel).map_or(Hubs::default(), |entry| entry.hubs)
     }
 
     /// The channels that are subscribed and wanted.
@@ -364,9 +372,7 @@ impl LinkTable {
         else {
             return false;
         };
-        for hub in (0..HUBS_MAX).filter(|hub| entry.hubs & hub_bit(*hub) != 0) {
-            out.push(Op::TellLive { hub, channel: name.clone(), gap: true });
-        }
+        out.push(Op::TellLive { hubs: entry.hubs, channel: name.clone(), gap: true });
         true
     }
 
@@ -384,7 +390,7 @@ impl LinkTable {
             if entry.state != State::Queued {
                 continue;
             }
-            if entry.hubs == 0 {
+            if entry.hubs.is_empty() {
                 self.counts.leave(entry);
                 if let Some(linger) = entry.linger.take() {
                     self.timers.remove(&linger);
@@ -431,9 +437,9 @@ impl LinkTable {
 
 impl Counts {
     fn slot(&mut self, entry: &Entry) -> &mut usize {
-        match (entry.state, entry.hubs) {
-            (State::Live, 0) => &mut self.lingering,
-            (State::Live, _) => &mut self.live,
+        match entry.state {
+            State::Live if entry.hubs.is_empty() => &mut self.lingering,
+            State::Live => &mut self.live,
             _ => &mut self.pending,
         }
     }
@@ -446,10 +452,6 @@ impl Counts {
         let slot = self.slot(entry);
         *slot = slot.saturating_sub(1);
     }
-}
-
-const fn hub_bit(hub: usize) -> u64 {
-    1 << (hub % HUBS_MAX)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Whether subscriptions have gone deaf: a server may forget one while the connection looks healthy. What the server
-//! does when a channel is subscribed twice is learned on a channel of the link's own. One that refuses, as the hosted
-//! service does, shows by not refusing that it had forgotten a subscription: there one channel at a time is subscribed
-//! again, all of them once in an interval. With any other server no client's channel is subscribed twice, and a
-//! [`crate::upstream::probe`] on the link's own channel shows what can be shown.
+//! does when a channel is subscribed twice is learned on a channel of the link's own. One that rejects that, as the
+//! hosted service does, shows by not rejecting it that it had forgotten a subscription: there one channel at a time is
+//! subscribed again, all of them once in an interval. With any other server no client's channel is subscribed twice,
+//! and a [`super::probe`] on the link's own channel shows what can be shown.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ enum Twice {
     /// Not learned yet.
     Unknown,
     /// It answers with an error (hosted Pusher: "Existing subscription to channel …").
-    Refuses,
+    Rejects,
     /// It confirms again (sockudo, soketi, Reverb), answers something else or nothing, or ends the connection.
     ShowsNothing,
 }
 
 #[derive(Debug)]
-struct Asked {
+struct Pending {
     channel: Arc<str>,
     deadline: Instant,
 }
@@ -42,7 +42,7 @@ pub struct Checks {
     /// What is still to be checked of this round.
     round: VecDeque<Arc<str>>,
     pause: Duration,
-    asked: Option<Asked>,
+    pending: Option<Pending>,
 }
 
 /// What [`Checks::timer`] asks for.
@@ -61,14 +61,14 @@ pub enum Check {
 /// What an answer says.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It was not asked for by a check.
-    NotAsked,
+    /// It answers no check.
+    Unrelated,
     /// The channel is subscribed.
     Subscribed,
     /// The channel had been forgotten: events may have been missed.
     Forgotten,
     /// Subscribe it once more.
-    AskAgain,
+    Again,
     /// It is known now what the server does.
     Learned,
 }
@@ -86,7 +86,7 @@ impl Checks {
             next: None,
             round: VecDeque::new(),
             pause: PAUSE_MIN,
-            asked: None,
+            pending: None,
         }
     }
 
@@ -94,7 +94,7 @@ impl Checks {
     pub fn connected(&mut self, own: Arc<str>, now: Instant) {
         self.own = own;
         self.own_is_subscribed = false;
-        self.asked = None;
+        self.pending = None;
         self.round.clear();
         self.next =
             self.interval.filter(|_| self.twice != Twice::ShowsNothing).map(|interval| now + interval);
@@ -102,15 +102,16 @@ impl Checks {
 
     /// The connection is lost. One that ends over a second subscription is not asked for it again.
     pub fn disconnected(&mut self) {
-        if self.asked.take().is_some_and(|asked| asked.channel == self.own) && self.own_is_subscribed {
+        if self.pending.take().is_some_and(|pending| pending.channel == self.own) && self.own_is_subscribed {
             self.twice = Twice::ShowsNothing;
         }
+        self.next = None;
     }
 
-    /// Whether the server refuses to subscribe a channel twice.
+    /// Whether the server rejects a second subscription.
     #[must_use]
-    pub fn refuses(&self) -> bool {
-        self.twice == Twice::Refuses
+    pub fn rejects(&self) -> bool {
+        self.twice == Twice::Rejects
     }
 
     /// Whether only a [`crate::upstream::probe`] shows that the connection delivers.
@@ -128,8 +129,8 @@ impl Checks {
     /// When [`Self::timer`] wants to be called.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        match &self.asked {
-            Some(asked) => Some(asked.deadline),
+        match &self.pending {
+            Some(pending) => Some(pending.deadline),
             None => self.next,
         }
     }
@@ -145,15 +146,15 @@ impl Checks {
         if self.deadline().is_none_or(|at| at > now) {
             return Check::Nothing;
         }
-        match self.asked.take() {
-            Some(asked) if asked.channel != self.own => return Check::Dead,
+        match self.pending.take() {
+            Some(pending) if pending.channel != self.own => return Check::Dead,
             Some(_) => {
                 self.stop();
                 return if self.own_is_subscribed { Check::Learned } else { Check::Nothing };
             }
             None => {}
         }
-        let (Some(interval), Twice::Refuses) = (self.interval, self.twice) else {
+        let (Some(interval), Twice::Rejects) = (self.interval, self.twice) else {
             self.next = None;
             self.ask(self.own.clone(), now);
             return Check::Subscribe(self.own.clone());
@@ -175,50 +176,50 @@ impl Checks {
 
     /// A subscription was confirmed.
     pub fn confirmed(&mut self, channel: &str, now: Instant) -> Answer {
-        let Some(asked) = self.asked.take_if(|asked| *asked.channel == *channel) else {
-            return Answer::NotAsked;
+        let Some(pending) = self.pending.take_if(|pending| *pending.channel == *channel) else {
+            return Answer::Unrelated;
         };
-        if asked.channel != self.own {
+        if pending.channel != self.own {
             return Answer::Forgotten;
         }
         if std::mem::replace(&mut self.own_is_subscribed, true) {
             self.stop();
             return Answer::Learned;
         }
-        self.ask(asked.channel, now);
-        Answer::AskAgain
+        self.ask(pending.channel, now);
+        Answer::Again
     }
 
-    /// A subscription was refused because the channel is subscribed already.
+    /// A subscription was rejected because the channel is subscribed already.
     pub fn exists(&mut self, channel: &str, now: Instant) -> Answer {
-        let Some(asked) = self.asked.take_if(|asked| *asked.channel == *channel) else {
-            return Answer::NotAsked;
+        let Some(pending) = self.pending.take_if(|pending| *pending.channel == *channel) else {
+            return Answer::Unrelated;
         };
-        if asked.channel != self.own {
+        if pending.channel != self.own {
             return Answer::Subscribed;
         }
-        self.twice = Twice::Refuses;
+        self.twice = Twice::Rejects;
         self.next = self.interval.map(|interval| now + interval);
         Answer::Learned
     }
 
     /// An error came that may answer a check; `others` says whether it may as well answer a subscription.
-    pub fn refused(&mut self, message: &str, others: bool) -> Answer {
-        let answers = |asked: &Asked| message.contains(&*asked.channel) || !others;
-        if !self.asked.as_ref().is_some_and(answers) {
-            return Answer::NotAsked;
+    pub fn failed(&mut self, message: &str, others: bool) -> Answer {
+        let answers = |pending: &Pending| message.contains(&*pending.channel) || !others;
+        if !self.pending.as_ref().is_some_and(answers) {
+            return Answer::Unrelated;
         }
         self.stop();
         if self.own_is_subscribed { Answer::Learned } else { Answer::Subscribed }
     }
 
     fn ask(&mut self, channel: Arc<str>, now: Instant) {
-        self.asked = Some(Asked { channel, deadline: now + self.answer_timeout });
+        self.pending = Some(Pending { channel, deadline: now + self.answer_timeout });
     }
 
     fn stop(&mut self) {
         self.twice = Twice::ShowsNothing;
-        self.asked = None;
+        self.pending = None;
         self.next = None;
         self.round.clear();
     }
@@ -246,13 +247,13 @@ mod tests {
             Self { checks, now, channels: channels.iter().map(|name| Arc::from(*name)).collect() }
         }
 
-        /// Of a server that is known to refuse.
-        fn refusing(channels: &[&str]) -> Self {
+        /// Of a server that is known to reject a second subscription.
+        fn rejecting(channels: &[&str]) -> Self {
             let mut b = Self::new(channels);
             assert_eq!(b.next(), subscribe("own"));
-            assert_eq!(b.confirmed("own"), Answer::AskAgain);
+            assert_eq!(b.confirmed("own"), Answer::Again);
             assert_eq!(b.exists("own"), Answer::Learned);
-            assert!(b.checks.refuses());
+            assert!(b.checks.rejects());
             b
         }
 
@@ -278,7 +279,7 @@ mod tests {
 
     #[test]
     fn each_channel_has_its_turn_once_in_an_interval() {
-        let mut b = Bench::refusing(&["a", "b", "c"]);
+        let mut b = Bench::rejecting(&["a", "b", "c"]);
         let begin = b.now;
         assert_eq!(b.next(), subscribe("a"));
         assert_eq!(b.now, begin + INTERVAL);
@@ -288,7 +289,7 @@ mod tests {
         assert_eq!(b.now, begin + INTERVAL + INTERVAL / 3);
         assert_eq!(b.exists("c"), Answer::Subscribed);
         assert_eq!(b.next(), subscribe("a"));
-        let mut none = Bench::refusing(&[]);
+        let mut none = Bench::rejecting(&[]);
         let begin = none.now;
         assert_eq!((none.next(), none.next()), (Check::Nothing, Check::Nothing));
         assert_eq!(none.now, begin + 2 * INTERVAL);
@@ -296,11 +297,11 @@ mod tests {
     }
 
     #[test]
-    fn where_a_second_subscription_is_refused_one_that_is_not_tells_that_it_was_forgotten() {
-        let mut b = Bench::refusing(&["a"]);
+    fn where_a_second_subscription_is_rejected_one_that_is_not_tells_that_it_was_forgotten() {
+        let mut b = Bench::rejecting(&["a"]);
         b.next();
-        assert_eq!(b.confirmed("b"), Answer::NotAsked);
-        assert_eq!([b.confirmed("a"), b.confirmed("a")], [Answer::Forgotten, Answer::NotAsked]);
+        assert_eq!(b.confirmed("b"), Answer::Unrelated);
+        assert_eq!([b.confirmed("a"), b.confirmed("a")], [Answer::Forgotten, Answer::Unrelated]);
         b.checks.disconnected();
         b.checks.connected("next".into(), b.now);
         assert_eq!(b.next(), subscribe("a"), "the next connection is to the same server");
@@ -309,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_server_that_used_to_answer_and_does_not_is_dead() {
-        let mut b = Bench::refusing(&["a"]);
+        let mut b = Bench::rejecting(&["a"]);
         b.next();
         let asked = b.now;
         assert_eq!(b.next(), Check::Dead);
@@ -322,17 +323,17 @@ mod tests {
         let is_silent = |b: &mut Bench| assert_eq!(b.next(), Check::Learned);
         let says_otherwise = |b: &mut Bench| {
             assert_eq!(
-                b.checks.refused("Who are you?", true),
-                Answer::NotAsked,
+                b.checks.failed("Who are you?", true),
+                Answer::Unrelated,
                 "a subscription may be meant"
             );
-            assert_eq!(b.checks.refused("already: own", true), Answer::Learned);
+            assert_eq!(b.checks.failed("already: own", true), Answer::Learned);
         };
         let ends = |b: &mut Bench| b.checks.disconnected();
         for answer in [&confirms as &dyn Fn(&mut Bench), &is_silent, &says_otherwise, &ends] {
             let mut b = Bench::new(&["a"]);
             assert_eq!(b.next(), subscribe("own"));
-            assert_eq!(b.confirmed("own"), Answer::AskAgain);
+            assert_eq!(b.confirmed("own"), Answer::Again);
             answer(&mut b);
             assert!(b.checks.shows_nothing());
             assert_eq!(b.checks.deadline(), None);
@@ -345,7 +346,7 @@ mod tests {
     fn a_server_without_private_channels_is_left_alone() {
         let mut b = Bench::new(&["a"]);
         b.next();
-        assert_eq!(b.checks.refused("no private channels", false), Answer::Subscribed);
+        assert_eq!(b.checks.failed("no private channels", false), Answer::Subscribed);
         assert_eq!(b.checks.deadline(), None);
         let mut b = Bench::new(&["a"]);
         b.next();

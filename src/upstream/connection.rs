@@ -1,0 +1,119 @@
+//! A connection to Pusher: frames in, frames out. What is in them is its user's matter.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
+
+use super::lost::{End, LostCause};
+use crate::pusher::frame::{FrameError, ServerFrame};
+use crate::text::loggable;
+
+/// How long one write may take.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Plain or TLS.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// A connection.
+pub struct Connection {
+    socket: WebSocketStream<Box<dyn Stream>>,
+    /// What was received last.
+    text: Utf8Bytes,
+}
+
+/// What came over a connection.
+#[derive(Debug)]
+pub enum Received<'a> {
+    /// A frame.
+    Frame(ServerFrame<'a>),
+    /// A text that is no frame.
+    Unreadable(&'a str, FrameError),
+    /// A binary message: Pusher sends none.
+    Binary,
+    /// A message of WebSocket's own.
+    Control,
+    /// Nothing more.
+    Ended(Ended),
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Pusher closed it, with this code and reason.
+    Closed(Option<u16>, String),
+    /// It broke.
+    Broken(WsError),
+    /// It was over without a word.
+    Over,
+}
+
+impl From<Ended> for End {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Closed(code, why) => Self::closed(code, why),
+            Ended::Broken(error) => Self::new(LostCause::Broken, error),
+            Ended::Over => Self::new(LostCause::Broken, "the connection ended"),
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn new(socket: WebSocketStream<Box<dyn Stream>>) -> Self {
+        Self { socket, text: Utf8Bytes::default() }
+    }
+
+    /// Waits for what comes next. Nothing is lost when this is dropped.
+    pub async fn next(&mut self) -> Received<'_> {
+        match self.socket.next().await {
+            Some(Ok(Message::Text(text))) => {
+                self.text = text;
+                match ServerFrame::decode(&self.text) {
+                    Ok(frame) => Received::Frame(frame),
+                    Err(error) => Received::Unreadable(&self.text, error),
+                }
+            }
+            Some(Ok(Message::Close(close))) => {
+                let code = close.as_ref().map(|close| close.code.into());
+                let reason = close.map(|close| loggable(&close.reason)).unwrap_or_default();
+                Received::Ended(Ended::Closed(code, reason))
+            }
+            Some(Ok(Message::Binary(_))) => Received::Binary,
+            Some(Ok(_)) => Received::Control,
+            Some(Err(error)) => Received::Ended(Ended::Broken(error)),
+            None => Received::Ended(Ended::Over),
+        }
+    }
+
+    /// Puts a frame among those to be written.
+    ///
+    /// # Errors
+    /// The connection is of no use any more.
+    pub async fn feed(&mut self, frame: Utf8Bytes) -> Result<(), End> {
+        within(self.socket.feed(Message::Text(frame))).await
+    }
+
+    /// Writes what is to be written.
+    ///
+    /// # Errors
+    /// The connection is of no use any more.
+    pub async fn flush(&mut self) -> Result<(), End> {
+        within(SinkExt::flush(&mut self.socket)).await
+    }
+
+    /// Ends it properly.
+    pub async fn close(mut self) {
+        let _ = timeout(WRITE_TIMEOUT, self.socket.close(None)).await;
+    }
+}
+
+async fn within(writing: impl Future<Output = Result<(), WsError>>) -> Result<(), End> {
+    match timeout(WRITE_TIMEOUT, writing).await {
+        Ok(written) => written.map_err(|error| End::new(LostCause::Broken, error)),
+        Err(_) => Err(End::new(LostCause::WriteTimeout, "Pusher did not read in time")),
+    }
+}

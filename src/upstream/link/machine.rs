@@ -1,0 +1,487 @@
+//! One link's decisions: when to connect, what to send to Pusher, what to tell the hubs. It takes inputs with the time
+//! and gives actions; the driver (`link.rs`) carries them out.
+
+mod cache;
+mod deaf;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::cache::CacheChannels;
+use super::checks::Checks;
+use super::liveness::{self, Liveness};
+use super::probe::{self, Probe};
+use super::table::{LinkTable, Op};
+use crate::exchange::LinkId;
+use crate::pusher::channel;
+use crate::pusher::close::Reconnect;
+use crate::pusher::frame::{self, ServerFrame, data_json, is_pushers_own};
+use crate::text::loggable;
+use crate::upstream::backoff::full_jitter;
+use crate::upstream::delivery::{Delivery, Event, Sent};
+use crate::upstream::flights::SharedFlights;
+use crate::upstream::hubs::Hubs;
+use crate::upstream::lost::{End, LostCause};
+use crate::upstream::settings::Settings;
+
+/// First ceiling of the reconnect delay; it doubles.
+const RECONNECT_DELAY_FIRST: Duration = Duration::from_millis(500);
+/// Least delay after a code of 4100-4199 (protocol page, "Error codes").
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// A connection that lasted this long was a good one: the next failure starts from the first delay.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// Begins the name of a link's own channel; 16 hexadecimal digits follow.
+const OWN_CHANNEL: &str = "private-pusher-bridge-";
+
+/// Something a link is told by hubs and the publisher.
+#[derive(Debug)]
+pub enum Command {
+    /// The hub has its first subscriber of the channel.
+    Subscribe(Arc<str>, usize),
+    /// The hub's last subscriber of the channel is gone.
+    Unsubscribe(Arc<str>, usize),
+    /// A publishing request has ended.
+    Ended {
+        /// Its number.
+        flight: u64,
+        /// What Pusher accepted of it, in order: to be delivered to this bridge's own clients.
+        accepted: Vec<Arc<Sent>>,
+    },
+}
+
+/// Something for the driver to do, in order.
+#[derive(Debug)]
+pub enum Action {
+    /// Connect. The outcome comes by [`Machine::connected`] or [`Machine::ended`].
+    Dial,
+    /// Drop the connection, or the attempt.
+    HangUp,
+    /// Send a frame.
+    Send(Frame),
+    /// Publish an event on this channel. The outcome comes by [`Machine::probed`].
+    PublishProbe(Arc<str>),
+    /// Hand this to each of these hubs.
+    Tell(Hubs, Delivery),
+    /// Note this in metrics and log.
+    Note(Note),
+}
+
+/// A frame to Pusher.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// `pusher:ping`
+    Ping,
+    /// `pusher:pong`
+    Pong,
+    /// `pusher:subscribe`
+    Subscribe(Arc<str>),
+    /// `pusher:unsubscribe`
+    Unsubscribe(Arc<str>),
+}
+
+/// Something that somebody may want to know.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Events of so many channels may be missed until they are confirmed again.
+    Missing(usize),
+    /// There is no connection, for this reason; the next attempt comes after this time.
+    Ended(End, Duration),
+    /// A subscription was refused, with this text, or not answered.
+    SubscriptionFailed(Arc<str>, Option<String>),
+    /// Pusher had forgotten this subscription: events may have been missed.
+    Forgotten(Arc<str>),
+    /// Pusher reports an error that is about nothing known here.
+    Error(Option<u16>, String),
+    /// An event on a channel that nobody is subscribed to.
+    Unwanted {
+        /// The channel.
+        channel: String,
+        /// The event's name.
+        event: String,
+    },
+    /// An event without a channel.
+    WithoutChannel,
+    /// The last event of a cache channel, sent anew, which its clients have.
+    HadAlready,
+    /// What a client published is delivered to this bridge's own.
+    Local,
+}
+
+/// A link's times.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// See [`Settings::connect_timeout`].
+    pub connect_timeout: Duration,
+    /// See [`Settings::subscribe_timeout`].
+    pub subscribe_timeout: Duration,
+    /// See [`Settings::pong_timeout`].
+    pub pong_timeout: Duration,
+    /// See [`Settings::linger`].
+    pub linger: Duration,
+    /// See [`Settings::check_interval`].
+    pub check_interval: Option<Duration>,
+    /// See [`Settings::reconnect_delay_max`].
+    pub reconnect_delay_max: Duration,
+}
+
+impl From<&Settings> for Times {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            connect_timeout: settings.connect_timeout,
+            subscribe_timeout: settings.subscribe_timeout,
+            pong_timeout: settings.pong_timeout,
+            linger: settings.linger,
+            check_interval: settings.check_interval,
+            reconnect_delay_max: settings.reconnect_delay_max,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The next attempt begins then.
+    Waiting {
+        until: Instant,
+    },
+    /// An attempt is under way, which may take until then.
+    Dialling {
+        until: Instant,
+    },
+    Connected {
+        since: Instant,
+        live: Liveness,
+    },
+}
+
+/// One link.
+#[derive(Debug)]
+pub struct Machine {
+    id: LinkId,
+    times: Times,
+    phase: Phase,
+    /// Connections in a row that failed or were short.
+    attempt: u32,
+    table: LinkTable,
+    checks: Checks,
+    probe: Probe,
+    /// This link's own on this connection, for checks and the probe.
+    own_channel: Arc<str>,
+    cache: CacheChannels,
+    flights: SharedFlights,
+    rng: fastrand::Rng,
+    /// Scratch space.
+    ops: Vec<Op>,
+}
+
+impl Machine {
+    /// A link that connects at once.
+    #[must_use]
+    pub fn new(id: LinkId, times: Times, flights: SharedFlights, rng: fastrand::Rng, now: Instant) -> Self {
+        Self {
+            id,
+            times,
+            phase: Phase::Waiting { until: now },
+            attempt: 0,
+            table: LinkTable::new(times.subscribe_timeout, times.linger),
+            checks: Checks::new(times.check_interval, times.subscribe_timeout),
+            probe: Probe::new(times.check_interval, times.pong_timeout),
+            own_channel: "".into(),
+            cache: CacheChannels::default(),
+            flights,
+            rng,
+            ops: Vec::new(),
+        }
+    }
+
+    /// The channels and the state of each.
+    #[must_use]
+    pub const fn table(&self) -> &LinkTable {
+        &self.table
+    }
+
+    // ------------------------------------------------------------------------------------------ the connection
+
+    /// Pusher has greeted, with this socket id.
+    pub fn connected(
+        &mut self,
+        socket_id: &str,
+        activity_timeout: Option<Duration>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let live = Liveness::new(activity_timeout, self.times.pong_timeout, now);
+        self.phase = Phase::Connected { since: now, live };
+        self.own_channel = format!("{OWN_CHANNEL}{:016x}", self.rng.u64(..)).into();
+        self.checks.connected(self.own_channel.clone(), now);
+        if self.checks.shows_nothing() {
+            self.begin_probe(now);
+        }
+        let held = self.flights.lock().connected(socket_id, now);
+        self.table.connected(&held, now, &mut self.ops);
+        self.carry_over(now, out);
+    }
+
+    /// The connection, or the attempt, has ended.
+    pub fn ended(&mut self, end: End, now: Instant, out: &mut Vec<Action>) {
+        if matches!(self.phase, Phase::Waiting { .. }) {
+            return;
+        }
+        self.carry_over(now, out);
+        out.push(Action::HangUp);
+        if let Phase::Connected { since, .. } = self.phase {
+            self.lost(out);
+            if now.saturating_duration_since(since) >= STABLE_AFTER {
+                self.attempt = 0;
+            }
+        }
+        let delay = self.delay_after(&end);
+        self.attempt = self.attempt.saturating_add(1);
+        self.phase = Phase::Waiting { until: now + delay };
+        out.push(Action::Note(Note::Ended(end, delay)));
+    }
+
+    /// Nobody wants the link any more. It does nothing after this.
+    pub fn close(&mut self, out: &mut Vec<Action>) {
+        out.push(Action::HangUp);
+        if matches!(self.phase, Phase::Connected { .. }) {
+            self.lost(out);
+        }
+    }
+
+    /// Whoever is subscribed may miss events.
+    fn lost(&mut self, out: &mut Vec<Action>) {
+        self.flights.lock().disconnected();
+        let table = &self.table;
+        self.cache.disconnected(|channel| table.hubs(channel).is_empty());
+        self.checks.disconnected();
+        self.probe.disconnected();
+        let lost = self.table.disconnected();
+        if lost.channels > 0 {
+            out.push(Action::Note(Note::Missing(lost.channels)));
+        }
+        if !lost.hubs.is_empty() {
+            out.push(Action::Tell(lost.hubs, Delivery::Down(self.id)));
+        }
+    }
+
+    fn delay_after(&mut self, end: &End) -> Duration {
+        let max = self.times.reconnect_delay_max;
+        let jittered = full_jitter(self.attempt, RECONNECT_DELAY_FIRST, max, &mut self.rng);
+        match Reconnect::after(end.code) {
+            // The second time in a row, "at once" has proven wrong.
+            Reconnect::Immediately if self.attempt == 0 => Duration::ZERO,
+            Reconnect::Immediately => jittered,
+            Reconnect::Backoff if end.code.is_some() => BACKOFF_MIN + jittered,
+            Reconnect::Backoff => jittered,
+            // What was wrong may have been set right by hand meanwhile.
+            Reconnect::NotUnchanged => max.mul_f64(0.5 + self.rng.f64() / 2.0),
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------- the timers
+
+    /// When [`Self::timer`] wants to be called.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        let phase = match &self.phase {
+            Phase::Waiting { until } | Phase::Dialling { until } => *until,
+            Phase::Connected { live, .. } => live.deadline(),
+        };
+        let others = [self.table.deadline(), self.checks.deadline(), self.probe.deadline()];
+        others.into_iter().flatten().fold(phase, Instant::min)
+    }
+
+    /// The time has come that [`Self::deadline`] said.
+    pub fn timer(&mut self, now: Instant, out: &mut Vec<Action>) {
+        match &mut self.phase {
+            Phase::Waiting { until } if now >= *until => {
+                self.phase = Phase::Dialling { until: now + self.times.connect_timeout };
+                out.push(Action::Dial);
+            }
+            Phase::Dialling { until } if now >= *until => {
+                self.ended(End::new(LostCause::ConnectTimeout, "no connection in time"), now, out);
+            }
+            Phase::Waiting { .. } | Phase::Dialling { .. } => {}
+            Phase::Connected { live, .. } => match live.timer(now) {
+                liveness::Due::Nothing => {}
+                liveness::Due::Ping => out.push(Action::Send(Frame::Ping)),
+                liveness::Due::Dead => {
+                    self.ended(End::new(LostCause::PongTimeout, "Pusher did not answer a ping"), now, out);
+                }
+            },
+        }
+        for channel in self.table.timer(now, &mut self.ops) {
+            out.push(Action::Note(Note::SubscriptionFailed(channel, None)));
+        }
+        self.check(now, out);
+        match self.probe.timer(now) {
+            probe::Due::Nothing => {}
+            probe::Due::Publish => out.push(Action::PublishProbe(self.own_channel.clone())),
+            probe::Due::Deaf => {
+                self.ended(
+                    End::new(LostCause::Deaf, "Pusher accepts events and does not deliver them"),
+                    now,
+                    out,
+                );
+            }
+        }
+        self.carry_over(now, out);
+    }
+
+    // ------------------------------------------------------------------------------- from hubs and the publisher
+
+    /// A hub or the publisher says something.
+    pub fn command(&mut self, command: Command, now: Instant, out: &mut Vec<Action>) {
+        match command {
+            Command::Subscribe(channel, hub) => self.table.subscribe(&channel, hub, now, &mut self.ops),
+            Command::Unsubscribe(channel, hub) => self.table.unsubscribe(&channel, hub, now),
+            Command::Ended { flight, accepted } => {
+                let released = self.flights.lock().end(flight, now);
+                self.table.release(&released, now);
+                accepted.iter().for_each(|sent| self.deliver_local(sent, now, out));
+            }
+        }
+        self.carry_over(now, out);
+    }
+
+    /// Hands what Pusher accepted to the hubs. They know who is subscribed, and go on with it while the link is
+    /// lost.
+    fn deliver_local(&mut self, sent: &Sent, now: Instant, out: &mut Vec<Action>) {
+        let hubs = self.table.hubs(&sent.channel);
+        if hubs.is_empty() {
+            return;
+        }
+        if self.cache.awaits_last() && self.table.receivers(&sent.channel).is_some() {
+            // It would have come before: what comes now is somebody's.
+            self.cache.has_no_last(&sent.channel);
+        }
+        out.push(Action::Note(Note::Local));
+        let data = frame::text_json(&sent.data);
+        let origin = Some(sent.origin);
+        self.deliver(hubs, Event::new(self.id, sent.channel.clone(), &sent.event, &data, now, origin), out);
+    }
+
+    // ---------------------------------------------------------------------------------------------- from Pusher
+
+    /// Something came from Pusher, whatever it is.
+    pub fn heard(&mut self) {
+        if let Phase::Connected { live, .. } = &mut self.phase {
+            live.heard();
+        }
+    }
+
+    /// A frame came from Pusher, at `at`.
+    pub fn frame(&mut self, frame: ServerFrame<'_>, at: Instant, out: &mut Vec<Action>) {
+        self.heard();
+        match frame {
+            ServerFrame::Event { event, channel, data, .. } => self.event(&event, &channel, data, at, out),
+            ServerFrame::Ping => out.push(Action::Send(Frame::Pong)),
+            ServerFrame::SubscriptionSucceeded { channel, .. } => {
+                let answer = self.checks.confirmed(&channel, at);
+                if self.checked(&channel, answer, at, out) {
+                } else if *channel == *self.own_channel {
+                    self.probe.subscribed(at);
+                } else {
+                    self.subscribed(&channel, at);
+                }
+            }
+            ServerFrame::SubscriptionError { channel, message, .. } => {
+                self.subscription_failed(&channel, message, at, out);
+            }
+            ServerFrame::Error { code, message } => self.error(code, message, at, out),
+            ServerFrame::Other { channel: Some(channel), event, .. } if event == "pusher:cache_miss" => {
+                self.cache.has_no_last(&channel);
+            }
+            ServerFrame::Other { channel: None, event, .. } if !is_pushers_own(&event) => {
+                out.push(Action::Note(Note::WithoutChannel));
+            }
+            ServerFrame::Other { .. } | ServerFrame::Pong | ServerFrame::ConnectionEstablished { .. } => {}
+        }
+        self.carry_over(at, out);
+    }
+
+    fn event(&mut self, name: &str, channel: &str, data: Option<&str>, at: Instant, out: &mut Vec<Action>) {
+        let Some((channel, hubs)) = self.table.receivers(channel) else {
+            if *channel == *self.own_channel {
+                self.probe.arrived(at);
+            } else {
+                let (channel, event) = (channel.to_owned(), name.to_owned());
+                out.push(Action::Note(Note::Unwanted { channel, event }));
+            }
+            return;
+        };
+        self.probe.heard();
+        let data = data_json(data);
+        if self.cache.is_had_already(&channel, name, &data, at) {
+            return out.push(Action::Note(Note::HadAlready));
+        }
+        self.deliver(hubs, Event::new(self.id, channel, name, &data, at, None), out);
+    }
+
+    fn deliver(&mut self, hubs: Hubs, event: Event, out: &mut Vec<Action>) {
+        event.expect_hubs(hubs.len());
+        let event = Arc::new(event);
+        if channel::is_cache(&event.channel) {
+            self.cache.keep(&event);
+        }
+        out.push(Action::Tell(hubs, Delivery::Event(event)));
+    }
+
+    /// An error is about the connection when its code is a close code (soketi and sockudo send one before they
+    /// close); else it is about a subscription, which it does not name.
+    fn error(&mut self, code: Option<u16>, message: String, at: Instant, out: &mut Vec<Action>) {
+        let about_subscription = matches!(code, None | Some(4009 | 4301 | 4302));
+        if !about_subscription && code.is_some_and(|code| code >= 4000) {
+            return self.ended(End::closed(code, loggable(&message)), at, out);
+        }
+        // Pusher says so when it is subscribed already.
+        if let Some(channel) = message.strip_prefix("Existing subscription to channel ") {
+            let answer = self.checks.exists(channel, at);
+            if !self.checked(channel, answer, at, out) {
+                self.subscribed(channel, at);
+            }
+            return;
+        }
+        // Answers an unsubscription, so no subscription is to blame.
+        if message.starts_with("No current subscription") {
+            return;
+        }
+        let answer = self.checks.failed(&message, self.table.is_subscribing());
+        if self.checked("", answer, at, out) {
+            return;
+        }
+        match self.table.blame(&message) {
+            Some(channel) => self.subscription_failed(&channel, message, at, out),
+            None => out.push(Action::Note(Note::Error(code, message))),
+        }
+    }
+
+    fn subscribed(&mut self, channel: &str, at: Instant) {
+        if channel::is_cache(channel) {
+            self.cache.awaits(channel);
+        }
+        self.table.succeeded(channel, at, &mut self.ops);
+    }
+
+    fn subscription_failed(&mut self, channel: &str, why: String, at: Instant, out: &mut Vec<Action>) {
+        out.push(Action::Note(Note::SubscriptionFailed(channel.into(), Some(why))));
+        self.table.failed(channel, at, &mut self.ops);
+    }
+
+    /// Makes actions of what the table asks for.
+    fn carry_over(&mut self, now: Instant, out: &mut Vec<Action>) {
+        for op in self.ops.drain(..) {
+            out.push(match op {
+                Op::Subscribe(channel) => Action::Send(Frame::Subscribe(channel)),
+                Op::Unsubscribe(channel) => {
+                    self.cache.unsubscribed(&channel);
+                    Action::Send(Frame::Unsubscribe(channel))
+                }
+                Op::TellLive { hubs, channel, gap } => {
+                    let cached = self.cache.last(&channel, now);
+                    Action::Tell(hubs, Delivery::Live { link: self.id, channel, gap, cached })
+                }
+            });
+        }
+    }
+}
