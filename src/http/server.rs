@@ -145,7 +145,7 @@ where
             let switches = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
             upgraded.store(switches, Ordering::Relaxed);
             if last && !switches {
-                answer.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
+                close(&mut answer);
             }
             let progress = progress.clone();
             Ok::<_, E>(answer.map(|body| Tracked { body, progress }))
@@ -182,12 +182,19 @@ where
         Err(error) if error.is_parse() => {
             let why = Unreadable::of(&withheld);
             if !withheld.is_empty() {
-                let _ = timeout_at(deadline, stream.write_all(&written(&explain(why, &error)))).await;
+                let _ = timeout_at(deadline, stream.write_all(&written(explain(why, &error)))).await;
             }
             End::Unreadable(why, error)
         }
         Err(error) => End::Broken(error.into()),
     }
+}
+
+/// Says of an answer that it is the last.
+pub fn close<B>(answer: &mut hyper::Response<B>) {
+    let upgrade = answer.headers().get(CONNECTION).is_some_and(|value| value == "Upgrade");
+    let value = if upgrade { "Upgrade, close" } else { "close" };
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static(value));
 }
 
 /// A body that is at hand.
@@ -217,7 +224,8 @@ pub fn explain(why: Unreadable, error: &hyper::Error) -> hyper::Response<Bytes> 
 }
 
 /// An answer that is the last, as it is written where hyper does not.
-fn written(answer: &hyper::Response<Bytes>) -> Vec<u8> {
+fn written(mut answer: hyper::Response<Bytes>) -> Vec<u8> {
+    close(&mut answer);
     let status = answer.status();
     let mut head =
         format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or("Error"));
@@ -227,7 +235,7 @@ fn written(answer: &hyper::Response<Bytes>) -> Vec<u8> {
     let since_epoch = Duration::from_millis(u64::try_from(Now::read().unix_ms).unwrap_or(0));
     let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since_epoch);
     let length = answer.body().len();
-    let _ = write!(head, "connection: close\r\ncontent-length: {length}\r\ndate: {date}\r\n\r\n");
+    let _ = write!(head, "content-length: {length}\r\ndate: {date}\r\n\r\n");
     let mut bytes = head.into_bytes();
     respell(&mut bytes);
     bytes.extend_from_slice(answer.body());

@@ -3,12 +3,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http_body_util::{BodyExt as _, Limited};
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::header::{HeaderMap, ORIGIN, USER_AGENT};
 use hyper::http::request::Parts;
 
 use super::classify::{Target, classify};
 use super::forwarded::client_address;
-use super::gate::{Facts, Upgradable, admit, told_by_frame, upgradable};
+use super::gate::{Facts, Upgradable, admit, may_go_on, told_by_frame, upgradable};
 use super::presented::{Presented, presented_token, select_subprotocol};
 use super::refusal::{Refusal, Refused};
 use super::respond;
@@ -16,7 +19,7 @@ use super::upgrade::check;
 use super::worker::Worker;
 use crate::clock::Now;
 use crate::deprecation::Phase;
-use crate::http::server::Answer;
+use crate::http::server::{self, Answer};
 use crate::legacy::error::ErrorCode;
 use crate::limits::address::one_client;
 use crate::limits::slots::Acquire;
@@ -27,6 +30,8 @@ use crate::session::opening::Upgraded;
 use crate::session::slots::{AddressSlot, Holder};
 use crate::text::loggable;
 
+/// Bytes of a request's body that are read, and thrown away, so that another request may follow.
+const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Refused connections of one address that are held, as `refusal = "frame"` asks; more are refused by HTTP.
 const REFUSED_PER_ADDRESS_MAX: usize = 50;
 
@@ -34,25 +39,48 @@ const REFUSED_PER_ADDRESS_MAX: usize = 50;
 /// there may be.
 pub(super) async fn answer(
     worker: &Worker,
-    request: &Parts,
+    request: Request<Incoming>,
     peer: IpAddr,
     over: bool,
 ) -> (Answer, Option<Upgraded>) {
     let door = &worker.door;
-    let path = request.uri.path();
-    let refused = match classify(path, door.settings.health_path.as_deref(), &door.router) {
-        Target::Health => return (respond::health(&request.method, door.status.is_ready()), None),
+    let (request, body) = request.into_parts();
+    let mut answer = match classify(request.uri.path(), door.settings.health_path.as_deref(), &door.router) {
+        Target::Health => respond::health(&request.method, door.status.is_ready()),
         Target::Route(index, values) => match door.routes.get(index) {
-            Some(route) => return upgrade(worker, route, request, values, peer, over).await,
-            None => Refusal::UnknownPath,
+            Some(route) => match upgrade(worker, route, &request, values, peer, over).await {
+                Ok((answer, upgraded)) => return (answer, Some(upgraded)),
+                Err(answer) => answer,
+            },
+            None => nothing(worker),
         },
-        Target::Nothing => Refusal::UnknownPath,
+        Target::Nothing => nothing(worker),
     };
-    door.metrics.refused(None, refused);
-    (respond::refusal(&refused.into(), None), None)
+    let goes_on = !over && !worker.context.is_draining() && may_go_on(&request.method, &request.headers);
+    if !goes_on || !is_read_to_its_end(body).await {
+        server::close(&mut answer);
+    }
+    (answer, None)
 }
 
-/// Answers a request for a route.
+/// Answers a request for what is not here.
+fn nothing(worker: &Worker) -> Answer {
+    worker.door.metrics.refused(None, Refusal::UnknownPath);
+    respond::refusal(&Refusal::UnknownPath.into(), None)
+}
+
+/// Reads what is left of a body; whether it came to its end within its limit.
+async fn is_read_to_its_end(body: Incoming) -> bool {
+    let mut body = Limited::new(body, BODY_BYTES_MAX);
+    while let Some(frame) = body.frame().await {
+        if frame.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Answers a request for a route; `Err`: by a refusal.
 async fn upgrade(
     worker: &Worker,
     route: &Arc<Route>,
@@ -60,11 +88,11 @@ async fn upgrade(
     values: Result<PathValues, String>,
     peer: IpAddr,
     over: bool,
-) -> (Answer, Option<Upgraded>) {
+) -> Result<(Answer, Upgraded), Answer> {
     let door = &worker.door;
-    let server = &door.settings;
-    let address = client_address(peer, &request.headers, server.forwarded, &server.trusted_proxies);
-    if let Some(network) = door.unbelieved.first_of(peer, &request.headers, server) {
+    let settings = &door.settings;
+    let address = client_address(peer, &request.headers, settings.forwarded, &settings.trusted_proxies);
+    if let Some(network) = door.unbelieved.first_of(peer, &request.headers, settings) {
         tracing::warn!(
             peer.network = %network,
             "a peer that is no trusted proxy wrote a forwarding header: all its clients count as one address. If it \
@@ -80,7 +108,7 @@ async fn upgrade(
         origin_allowed: origin_allowed(route, request),
     };
     let refused = match grant(worker, route, request, values, address, facts).await {
-        Ok((answer, granted)) => return (answer, Some(Upgraded { user_agent, ..granted })),
+        Ok((answer, granted)) => return Ok((answer, Upgraded { user_agent, ..granted })),
         Err(refused) => refused,
     };
     let answer = respond::refusal(&refused, Some(route));
@@ -93,7 +121,7 @@ async fn upgrade(
         why = &*refused.why,
         "refused"
     );
-    (answer, None)
+    Err(answer)
 }
 
 async fn grant(

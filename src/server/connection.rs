@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Limited};
 use hyper::Request;
 use hyper::body::Incoming;
 use tokio::io::ReadBuf;
@@ -16,9 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::admission::{Arrival, Counted};
 use super::answer::answer;
-use super::gate::may_go_on;
 use super::refusal::Refusal;
-use super::respond;
 use super::worker::Worker;
 use crate::http::server::{self, Answer, End, Limits, Progress};
 use crate::session;
@@ -30,8 +27,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAINING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Requests of one connection. Whoever has more opens another, and is counted anew.
 const REQUESTS_MAX: usize = 100;
-/// Bytes of a request's body that are read, and thrown away, so that another request may follow.
-const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Answers one connection's requests; an upgraded connection goes on as a session. `counted` is dropped with the last
 /// of both.
@@ -56,16 +51,9 @@ pub(super) async fn serve(
     let granted: Mutex<Option<Upgraded>> = Mutex::default();
     let over = counted.admitted.over;
     let service = async |request: Request<Incoming>| {
-        let (request, body) = request.into_parts();
-        let (mut answer, upgraded) = answer(&worker, &request, peer.ip(), over).await;
+        let (answer, upgraded) = answer(&worker, request, peer.ip(), over).await;
         if upgraded.is_some() {
             *granted.lock().unwrap_or_else(PoisonError::into_inner) = upgraded;
-        } else if over
-            || worker.context.is_draining()
-            || !may_go_on(&request.method, &request.headers)
-            || !is_read_to_its_end(body).await
-        {
-            respond::close(&mut answer);
         }
         Ok::<Answer, Infallible>(answer)
     };
@@ -109,17 +97,6 @@ async fn readable(stream: &TcpStream) {
     std::future::poll_fn(|cx| Poll::Ready(stream.poll_peek(cx, &mut ReadBuf::new(&mut first)).is_ready()))
         .await;
     let _ = stream.readable().await;
-}
-
-/// Reads a body that nobody wants; whether it came to its end within its limit.
-async fn is_read_to_its_end(body: Incoming) -> bool {
-    let mut body = Limited::new(body, BODY_BYTES_MAX);
-    while let Some(frame) = body.frame().await {
-        if frame.is_err() {
-            return false;
-        }
-    }
-    true
 }
 
 /// Resolves when the server shuts down and this connection has had its time: none, if nothing is under way.

@@ -13,7 +13,7 @@ pub struct Metrics {
     /// Failures to accept.
     pub accept_errors: Counter,
     handshakes: Gauge,
-    /// Requests that are none.
+    /// Requests whose head cannot be read.
     unreadable: Family<Unreadable>,
     /// Refusals of requests that match no route.
     unrouted: Family<Refusal>,

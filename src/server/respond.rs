@@ -67,13 +67,6 @@ pub(super) fn health(method: &Method, ready: bool) -> Answer {
     answer
 }
 
-/// Says that the answer is the connection's last.
-pub(super) fn close(answer: &mut Answer) {
-    let upgrade = answer.headers().contains_key(CONNECTION);
-    let value = if upgrade { "Upgrade, close" } else { "close" };
-    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static(value));
-}
-
 fn add_deprecation(answer: &mut Answer, route: &Route) {
     for (name, value) in route.deprecation.iter().flat_map(Policy::headers) {
         if let Ok(value) = value.try_into() {

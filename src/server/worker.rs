@@ -11,7 +11,6 @@ use super::forwarded::Unbelieved;
 use super::metrics::Metrics;
 use super::settings::Settings;
 use crate::admin::Status;
-
 use crate::limits::slots::Slots;
 use crate::routes::path::Router;
 use crate::routes::route::Route;

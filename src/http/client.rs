@@ -17,14 +17,10 @@ use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
+use super::BoxError;
 use crate::clock::Now;
 use crate::net::Connector;
 use crate::net::proxies::Proxies;
-
-mod progress;
-pub mod server;
-mod spelling;
-mod wire;
 
 /// Idle connections kept per host. The publisher has 4 lanes by default.
 pub const IDLE_PER_HOST_MAX: usize = 16;
@@ -33,9 +29,6 @@ pub const IDLE_PER_HOST_MAX: usize = 16;
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest response head, bytes.
 pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
-
-/// Any error.
-pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// A request, its body complete.
 #[derive(Clone)]
