@@ -196,14 +196,15 @@ pub enum ClientMessage<'a> {
 impl Dialect {
     /// The frames that only the server sends, by their keys: all but events.
     pub(crate) fn server_frames(&self) -> impl Iterator<Item = (&'static str, Cow<'_, Frame>)> {
-        let out = &self.out;
+        // Whole, so that none is forgotten.
+        let Frames { event: _, auth_ok, auth_error, error, ping, pong, subscribed } = &self.out;
         let frames = [
-            ("auth_ok", out.auth_ok.as_ref()),
-            ("auth_error", out.auth_error.as_ref()),
-            ("error", Some(&out.error)),
-            ("ping", out.ping.as_ref()),
-            ("pong", out.pong.as_ref()),
-            ("subscribed", out.subscribed.as_ref()),
+            ("auth_ok", auth_ok.as_ref()),
+            ("auth_error", auth_error.as_ref()),
+            ("error", Some(error)),
+            ("ping", ping.as_ref()),
+            ("pong", pong.as_ref()),
+            ("subscribed", subscribed.as_ref()),
         ];
         let frames = frames.into_iter().filter_map(|(key, frame)| Some((key, Cow::Borrowed(frame?))));
         // An answer that is no JSON is like no event.

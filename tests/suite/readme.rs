@@ -1,6 +1,6 @@
 //! README.md, held to what the program is: its TOML loads, its commands and flags exist, its tables name every
 //! limit with the real default, every metric, error code, close and refusal reason, and every dependency. So is
-//! docs/security.md: its limits, constants, metrics, files and tests exist.
+//! docs/security.md: its limits, constants, metrics, files and tests exist; and CONTRIBUTING.md: its files and commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use pusher_bridge::server::refusal::Refusal;
 const README: &str = include_str!("../../README.md");
 const SECURITY: &str = include_str!("../../docs/security.md");
 const PERFORMANCE: &str = include_str!("../../docs/performance.md");
+const CONTRIBUTING: &str = include_str!("../../CONTRIBUTING.md");
 const SHIPPED: &str = include_str!("../../routes.toml");
 const BINARY: &str = env!("CARGO_BIN_EXE_pusher-bridge");
 
@@ -179,6 +180,45 @@ fn every_test_command_exists() {
     }
     assert!(run.contains("\n            with)\n"));
     assert_eq!(seen, BTreeSet::from(["faults", "hostile", "soak"]));
+}
+
+/// CONTRIBUTING.md: what it names is there, and what it tells to type can be run.
+#[test]
+fn contributings_paths_and_commands_exist() {
+    let text =
+        |file: &str| std::fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+    let like_a_path = |name: &&str| {
+        let file = [".toml", ".md"].iter().any(|end| name.ends_with(end));
+        (file || name.contains('/')) && name.chars().all(|c| c.is_ascii_alphanumeric() || "./_-".contains(c))
+    };
+    let paths: BTreeSet<&str> = names(CONTRIBUTING).into_iter().filter(like_a_path).collect();
+    assert!(paths.len() > 20, "{paths:?}");
+    for path in paths {
+        assert!(root().join(path).exists(), "{path}");
+    }
+    let flags =
+        [text("tests/run"), text("tests/fuzz/run"), text("benches/run"), text("benches/load/src/args.rs")];
+    let mut programs = BTreeSet::new();
+    for line in CONTRIBUTING.lines().filter_map(|line| line.strip_prefix("    ")) {
+        let words: Vec<&str> = line.split('#').next().unwrap().split_whitespace().collect();
+        if !words[0].starts_with("cargo") {
+            assert!(root().join(words[0]).exists(), "{line}");
+            for flag in words.iter().filter_map(|word| word.strip_prefix("--")) {
+                let known = |text: &String| {
+                    text.contains(&format!("--{flag}"))
+                        || text.contains(&format!("{}:", flag.replace('-', "_")))
+                };
+                assert!(flags.iter().any(known) || words.contains(&"cargo"), "{line}");
+            }
+        }
+        if let Some(at) = words.iter().position(|word| *word == "--test") {
+            programs.insert(words[at + 1]);
+        }
+    }
+    assert!(programs.len() > 2);
+    for program in programs {
+        assert!(root().join("tests").join(program).join("main.rs").exists(), "{program}");
+    }
 }
 
 /// Key → default, as the schema tells them. The schema's texts are the comments of the code that reads the file.
