@@ -146,7 +146,7 @@ fn open(context: Arc<Context>, stream: TcpStream, granted: Upgraded) -> Box<Sess
     };
     let mut actions = Vec::new();
     let machine = Machine::open(opening, Now::read(), &mut actions);
-    let session = Box::new(Session {
+    Box::new(Session {
         context,
         conn,
         route,
@@ -170,10 +170,7 @@ fn open(context: Arc<Context>, stream: TcpStream, granted: Upgraded) -> Box<Sess
         frames_in: 0,
         bytes_in: 0,
         _registered: registered,
-    });
-    // Of what stood in a token's place in the request.
-    session.note_unjudged();
-    session
+    })
 }
 
 impl Session {
@@ -292,14 +289,12 @@ impl Session {
             Message::Text(text) => {
                 self.count_in(text.len());
                 self.machine.text(text, now, &mut self.actions);
-                self.note_unjudged();
                 self.echo(Opcode::Text, text.as_bytes());
             }
             Message::Binary(bytes) => {
                 self.count_in(bytes.len());
                 if self.route.dialect.binary_is_json {
                     self.machine.binary_text(bytes, now, &mut self.actions);
-                    self.note_unjudged();
                 } else {
                     self.machine.binary(now, &mut self.actions);
                 }
@@ -359,6 +354,7 @@ impl Session {
             Action::WsPing => self.push(Opcode::Ping, &[]),
             Action::Echo => {}
             Action::Verify(token) => self.verify(token),
+            Action::Unverified(result) => self.note_auth("", result, None),
             Action::Acquire { user, exclusive } => self.acquire(user, exclusive),
             Action::Release => self.slots = Slotted::default(),
             Action::Subscribe(subscribe) => {

@@ -5,8 +5,7 @@ use std::time::Duration;
 use super::{Done, Session};
 use crate::auth::{Claims, Refused, TokenResult, Verify};
 use crate::clock::Now;
-use crate::legacy::error::ErrorCode;
-use crate::session::machine::{Action, JUDGING_MAX};
+use crate::session::machine::JUDGING_MAX;
 use crate::text::loggable;
 
 /// How much later a token is judged when too many wrong ones came from its client's address.
@@ -69,19 +68,8 @@ impl Session {
         self.note_auth(&user, result, why);
     }
 
-    /// An `auth` message that was refused before its token was looked at is an attempt too.
-    pub(super) fn note_unjudged(&self) {
-        match self.actions.last() {
-            Some(Action::Error(ErrorCode::InvalidToken, _)) => self.note_auth("", TokenResult::NoToken, None),
-            Some(Action::Error(ErrorCode::AuthRateLimited, _)) => {
-                self.note_auth("", TokenResult::RateLimited, None)
-            }
-            _ => {}
-        }
-    }
-
     /// `why` names the claim that is missing or wrong, never its value.
-    fn note_auth(&self, user: &str, result: TokenResult, why: Option<String>) {
+    pub(super) fn note_auth(&self, user: &str, result: TokenResult, why: Option<String>) {
         self.metrics.tokens.get(result).increment(1);
         tracing::info!(
             route = &*self.route.name,

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::limits::rate::Rate;
-use crate::limits::rate::{RateGate, SharedGate};
+use super::{Action, Machine};
+use crate::clock::Now;
+use crate::legacy::close::CloseReason;
+use crate::legacy::error::ErrorCode;
+use crate::limits::rate::{Rate, RateGate, SharedGate};
 use crate::routes::route::Limits;
 
 #[derive(Default)]
@@ -44,7 +47,7 @@ impl Gates {
         check(&mut self.auth, limits.auth_attempts, now)
     }
 
-    /// A pong, a control frame, or a message refused for its rate: free, up to a ceiling.
+    /// A pong, a control frame, or a message above its rate: free, up to a ceiling.
     pub(super) fn control(&mut self, limits: &Limits, now: Instant) -> Result<(), Duration> {
         check(&mut self.control, Some(limits.control_frames), now)
     }
@@ -54,5 +57,26 @@ fn check(gate: &mut Option<Box<RateGate>>, rate: Option<Rate>, now: Instant) -> 
     match rate {
         None => Ok(()),
         Some(rate) => gate.get_or_insert_with(|| Box::new(RateGate::new(rate))).check(now),
+    }
+}
+
+impl Machine {
+    /// Counts a message; above its rate the client is told, and above the ceiling closed.
+    pub(super) fn allowed(&mut self, now: Now, out: &mut Vec<Action>) -> bool {
+        let Err(wait) = self.gates.message(&self.route.limits, now.mono) else { return true };
+        if self.gates.control(&self.route.limits, now.mono).is_err() {
+            self.close(CloseReason::ControlFlood, out);
+        } else {
+            self.wait_error(ErrorCode::RateLimited, wait, now, out);
+        }
+        false
+    }
+
+    /// Counts a pong or control frame. Answers to pings of ours are free: how many there are is not up to the
+    /// client, for others who want its slot have it probed.
+    pub(super) fn flood_check(&mut self, now: Now, out: &mut Vec<Action>) {
+        if !self.liveness.settle_ping() && self.gates.control(&self.route.limits, now.mono).is_err() {
+            self.close(CloseReason::ControlFlood, out);
+        }
     }
 }

@@ -1,117 +1,213 @@
-//! The deadlines of one connection.
+//! The deadlines of one connection: at most one of each kind, in one table.
 
 use std::time::{Duration, Instant};
 
-use crate::clock::{Now, spread};
-use crate::routes::route::{Heartbeat, HeartbeatKind};
+use super::{Action, Machine};
+use crate::clock::Now;
+use crate::legacy::close::CloseReason;
 
-/// While a token is judged, the deadline and the expiry stand still: that it waits, where its address guesses or for
-/// keys, is not its client's doing. At most so long, all tokens of one deadline together.
-pub const JUDGING_MAX: Duration = Duration::from_secs(10);
-
-/// Each may be set; [`Timers::next`] is the earliest.
-pub(super) struct Timers {
-    /// The end of the current state: the auth deadline, a subscription's wait, a refusal's hold.
-    pub(super) phase: Option<Instant>,
-    /// The next heartbeat.
-    pub(super) ping: Option<Instant>,
-    /// When silence is judged. Moved only when it is due, so that a frame costs no timer.
-    pub(super) silence: Option<Instant>,
-    /// When a probed client must have answered.
-    pub(super) probe: Option<Instant>,
+/// What a connection may wait for, in the order in which it is looked at: what ends a connection comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timer {
+    /// Its turn in a shutdown.
+    Drain,
+    /// Its turn to be closed for the events that it may have missed.
+    Gap,
+    /// A probed client must have answered.
+    Probe,
+    /// The end of the current state: the auth deadline, the fixed subscription's wait, a refusal's hold.
+    Phase,
     /// The token's expiry.
-    pub(super) expiry: Option<Instant>,
-    /// When this connection's turn comes in a shutdown.
-    pub(super) drain: Option<Instant>,
-    /// When its turn comes to be closed for what it may have missed.
-    pub(super) gap: Option<Instant>,
-    /// When the client was last heard.
-    pub(super) heard: Instant,
-    /// How long the deadline may yet stand still.
-    pub(super) pause_left: Duration,
-    rng: fastrand::Rng,
+    Expiry,
+    /// Silence is judged. Moved only when it is due, so that a frame costs no timer.
+    Silence,
+    /// The next heartbeat.
+    Ping,
+    /// The first of the chosen subscriptions that are not confirmed must have been.
+    Subscriptions,
 }
 
-impl Timers {
-    pub(super) fn new(now: Now, seed: u64) -> Self {
-        Self {
-            phase: None,
-            ping: None,
-            silence: None,
-            probe: None,
-            expiry: None,
-            drain: None,
-            gap: None,
-            heard: now.mono,
-            pause_left: JUDGING_MAX,
-            rng: fastrand::Rng::with_seed(seed),
+impl Timer {
+    const ALL: [Self; 8] = [
+        Self::Drain,
+        Self::Gap,
+        Self::Probe,
+        Self::Phase,
+        Self::Expiry,
+        Self::Silence,
+        Self::Ping,
+        Self::Subscriptions,
+    ];
+}
+
+/// No deadline; nor is one that is centuries ahead.
+const UNSET: u64 = u64::MAX;
+
+/// Deadlines in nanoseconds after an epoch: every connection has a table, and instants would take twice the room.
+pub(super) struct TimerTable {
+    epoch: Instant,
+    after: [u64; Timer::ALL.len()],
+}
+
+impl TimerTable {
+    /// With no timer set. No deadline is before `epoch`.
+    pub(super) const fn new(epoch: Instant) -> Self {
+        Self { epoch, after: [UNSET; Timer::ALL.len()] }
+    }
+
+    pub(super) fn set(&mut self, timer: Timer, at: Instant) {
+        self.write(timer, nanos(at.saturating_duration_since(self.epoch)));
+    }
+
+    /// Sets the timer, or clears it.
+    pub(super) fn put(&mut self, timer: Timer, at: Option<Instant>) {
+        match at {
+            Some(at) => self.set(timer, at),
+            None => self.clear(timer),
         }
     }
 
+    pub(super) fn clear(&mut self, timer: Timer) {
+        self.write(timer, UNSET);
+    }
+
+    pub(super) const fn clear_all(&mut self) {
+        self.after = [UNSET; Timer::ALL.len()];
+    }
+
+    pub(super) fn is_set(&self, timer: Timer) -> bool {
+        self.read(timer) != UNSET
+    }
+
+    #[cfg(test)]
+    pub(super) fn get(&self, timer: Timer) -> Option<Instant> {
+        self.instant(self.read(timer))
+    }
+
+    /// The earliest deadline.
     pub(super) fn next(&self) -> Option<Instant> {
-        [self.phase, self.ping, self.silence, self.probe, self.expiry, self.drain, self.gap]
-            .into_iter()
-            .flatten()
-            .min()
+        self.instant(self.after.into_iter().min().unwrap_or(UNSET))
     }
 
-    pub(super) fn clear(&mut self) {
-        self.phase = None;
-        self.ping = None;
-        self.silence = None;
-        self.probe = None;
-        self.expiry = None;
-        self.drain = None;
-        self.gap = None;
+    /// Whether the timer's time has come; then it is set no more.
+    pub(super) fn expired(&mut self, timer: Timer, now: Now) -> bool {
+        let expired =
+            self.is_set(timer) && self.read(timer) <= nanos(now.mono.saturating_duration_since(self.epoch));
+        if expired {
+            self.clear(timer);
+        }
+        expired
     }
 
-    pub(super) fn start_heartbeat(&mut self, heartbeat: Heartbeat, now: Now) {
-        if heartbeat.kind != HeartbeatKind::None {
-            self.schedule_ping(heartbeat, now);
-            self.silence = Some(now.mono + heartbeat.timeout);
+    /// Moves the deadline, if there is one, to `by` later.
+    pub(super) fn postpone(&mut self, timer: Timer, by: Duration) {
+        self.write(timer, self.read(timer).saturating_add(nanos(by)));
+    }
+
+    /// Moves the deadline, if there is one, to `by` earlier.
+    pub(super) fn advance(&mut self, timer: Timer, by: Duration) {
+        if self.is_set(timer) {
+            self.write(timer, self.read(timer).saturating_sub(nanos(by)));
         }
     }
 
-    /// A token is being judged: the deadline and the expiry wait, as long as they may.
-    pub(super) fn hold(&mut self) {
-        self.phase = self.phase.map(|at| at + self.pause_left);
-        self.expiry = self.expiry.map(|at| at + JUDGING_MAX);
+    fn read(&self, timer: Timer) -> u64 {
+        self.after.get(timer as usize).copied().unwrap_or(UNSET)
     }
 
-    /// It has been judged: the deadline goes on from where it stood, but for a token that was `wrong`, and the expiry is
-    /// the old one again: whoever guesses gains no time by it. Gives how long the token waited, as far as that counts.
-    pub(super) fn go_on(&mut self, since: Instant, wrong: bool, now: Now) -> Duration {
-        let waited = now.mono.saturating_duration_since(since);
-        let paused = if wrong { Duration::ZERO } else { waited.min(self.pause_left) };
-        self.phase = self.phase.map(|at| at - (self.pause_left - paused));
-        self.pause_left -= paused;
-        self.expiry = self.expiry.map(|at| at - JUDGING_MAX);
-        waited.min(JUDGING_MAX)
+    fn write(&mut self, timer: Timer, after: u64) {
+        if let Some(slot) = self.after.get_mut(timer as usize) {
+            *slot = after;
+        }
     }
 
-    /// The interval ±10 %, so that clients that came together do not stay together.
-    pub(super) fn schedule_ping(&mut self, heartbeat: Heartbeat, now: Now) {
-        let factor = 0.9 + 0.2 * self.rng.f64();
-        self.ping = Some(now.mono + heartbeat.every.mul_f64(factor));
-    }
-
-    /// Gives this connection its turn within `window`; one that it has already stays.
-    pub(super) fn schedule_gap(&mut self, window: Duration, now: Now) {
-        let after = spread(window, self.rng.f64());
-        self.gap.get_or_insert(now.mono + after);
-    }
-
-    /// Sets the expiry from the token's `exp` in Unix seconds and the leeway.
-    pub(super) fn expire_at(&mut self, unix_seconds: i64, leeway: Duration, now: Now) {
-        let leeway_ms = i64::try_from(leeway.as_millis()).unwrap_or(i64::MAX);
-        let end_ms = unix_seconds.saturating_mul(1000).saturating_add(leeway_ms);
-        let left = Duration::from_millis(u64::try_from(end_ms.saturating_sub(now.unix_ms)).unwrap_or(0));
-        // A token for the next century needs no timer, and must not overflow the clock.
-        self.expiry = now.mono.checked_add(left);
+    fn instant(&self, after: u64) -> Option<Instant> {
+        (after != UNSET).then(|| self.epoch.checked_add(Duration::from_nanos(after))).flatten()
     }
 }
 
-/// Whether the timer is set and has come.
-pub(super) fn due(timer: Option<Instant>, now: Now) -> bool {
-    timer.is_some_and(|at| at <= now.mono)
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(UNSET)
+}
+
+impl Machine {
+    /// When [`Self::timer`] wants to be called.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// The time has come that [`Self::deadline`] said.
+    pub fn timer(&mut self, now: Now, out: &mut Vec<Action>) {
+        for timer in Timer::ALL {
+            // A close clears all timers, so nothing comes after it.
+            if !self.timers.expired(timer, now) {
+                continue;
+            }
+            match timer {
+                Timer::Drain => self.close(CloseReason::GoingAway, out),
+                Timer::Gap => self.close(CloseReason::Gap, out),
+                Timer::Probe => self.probe_over(out),
+                Timer::Phase => self.phase_over(now, out),
+                Timer::Expiry => self.token_expired(now, out),
+                Timer::Silence => self.judge_silence(now, out),
+                Timer::Ping => self.heartbeat(now, out),
+                Timer::Subscriptions => self.give_up_chosen(now, out),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::tests::now;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_earliest_is_next_and_expires_once() {
+        let start = now();
+        let mut table = TimerTable::new(start.mono);
+        assert_eq!(table.next(), None);
+        table.set(Timer::Ping, start.mono + SECOND * 2);
+        table.set(Timer::Drain, start.mono + SECOND * 3);
+        table.set(Timer::Expiry, start.mono + SECOND);
+        table.clear(Timer::Expiry);
+        assert_eq!(table.next(), Some(start.mono + SECOND * 2));
+        let just_before = start.plus(SECOND * 2 - Duration::from_nanos(1));
+        assert!(!table.expired(Timer::Ping, just_before));
+        let at = start.plus(SECOND * 2);
+        assert!(table.expired(Timer::Ping, at) && !table.expired(Timer::Ping, at));
+        assert!(!table.expired(Timer::Drain, at) && table.is_set(Timer::Drain));
+        table.clear_all();
+        assert_eq!(table.next(), None);
+    }
+
+    #[test]
+    fn a_deadline_is_moved_where_there_is_one() {
+        let start = now();
+        let mut table = TimerTable::new(start.mono);
+        table.postpone(Timer::Phase, SECOND);
+        table.advance(Timer::Phase, SECOND);
+        assert_eq!(table.next(), None);
+        table.set(Timer::Phase, start.mono + SECOND);
+        table.postpone(Timer::Phase, SECOND * 4);
+        table.advance(Timer::Phase, SECOND * 2);
+        assert_eq!(table.get(Timer::Phase), Some(start.mono + SECOND * 3));
+        table.advance(Timer::Phase, SECOND * 9);
+        assert!(table.expired(Timer::Phase, start), "no deadline is before the connection");
+    }
+
+    #[test]
+    fn no_time_is_too_far() {
+        let start = now();
+        let mut table = TimerTable::new(start.mono);
+        table.put(Timer::Expiry, start.mono.checked_add(SECOND * u32::MAX * 9));
+        assert_eq!(table.next(), None, "the next millennium");
+        table.set(Timer::Expiry, start.mono + SECOND * u32::MAX);
+        assert!(table.next().is_some(), "the next century");
+        table.postpone(Timer::Expiry, Duration::MAX);
+        assert_eq!(table.next(), None);
+    }
 }

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use super::{Action, Machine, State};
+use super::phases::State;
+use super::timers::Timer;
+use super::{Action, Machine};
 use crate::auth::{Claims, Denied, Identity, TokenResult, permits, token_in};
 use crate::clock::Now;
 use crate::legacy::close::CloseReason;
@@ -12,6 +14,35 @@ use crate::template::Var;
 
 /// The least time after which a client is asked to send its token again.
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
+
+/// While a token is judged, the deadline and the expiry are paused: that it waits, where its address guesses or for keys,
+/// is not its client's doing. At most so long, all tokens of one deadline together.
+pub const JUDGING_MAX: Duration = Duration::from_secs(10);
+
+/// What is kept of the attempts to authenticate.
+pub(super) struct Tokens {
+    /// How long the deadline may yet be paused.
+    pause_left: Duration,
+    too_many_wrong: bool,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self { pause_left: JUDGING_MAX, too_many_wrong: false }
+    }
+}
+
+impl Tokens {
+    /// There is a new deadline.
+    pub(super) const fn allow_pause(&mut self) {
+        self.pause_left = JUDGING_MAX;
+    }
+
+    /// Why a client closed at its deadline had no good token by then.
+    pub(super) const fn why_late(&self) -> CloseReason {
+        if self.too_many_wrong { CloseReason::AuthFailures } else { CloseReason::AuthDeadline }
+    }
+}
 
 /// What became of a token, for the log and the metrics.
 #[derive(Debug)]
@@ -35,13 +66,15 @@ impl Machine {
             if self.gates.control(&self.route.limits, now.mono).is_err() {
                 return self.close(CloseReason::ControlFlood, out);
             }
+            out.push(Action::Unverified(TokenResult::RateLimited));
             return self.auth_error(ErrorCode::AuthRateLimited, Some(wait), now, out);
         }
         let Some(token) = token.and_then(token_in) else {
+            out.push(Action::Unverified(TokenResult::NoToken));
             return self.auth_error(ErrorCode::InvalidToken, None, now, out);
         };
         self.state = State::Verifying { renewal: matches!(self.state, State::Live), since: now.mono };
-        self.timers.hold();
+        self.pause();
         out.push(Action::Verify(token.to_owned()));
     }
 
@@ -55,11 +88,11 @@ impl Machine {
         out: &mut Vec<Action>,
     ) -> Outcome {
         let State::Verifying { renewal, since } = self.state else { return Outcome::of(TokenResult::Late) };
-        let asked = self.go_on(renewal, since, verdict.is_err(), now);
+        let asked = self.resume(renewal, since, verdict.is_err(), now);
         let claims = match verdict {
             Ok(claims) => claims,
             Err(wait) => {
-                self.too_many_wrong_tokens |= wait.is_some();
+                self.tokens.too_many_wrong |= wait.is_some();
                 let code = wait.map_or(ErrorCode::InvalidToken, |_| ErrorCode::AuthRateLimited);
                 self.auth_error(code, wait, now, out);
                 return Outcome::of(TokenResult::Refused);
@@ -79,13 +112,13 @@ impl Machine {
             return Outcome::of(TokenResult::OtherUser);
         }
         // What it took to judge the token is not taken from its life.
-        self.timers.expire_at(claims.expires_at_unix, leeway, asked);
+        self.timers.put(Timer::Expiry, expiry(claims.expires_at_unix, leeway, asked));
         if renewal {
             out.extend(self.auth_ok(&claims, now).map(Action::Send));
             return Outcome::of(TokenResult::Renewed);
         }
         out.push(Action::Acquire { user: claims.identity(), exclusive: self.exclusive(&claims) });
-        self.timers.phase = None;
+        self.timers.clear(Timer::Phase);
         self.state = State::Acquiring(Box::new(claims));
         Outcome::of(TokenResult::Accepted)
     }
@@ -94,19 +127,59 @@ impl Machine {
     /// is no fault of the client's: it is told by an error frame, for an `auth_error` would send it to log in.
     pub fn unjudged(&mut self, retry: Duration, now: Now, out: &mut Vec<Action>) -> Outcome {
         let State::Verifying { renewal, since } = self.state else { return Outcome::of(TokenResult::Late) };
-        self.go_on(renewal, since, false, now);
+        self.resume(renewal, since, false, now);
         // Whoever comes again when told must not meet the limit of attempts.
         let spacing = self.route.limits.auth_attempts.map_or(Duration::ZERO, |rate| rate.per / rate.count);
         let wait = retry.max(spacing).max(RETRY_AFTER_MIN);
-        self.rate_error(ErrorCode::Unavailable, wait, now, out);
+        self.wait_error(ErrorCode::Unavailable, wait, now, out);
         Outcome::of(TokenResult::KeysUnavailable)
     }
 
-    /// Back from judging. Gives `now`, its wall clock as it stood when the token came.
-    fn go_on(&mut self, renewal: bool, since: Instant, wrong: bool, now: Now) -> Now {
+    /// The outcome of [`Action::Acquire`].
+    pub fn slots(&mut self, outcome: Result<(), ErrorCode>, now: Now, out: &mut Vec<Action>) {
+        let claims = match std::mem::replace(&mut self.state, State::Closed) {
+            State::Acquiring(claims) => claims,
+            other => return self.state = other,
+        };
+        if let Err(code) = outcome {
+            self.timers.clear(Timer::Expiry);
+            self.error(code, None, now, out);
+            return self.await_token(now);
+        }
+        self.user = Some(claims.identity());
+        let confirm = self.auth_ok(&claims, now);
+        if self.route.channel_is_chosen() {
+            out.extend(confirm.map(Action::Send));
+            return self.go_live(now);
+        }
+        self.state = State::Subscribing;
+        if !self.subscribe_fixed(confirm, now, out) {
+            self.give_up_subscribing(now, out);
+        }
+    }
+
+    pub(super) fn token_expired(&mut self, now: Now, out: &mut Vec<Action>) {
+        self.auth_error(ErrorCode::InvalidToken, None, now, out);
+        self.close(CloseReason::TokenExpired, out);
+    }
+
+    /// A token is being judged: the deadline and the expiry are paused, as long as they may be.
+    fn pause(&mut self) {
+        self.timers.postpone(Timer::Phase, self.tokens.pause_left);
+        self.timers.postpone(Timer::Expiry, JUDGING_MAX);
+    }
+
+    /// It has been judged: the deadline goes on from where it was paused, but for a token that was `wrong`, and the
+    /// expiry is the old one again: whoever guesses gains no time by it. Gives `now`, its wall clock as it was when the
+    /// token came, as far as the time since then counts.
+    fn resume(&mut self, renewal: bool, since: Instant, wrong: bool, now: Now) -> Now {
         self.state = if renewal { State::Live } else { State::Unauthenticated };
-        let waited = self.timers.go_on(since, wrong, now);
-        now.with_wall_earlier(waited)
+        let waited = now.mono.saturating_duration_since(since);
+        let paused = if wrong { Duration::ZERO } else { waited.min(self.tokens.pause_left) };
+        self.timers.advance(Timer::Phase, self.tokens.pause_left - paused);
+        self.tokens.pause_left -= paused;
+        self.timers.advance(Timer::Expiry, JUDGING_MAX);
+        now.with_wall_earlier(waited.min(JUDGING_MAX))
     }
 
     fn permitted(&self, claims: &Claims) -> Result<(), Denied> {
@@ -131,7 +204,15 @@ impl Machine {
         Some(Identity { issuer: claims.issuer.clone().filter(|_| names_user), subject })
     }
 
-    pub(super) fn auth_ok(&self, claims: &Claims, now: Now) -> Option<String> {
+    fn auth_ok(&self, claims: &Claims, now: Now) -> Option<String> {
         self.route.dialect.render_auth_ok(&claims.user, claims.role.as_deref(), &claims.permissions_json, now)
     }
+}
+
+/// When a token ends whose `exp` is this, in Unix seconds; `None`: further ahead than clocks can tell.
+fn expiry(exp: i64, leeway: Duration, now: Now) -> Option<Instant> {
+    let leeway_ms = i64::try_from(leeway.as_millis()).unwrap_or(i64::MAX);
+    let end_ms = exp.saturating_mul(1000).saturating_add(leeway_ms);
+    let left = Duration::from_millis(u64::try_from(end_ms.saturating_sub(now.unix_ms)).unwrap_or(0));
+    now.mono.checked_add(left)
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use pusher_bridge::auth::token_in;
+use pusher_bridge::auth::{TokenResult, token_in};
 use pusher_bridge::clock::Now;
 use pusher_bridge::exchange::{Interest, Subscribe};
 use pusher_bridge::legacy::close::CloseReason;
@@ -290,8 +290,12 @@ impl World {
         let within = self.auth.take(now);
         match self.out.as_slice() {
             [Action::Verify(token)] => assert!(within && !token.starts_with("Bearer")),
-            [Action::Error(ErrorCode::InvalidToken, _)] => assert!(within && !token),
-            [Action::Error(ErrorCode::AuthRateLimited, _)] => assert!(!within && self.control.take(now)),
+            [Action::Unverified(TokenResult::NoToken), Action::Error(ErrorCode::InvalidToken, _)] => {
+                assert!(within && !token);
+            }
+            [Action::Unverified(TokenResult::RateLimited), Action::Error(ErrorCode::AuthRateLimited, _)] => {
+                assert!(!within && self.control.take(now));
+            }
             [Action::Close(CloseReason::ControlFlood)] => assert!(!within && !self.control.take(now)),
             other => panic!("an auth message: {other:?}"),
         }
@@ -528,6 +532,7 @@ impl World {
                 assert!(self.needs_auth());
                 assert!(self.asked.replace(Asked::Verdict).is_none());
             }
+            Action::Unverified(_) => assert!(self.needs_auth()),
             Action::Acquire { .. } => assert!(self.asked.replace(Asked::Slots).is_none()),
             Action::Release => {
                 assert!(self.subscriptions.is_empty(), "back at no token, and still subscribed");

@@ -11,7 +11,7 @@ fn pass(b: &mut Bench, time: Duration) {
 }
 
 #[test]
-fn the_deadline_stands_still_while_tokens_are_judged_within_a_bound() {
+fn the_deadline_is_paused_while_tokens_are_judged_within_a_bound() {
     let mut b = Bench::open("/ws/content/gen_1");
     pass(&mut b, SECOND * 29);
     b.text(AUTH);
@@ -40,7 +40,7 @@ fn the_deadline_stands_still_while_tokens_are_judged_within_a_bound() {
 fn a_renewal_that_waits_for_us_is_not_late() {
     let mut b = Bench::open("/ws/agent/a");
     b.authenticate();
-    (b.machine.timers.silence, b.machine.timers.ping) = (None, None);
+    b.without_heartbeat();
     // An hour and the leeway, less 0.7 s.
     pass(&mut b, Duration::from_millis(3_609_300));
     b.text(AUTH);
@@ -51,7 +51,7 @@ fn a_renewal_that_waits_for_us_is_not_late() {
 
     let mut b = Bench::open("/ws/agent/a");
     b.authenticate();
-    (b.machine.timers.silence, b.machine.timers.ping) = (None, None);
+    b.without_heartbeat();
     pass(&mut b, Duration::from_millis(3_609_300));
     b.text(AUTH);
     pass(&mut b, SECOND);
@@ -61,7 +61,7 @@ fn a_renewal_that_waits_for_us_is_not_late() {
 
     let mut b = Bench::open("/ws/agent/a");
     b.authenticate();
-    (b.machine.timers.silence, b.machine.timers.ping) = (None, None);
+    b.without_heartbeat();
     pass(&mut b, Duration::from_millis(3_609_300));
     b.text(AUTH);
     assert_eq!(b.after(JUDGING_MAX + SECOND), end, "within a bound");
@@ -75,7 +75,7 @@ fn a_token_does_not_age_while_it_is_judged() {
     pass(&mut b, SECOND * 3);
     b.verified(Ok(claims));
     assert_eq!(
-        b.machine.timers.expiry,
+        b.machine.timers.get(Timer::Expiry),
         Some(b.now.mono + SECOND),
         "what was left of its leeway when it came"
     );
@@ -114,8 +114,25 @@ fn what_is_no_token_is_told_and_not_judged() {
     for text in [r#"{"type":"auth","token":""}"#, r#"{"type":"auth","token":"Bearer "}"#] {
         assert_eq!(Bench::open("/ws/agent/a").text(text), ["error INVALID_TOKEN"], "{text}");
     }
-    let b = Bench::open_in(&shipped(""), "/ws/agent/a", |o| o.token = Some(String::new()));
-    assert_eq!(b.out.iter().map(short).collect::<Vec<_>>(), ["error INVALID_TOKEN"]);
+    let mut b = Bench::open_in(&shipped(""), "/ws/agent/a", |o| o.token = Some(String::new()));
+    assert_eq!(b.seen(), ["error INVALID_TOKEN"]);
+}
+
+#[test]
+fn attempts_that_come_to_no_verdict_are_noted() {
+    let mut b = Bench::open_in(&shipped(""), "/ws/agent/a", |o| o.token = Some(String::new()));
+    let all = |b: &mut Bench| std::mem::take(&mut b.out).iter().map(short).collect::<Vec<_>>();
+    assert_eq!(all(&mut b), ["unverified no_token", "error INVALID_TOKEN"]);
+    for _ in 1..5 {
+        b.text(r#"{"type":"auth"}"#);
+    }
+    b.machine.text(AUTH, b.now, &mut b.out);
+    assert_eq!(all(&mut b), ["unverified rate_limited", "error AUTH_RATE_LIMITED"]);
+
+    let mut b = Bench::open("/ws/agent/a");
+    b.text(AUTH);
+    b.machine.verified(Err(None), LEEWAY, b.now, &mut b.out);
+    assert_eq!(all(&mut b), ["error INVALID_TOKEN"], "of a verdict its outcome is the note");
 }
 
 #[test]
