@@ -97,10 +97,32 @@ impl CharSet {
     }
 }
 
+/// As [`CharSet::parse`] reads it, a `-` last.
+impl fmt::Display for CharSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[")?;
+        let mut from = b'!';
+        while from <= b'~' {
+            let run = (from..=b'~').take_while(|b| *b != b'-' && self.has(char::from(*b))).count();
+            match run {
+                0 => {}
+                1 | 2 => (from..).take(run).try_for_each(|b| write!(f, "{}", char::from(b)))?,
+                _ => write!(
+                    f,
+                    "{}-{}",
+                    char::from(from),
+                    char::from(from + u8::try_from(run - 1).unwrap_or(0))
+                )?,
+            }
+            from += u8::try_from(run).unwrap_or(0) + 1;
+        }
+        f.write_str(if self.has('-') { "-]+" } else { "]+" })
+    }
+}
+
 impl fmt::Debug for CharSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ascii: String = (33..127_u8).map(char::from).filter(|c| self.has(*c)).collect();
-        write!(f, "CharSet({ascii:?}{})", if self.beyond { " and beyond ASCII" } else { "" })
+        write!(f, "CharSet({self}{})", if self.beyond { " and beyond ASCII" } else { "" })
     }
 }
 
@@ -121,6 +143,7 @@ mod tests {
         ] {
             let set = CharSet::parse(text).unwrap();
             assert!(set.fits(fits) && !set.fits(not) && !set.fits("") && !set.fits("é"), "{text}");
+            assert_eq!(CharSet::parse(&set.to_string()), Ok(set), "{text}: {set}");
         }
         for bad in [
             "", "[]+", "[a-z]", "[a-z]*", "a+", "[a-z]+x", "[^-]+", "[z-a]+", "[a/]+", "\\d+", "[\\d]+",

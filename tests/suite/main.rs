@@ -13,11 +13,13 @@
     unreachable_pub
 )]
 
+mod check;
 mod config;
 mod deploy;
 mod extremes;
 mod fuzz;
 mod imports;
+mod keys;
 mod readme;
 mod rooms;
 mod sandbox;

@@ -1,0 +1,153 @@
+//! `[[routes]]`
+
+use super::limits::limits;
+use super::{Lines, auth, duration, mask, one_line};
+use crate::deprecation::Policy;
+use crate::routes::route::{
+    Filter, Heartbeat, HeartbeatKind, OnGap, PublishAction, PublishRule, Refusal, Route, TypeSet, ValueSets,
+};
+
+pub(super) fn route(out: &mut Lines, route: &Route) {
+    let Route {
+        index: _,
+        name,
+        path,
+        channel,
+        subscribe_values,
+        value_sets,
+        shares,
+        dialect,
+        auth,
+        filter,
+        publish,
+        event_bytes_max: _, // `upstream.event_bytes`
+        reserved: _,
+        echo,
+        heartbeat,
+        limits: _, // by `limits`
+        deprecation,
+        refusal,
+        on_gap,
+        origins,
+        subprotocols,
+    } = route;
+    out.heading(name);
+    let slash = if path.has_either_slash() { ", with a `/` at its end or without" } else { "" };
+    out.fact("path", format!("{}{slash}", path.source()));
+    for name in path.names() {
+        if let Some(set) = path.set_of(name).filter(|_| !path.source().contains(&format!("{{{name}:"))) {
+            out.more(format!("{{{name}}} is {set}"));
+        }
+    }
+    out.fact("channel", channel.source());
+    for (field, values) in subscribe_values {
+        out.more(format!("{{subscribe.{field}}} is one of {}", values.join(", ")));
+    }
+    let ValueSets { user, subscribe } = value_sets;
+    if let Some(set) = user {
+        out.more(format!("{{auth.user}} is {set}"));
+    }
+    for (field, set) in subscribe {
+        out.more(format!("{{subscribe.{field}}} is {set}"));
+    }
+    if !shares.is_empty() {
+        out.more(format!("may be one of {} too, whose rules differ", shares.join(", ")));
+    }
+    out.fact("dialect", &dialect.name);
+    out.fact("auth", auth::route(auth.as_ref()));
+    if let Some(Filter { field, equals }) = filter {
+        out.fact("filter", format!("only events whose {} is {}", field.join("."), equals.source()));
+    }
+    if *echo {
+        out.fact("publish", "nothing: every frame is returned to its sender");
+    } else if publish.is_empty() {
+        out.fact("publish", "nothing");
+    }
+    for (index, rule) in publish.iter().enumerate() {
+        out.fact(if index == 0 { "publish" } else { "" }, self::publish(rule));
+    }
+    out.fact("heartbeat", self::heartbeat(*heartbeat));
+    limits(out, route);
+    if let Some(policy) = deprecation {
+        self::deprecation(out, policy);
+    }
+    if !subprotocols.is_empty() {
+        out.fact("subprotocols", subprotocols.join(", "));
+    }
+    if let Some(origins) = origins {
+        let none = "none: a request with an Origin is refused".to_owned();
+        out.fact("origins", if origins.list().is_empty() { none } else { origins.list().join(", ") });
+    }
+    match refusal {
+        Refusal::Http => {}
+        Refusal::Frame { hold } => {
+            out.fact("refusal", format!("by an error frame, and a close after {}", duration(*hold)));
+        }
+    }
+    match on_gap {
+        OnGap::Ignore => {}
+        OnGap::Notify => out.fact("on a gap", "clients are told"),
+        OnGap::Close => out.fact("on a gap", "clients are closed"),
+    }
+}
+
+fn publish(rule: &PublishRule) -> String {
+    let PublishRule { types, action } = rule;
+    let types = match types {
+        TypeSet::Any => "every type".to_owned(),
+        TypeSet::Listed(types) => types.join(", "),
+    };
+    match action {
+        PublishAction::Trigger { event, data, relay_as_sent } => {
+            let data = data.as_ref().map(|data| format!(", with the data {}", one_line(data.source())));
+            let relay = if *relay_as_sent { ", relayed as sent" } else { "" };
+            format!("{types} as the event {}{relay}{}", event.source(), data.unwrap_or_default())
+        }
+        PublishAction::Post { url, body, headers, retry_on } => {
+            let mut text = format!("{types} by POST {}", mask::url(url.source()));
+            if !retry_on.is_empty() {
+                let statuses: Vec<String> = retry_on.iter().map(ToString::to_string).collect();
+                text += &format!(", again after a status of {}", statuses.join(" or "));
+            }
+            if !headers.is_empty() {
+                let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
+                text += &format!(", with the headers {}", names.join(", "));
+            }
+            text + &format!(", with the body {}", one_line(body.source()))
+        }
+    }
+}
+
+fn heartbeat(heartbeat: Heartbeat) -> String {
+    let Heartbeat { kind, every, timeout } = heartbeat;
+    let kind = match kind {
+        HeartbeatKind::Json => "json ping",
+        HeartbeatKind::WebSocket => "WebSocket ping",
+        HeartbeatKind::Both => "json and WebSocket ping",
+        HeartbeatKind::None => return "none".to_owned(),
+    };
+    format!("{kind} every {}, closed after {} of silence", duration(every), duration(timeout))
+}
+
+fn deprecation(out: &mut Lines, policy: &Policy) {
+    let Policy { deprecated_at, sunset_at, refuse_after_sunset, documentation, sunset_policy, successor } =
+        policy;
+    let mut dates = Vec::new();
+    if let Some(at) = deprecated_at {
+        dates.push(format!("since {}", date(*at)));
+    }
+    if let Some(at) = sunset_at {
+        let then = if *refuse_after_sunset { "then refused" } else { "then still served" };
+        dates.push(format!("sunset {}, {then}", date(*at)));
+    }
+    out.fact("deprecated", if dates.is_empty() { "no dates".into() } else { dates.join("; ") });
+    for (name, url) in [("see", documentation), ("policy", sunset_policy), ("successor", successor)] {
+        if let Some(url) = url {
+            out.more(format!("{name} {}", mask::url(url)));
+        }
+    }
+}
+
+fn date(unix_seconds: i64) -> String {
+    jiff::Timestamp::from_second(unix_seconds).map_or_else(|_| unix_seconds.to_string(), |at| at.to_string())
+}

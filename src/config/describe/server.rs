@@ -1,0 +1,55 @@
+//! `[server]`
+
+use super::{Lines, duration};
+use crate::admin::settings::Settings as Admin;
+use crate::server::forwarded::ForwardedHeader;
+use crate::server::settings::Settings;
+
+pub(super) fn server(out: &mut Lines, settings: &Settings, admin: &Admin) {
+    let Admin { listen: admin, hosts } = admin;
+    let Settings {
+        listen,
+        health_path,
+        workers,
+        trusted_proxies,
+        forwarded,
+        ipv6_prefix,
+        connections_max,
+        buffered_bytes_max,
+        header_timeout,
+        header_bytes_max,
+        headers_max,
+        close_window,
+        grace,
+    } = settings;
+    out.fact("listen", format!("{listen} (admin {admin}), {workers} workers"));
+    if !hosts.is_empty() {
+        out.more(format!("may be drained under the names {}, too", hosts.join(", ")));
+    }
+    if let Some(path) = health_path {
+        out.fact("health", format!("{path}, for load balancers"));
+    }
+    let proxies: Vec<String> = trusted_proxies.iter().map(ToString::to_string).collect();
+    let header = match forwarded {
+        ForwardedHeader::XForwardedFor => "clients named by X-Forwarded-For",
+        ForwardedHeader::Forwarded => "clients named by Forwarded",
+        ForwardedHeader::None => "no header names their clients",
+    };
+    if proxies.is_empty() {
+        out.fact("proxies", "none trusted");
+    } else {
+        out.fact("proxies", format!("{}; {header}", proxies.join(", ")));
+    }
+    out.fact(
+        "limits",
+        format!(
+            "{connections_max} connections; {buffered_bytes_max} bytes buffered; a request's head within {}, of \
+             {header_bytes_max} bytes and {headers_max} fields; IPv6 clients counted by {ipv6_prefix} bits",
+            duration(*header_timeout),
+        ),
+    );
+    out.fact(
+        "shutdown",
+        format!("connections closed over {}, over after {}", duration(*close_window), duration(*grace)),
+    );
+}

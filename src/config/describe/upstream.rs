@@ -1,0 +1,63 @@
+//! `[upstream]`
+
+use super::{Lines, duration};
+use crate::upstream::settings::{App, Publish, Settings};
+
+pub(super) fn upstream(out: &mut Lines, settings: &Settings) {
+    let Settings {
+        app,
+        connections,
+        connect_timeout,
+        subscribe_timeout,
+        pong_timeout,
+        linger,
+        check_interval,
+        reconnect_delay_max,
+        event_bytes_max,
+        frame_bytes_max,
+        publish,
+        proxies,
+    } = settings;
+    let App { id, key, secret: _, ws, api, origin, ca_file } = app;
+    let Publish { lanes, queue_messages_max, queue_bytes_max, batch_max, timeout, deadline } = publish;
+    let origin = origin.as_ref().map(|origin| format!(" from {origin}")).unwrap_or_default();
+    out.fact(
+        "upstream",
+        format!(
+            "{}{origin}, app {id}, key {key}, {connections} connection(s); events of at most {event_bytes_max} bytes to \
+             {}, {}",
+            ws.base("ws", "wss"),
+            api.base("http", "https"),
+            if *batch_max == 1 { "one by one".to_owned() } else { format!("in batches of {batch_max}") },
+        ),
+    );
+    for (what, there) in [("the WebSocket", ws), ("the HTTP API", api)] {
+        let port = there.port.unwrap_or(if there.tls { 443 } else { 80 });
+        if let Ok(Some(proxy)) = proxies.of_host(there.tls, &there.host, port) {
+            out.more(format!("{what} by the proxy {proxy}"));
+        }
+    }
+    if let Some(file) = ca_file {
+        out.more(format!("the certificates in {} are trusted, too", file.display()));
+    }
+    let checks =
+        check_interval.map_or_else(|| "never".to_owned(), |every| format!("every {}", duration(every)));
+    out.more(format!(
+        "connected within {}, subscribed within {}, pongs within {}; unused channels linger {}; checked {checks}; \
+         reconnects at most {} apart; frames of at most {frame_bytes_max} bytes",
+        duration(*connect_timeout),
+        duration(*subscribe_timeout),
+        duration(*pong_timeout),
+        duration(*linger),
+        duration(*reconnect_delay_max),
+    ));
+    out.fact(
+        "publishing",
+        format!(
+            "{lanes} lanes, in each {queue_messages_max} messages or {queue_bytes_max} bytes; a request within {}, a \
+             message within {}",
+            duration(*timeout),
+            duration(*deadline),
+        ),
+    );
+}

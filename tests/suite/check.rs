@@ -1,0 +1,230 @@
+//! What `check` prints: every key's value. A walk over the JSON Schema puts sample values where each key is; those that
+//! load must all come out differently.
+
+use std::collections::BTreeMap;
+
+use pusher_bridge::config::{Source, describe, json_schema, load};
+use serde_json::Value;
+
+use crate::keys::{Place, make_way, places, put};
+
+/// A file in which every key has an effect.
+const BASE: &str = r#"
+[server]
+listen = "127.0.0.1:1"
+admin = "127.0.0.1:2"
+workers = 1
+trusted_proxies = ["127.0.0.1"]
+
+[upstream]
+app_id = "1"
+key = "k"
+secret = "upstream"
+host = "127.0.0.1"
+
+[auth.failures_per_address]
+count = 5
+per = "1m"
+burst = 5
+
+[[auth.keys]]
+algorithms = ["HS256"]
+secret = "0123456789abcdef0123456789abcdef"
+
+[dialects.d.in]
+auth = { type = "auth" }
+subscribe = { type = "subscribe" }
+
+[dialects.d.out]
+event = '{"type":{event},"data":{data}}'
+error = '{"type":"error","error_code":{code}}'
+ping = '{"type":"ping"}'
+
+[dialects.e.in]
+auth = { type = "auth" }
+subscribe = { type = "subscribe" }
+
+[dialects.e.out]
+event = '{"type":{event},"data":{data}}'
+error = '{"type":"error","error_code":{code}}'
+
+[groups.g]
+[groups.h]
+
+[[routes]]
+name = "a"
+path = "/a/{id}"
+group = "g"
+dialect = "d"
+channel = "a-{id}"
+filter = { field = "f", equals = "{subscribe.c}" }
+refusal = "frame"
+
+[routes.auth]
+required = true
+owns = [{ claim = "c", contains = "{id}" }]
+
+[routes.limits]
+connections_per_user = { max = 5 }
+connections_per_address = 5
+exclusive = { key = "{id}" }
+messages = { count = 5, per = "1m", burst = 5 }
+messages_per_user = { count = 5, per = "1m", burst = 5 }
+auth_attempts = { count = 5, per = "1m", burst = 5 }
+control_frames = { count = 5, per = "1m", burst = 5 }
+
+[routes.deprecation]
+deprecated_at = "2029-01-01T00:00:00Z"
+sunset_at = "2039-01-01T00:00:00Z"
+
+[[routes.publish]]
+types = ["t"]
+
+[[routes]]
+name = "b"
+path = "/b/{id}"
+dialect = "d"
+channel = "b-{id}"
+
+[[routes.publish]]
+types = ["t"]
+post = "http://127.0.0.1:1/{id}"
+body = "{frame}"
+"#;
+
+/// Two or more values of each kind that a key may have; words of closed lists come from the schema.
+const SAMPLES: &str = r#"
+numbers = [2, 3, 50, 70, 450, 550, 9000, 70000, 3000000]
+flags = [true, false]
+texts = [
+    "7s", "8s", "40s", "50s", "3h", "4h", "2030-01-01T00:00:00Z", "2031-01-01T00:00:00Z",
+    "unlimited", "header", "query:t", "d", "e", "g", "h", "b", "x-y", "{id}", "x{id}", "client-x", "[a-c]+", "[a-d]+",
+    "127.0.0.1:71", "127.0.0.1:72", "10.0.0.0/8", "10.0.0.1", "a.example", "https://a.example", "https://b.example",
+    "/h1", "/h2", "/x/{id}", "/y/{id}",
+    '{"type":{event},"data":{data},"n":1}', '{"type":{event},"data":{data},"n":2}',
+    '{"type":"n1","f":{now}}', '{"type":"n2","f":{now}}',
+]
+tables = [{ count = 3, per = "1m" }, { count = 4, per = "1m" }]
+"#;
+
+/// So many values of a key are compared; no closed list is longer, but that of the algorithms.
+const ENOUGH: usize = 4;
+
+/// Whose values nobody is to see; that they are there is shown.
+const SECRET: [&str; 7] = ["secret", "secret_file", "pem", "pem_file", "jwks", "jwks_file", "x-header"];
+
+fn samples() -> Vec<toml::Value> {
+    fn words(schema: &Value, found: &mut Vec<toml::Value>) {
+        match schema {
+            Value::Object(map) => {
+                let listed = map.get("enum").and_then(Value::as_array).into_iter().flatten();
+                for word in listed.filter_map(Value::as_str).filter(|word| *word != "true") {
+                    if !found.contains(&word.into()) {
+                        found.push(word.into());
+                    }
+                }
+                map.values().for_each(|value| words(value, found));
+            }
+            Value::Array(list) => list.iter().for_each(|value| words(value, found)),
+            _ => {}
+        }
+    }
+    let table: toml::Table = toml::from_str(SAMPLES).unwrap();
+    let mut all: Vec<toml::Value> =
+        table.values().flat_map(|kind| kind.as_array().unwrap().iter().cloned()).collect();
+    let mut listed = Vec::new();
+    words(&json_schema(), &mut listed);
+    listed.retain(|word| !all.contains(word));
+    all.extend(listed);
+    all
+}
+
+/// What stands in the way of this key's having an effect is taken away, and what it needs is added.
+fn prepare(file: &mut toml::Value, place: &Place) {
+    make_way(file, place);
+    let names: Vec<&str> = place.iter().map(String::as_str).collect();
+    match names.as_slice() {
+        ["upstream", "cluster"] => _ = file["upstream"].as_table_mut().unwrap().remove("host"),
+        ["routes", _, "echo"] => {
+            let route = file["routes"][0].as_table_mut().unwrap();
+            route.remove("publish");
+            route.remove("filter");
+        }
+        ["routes", _, "auth", "required"] => {
+            let route = file["routes"][0].as_table_mut().unwrap();
+            route["auth"].as_table_mut().unwrap().remove("owns");
+            let limits = route["limits"].as_table_mut().unwrap();
+            limits.remove("exclusive");
+            limits.remove("connections_per_user");
+        }
+        ["routes", _, "shares"] => {
+            let mut other = file["routes"][0].clone();
+            other["name"] = "x-y".into();
+            other["path"] = "/other/{id}".into();
+            file["routes"].as_array_mut().unwrap().push(other);
+        }
+        _ => {}
+    }
+}
+
+/// Whether the key has a meaning there: what all routes share is tried in the first, and a rule either triggers an event
+/// or posts.
+fn applies(place: &Place) -> bool {
+    if place.iter().any(|name| SECRET.contains(&name.as_str())) {
+        return false;
+    }
+    match place.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["defaults" | "groups", ..] => false,
+        ["routes", "0", "publish", _, key, ..] => !["post", "body", "headers", "retry_on"].contains(key),
+        ["routes", "1", "publish", _, key, ..] => !["event", "data", "relay"].contains(key),
+        _ => true,
+    }
+}
+
+fn printed(file: &toml::Value) -> Option<String> {
+    let source = Source { name: "routes.toml".into(), text: toml::to_string(file).unwrap() };
+    load(&source, &|_| None).ok().map(|loaded| describe(&loaded.config))
+}
+
+#[test]
+fn every_value_of_every_key_is_printed() {
+    let base: toml::Value = toml::Value::Table(toml::from_str(BASE).unwrap());
+    let samples = samples();
+    let mut places = places();
+    for name in ["auth.user", "subscribe.c"] {
+        places.push(["routes", "0", "values", name].map(str::to_owned).to_vec());
+    }
+    let (mut shown, mut wrong) = (0, Vec::new());
+    for place in places.iter().filter(|place| applies(place)) {
+        let what = place.join(".");
+        let mut file = base.clone();
+        prepare(&mut file, place);
+        let before = printed(&file);
+        let print = |value: &toml::Value| {
+            let mut file = file.clone();
+            put(&mut file, place, value);
+            printed(&file).map(|text| (text, value.to_string()))
+        };
+        let mut found: Vec<(String, String)> = samples.iter().filter_map(print).take(ENOUGH).collect();
+        if found.is_empty() {
+            let lists = samples.iter().map(|value| toml::Value::Array(vec![value.clone()]));
+            found = lists.filter_map(|list| print(&list)).take(ENOUGH).collect();
+        }
+        let is_table = places.iter().any(|other| other.len() > place.len() && other.starts_with(place));
+        if found.is_empty() && is_table {
+            continue;
+        }
+        if found.iter().all(|(text, _)| Some(text) == before.as_ref()) {
+            wrong.push(format!("{what}: {} samples load, and none changes what is printed", found.len()));
+        }
+        let mut by_text: BTreeMap<String, String> = BTreeMap::new();
+        for (text, value) in found {
+            if let Some(other) = by_text.insert(text, value.clone()) {
+                wrong.push(format!("{what} is printed alike as {other} and as {value}"));
+            }
+        }
+        shown += 1;
+    }
+    assert!(wrong.is_empty(), "{} of them:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(shown > 130, "{shown}");
+}
