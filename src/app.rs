@@ -23,6 +23,7 @@ use crate::limits::rate::Rate;
 use crate::limits::slots::Slots;
 use crate::limits::users::UserRates;
 use crate::metrics::Gauge;
+use crate::routes::generation::{Generations, History};
 use crate::routes::route::PublishAction;
 use crate::server::accept::{Accepting, Listener, Turn};
 use crate::server::admission::Admission;
@@ -104,8 +105,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 
     let tls = tls::client_config(config.upstream.app.ca_file.as_deref()).map_err(failed("certificates"))?;
     let client = Arc::new(http::Client::by(config.upstream.proxies.clone(), &tls));
-    let names: Vec<Arc<str>> = config.routes.iter().map(|route| route.name.clone()).collect();
-    let metrics = Arc::new(Metrics::new(&names).map_err(failed("metrics"))?);
+    let metrics = Arc::new(Metrics::new().map_err(failed("metrics"))?);
     metrics.watch_tasks("main", Handle::current());
     let verifier = match &config.auth {
         None => None,
@@ -120,8 +120,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let worker_count = config.server.workers;
     let (hub_senders, hub_inboxes): (Vec<_>, Vec<_>) =
         (0..worker_count).map(|_| mpsc::channel(INBOX_MAX)).unzip();
-    let routes: Arc<[_]> = config.routes.clone().into();
-    let undelivered = Arc::new(Undelivered::new(routes));
+    let (generations, undelivered) = (Arc::new(Generations::default()), Arc::new(Undelivered::default()));
     let shared_by_links = Arc::new(link::Shared {
         settings: Arc::new(config.upstream.clone()),
         tls,
@@ -181,8 +180,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     });
     let door = Arc::new(Door {
         settings: config.server.clone(),
-        routes: config.routes.clone(),
-        router: config.router.clone(),
+        generations: generations.clone(),
         address_slots: Slots::new(),
         refused_slots: Slots::new(),
         unbelieved: Unbelieved::default(),
@@ -197,6 +195,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     for (index, (inbox, turns)) in hub_inboxes.into_iter().zip(turns).enumerate() {
         let hub = Arc::new(Hub::new(
             index,
+            generations.clone(),
             undelivered.clone(),
             links.clone(),
             metrics.fanout.clone(),
@@ -226,6 +225,16 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             Err(error) => tracing::error!(%error, "the admin address cannot be watched"),
         }
     })?;
+
+    let mut history = History::default();
+    let next = history
+        .next(&config.routes, config.router.clone(), |route| metrics.websocket.of(route))
+        .map_err(failed("routes"))?;
+    for route in next.routes() {
+        metrics.expect_route(route.id(), &route.name);
+    }
+    undelivered.follow(next.routes().iter().map(|route| (route.id(), route.rules().clone())));
+    generations.replace(next);
 
     // Not before everything else is there.
     let (turn, listening) = Turn::first(listener).map_err(failed("listening"))?;

@@ -16,7 +16,7 @@ const LINK: LinkId = LinkId(0);
 pub fn lookup(c: &mut Criterion) {
     let mut group = c.benchmark_group("find the receivers of one agent's event");
     for subscribers in [10, 10_000] {
-        let mut table: Table<usize, ()> = Table::default();
+        let mut table: Table<usize, usize, ()> = Table::default();
         let values: Vec<(String, usize)> = (0..subscribers).map(|n| (format!("agent_{n}"), n)).collect();
         for (value, n) in &values {
             table.attach(LINK, "agent-status", 3, Interest::Value(value.clone()), *n, ());
@@ -24,7 +24,7 @@ pub fn lookup(c: &mut Criterion) {
         table.live(LINK, "agent-status");
         let receivers = |value: &str| {
             let channel = table.channel(LINK, "agent-status").unwrap();
-            channel.receivers(3, Some(value)).count()
+            channel.audiences().map(|audience| audience.receivers(Some(value)).count()).sum::<usize>()
         };
         assert_eq!(receivers("agent_7"), 1);
         let among = format!("{subscribers} connected");

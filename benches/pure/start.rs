@@ -1,11 +1,11 @@
 //! What is done once, or now and then: reading the file, answering a scrape.
 
 use std::hint::black_box;
-use std::sync::Arc;
 
 use criterion::Criterion;
 use pusher_bridge::app::metrics::Metrics;
 use pusher_bridge::config::{self, Source};
+use pusher_bridge::routes::edition::RouteIds;
 
 use super::{SHIPPED, credentials};
 
@@ -26,8 +26,10 @@ pub fn load(c: &mut Criterion) {
 pub fn metrics(c: &mut Criterion) {
     let mut group = c.benchmark_group("render /metrics");
     for routes in [7, 50] {
-        let names: Vec<Arc<str>> = (0..routes).map(|n| format!("route-{n}").into()).collect();
-        let metrics = Metrics::new(&names).unwrap();
+        let (metrics, mut ids) = (Metrics::new().unwrap(), RouteIds::default());
+        for name in (0..routes).map(|n| format!("route-{n}").into()) {
+            metrics.expect_route(ids.of(&name).unwrap(), &name);
+        }
         group.bench_function(format!("{routes} routes"), |b| b.iter(|| metrics.render()));
     }
     group.finish();

@@ -7,6 +7,7 @@ use metrics_exporter_prometheus::BuildError;
 use tokio::runtime::Handle;
 
 use crate::metrics::{Counter, Declared, Gauge, Named, Registry};
+use crate::routes::edition::RouteId;
 use crate::upstream::metrics::{LinkMetrics, PublishMetrics};
 use crate::{admin, auth, fanout, server, session, websocket};
 
@@ -36,30 +37,25 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Declares all of them, for routes of these names.
+    /// Declares all of them.
     ///
     /// # Errors
     /// The exporter rejects the buckets; it does not.
-    pub fn new(routes: &[Arc<str>]) -> Result<Self, BuildError> {
+    pub fn new() -> Result<Self, BuildError> {
         let registry = Registry::new()?;
         let build: Named<Gauge> =
             registry.declare_named("version", "pusher_bridge_build_info", "Always 1; the version is a label");
         build.named(env!("CARGO_PKG_VERSION")).set(1.0);
         let websocket = websocket::metrics::Metrics::new(&registry);
         let links = LinkMetrics::new(&registry);
-        let session = session::metrics::Metrics::new(&registry, &websocket, routes);
+        let session = session::metrics::Metrics::new(&registry, &websocket);
         Ok(Self {
             admin: admin::Metrics::new(&registry),
             auth: auth::metrics::Metrics::new(&registry),
-            fanout: Arc::new(fanout::metrics::Metrics::new(
-                &registry,
-                &websocket,
-                links.events.clone(),
-                routes,
-            )),
+            fanout: Arc::new(fanout::metrics::Metrics::new(&registry, links.events.clone())),
             links: Arc::new(links),
             publishing: Arc::new(PublishMetrics::new(&registry)),
-            server: Arc::new(server::metrics::Metrics::new(&registry, &session, routes)),
+            server: Arc::new(server::metrics::Metrics::new(&registry, &session)),
             session: Arc::new(session),
             websocket,
             tasks: registry.declare_named(
@@ -73,6 +69,12 @@ impl Metrics {
                 .declare("pusher_bridge_log_lines_left_out_total", "Log lines beyond the rate of their kind"),
             registry,
         })
+    }
+
+    /// From now on there are series of the route of this name.
+    pub fn expect_route(&self, route: RouteId, name: &str) {
+        self.session.of(route, name);
+        self.server.of(route, name);
     }
 
     /// What is declared.
@@ -109,12 +111,20 @@ mod tests {
 
     use super::*;
     use crate::legacy::close::CloseReason;
+    use crate::routes::edition::RouteIds;
     use crate::server::refusal::Refusal;
     use crate::session::metrics::ConnPhase;
 
+    fn with_agent() -> (Metrics, RouteId) {
+        let metrics = Metrics::new().unwrap();
+        let agent = RouteIds::default().of(&"agent".into()).unwrap();
+        metrics.expect_route(agent, "agent");
+        (metrics, agent)
+    }
+
     #[test]
     fn no_name_is_declared_twice_and_all_are_ours() {
-        let declared = Metrics::new(&[]).unwrap().declared();
+        let declared = Metrics::new().unwrap().declared();
         let names: BTreeSet<&str> = declared.iter().map(|metric| metric.name).collect();
         assert_eq!(names.len(), declared.len());
         assert!(names.len() > 25 && names.iter().all(|name| name.starts_with("pusher_bridge_")), "{names:?}");
@@ -122,8 +132,8 @@ mod tests {
 
     #[test]
     fn every_series_of_a_route_exists_from_the_start_and_guards_return_their_share() {
-        let metrics = Metrics::new(&["agent".into()]).unwrap();
-        let route = metrics.session.route(0);
+        let (metrics, agent) = with_agent();
+        let route = metrics.session.of(agent, "agent");
         let guard = route.in_phase(ConnPhase::Live);
         let live = r#"pusher_bridge_connections{route="agent",phase="live"}"#;
         assert!(metrics.render().contains(&format!("{live} 1")));
@@ -135,7 +145,7 @@ mod tests {
         }
         route.closes.get(CloseReason::SlowReader).increment(1);
         metrics.server.refused(None, Refusal::UnknownPath);
-        metrics.server.refused(Some(0), Refusal::Origin);
+        metrics.server.of(agent, "agent").refusals.get(Refusal::Origin).increment(1);
         let text = metrics.render();
         for line in [
             r#"pusher_bridge_closes_total{route="agent",reason="slow_reader"} 1"#,
@@ -148,11 +158,16 @@ mod tests {
 
     /// A generation of routes that comes later counts on.
     #[test]
-    fn a_routes_handles_are_found_again_by_its_name() {
-        let metrics = Metrics::new(&["agent".into()]).unwrap();
-        metrics.session.route(0).opened.increment(1);
-        metrics.session.of("agent").opened.increment(1);
-        metrics.session.of("other").opened.increment(1);
+    fn a_routes_handles_are_found_again_by_its_id() {
+        let mut ids = RouteIds::default();
+        let [other, agent] = ["other", "agent"].map(|name| ids.of(&name.into()).unwrap());
+        let metrics = Metrics::new().unwrap();
+        metrics.expect_route(agent, "agent");
+        metrics.session.of(agent, "agent").opened.increment(1);
+        metrics.expect_route(other, "other");
+        metrics.expect_route(agent, "agent");
+        metrics.session.of(agent, "agent").opened.increment(1);
+        metrics.session.of(other, "other").opened.increment(1);
         let text = metrics.render();
         for (route, count) in [("agent", 2), ("other", 1)] {
             let line = format!("pusher_bridge_connections_total{{route=\"{route}\"}} {count}\n");
@@ -162,7 +177,7 @@ mod tests {
 
     #[tokio::test]
     async fn tasks_are_counted_when_asked_for() {
-        let metrics = Metrics::new(&[]).unwrap();
+        let metrics = Metrics::new().unwrap();
         metrics.watch_tasks("main", Handle::current());
         let shown =
             |count| metrics.render().contains(&format!("pusher_bridge_tasks{{thread=\"main\"}} {count}\n"));

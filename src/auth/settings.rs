@@ -73,7 +73,7 @@ pub struct ClaimNames {
 }
 
 /// A route's `auth`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteAuth {
     /// All of these are needed.
     pub permissions: Vec<String>,
@@ -86,7 +86,7 @@ pub struct RouteAuth {
 }
 
 /// Ties a claim to the path: the claim (a value or a list of values) must contain the filled text.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ownership {
     /// The claim's name.
     pub claim: String,

@@ -40,8 +40,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Token verification; `None` when no route needs it.
     pub auth: Option<Auth>,
-    /// The routes, in the file's order; a route's `index` is its place here.
+    /// The routes, in the file's order.
     pub routes: Vec<Arc<Route>>,
-    /// Finds a route's index for a path.
+    /// Finds a route's place there for a path.
     pub router: Router,
 }

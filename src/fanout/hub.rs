@@ -16,7 +16,8 @@ use crate::json;
 use crate::legacy::dialect::EventData;
 use crate::limits::budget::Budget;
 use crate::pusher::channel::is_cache;
-use crate::routes::publish::{ClientEvents, relayed_name};
+use crate::routes::generation::{Generation, Generations, RouteState};
+use crate::routes::publish::relayed_name;
 use crate::routes::route::Route;
 use crate::text::loggable;
 use crate::upstream::cached::Cached;
@@ -39,7 +40,7 @@ const TURN: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub struct Ticket {
     link: LinkHandle,
-    place: table::Ticket,
+    place: table::Ticket<Arc<RouteState>>,
 }
 
 impl Ticket {
@@ -54,17 +55,20 @@ impl Ticket {
 #[derive(Debug)]
 struct Waiting {
     conn: Arc<Conn>,
-    route: usize,
+    route: Arc<RouteState>,
     id: u32,
     confirm: Option<Bytes>,
     /// On a cache channel: what its last event has to match.
     replay: Option<Interest>,
 }
 
+/// A route's subscribers are those of one edition of it: so they all see the same frame.
+type ByRoute = Table<Arc<RouteState>, Arc<Conn>, Waiting>;
+
 /// What a hub knows.
 #[derive(Default)]
 struct Known {
-    table: Table<Arc<Conn>, Waiting>,
+    table: ByRoute,
     /// Last events of cache channels, for clients that come later.
     cached: Cached<(LinkId, Arc<str>), Arc<Event>>,
 }
@@ -72,13 +76,12 @@ struct Known {
 /// One worker's hub.
 pub struct Hub {
     index: usize,
-    routes: Arc<[Arc<Route>]>,
+    generations: Arc<Generations>,
     undelivered: Arc<Undelivered>,
     links: Links,
     metrics: Arc<Metrics>,
     /// Its frames count there.
     buffers: Arc<Budget>,
-    client_events: ClientEvents,
     /// Locked by this worker's thread alone, so it is never contended.
     known: Mutex<Known>,
 }
@@ -88,14 +91,13 @@ impl Hub {
     #[must_use]
     pub fn new(
         index: usize,
+        generations: Arc<Generations>,
         undelivered: Arc<Undelivered>,
         links: Links,
         metrics: Arc<Metrics>,
         buffers: Arc<Budget>,
     ) -> Self {
-        let routes = undelivered.routes().clone();
-        let client_events = ClientEvents::of(routes.iter().map(AsRef::as_ref));
-        Self { index, routes, undelivered, links, metrics, buffers, client_events, known: Mutex::default() }
+        Self { index, generations, undelivered, links, metrics, buffers, known: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -104,26 +106,26 @@ impl Hub {
 
     /// Subscribes a connection through the link that carries the channel for everybody. When the channel is confirmed
     /// already, the confirming frame is sent here and `true` returned; else both happen later, by a notice.
-    pub fn attach(&self, route: usize, subscribe: Subscribe, conn: &Arc<Conn>) -> (Ticket, bool) {
+    pub fn attach(&self, route: &Arc<RouteState>, subscribe: Subscribe, conn: &Arc<Conn>) -> (Ticket, bool) {
         self.attach_through(self.links.of(&subscribe.channel), route, subscribe, conn)
     }
 
     fn attach_through(
         &self,
         link: &LinkHandle,
-        route: usize,
+        route: &Arc<RouteState>,
         subscribe: Subscribe,
         conn: &Arc<Conn>,
     ) -> (Ticket, bool) {
         let Subscribe { id, channel, interest, confirm } = subscribe;
         let confirm = confirm.map(|text| self.buffers.frame(encode_frame(Opcode::Text, text.as_bytes())));
         let replay = is_cache(&channel).then(|| interest.clone());
-        let waiting = Waiting { conn: conn.clone(), route, id, confirm, replay };
+        let waiting = Waiting { conn: conn.clone(), route: route.clone(), id, confirm, replay };
         let mut known = self.known();
         let (attached, confirmed) =
-            known.table.attach(link.id(), &channel, route, interest, conn.clone(), waiting);
+            known.table.attach(link.id(), &channel, route.clone(), interest, conn.clone(), waiting);
         tracing::debug!(
-            route = self.routes.get(route).map(|route| &*route.name),
+            route = &*route.name,
             conn = conn.id().0,
             channel = &**attached.ticket.channel(),
             live = attached.live,
@@ -168,11 +170,13 @@ impl Hub {
     fn carry(&self, burst: &mut Vec<Delivery>) {
         let alone = burst.len() == 1;
         let mut corked = Vec::new();
+        let generation = self.generations.current();
         let mut known = self.known();
         for delivery in burst.drain(..) {
             match delivery {
                 Delivery::Event(event) => {
-                    self.fan_out(&known.table, &event, (!alone).then_some(&mut corked));
+                    let by_client = is_by_client(&event, &generation);
+                    self.fan_out(&known.table, &event, by_client, (!alone).then_some(&mut corked));
                     self.metrics.delivery_delay(event.received);
                     if event.handed_out() {
                         self.settle(&event);
@@ -210,61 +214,56 @@ impl Hub {
             }
         }
         for Waiting { conn, route, id, confirm, replay } in known.table.live(link, channel) {
-            self.confirm(confirm, route, &conn);
+            self.confirm(confirm, &route, &conn);
             if let Some(interest) = &replay {
-                self.replay(known.last(link, channel), interest, route, &conn);
+                self.replay(known.last(link, channel), interest, &route, &conn);
             }
             conn.notify(Notice::Subscribed(id));
         }
     }
 
-    fn confirm(&self, frame: Option<Bytes>, route: usize, conn: &Conn) {
+    fn confirm(&self, frame: Option<Bytes>, route: &RouteState, conn: &Conn) {
         if let Some(frame) = frame {
             let length = frame.len();
             if conn.push(frame).is_accepted() {
-                self.metrics.sent(route, 1, length);
+                route.traffic.sent(1, length);
             }
         }
     }
 
     /// Sends the last event of a cache channel to a new subscriber, as Pusher does to one of its own.
-    fn replay(&self, last: Option<Arc<Event>>, interest: &Interest, index: usize, conn: &Conn) {
+    fn replay(&self, last: Option<Arc<Event>>, interest: &Interest, route: &RouteState, conn: &Conn) {
         let Some(event) = last else { return };
-        let Some(route) = self.routes.get(index) else { return };
-        let data = event_data(route, &event, self.is_by_client(&event));
+        let data = event_data(route, &event, is_by_client(&event, &self.generations.current()));
         let wanted = match interest {
             Interest::All => true,
             Interest::Hold => false,
             Interest::Value(value) => filter_value(route, &data).as_deref() == Some(value),
         };
-        let frame = event
-            .shown(self.routes.len())
-            .get(index)
-            .map(|shown| &shown.frame)
-            .filter(|_| wanted && event.origin != Some(conn.id()));
-        self.confirm(frame.map(|frame| frame.get_or_init(|| self.render(route, &data)).clone()), index, conn);
+        if wanted && event.origin != Some(conn.id()) {
+            let frame = &event.shown(route.edition()).frame;
+            self.confirm(Some(frame.get_or_init(|| self.render(route, &data)).clone()), route, conn);
+        }
     }
 
     /// Hands the event to its receivers. With `corked`, frames are only queued, and each connection that then
     /// needs a flush is noted once.
     fn fan_out(
         &self,
-        table: &Table<Arc<Conn>, Waiting>,
+        table: &ByRoute,
         event: &Event,
+        by_client: bool,
         mut corked: Option<&mut Vec<Arc<Conn>>>,
     ) {
         let Some(channel) = table.channel(event.link, &event.channel) else { return };
-        let by_client = self.is_by_client(event);
-        let all_shown = event.shown(self.routes.len());
-        for index in channel.routes() {
-            let (Some(route), Some(shown)) = (self.routes.get(index), all_shown.get(index)) else {
-                continue;
-            };
+        for audience in channel.audiences() {
+            let route = audience.route();
+            let shown = event.shown(route.edition());
             let data = event_data(route, event, by_client);
             let value = filter_value(route, &data);
             let mut frames = 0;
             let mut length = 0;
-            for conn in channel.receivers(index, value.as_deref()) {
+            for conn in audience.receivers(value.as_deref()) {
                 if event.origin == Some(conn.id()) {
                     continue;
                 }
@@ -282,7 +281,7 @@ impl Hub {
                 };
                 frames += usize::from(matches!(pushed, Pushed::Written | Pushed::Queued));
             }
-            self.metrics.sent(index, frames, length);
+            route.traffic.sent(frames, length);
             if length == 0 {
                 shown.note_missed(Reason::of(value.as_deref(), &event.data));
             }
@@ -303,30 +302,18 @@ impl Hub {
         if event.origin.is_some() {
             return;
         }
-        let mut delivered = false;
         let mut nearest = Reason::NoSubscriber;
-        for (route, shown) in event.shown(self.routes.len()).iter().enumerate() {
-            if shown.frame.get().is_some() {
-                delivered = true;
-                continue;
-            }
-            if let Some(reason) = shown.missed().filter(|reason| *reason != Reason::NoSubscriber) {
-                nearest = nearest.max(reason);
-                self.undelivered.note(route, &event.channel, &event.name, reason, Now::read());
-            }
+        for (route, reason) in event.missed() {
+            nearest = nearest.max(reason);
+            self.undelivered.note(route, &event.channel, &event.name, reason, Now::read());
         }
-        if delivered {
+        if event.is_delivered() {
             return self.metrics.events.get(EventResult::Delivered).increment(1);
         }
         self.metrics.events.get(EventResult::Undelivered(nearest)).increment(1);
         if nearest == Reason::NoSubscriber {
             self.undelivered.note_unwanted(&event.channel, &event.name, Now::read());
         }
-    }
-
-    /// Whether a client wrote the event, here or elsewhere.
-    fn is_by_client(&self, event: &Event) -> bool {
-        event.origin.is_some() || self.client_events.has(&event.channel, &event.name)
     }
 
     fn render(&self, route: &Route, data: &EventData<'_>) -> Bytes {
@@ -354,6 +341,11 @@ impl Known {
             self.cached.forget(&(link, channel.clone()));
         }
     }
+}
+
+/// Whether a client wrote the event, here or elsewhere.
+fn is_by_client(event: &Event, generation: &Generation) -> bool {
+    event.origin.is_some() || generation.client_events().has(&event.channel, &event.name)
 }
 
 /// The event as the route's clients know it.

@@ -79,8 +79,8 @@ struct World {
     // The bridge.
     flights: Flights,
     link: LinkTable,
-    hub: Table<usize, usize>,
-    tickets: [Option<Ticket>; CLIENTS],
+    hub: Table<(), usize, usize>,
+    tickets: [Option<Ticket<()>>; CLIENTS],
     connection: u32,
     connected: bool,
     // In between.
@@ -116,7 +116,7 @@ impl World {
         world
     }
 
-    fn subscribers(&self) -> impl Iterator<Item = &Channel<usize, usize>> {
+    fn subscribers(&self) -> impl Iterator<Item = &Channel<(), usize, usize>> {
         self.hub.channel(LINK, CHANNEL).into_iter()
     }
 
@@ -177,7 +177,7 @@ impl World {
         let channel: Arc<str> = CHANNEL.into();
         match step {
             Step::Join(client) => {
-                let (attached, _) = self.hub.attach(LINK, CHANNEL, 0, Interest::All, client, client);
+                let (attached, _) = self.hub.attach(LINK, CHANNEL, (), Interest::All, client, client);
                 if attached.first {
                     self.link.subscribe(&channel, 0, self.now, &mut ops);
                 }
@@ -302,7 +302,7 @@ impl World {
     fn deliver(&mut self, message: usize) {
         let message = &mut self.messages[message];
         let subscribers = self.hub.channel(LINK, CHANNEL).into_iter();
-        for client in subscribers.flat_map(|channel| channel.receivers(0, None)) {
+        for client in subscribers.flat_map(Channel::audiences).flat_map(|audience| audience.receivers(None)) {
             // The link does not know who sent what comes from Pusher.
             if *client != message.sender || message.given_up {
                 *message.got.entry(*client).or_default() += 1;

@@ -1,5 +1,5 @@
 //! The table of one worker: link → channel → routes → subscribers, those of a filtered channel by the filter's value.
-//! Pure: `S` is a subscriber. An event costs what its receivers cost, however many others there are: an event that
+//! Pure: `R` is a route, `S` a subscriber. An event costs what its receivers cost, however many others there are: an event that
 //! comes over several links costs on each what is subscribed through it.
 
 use std::collections::HashMap;
@@ -9,15 +9,15 @@ use crate::exchange::{Interest, LinkId};
 
 /// A subscription's place in the table; needed to end it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Ticket {
+pub struct Ticket<R> {
     link: LinkId,
     channel: Arc<str>,
-    route: usize,
+    route: R,
     interest: Interest,
     seq: u64,
 }
 
-impl Ticket {
+impl<R> Ticket<R> {
     /// The link that it is subscribed through.
     #[must_use]
     pub const fn link(&self) -> LinkId {
@@ -33,28 +33,31 @@ impl Ticket {
 
 /// What a new subscription met.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Attached {
+pub struct Attached<R> {
     /// Its ticket.
-    pub ticket: Ticket,
+    pub ticket: Ticket<R>,
     /// Whether the channel is confirmed already; else its `Waiting` comes from [`Table::live`].
     pub live: bool,
     /// Whether it is the first of its channel through its link here.
     pub first: bool,
 }
 
+/// One link's channels.
+type Channels<R, S, W> = HashMap<Arc<str>, Channel<R, S, W>>;
+
 /// The table.
 #[derive(Debug)]
-pub struct Table<S, W> {
+pub struct Table<R, S, W> {
     /// Never with a link that has no channels here.
-    links: HashMap<LinkId, HashMap<Arc<str>, Channel<S, W>>>,
+    links: HashMap<LinkId, Channels<R, S, W>>,
     next_seq: u64,
 }
 
 /// The subscribers of one channel through one link.
 #[derive(Debug)]
-pub struct Channel<S, W> {
+pub struct Channel<R, S, W> {
     live: bool,
-    groups: Vec<Group<S>>,
+    groups: Vec<Group<R, S>>,
     /// Who waits for the channel to be confirmed, by the ticket's number.
     waiting: Vec<(u64, W)>,
     subscriptions: usize,
@@ -62,8 +65,8 @@ pub struct Channel<S, W> {
 
 /// The subscribers of one route.
 #[derive(Debug)]
-struct Group<S> {
-    route: usize,
+struct Group<R, S> {
+    route: R,
     all: Members<S>,
     by_value: HashMap<Box<str>, Members<S>>,
     held: Members<S>,
@@ -110,23 +113,23 @@ impl<S> Members<S> {
     }
 }
 
-impl<S, W> Default for Table<S, W> {
+impl<R, S, W> Default for Table<R, S, W> {
     fn default() -> Self {
         Self { links: HashMap::new(), next_seq: 0 }
     }
 }
 
-impl<S, W> Table<S, W> {
+impl<R: Clone + PartialEq, S, W> Table<R, S, W> {
     /// Subscribes to the link's channel. `waiting` is given back by [`Self::live`] when that is not confirmed yet.
     pub fn attach(
         &mut self,
         link: LinkId,
         channel: &str,
-        route: usize,
+        route: R,
         interest: Interest,
         subscriber: S,
         waiting: W,
-    ) -> (Attached, Option<W>) {
+    ) -> (Attached<R>, Option<W>) {
         let channels = self.links.entry(link).or_default();
         let name = match channels.get_key_value(channel) {
             Some((name, _)) => name.clone(),
@@ -140,7 +143,7 @@ impl<S, W> Table<S, W> {
         });
         let seq = self.next_seq;
         self.next_seq += 1;
-        entry.insert(route, &interest, seq, subscriber);
+        entry.insert(&route, &interest, seq, subscriber);
         entry.subscriptions += 1;
         let waiting = if entry.live {
             Some(waiting)
@@ -157,7 +160,7 @@ impl<S, W> Table<S, W> {
     }
 
     /// Ends a subscription; `true` when it was the last of its channel through its link here.
-    pub fn detach(&mut self, ticket: &Ticket) -> bool {
+    pub fn detach(&mut self, ticket: &Ticket<R>) -> bool {
         let Some(channels) = self.links.get_mut(&ticket.link) else { return false };
         let Some(entry) = channels.get_mut(&ticket.channel) else { return false };
         if !entry.remove(ticket) {
@@ -190,7 +193,7 @@ impl<S, W> Table<S, W> {
 
     /// The subscribers of the link's channel, if there are any.
     #[must_use]
-    pub fn channel(&self, link: LinkId, channel: &str) -> Option<&Channel<S, W>> {
+    pub fn channel(&self, link: LinkId, channel: &str) -> Option<&Channel<R, S, W>> {
         self.links.get(&link)?.get(channel)
     }
 
@@ -206,21 +209,34 @@ impl<S, W> Table<S, W> {
     }
 }
 
-impl<S, W> Channel<S, W> {
-    /// The routes that have subscribers.
-    pub fn routes(&self) -> impl Iterator<Item = usize> {
-        self.groups.iter().map(|group| group.route)
+/// The subscribers of one channel that are one route's.
+#[derive(Debug)]
+pub struct Audience<'a, R, S, W> {
+    channel: &'a Channel<R, S, W>,
+    group: &'a Group<R, S>,
+}
+
+impl<'a, R, S, W> Audience<'a, R, S, W> {
+    /// The route.
+    #[must_use]
+    pub const fn route(&self) -> &'a R {
+        &self.group.route
     }
 
-    /// Subscribers of the route that want every event, and those that want the ones with this value; only those
-    /// whose subscription has been confirmed.
-    pub fn receivers(&self, route: usize, value: Option<&str>) -> impl Iterator<Item = &S> {
-        let group = self.groups.iter().find(|group| group.route == route);
-        group.into_iter().flat_map(move |group| {
-            let by_value = value.and_then(|value| group.by_value.get(value));
-            let members = group.all.numbered().chain(by_value.into_iter().flat_map(Members::numbered));
-            members.filter_map(|(seq, subscriber)| self.is_confirmed(seq).then_some(subscriber))
-        })
+    /// Those that want every event, and those that want the ones with this value; only those whose subscription has
+    /// been confirmed.
+    pub fn receivers(&self, value: Option<&str>) -> impl Iterator<Item = &'a S> + use<'a, R, S, W> {
+        let Self { channel, group } = *self;
+        let by_value = value.and_then(|value| group.by_value.get(value));
+        let members = group.all.numbered().chain(by_value.into_iter().flat_map(Members::numbered));
+        members.filter_map(|(seq, subscriber)| channel.is_confirmed(seq).then_some(subscriber))
+    }
+}
+
+impl<R, S, W> Channel<R, S, W> {
+    /// The subscribers, by route.
+    pub fn audiences(&self) -> impl Iterator<Item = Audience<'_, R, S, W>> {
+        self.groups.iter().map(|group| Audience { channel: self, group })
     }
 
     /// Whose subscription has been confirmed, for notices: who still waits for the channel has missed nothing.
@@ -240,9 +256,11 @@ impl<S, W> Channel<S, W> {
         // `waiting` is in the order of its numbers.
         self.waiting.is_empty() || self.waiting.binary_search_by_key(&seq, |(seq, _)| *seq).is_err()
     }
+}
 
+impl<R: Clone + PartialEq, S, W> Channel<R, S, W> {
     /// `false`: it is not there any more.
-    fn remove(&mut self, ticket: &Ticket) -> bool {
+    fn remove(&mut self, ticket: &Ticket<R>) -> bool {
         let Some(at) = self.groups.iter().position(|group| group.route == ticket.route) else {
             return false;
         };
@@ -260,18 +278,18 @@ impl<S, W> Channel<S, W> {
         true
     }
 
-    fn insert(&mut self, route: usize, interest: &Interest, seq: u64, subscriber: S) {
-        if let Some(group) = self.groups.iter_mut().find(|group| group.route == route) {
+    fn insert(&mut self, route: &R, interest: &Interest, seq: u64, subscriber: S) {
+        if let Some(group) = self.groups.iter_mut().find(|group| group.route == *route) {
             return group.members(interest).insert(seq, subscriber);
         }
-        let mut group =
-            Group { route, all: Members::default(), by_value: HashMap::new(), held: Members::default() };
+        let (all, by_value, held) = Default::default();
+        let mut group = Group { route: route.clone(), all, by_value, held };
         group.members(interest).insert(seq, subscriber);
         self.groups.push(group);
     }
 }
 
-impl<S> Group<S> {
+impl<R, S> Group<R, S> {
     fn members(&mut self, interest: &Interest) -> &mut Members<S> {
         match interest {
             Interest::All => &mut self.all,
@@ -298,7 +316,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    type Plain = Table<u32, u32>;
+    type Plain = Table<usize, u32, u32>;
 
     const A: LinkId = LinkId(0);
     const B: LinkId = LinkId(1);
@@ -308,8 +326,13 @@ mod tests {
     }
 
     fn receivers(table: &Plain, channel: &str, route: usize, value: Option<&str>) -> Vec<u32> {
-        let channel = table.channel(A, channel).into_iter();
-        channel.flat_map(|channel| channel.receivers(route, value)).copied().collect()
+        of_route(table.channel(A, channel), route, value)
+    }
+
+    fn of_route(channel: Option<&Channel<usize, u32, u32>>, route: usize, value: Option<&str>) -> Vec<u32> {
+        let audiences = channel.into_iter().flat_map(Channel::audiences);
+        let of_route = audiences.filter(|audience| *audience.route() == route);
+        of_route.flat_map(|audience| audience.receivers(value)).copied().collect()
     }
 
     #[test]
@@ -329,7 +352,7 @@ mod tests {
         assert!(!table.detach(&d.ticket) && !table.detach(&d.ticket));
         assert!(!table.detach(&b.ticket));
         assert_eq!(
-            table.channel(A, "c").unwrap().routes().collect::<Vec<_>>(),
+            table.channel(A, "c").unwrap().audiences().map(|a| *a.route()).collect::<Vec<_>>(),
             [0],
             "nothing is left of route 1"
         );
@@ -383,7 +406,7 @@ mod tests {
     fn each_link_has_its_own_subscribers_of_the_same_channel() {
         const LINKS: u64 = 100;
         let mut table = Plain::default();
-        let tickets: Vec<Ticket> = (0..LINKS)
+        let tickets: Vec<Ticket<usize>> = (0..LINKS)
             .map(|n| {
                 let (attached, _) = table.attach(LinkId(n), "c", 0, Interest::All, n as u32, 0);
                 assert!(attached.first && attached.ticket.link() == LinkId(n));
@@ -395,8 +418,7 @@ mod tests {
         }
         table.down(LinkId(7));
         for n in 0..LINKS {
-            let channel = table.channel(LinkId(n), "c").unwrap();
-            assert_eq!(channel.receivers(0, None).collect::<Vec<_>>(), [&(n as u32)]);
+            assert_eq!(of_route(table.channel(LinkId(n), "c"), 0, None), [n as u32]);
             assert_eq!(table.attach(LinkId(n), "c", 0, Interest::Hold, 0, 0).0.live, n != 7);
         }
         assert_eq!(tickets.iter().filter(|ticket| table.detach(ticket)).count(), 0);
@@ -411,17 +433,17 @@ mod tests {
         #[test]
         fn agrees_with_a_list(steps in proptest::collection::vec((0_u8..6, 0_u8..3, 0_u8..2, 0_u8..4, any::<u8>()), 0..120)) {
             let mut table = Plain::default();
-            let mut model: Vec<(Ticket, u32, bool)> = Vec::new();
+            let mut model: Vec<(Ticket<usize>, u32, bool)> = Vec::new();
             let mut live = [false; 3];
             for (i, (action, place, route, interest, pick)) in steps.into_iter().enumerate() {
                 let place = usize::from(place);
                 let (link, name) = PLACES[place];
-                let is_here = |t: &Ticket| (t.link, &*t.channel) == (link, name);
+                let is_here = |t: &Ticket<usize>| (t.link, &*t.channel) == (link, name);
                 match action {
                     0 if !model.is_empty() => {
                         let (ticket, ..) = model.remove(usize::from(pick) % model.len());
                         let last = table.detach(&ticket);
-                        let same = |t: &Ticket| (t.link, &t.channel) == (ticket.link, &ticket.channel);
+                        let same = |t: &Ticket<usize>| (t.link, &t.channel) == (ticket.link, &ticket.channel);
                         prop_assert_eq!(last, !model.iter().any(|(t, ..)| same(t)));
                         if last {
                             let at = PLACES.iter().position(|p| *p == (ticket.link, &*ticket.channel));
@@ -465,7 +487,7 @@ mod tests {
                     prop_assert_eq!(channel.is_some(), model.iter().any(|(t, ..)| (t.link, &*t.channel) == (link, name)));
                     for route in 0..2 {
                         for wanted in [None, Some("2"), Some("3")] {
-                            let mut got: Vec<u32> = channel.into_iter().flat_map(|c| c.receivers(route, wanted)).copied().collect();
+                            let mut got = of_route(channel, route, wanted);
                             let mut expected: Vec<u32> = model.iter()
                                 .filter(|(t, _, confirmed)| *confirmed && (t.link, &*t.channel) == (link, name) && t.route == route && match &t.interest {
                                     Interest::All => true,

@@ -12,7 +12,7 @@ use crate::legacy::outline::Outline;
 use crate::template::{Fill, Frame, Slot};
 
 /// One dialect, validated.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Dialect {
     /// Its name in the file.
     pub name: Arc<str>,
@@ -43,7 +43,7 @@ pub struct Dialect {
 }
 
 /// The `auth` message.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthMessage {
     /// Its type.
     pub message_type: String,
@@ -52,7 +52,7 @@ pub struct AuthMessage {
 }
 
 /// The frames a dialect sends.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Frames {
     /// An event of a channel.
     pub event: EventFrame,
@@ -88,7 +88,7 @@ impl Frames {
 }
 
 /// The event frame, and how to tell that a publisher already wrote one.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct EventFrame {
     template: Frame,
     envelope: Option<Envelope>,

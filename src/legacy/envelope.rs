@@ -7,7 +7,7 @@ use crate::legacy::outline::{Outline, Piece, fixed};
 use crate::template::Slot;
 
 /// What a dialect's event frame looks like, to know one again.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Envelope {
     frame: Outline,
 }

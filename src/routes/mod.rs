@@ -1,5 +1,7 @@
 //! A route: its path, its rules, and what becomes of its clients' messages.
 
+pub mod edition;
+pub mod generation;
 pub mod origins;
 pub mod path;
 pub mod publish;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::origins::Origins;
 use super::path::PathTemplate;
@@ -15,10 +15,8 @@ use crate::limits::slots::{Scope, SlotLimit};
 use crate::template::{CharSet, Frame, Text};
 
 /// `[[routes]]`: one old endpoint.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Route {
-    /// Place in [`Config::routes`].
-    pub index: usize,
     /// The route's name: the label of its metrics.
     pub name: Arc<str>,
     /// The path.
@@ -63,7 +61,7 @@ pub struct Route {
 }
 
 /// The characters that the values of placeholders may have, beside those of the path.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ValueSets {
     /// Of the user's id; a token of another user is refused. `None`: any.
     pub user: Option<CharSet>,
@@ -100,7 +98,7 @@ impl Route {
 }
 
 /// A route's `filter`: only events whose data has `field` equal to `equals`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     /// Members from the data's root to the value.
     pub field: Vec<String>,
@@ -109,7 +107,7 @@ pub struct Filter {
 }
 
 /// One of a route's `publish` rules.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PublishRule {
     /// Client message types; `*` is any.
     pub types: TypeSet,
@@ -152,6 +150,35 @@ pub enum PublishAction {
     },
 }
 
+impl PartialEq for PublishAction {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |headers: &[(String, SecretString)], others: &[(String, SecretString)]| {
+            headers.len() == others.len()
+                && headers.iter().zip(others).all(|((name, value), (other_name, other_value))| {
+                    name == other_name && value.expose_secret() == other_value.expose_secret()
+                })
+        };
+        match (self, other) {
+            (
+                Self::Trigger { event, data, relay_as_sent },
+                Self::Trigger { event: other_event, data: other_data, relay_as_sent: other_relay },
+            ) => (event, data, relay_as_sent) == (other_event, other_data, other_relay),
+            (
+                Self::Post { url, body, headers, retry_on },
+                Self::Post {
+                    url: other_url,
+                    body: other_body,
+                    headers: other_headers,
+                    retry_on: other_retry,
+                },
+            ) => {
+                (url, body, retry_on) == (other_url, other_body, other_retry) && same(headers, other_headers)
+            }
+            (Self::Trigger { .. } | Self::Post { .. }, _) => false,
+        }
+    }
+}
+
 /// A route's `heartbeat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
@@ -191,7 +218,7 @@ impl HeartbeatKind {
 }
 
 /// A route's `limits`. A rate of `None` is "unlimited".
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Per user, over all routes of the same group; taken at authentication (default none).
     pub connections_per_user: Option<SlotLimit>,
@@ -222,7 +249,7 @@ pub struct Limits {
 }
 
 /// `limits.exclusive`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exclusive {
     /// What is counted.
     pub key: Text,

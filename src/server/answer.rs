@@ -23,6 +23,7 @@ use crate::http::server::{self, Answer};
 use crate::legacy::error::ErrorCode;
 use crate::limits::address::one_client;
 use crate::limits::slots::Acquire;
+use crate::routes::generation::RouteState;
 use crate::routes::path::PathValues;
 use crate::routes::route::Route;
 use crate::session;
@@ -45,9 +46,12 @@ pub(super) async fn answer(
 ) -> (Answer, Option<Upgraded>) {
     let door = &worker.door;
     let (request, body) = request.into_parts();
-    let mut answer = match classify(request.uri.path(), door.settings.health_path.as_deref(), &door.router) {
+    // Another one that comes meanwhile is for the next request.
+    let generation = door.generations.held();
+    let (path, health_path) = (request.uri.path(), door.settings.health_path.as_deref());
+    let mut answer = match classify(path, health_path, generation.router()) {
         Target::Health => respond::health(&request.method, door.status.is_ready()),
-        Target::Route(index, values) => match door.routes.get(index) {
+        Target::Route(index, values) => match generation.routes().get(index) {
             Some(route) => match upgrade(worker, route, &request, values, peer, over).await {
                 Ok((answer, upgraded)) => return (answer, Some(upgraded)),
                 Err(answer) => answer,
@@ -83,7 +87,7 @@ async fn is_read_to_its_end(body: Incoming) -> bool {
 /// Answers a request for a route; `Err`: by a refusal.
 async fn upgrade(
     worker: &Worker,
-    route: &Arc<Route>,
+    route: &Arc<RouteState>,
     request: &Parts,
     values: Result<PathValues, String>,
     peer: IpAddr,
@@ -112,7 +116,7 @@ async fn upgrade(
         Err(refused) => refused,
     };
     let answer = respond::refusal(&refused, Some(route));
-    door.metrics.refused(Some(route.index), refused.refusal);
+    door.metrics.refused(Some(route), refused.refusal);
     tracing::info!(
         route = &*route.name,
         client.address = %address,
@@ -126,7 +130,7 @@ async fn upgrade(
 
 async fn grant(
     worker: &Worker,
-    route: &Arc<Route>,
+    route: &Arc<RouteState>,
     request: &Parts,
     values: Result<PathValues, String>,
     address: IpAddr,
@@ -142,7 +146,7 @@ async fn grant(
         Ok(slot) => (None, slot),
         Err(refusal) => {
             let (code, slot) = held_slot(worker, route, address, refusal).ok_or(refusal)?;
-            worker.door.metrics.refused(Some(route.index), refusal);
+            worker.door.metrics.refused(Some(route), refusal);
             (Some(code), slot)
         }
     };
@@ -204,11 +208,9 @@ fn held_slot(
 }
 
 /// Counts and logs a request to a deprecated endpoint, louder after its sunset.
-fn note_deprecated(worker: &Worker, route: &Route, address: IpAddr, user_agent: &str) -> Phase {
+fn note_deprecated(worker: &Worker, route: &RouteState, address: IpAddr, user_agent: &str) -> Phase {
     let phase = route.deprecation.as_ref().map_or(Phase::Current, |policy| policy.phase(Now::read()));
-    if let Some(metrics) = worker.door.metrics.route(route.index) {
-        metrics.deprecated_request(phase);
-    }
+    worker.door.metrics.deprecated_request(route, phase);
     if phase == Phase::Sunset {
         tracing::warn!(
             route = &*route.name,

@@ -6,6 +6,8 @@ use super::refusal::Refusal;
 use crate::deprecation::Phase;
 use crate::http::server::Unreadable;
 use crate::metrics::{Counter, Family, Gauge, GaugeGuard, Named, Registry};
+use crate::routes::edition::{PerRoute, RouteId};
+use crate::routes::generation::RouteState;
 use crate::session;
 
 /// The server's metrics.
@@ -19,25 +21,26 @@ pub struct Metrics {
     unrouted: Family<Refusal>,
     refusals: Named<Family<Refusal>>,
     deprecated: Named<Family<Phase>>,
-    routes: Box<[RouteMetrics]>,
+    routes: PerRoute<RouteMetrics>,
 }
 
 /// Those of one route.
 pub struct RouteMetrics {
-    refusals: Family<Refusal>,
+    /// Requests refused.
+    pub refusals: Family<Refusal>,
     deprecated: Family<Phase>,
 }
 
 impl Metrics {
-    /// Declares them, for routes of these names.
+    /// Declares them.
     #[must_use]
-    pub fn new(registry: &Registry, session: &session::metrics::Metrics, routes: &[Arc<str>]) -> Self {
+    pub fn new(registry: &Registry, session: &session::metrics::Metrics) -> Self {
         let refusals: Named<Family<Refusal>> = registry.declare_named(
             "route",
             "pusher_bridge_refusals_total",
             "Requests refused instead of being upgraded",
         );
-        let mut metrics = Self {
+        Self {
             accept_errors: registry
                 .declare("pusher_bridge_accept_errors_total", "Failures to accept a connection"),
             handshakes: session.handshakes(),
@@ -52,22 +55,16 @@ impl Metrics {
                 "pusher_bridge_deprecated_requests_total",
                 "Requests to deprecated endpoints, by phase",
             ),
-            routes: Box::default(),
-        };
-        metrics.routes = routes.iter().map(|route| metrics.of(route)).collect();
-        metrics
+            routes: PerRoute::default(),
+        }
     }
 
-    /// The handles of the route of this name.
-    #[must_use]
-    pub fn of(&self, route: &str) -> RouteMetrics {
-        RouteMetrics { refusals: self.refusals.named(route), deprecated: self.deprecated.named(route) }
-    }
-
-    /// The handles of the route of this index.
-    #[must_use]
-    pub fn route(&self, index: usize) -> Option<&RouteMetrics> {
-        self.routes.get(index)
+    /// The handles of a route.
+    pub fn of(&self, route: RouteId, name: &str) -> Arc<RouteMetrics> {
+        self.routes.get_or_make(route, || RouteMetrics {
+            refusals: self.refusals.named(name),
+            deprecated: self.deprecated.named(name),
+        })
     }
 
     /// Counts a connection whose request is not over until the guard is dropped.
@@ -77,24 +74,21 @@ impl Metrics {
     }
 
     /// A refused request; `route` when its path matched one.
-    pub fn refused(&self, route: Option<usize>, refusal: Refusal) {
-        let refusals =
-            route.and_then(|index| self.route(index)).map_or(&self.unrouted, |route| &route.refusals);
-        refusals.get(refusal).increment(1);
+    pub fn refused(&self, route: Option<&RouteState>, refusal: Refusal) {
+        let Some(route) = route else { return self.unrouted.get(refusal).increment(1) };
+        self.of(route.id(), &route.name).refusals.get(refusal).increment(1);
+    }
+
+    /// A request to the route while it is in this phase of its deprecation.
+    pub fn deprecated_request(&self, route: &RouteState, phase: Phase) {
+        if phase != Phase::Current {
+            self.of(route.id(), &route.name).deprecated.get(phase).increment(1);
+        }
     }
 
     /// A request whose head cannot be read.
     pub fn unreadable(&self, why: Unreadable) {
         self.unreadable.get(why).increment(1);
         self.refused(None, Refusal::Malformed);
-    }
-}
-
-impl RouteMetrics {
-    /// A request to the route while it is in this phase of its deprecation.
-    pub fn deprecated_request(&self, phase: Phase) {
-        if phase != Phase::Current {
-            self.deprecated.get(phase).increment(1);
-        }
     }
 }

@@ -12,8 +12,7 @@ use super::metrics::Metrics;
 use super::settings::Settings;
 use crate::admin::Status;
 use crate::limits::slots::Slots;
-use crate::routes::path::Router;
-use crate::routes::route::Route;
+use crate::routes::generation::Generations;
 use crate::session::context::Context;
 use crate::session::slots::{Holder, Key};
 use crate::upstream::delivery::Delivery;
@@ -22,10 +21,8 @@ use crate::upstream::delivery::Delivery;
 pub struct Door {
     /// What the file says of it.
     pub settings: Settings,
-    /// The routes, by their index.
-    pub routes: Vec<Arc<Route>>,
-    /// Finds a route's index for a path.
-    pub router: Router,
+    /// The routes in force.
+    pub generations: Arc<Generations>,
     /// Connections of each client address.
     pub address_slots: Slots<Key<IpAddr>, Holder>,
     /// Connections of each client address that are kept only to be told a refusal.

@@ -7,6 +7,7 @@ use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
 use crate::metrics::label::labels;
 use crate::metrics::{Counter, Family, Gauge, GaugeGuard, Named, Registry};
+use crate::routes::edition::{PerRoute, RouteId};
 use crate::websocket;
 use crate::websocket::metrics::Traffic;
 
@@ -30,7 +31,7 @@ pub struct Metrics {
     errors: Named<Family<ErrorCode>>,
     closes: Named<Family<CloseReason>>,
     websocket: websocket::metrics::Metrics,
-    routes: Box<[Arc<RouteMetrics>]>,
+    routes: PerRoute<RouteMetrics>,
 }
 
 /// Those of one route.
@@ -49,10 +50,10 @@ pub struct RouteMetrics {
 }
 
 impl Metrics {
-    /// Declares them, for routes of these names.
+    /// Declares them.
     #[must_use]
-    pub fn new(registry: &Registry, websocket: &websocket::metrics::Metrics, routes: &[Arc<str>]) -> Self {
-        let mut metrics = Self {
+    pub fn new(registry: &Registry, websocket: &websocket::metrics::Metrics) -> Self {
+        Self {
             phases: registry.declare_named(
                 "route",
                 "pusher_bridge_connections",
@@ -75,29 +76,20 @@ impl Metrics {
                 "Connections closed, by reason",
             ),
             websocket: websocket.clone(),
-            routes: Box::default(),
-        };
-        metrics.routes = routes.iter().map(|route| Arc::new(metrics.of(route))).collect();
-        metrics
-    }
-
-    /// The handles of the route of this name.
-    #[must_use]
-    pub fn of(&self, route: &str) -> RouteMetrics {
-        RouteMetrics {
-            phases: self.phases.with_only(route, &[ConnPhase::Authenticating, ConnPhase::Live]),
-            opened: self.opened.named(route),
-            tokens: self.tokens.named(route),
-            errors: self.errors.named(route),
-            closes: self.closes.named(route),
-            traffic: self.websocket.of(route),
+            routes: PerRoute::default(),
         }
     }
 
-    /// The handles of the route of this index.
-    #[must_use]
-    pub fn route(&self, index: usize) -> Arc<RouteMetrics> {
-        self.routes.get(index).cloned().unwrap_or_else(|| Arc::new(self.of("none")))
+    /// The handles of a route.
+    pub fn of(&self, route: RouteId, name: &str) -> Arc<RouteMetrics> {
+        self.routes.get_or_make(route, || RouteMetrics {
+            phases: self.phases.with_only(name, &[ConnPhase::Authenticating, ConnPhase::Live]),
+            opened: self.opened.named(name),
+            tokens: self.tokens.named(name),
+            errors: self.errors.named(name),
+            closes: self.closes.named(name),
+            traffic: self.websocket.of(name),
+        })
     }
 
     /// The gauge of connections in their handshake, which belong to no route yet.

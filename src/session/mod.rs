@@ -36,7 +36,7 @@ use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
 use crate::limits::slots::Scope;
 use crate::metrics::GaugeGuard;
-use crate::routes::route::Route;
+use crate::routes::generation::RouteState;
 use crate::session::metrics::{ConnPhase, RouteMetrics};
 use crate::text::loggable;
 use crate::upstream::publisher::note_untold;
@@ -68,7 +68,7 @@ type Slotted = [Option<Slot<Key<Identity>>>; 2];
 struct Session {
     context: Arc<Context>,
     conn: Arc<Conn>,
-    route: Arc<Route>,
+    route: Arc<RouteState>,
     metrics: Arc<RouteMetrics>,
     machine: Machine,
     actions: Vec<Action>,
@@ -133,10 +133,10 @@ fn open(context: Arc<Context>, stream: TcpStream, granted: Upgraded) -> Box<Sess
     let conn = Conn::new(id, stream, bounds, &context.shared.buffers);
     let _ = holder.set(conn.clone());
     let registered = context.register(&conn);
-    let metrics = context.shared.metrics.route(route.index);
+    let metrics = context.shared.metrics.of(route.id(), &route.name);
     metrics.opened.increment(1);
     let opening = Opening {
-        route: route.clone(),
+        route: route.rules().clone(),
         endpoint,
         values,
         token,
@@ -359,7 +359,7 @@ impl Session {
             Action::Release => self.slots = Slotted::default(),
             Action::Subscribe(subscribe) => {
                 let id = subscribe.id;
-                let (ticket, live) = self.context.hub.attach(self.route.index, subscribe, &self.conn);
+                let (ticket, live) = self.context.hub.attach(&self.route, subscribe, &self.conn);
                 // Most connections have one for all their life.
                 self.subscriptions.reserve_exact(usize::from(self.subscriptions.is_empty()));
                 self.subscriptions.push((id, ticket));

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::slots::{AddressSlot, Holder};
 use crate::legacy::error::ErrorCode;
+use crate::routes::generation::RouteState;
 use crate::routes::path::PathValues;
-use crate::routes::route::Route;
 
 /// What an upgraded connection takes along from its request.
 pub struct Upgraded {
     /// Its route.
-    pub route: Arc<Route>,
+    pub route: Arc<RouteState>,
     /// Its path, without the query.
     pub endpoint: String,
     /// The path's values.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::undelivered::Reason;
 use crate::exchange::{ConnId, LinkId};
+use crate::routes::edition::{Edition, RouteId};
 
 /// An event from Pusher, decoded once and shared by all hubs.
 #[derive(Debug)]
@@ -24,19 +25,21 @@ pub struct Event {
     pub received: Instant,
     /// The connection of this bridge that published it, and must not get it back.
     pub origin: Option<ConnId>,
-    /// What becomes of it, by the routes' index; made by the first hub that looks.
-    shown: OnceLock<Box<[Shown]>>,
+    /// What becomes of it on the first edition of a route that is looked at, and behind that on the others.
+    shown: OnceLock<Shown>,
     /// Hubs that have yet to hand it out.
     awaited: AtomicU32,
 }
 
-/// An event on one route.
-#[derive(Debug, Default)]
+/// An event on one edition of a route: there is one for each that has subscribers, in whatever hub.
+#[derive(Debug)]
 pub struct Shown {
+    edition: Edition,
     /// Its frame, rendered when first needed: so it has receivers.
     pub frame: OnceLock<Bytes>,
     /// Why there are none in a hub that has subscribers: a [`Reason`], or 0.
     missed: AtomicU8,
+    next: OnceLock<Box<Self>>,
 }
 
 impl Event {
@@ -72,9 +75,39 @@ impl Event {
         self.awaited.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// What becomes of it on each of so many routes.
-    pub fn shown(&self, routes: usize) -> &[Shown] {
-        self.shown.get_or_init(|| (0..routes).map(|_| Shown::default()).collect())
+    /// What becomes of it on this edition of a route.
+    pub fn shown(&self, edition: Edition) -> &Shown {
+        let mut at = self.shown.get_or_init(|| Shown::new(edition));
+        while at.edition != edition {
+            at = at.next.get_or_init(|| Box::new(Shown::new(edition)));
+        }
+        at
+    }
+
+    fn all_shown(&self) -> impl Iterator<Item = &Shown> {
+        std::iter::successors(self.shown.get(), |shown| shown.next.get().map(AsRef::as_ref))
+    }
+
+    /// Whether anybody got it.
+    #[must_use]
+    pub fn is_delivered(&self) -> bool {
+        self.all_shown().any(Shown::is_delivered)
+    }
+
+    /// The routes that have subscribers in vain, and the nearest that it came to one: a route that shows it to clients
+    /// of one edition has not missed those of another.
+    pub fn missed(&self) -> impl Iterator<Item = (RouteId, Reason)> {
+        self.all_shown().enumerate().filter_map(|(at, shown)| {
+            let route = shown.edition.route;
+            let mut nearest = shown.reason()?;
+            for (other_at, other) in self.all_shown().enumerate().filter(|(_, s)| s.edition.route == route) {
+                if other.is_delivered() || (other_at < at && other.reason().is_some()) {
+                    return None;
+                }
+                nearest = nearest.max(other.reason().unwrap_or(nearest));
+            }
+            Some((route, nearest))
+        })
     }
 
     /// What it takes: its names and data, and each frame that is made of them, at most.
@@ -85,15 +118,33 @@ impl Event {
 }
 
 impl Shown {
+    const fn new(edition: Edition) -> Self {
+        Self { edition, frame: OnceLock::new(), missed: AtomicU8::new(0), next: OnceLock::new() }
+    }
+
+    fn is_delivered(&self) -> bool {
+        self.frame.get().is_some()
+    }
+
     /// It has no receivers in a hub that has subscribers.
     pub fn note_missed(&self, reason: Reason) {
         self.missed.store(reason as u8, Ordering::Relaxed);
     }
 
-    /// Why it had none, where that was looked into.
-    #[must_use]
-    pub fn missed(&self) -> Option<Reason> {
-        Reason::ALL.get(usize::from(self.missed.load(Ordering::Relaxed))).copied()
+    /// Why it has none at all, where that was looked into.
+    fn reason(&self) -> Option<Reason> {
+        let noted = Reason::ALL.get(usize::from(self.missed.load(Ordering::Relaxed))).copied();
+        noted.filter(|reason| *reason != Reason::NoSubscriber && !self.is_delivered())
+    }
+}
+
+/// Not one within the other: a channel may have many routes.
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let mut next = self.next.take();
+        while let Some(mut shown) = next {
+            next = shown.next.take();
+        }
     }
 }
 
@@ -128,4 +179,86 @@ pub struct Sent {
     pub data: String,
     /// Who sent it.
     pub origin: ConnId,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::tests::now;
+    use crate::routes::edition::RouteIds;
+    use proptest::prelude::*;
+
+    fn editions() -> Vec<Edition> {
+        let mut ids = RouteIds::default();
+        let ids = ["a", "b", "c"].map(|name| ids.of(&name.into()).unwrap());
+        ids.into_iter().flat_map(|route| [1, 2].map(|since| Edition { route, since })).collect()
+    }
+
+    fn event() -> Event {
+        Event::new(LinkId(0), "c".into(), "e", "{}", now().mono, None)
+    }
+
+    #[test]
+    fn each_edition_of_a_route_has_a_frame_of_its_own_whoever_asks_first() {
+        let (event, editions) = (event(), editions());
+        std::thread::scope(|threads| {
+            for turn in 0..4 {
+                let (event, mut editions) = (&event, editions.clone());
+                editions.rotate_left(turn);
+                threads.spawn(move || {
+                    for edition in editions {
+                        let frame = || format!("{edition:?}").into();
+                        assert_eq!(*event.shown(edition).frame.get_or_init(frame), format!("{edition:?}"));
+                    }
+                });
+            }
+        });
+        assert_eq!(event.all_shown().count(), editions.len());
+    }
+
+    #[test]
+    fn many_routes_of_one_channel_are_forgotten_one_after_the_other() {
+        let (event, mut ids) = (event(), RouteIds::default());
+        let mut at = event.shown(Edition { route: ids.of(&"0".into()).unwrap(), since: 0 });
+        for since in 1..200_000 {
+            at = at.next.get_or_init(|| Box::new(Shown::new(Edition { since, ..at.edition })));
+        }
+        drop(event);
+    }
+
+    proptest! {
+        /// Against a plain list: a route is missed when no edition of it is delivered, for the nearest reason of all.
+        #[test]
+        fn a_route_is_missed_when_no_edition_of_it_is_delivered(
+            steps in proptest::collection::vec((0_usize..6, 0_usize..5), 0..12)
+        ) {
+            let (event, editions) = (event(), editions());
+            let mut model: Vec<(Edition, Option<Reason>)> = Vec::new();
+            for (edition, what) in steps {
+                let edition = editions[edition];
+                let reason = Reason::ALL.get(what).copied();
+                let known = model.iter_mut().find(|(known, _)| *known == edition);
+                match (known, reason) {
+                    (None, _) => model.push((edition, reason)),
+                    (Some((_, known)), None) => *known = None,
+                    (Some((_, Some(known))), Some(reason)) => *known = reason,
+                    (Some(_), Some(_)) => {}
+                }
+                match reason {
+                    None => drop(event.shown(edition).frame.get_or_init(Bytes::new)),
+                    Some(reason) => event.shown(edition).note_missed(reason),
+                }
+            }
+            let mut expected: Vec<(RouteId, Reason)> = Vec::new();
+            for route in editions.iter().step_by(2).map(|edition| edition.route) {
+                let shown = || model.iter().filter(|(edition, _)| edition.route == route).map(|(_, reason)| *reason);
+                let nearest = shown().flatten().max().filter(|reason| *reason != Reason::NoSubscriber);
+                expected.extend(nearest.filter(|_| shown().all(|reason| reason.is_some())).map(|why| (route, why)));
+            }
+            let mut missed: Vec<_> = event.missed().collect();
+            missed.sort_unstable();
+            prop_assert_eq!(missed, expected);
+            prop_assert_eq!(event.is_delivered(), model.iter().any(|(_, reason)| reason.is_none()));
+        }
+    }
 }

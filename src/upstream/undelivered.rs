@@ -5,8 +5,11 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
+
 use crate::clock::Now;
 use crate::metrics::label::labels;
+use crate::routes::edition::RouteId;
 use crate::routes::route::Route;
 use crate::template::escape_into;
 
@@ -51,43 +54,37 @@ struct Entry {
 }
 
 /// The last of each route.
+#[derive(Debug, Default)]
+pub struct Undelivered(ArcSwap<Vec<OfRoute>>);
+
 #[derive(Debug)]
-pub struct Undelivered {
-    routes: Arc<[Arc<Route>]>,
-    /// By the route's index. Locked only when an event reached nobody, and by who asks.
-    kept: Vec<Mutex<VecDeque<Entry>>>,
+struct OfRoute {
+    id: RouteId,
+    route: Arc<Route>,
+    /// Locked only when an event reached nobody, and by who asks.
+    kept: Arc<Mutex<VecDeque<Entry>>>,
 }
 
 impl Undelivered {
-    /// None yet, of these routes.
-    #[must_use]
-    pub fn new(routes: Arc<[Arc<Route>]>) -> Self {
-        let kept = routes.iter().map(|_| Mutex::default()).collect();
-        Self { routes, kept }
-    }
-
-    /// The routes.
-    #[must_use]
-    pub const fn routes(&self) -> &Arc<[Arc<Route>]> {
-        &self.routes
+    /// From now on these are the routes, in this order. What is kept of one that was there before stays.
+    pub fn follow(&self, routes: impl IntoIterator<Item = (RouteId, Arc<Route>)>) {
+        let before = self.0.load();
+        let kept = |id| before.iter().find(|of| of.id == id).map(|of| of.kept.clone()).unwrap_or_default();
+        let routes = routes.into_iter().map(|(id, route)| OfRoute { id, route, kept: kept(id) });
+        self.0.store(Arc::new(routes.collect()));
     }
 
     /// An event reached nobody on a route.
-    pub fn note(&self, route: usize, channel: &str, event: &str, reason: Reason, at: Now) {
-        let Some(kept) = self.kept.get(route) else { return };
-        let short = |name: &str| name.chars().take(NAME_CHARS_MAX).collect::<String>().into_boxed_str();
-        let entry = Entry { channel: short(channel), event: short(event), reason, at };
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= PER_ROUTE_MAX {
-            kept.pop_front();
+    pub fn note(&self, route: RouteId, channel: &str, event: &str, reason: Reason, at: Now) {
+        if let Some(of) = self.0.load().iter().find(|of| of.id == route) {
+            of.note(channel, event, reason, at);
         }
-        kept.push_back(entry);
     }
 
     /// Nobody is subscribed to the channel: noted for each route whose clients could be.
     pub fn note_unwanted(&self, channel: &str, event: &str, at: Now) {
-        for route in self.routes.iter().filter(|route| route.channel.could_be(channel)) {
-            self.note(route.index, channel, event, Reason::NoSubscriber, at);
+        for of in self.0.load().iter().filter(|of| of.route.channel.could_be(channel)) {
+            of.note(channel, event, Reason::NoSubscriber, at);
         }
     }
 
@@ -95,7 +92,7 @@ impl Undelivered {
     #[must_use]
     pub fn json(&self) -> String {
         let mut out = String::from("{");
-        for (index, (route, kept)) in self.routes.iter().zip(&self.kept).enumerate() {
+        for (index, OfRoute { route, kept, .. }) in self.0.load().iter().enumerate() {
             out.push_str(if index == 0 { "\n" } else { ",\n" });
             text(&mut out, &route.name);
             out.push_str(": [");
@@ -125,6 +122,18 @@ impl Undelivered {
     }
 }
 
+impl OfRoute {
+    fn note(&self, channel: &str, event: &str, reason: Reason, at: Now) {
+        let short = |name: &str| name.chars().take(NAME_CHARS_MAX).collect::<String>().into_boxed_str();
+        let entry = Entry { channel: short(channel), event: short(event), reason, at };
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= PER_ROUTE_MAX {
+            kept.pop_front();
+        }
+        kept.push_back(entry);
+    }
+}
+
 fn text(out: &mut String, text: &str) {
     out.push('"');
     escape_into(out, text);
@@ -136,12 +145,13 @@ mod tests {
     use super::*;
     use crate::clock::tests::now;
     use crate::config::{self, diagnostics::Source};
+    use crate::routes::edition::RouteIds;
 
-    fn undelivered() -> Undelivered {
+    fn routes(ids: &mut RouteIds) -> Vec<(RouteId, Arc<Route>)> {
         let text = include_str!("../../routes.toml").to_owned();
         let source = Source { name: "routes.toml".into(), text };
-        let config = config::load(&source, &|_| None).unwrap().config;
-        Undelivered::new(config.routes.into())
+        let routes = config::load(&source, &|_| None).unwrap().config.routes;
+        routes.into_iter().map(|route| (ids.of(&route.name).unwrap(), route)).collect()
     }
 
     #[test]
@@ -163,14 +173,16 @@ mod tests {
 
     #[test]
     fn the_last_are_kept_and_told_without_their_data() {
-        let undelivered = undelivered();
-        let agent = undelivered.routes.iter().find(|route| &*route.name == "agent").unwrap().index;
+        let (undelivered, mut ids) = (Undelivered::default(), RouteIds::default());
+        let routes = routes(&mut ids);
+        undelivered.follow(routes.clone());
+        let agent = ids.of(&"agent".into()).unwrap();
         for n in 0..PER_ROUTE_MAX + 3 {
             undelivered.note(agent, "agent-status", &format!("e{n}\"\u{1b}"), Reason::Filtered, now());
         }
         undelivered.note_unwanted("content-generation-x", "e", now());
         undelivered.note(agent, &"x".repeat(5000), "e", Reason::NoSubscriber, now());
-        undelivered.note(10_000, "c", "e", Reason::Filtered, now());
+        undelivered.note(ids.of(&"no such route".into()).unwrap(), "c", "e", Reason::Filtered, now());
         let all: serde_json::Value = serde_json::from_str(&undelivered.json()).unwrap();
         let kept = all["agent"].as_array().unwrap();
         assert_eq!(kept.len(), PER_ROUTE_MAX);
@@ -184,6 +196,27 @@ mod tests {
         assert_eq!(all["content"][0]["reason"], "no_subscriber");
         // A channel that clients choose can be any.
         assert_eq!(all["plugin"], serde_json::json!([]));
-        assert_eq!(all.as_object().unwrap().len(), undelivered.routes().len());
+        assert_eq!(all.as_object().unwrap().len(), routes.len());
+    }
+
+    #[test]
+    fn what_is_kept_stays_with_the_route_while_there_is_one_of_its_name() {
+        let (undelivered, mut ids) = (Undelivered::default(), RouteIds::default());
+        let mut routes = routes(&mut ids);
+        undelivered.follow(routes.clone());
+        let agent = ids.of(&"agent".into()).unwrap();
+        let kept = |name: &str| {
+            let all: serde_json::Value = serde_json::from_str(&undelivered.json()).unwrap();
+            all.get(name).map(|kept| kept.as_array().unwrap().len())
+        };
+        undelivered.note(agent, "agent-status", "e", Reason::Filtered, now());
+        routes.rotate_left(3);
+        undelivered.follow(routes.clone());
+        undelivered.note(agent, "agent-status", "e", Reason::Filtered, now());
+        assert_eq!((kept("agent"), kept("content")), (Some(2), Some(0)));
+        routes.retain(|(id, _)| *id != agent);
+        undelivered.follow(routes.clone());
+        undelivered.note(agent, "agent-status", "e", Reason::Filtered, now());
+        assert_eq!((kept("agent"), kept("content")), (None, Some(0)));
     }
 }

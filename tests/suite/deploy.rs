@@ -230,7 +230,7 @@ fn the_operator_gets_the_same_rules() {
 
 #[test]
 fn the_rules_use_metrics_that_exist() {
-    let declared = Metrics::new(&[]).unwrap().declared();
+    let declared = Metrics::new().unwrap().declared();
     let names = metric_names(&read("deploy/prometheus/rules.yaml"));
     assert!(names.len() >= 10, "found only {names:?}");
     for name in names {

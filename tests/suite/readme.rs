@@ -342,7 +342,7 @@ fn every_code_and_reason_is_in_its_table() {
 
 /// What is declared: each metric's type, labels, and what the labels from closed sets may be.
 fn declared() -> BTreeMap<&'static str, (String, Vec<&'static str>, BTreeSet<&'static str>)> {
-    let metrics = Metrics::new(&[]).unwrap().declared().into_iter().map(|metric| {
+    let metrics = Metrics::new().unwrap().declared().into_iter().map(|metric| {
         let kind = format!("{:?}", metric.kind).to_lowercase();
         let keys = metric.labels.iter().map(|label| label.key).collect();
         (metric.name, (kind, keys, metric.labels.into_iter().flat_map(|label| label.values).collect()))

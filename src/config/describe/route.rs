@@ -9,7 +9,6 @@ use crate::routes::route::{
 
 pub(super) fn route(out: &mut Lines, route: &Route) {
     let Route {
-        index: _,
         name,
         path,
         channel,

@@ -77,8 +77,7 @@ pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[Ro
     }
     let mut routes = Vec::new();
     for input in inputs {
-        if let Some(mut route) = route::route(problems, input, &shared) {
-            route.index = routes.len();
+        if let Some(route) = route::route(problems, input, &shared) {
             routes.push((input, route));
         }
     }

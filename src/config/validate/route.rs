@@ -106,7 +106,6 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
     };
     let subprotocols = door::subprotocols(problems, raw.subprotocols.as_ref());
     Some(Route {
-        index: 0,
         name: name.get().as_str().into(),
         channel: channel?,
         subscribe_values,

@@ -115,7 +115,7 @@ fn requested(config: &Config, path: &str, user: &str, chosen: &str) {
     let route = &config.routes[index];
     says_the_path(route, &found, path);
     assert!(
-        config.routes.iter().all(|other| other.index == index || !other.path.overlaps(&route.path)),
+        config.routes.iter().all(|other| other.name == route.name || !other.path.overlaps(&route.path)),
         "two routes for one path"
     );
     for name in route.path.names() {

@@ -65,7 +65,7 @@ fn serves(config: &Config, complete: bool) {
         for (_, value) in route.deprecation.iter().flat_map(|policy| policy.headers()) {
             HeaderValue::from_str(&value).expect("deprecation headers can be sent");
         }
-        assert!(!config.routes.iter().any(|r| r.index != route.index && r.path.overlaps(&route.path)));
+        assert!(!config.routes.iter().any(|r| r.name != route.name && r.path.overlaps(&route.path)));
         let frames = [
             route.dialect.render_error(ErrorCode::Gap, "\"\u{7f}", "{}", now()),
             route.dialect.render_auth_error(ErrorCode::InvalidToken, "\\", "{}", now()),

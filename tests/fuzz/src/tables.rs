@@ -247,7 +247,7 @@ fn channel(input: &mut Input<'_>) -> usize {
 type Place = (LinkId, Arc<str>);
 
 struct Subscription {
-    ticket: Ticket,
+    ticket: Ticket<usize>,
     number: u32,
     place: Place,
     route: usize,
@@ -256,7 +256,7 @@ struct Subscription {
 }
 
 fn fan_out(input: &mut Input<'_>) {
-    let mut table: Table<u32, u32> = Table::default();
+    let mut table: Table<usize, u32, u32> = Table::default();
     let mut list: Vec<Subscription> = Vec::new();
     let mut live: BTreeSet<Place> = BTreeSet::new();
     let mut number = 0;
@@ -322,7 +322,7 @@ fn fan_out(input: &mut Input<'_>) {
 }
 
 /// Everything about this channel, and which channels of its link there are.
-fn compare(table: &Table<u32, u32>, list: &[Subscription], place: &Place) {
+fn compare(table: &Table<usize, u32, u32>, list: &[Subscription], place: &Place) {
     let of_link = list.iter().filter(|s| s.place.0 == place.0);
     let channels: BTreeSet<&Arc<str>> = of_link.map(|s| &s.place.1).collect();
     assert_eq!(table.channels(place.0).collect::<BTreeSet<_>>(), channels);
@@ -331,7 +331,7 @@ fn compare(table: &Table<u32, u32>, list: &[Subscription], place: &Place) {
         return assert!(!channels.contains(&place.1));
     };
     let here: Vec<&Subscription> = list.iter().filter(|s| s.place == *place).collect();
-    let mut routes: Vec<usize> = channel.routes().collect();
+    let mut routes: Vec<usize> = channel.audiences().map(|audience| *audience.route()).collect();
     routes.sort_unstable();
     let expected: BTreeSet<usize> = here.iter().map(|s| s.route).collect();
     assert_eq!(routes, expected.into_iter().collect::<Vec<_>>());
@@ -339,7 +339,9 @@ fn compare(table: &Table<u32, u32>, list: &[Subscription], place: &Place) {
     confirmed.sort_unstable();
     assert_eq!(confirmed, here.iter().filter(|s| !s.waits).map(|s| s.number).collect::<Vec<_>>());
     for (route, value) in (0..3).flat_map(|route| [None, Some("3"), Some("9")].map(|value| (route, value))) {
-        let receivers: Vec<u32> = channel.receivers(route, value).copied().collect();
+        let audience = channel.audiences().find(|audience| *audience.route() == route);
+        let receivers: Vec<u32> =
+            audience.iter().flat_map(|audience| audience.receivers(value)).copied().collect();
         let mine = || here.iter().filter(|s| s.route == route && !s.waits);
         let of_all = mine().filter(|s| matches!(s.interest, Interest::All));
         let by_value =

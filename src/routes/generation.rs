@@ -1,0 +1,164 @@
+//! The routes in force, and what is made of all of them: one generation at a time, which another replaces at once.
+//!
+//! Who comes gets the newest generation. Who is there keeps the edition of its route that it came with: where the
+//! route is the same in the next generation, that is the same one, and nothing has happened; where the route is
+//! changed or gone, the edition lives as long as its last connection.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, Weak};
+
+use arc_swap::{ArcSwap, Guard};
+
+use super::edition::{Edition, RouteId, RouteIds, TooManyRoutes};
+use super::path::Router;
+use super::publish::ClientEvents;
+use super::route::Route;
+use crate::websocket::metrics::Traffic;
+
+/// One edition of a route. Equal is only what is the same edition.
+pub struct RouteState {
+    edition: Edition,
+    rules: Arc<Route>,
+    /// Messages of all the route's editions.
+    pub traffic: Traffic,
+}
+
+impl RouteState {
+    /// Which one.
+    #[must_use]
+    pub const fn edition(&self) -> Edition {
+        self.edition
+    }
+
+    /// Of which route.
+    #[must_use]
+    pub const fn id(&self) -> RouteId {
+        self.edition.route
+    }
+
+    /// What the file says of it.
+    #[must_use]
+    pub const fn rules(&self) -> &Arc<Route> {
+        &self.rules
+    }
+}
+
+impl Deref for RouteState {
+    type Target = Route;
+
+    fn deref(&self) -> &Route {
+        &self.rules
+    }
+}
+
+impl PartialEq for RouteState {
+    fn eq(&self, other: &Self) -> bool {
+        self.edition == other.edition
+    }
+}
+
+impl Eq for RouteState {}
+
+impl fmt::Debug for RouteState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} since {}", self.name, self.edition.since)
+    }
+}
+
+/// All that is made of the routes. The empty one serves nobody.
+#[derive(Debug, Default)]
+pub struct Generation {
+    routes: Vec<Arc<RouteState>>,
+    router: Router,
+    client_events: ClientEvents,
+}
+
+impl Generation {
+    /// The routes, in the file's order.
+    #[must_use]
+    pub fn routes(&self) -> &[Arc<RouteState>] {
+        &self.routes
+    }
+
+    /// Finds a route's place among them for a path.
+    #[must_use]
+    pub const fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// What clients can cause, of this generation and of editions that were alive when it came.
+    #[must_use]
+    pub const fn client_events(&self) -> &ClientEvents {
+        &self.client_events
+    }
+}
+
+/// The generation in force.
+#[derive(Debug, Default)]
+pub struct Generations(ArcSwap<Generation>);
+
+impl Generations {
+    /// The one in force. To be let go soon: it is read once for a burst of events.
+    pub fn current(&self) -> Guard<Arc<Generation>> {
+        self.0.load()
+    }
+
+    /// The one in force, to be kept for a while.
+    #[must_use]
+    pub fn held(&self) -> Arc<Generation> {
+        self.0.load_full()
+    }
+
+    /// From now on `next` is in force.
+    pub fn replace(&self, next: Generation) {
+        self.0.store(Arc::new(next));
+    }
+}
+
+/// What was, as far as it matters for what follows.
+#[derive(Debug, Default)]
+pub struct History {
+    ids: RouteIds,
+    generations: u32,
+    editions: Vec<Weak<RouteState>>,
+}
+
+impl History {
+    /// The generation of these routes, which `router` finds by their place. A route that is as an edition that is
+    /// still alive is that edition; `traffic` gives what counts the messages of a route by its name.
+    ///
+    /// # Errors
+    /// Too many routes.
+    pub fn next(
+        &mut self,
+        routes: &[Arc<Route>],
+        router: Router,
+        traffic: impl Fn(&str) -> Traffic,
+    ) -> Result<Generation, TooManyRoutes> {
+        self.generations += 1;
+        let alive: Vec<Arc<RouteState>> = self.editions().collect();
+        let same = |route: &Route| alive.iter().rev().find(|edition| *edition.rules == *route).cloned();
+        let routes = routes.iter().map(|route| match same(route) {
+            Some(edition) => Ok(edition),
+            None => {
+                let edition = Edition { route: self.ids.of(&route.name)?, since: self.generations };
+                Ok(Arc::new(RouteState { edition, rules: route.clone(), traffic: traffic(&route.name) }))
+            }
+        });
+        let routes = routes.collect::<Result<Vec<_>, _>>()?;
+        let new = routes.iter().filter(|route| route.edition.since == self.generations);
+        let all: Vec<&Arc<RouteState>> = alive.iter().chain(new).collect();
+        self.editions = all.iter().map(|edition| Arc::downgrade(edition)).collect();
+        let client_events = ClientEvents::of(all.iter().map(|edition| &*edition.rules));
+        Ok(Generation { routes, router, client_events })
+    }
+
+    /// Every edition that has connections, or is in force, or about to be.
+    pub fn editions(&self) -> impl Iterator<Item = Arc<RouteState>> {
+        self.editions.iter().filter_map(Weak::upgrade)
+    }
+}
+
+#[cfg(test)]
+mod tests;

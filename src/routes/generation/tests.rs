@@ -1,0 +1,133 @@
+use super::*;
+use crate::config::{self, Config, Source};
+use crate::metrics::Registry;
+use crate::routes::path::Matched;
+use crate::websocket;
+
+const HEAD: &str = r#"
+    [upstream]
+    app_id = "1"
+    key = "k"
+    secret = "s"
+    host = "localhost"
+
+    [dialects.typed.in]
+    type_field = "type"
+
+    [dialects.typed.out]
+    event = '{"type":{event},"data":{data}}'
+    error = '{"type":"error","code":{code}}'
+"#;
+
+fn route(name: &str, more: &str) -> String {
+    format!(
+        "\n[[routes]]\nname = \"{name}\"\npath = \"/{name}\"\nchannel = \"{name}\"\ndialect = \"typed\"\n{more}\n"
+    )
+}
+
+fn config(routes: &[String]) -> Config {
+    let source = Source { name: "routes.toml".into(), text: format!("{HEAD}{}", routes.concat()) };
+    config::load(&source, &|_| None).unwrap().config
+}
+
+struct Bridge {
+    history: History,
+    traffic: websocket::metrics::Metrics,
+}
+
+impl Bridge {
+    fn new() -> Self {
+        let traffic = websocket::metrics::Metrics::new(&Registry::new().unwrap());
+        Self { history: History::default(), traffic }
+    }
+
+    fn next(&mut self, routes: &[String]) -> Generation {
+        let config = config(routes);
+        self.history.next(&config.routes, config.router, |name| self.traffic.of(name)).unwrap()
+    }
+}
+
+fn of(generation: &Generation, path: &str) -> Arc<RouteState> {
+    let Matched::Route(index, _) = generation.router().find(path) else { panic!("no route has {path}") };
+    generation.routes()[index].clone()
+}
+
+#[test]
+fn a_route_that_is_the_same_is_the_same_edition_wherever_it_is_in_the_file() {
+    let mut bridge = Bridge::new();
+    let first = bridge.next(&[route("a", ""), route("c", "")]);
+    let second = bridge.next(&[route("b", ""), route("c", "echo = true"), route("a", "")]);
+    assert!(Arc::ptr_eq(&of(&first, "/a"), &of(&second, "/a")));
+    let (before, after) = (of(&first, "/c"), of(&second, "/c"));
+    assert_eq!(before.id(), after.id());
+    assert_ne!(before.edition(), after.edition());
+    assert_ne!(before, after);
+    assert!(!before.echo && after.echo, "who has an edition keeps its rules");
+    let ids = second.routes().iter().map(|route| (&*route.name, route.id()));
+    let ids: std::collections::BTreeMap<_, _> = ids.collect();
+    assert_eq!((ids["a"], ids["c"]), (of(&first, "/a").id(), of(&first, "/c").id()));
+    assert!(first.routes().iter().all(|route| route.id() != ids["b"]), "a new name has an id of its own");
+}
+
+#[test]
+fn a_route_that_comes_back_has_its_id_and_with_connections_left_its_edition() {
+    let mut bridge = Bridge::new();
+    let first = bridge.next(&[route("a", ""), route("b", "")]);
+    let (connected, id) = (of(&first, "/a"), of(&first, "/b").id());
+    let edition = of(&first, "/b").edition();
+    drop(first);
+    let between = bridge.next(&[route("c", "")]);
+    assert_eq!(bridge.history.editions().count(), 2, "the one of a that is connected, and the new one of c");
+    drop(between);
+    let last = bridge.next(&[route("b", ""), route("a", "")]);
+    assert!(Arc::ptr_eq(&of(&last, "/a"), &connected));
+    assert_eq!(of(&last, "/b").id(), id);
+    assert_ne!(of(&last, "/b").edition(), edition, "nobody is left of the first");
+}
+
+#[test]
+fn what_clients_can_cause_is_known_while_some_can() {
+    let rule = |event: &str| format!("publish = [{{ types = [\"say\"], event = \"{event}\" }}]");
+    let mut bridge = Bridge::new();
+    let first = bridge.next(&[route("a", &rule("said"))]);
+    let connected = of(&first, "/a");
+    drop(first);
+    let second = bridge.next(&[route("a", &rule("spoken"))]);
+    assert!(["said", "spoken"].iter().all(|event| second.client_events().has("a", event)));
+    drop((connected, second));
+    let third = bridge.next(&[route("a", &rule("told"))]);
+    assert!(third.client_events().has("a", "told") && !third.client_events().has("a", "said"));
+}
+
+/// Each part of a route tells it from another; none is left out of the comparison.
+#[test]
+fn any_change_makes_another_edition() {
+    let same =
+        |more: &str, other: &str| config(&[route("a", more)]).routes == config(&[route("a", other)]).routes;
+    let post = |secret: &str| {
+        format!(
+            "publish = [{{ types = [\"say\"], post = \"http://127.0.0.1/x\", body = '{{frame}}', headers = {{ x-key = \"{secret}\" }} }}]"
+        )
+    };
+    let changes = [
+        "echo = true",
+        "subprotocols = [\"p\"]",
+        "limits = { message_bytes = 1024 }",
+        "limits = { messages = { count = 1, per = \"1s\" } }",
+        "heartbeat = { every = \"7s\" }",
+        "on_gap = \"close\"",
+        "refusal = \"frame\"",
+        "origins = [\"https://a.example\"]",
+        "filter = { field = \"x\", equals = \"1\" }",
+        "publish = [{ types = [\"say\"], event = \"client-said\" }]",
+        "deprecation = { sunset_at = \"2030-01-01T00:00:00Z\" }",
+        &post("one"),
+        &post("two"),
+    ];
+    for (at, change) in changes.iter().enumerate() {
+        assert!(same(change, change), "{change}");
+        for other in changes[..at].iter().chain([&""]) {
+            assert!(!same(change, other), "{change} / {other}");
+        }
+    }
+}
