@@ -1,34 +1,56 @@
 //! pusher-bridge keeps old raw-WebSocket clients working after their server moved to Pusher Channels.
-//! ARCHITECTURE.md is the map; design invariants stand at its top.
+//!
+//! [`app`] runs a bridge with a [`config`]; [`cli`] is the program; [`sandbox`] is a Pusher for tests and for `demo`.
+//! The other rooms are public only for tests, benchmarks and fuzzing, and promise nothing. ARCHITECTURE.md has their
+//! map, and the design's invariants at its top.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
-pub mod admin;
 pub mod app;
-pub mod auth;
 pub mod cli;
-pub mod clock;
 pub mod config;
-pub mod deprecation;
-pub mod exchange;
-pub mod fanout;
-pub mod http;
-pub mod json;
-pub mod legacy;
-pub mod limits;
-pub mod metrics;
-pub mod net;
-pub mod pusher;
-pub mod routes;
 pub mod sandbox;
-pub mod server;
-pub mod session;
-pub mod template;
-pub mod text;
-pub mod tls;
-pub mod upstream;
-pub mod websocket;
 
-/// Who asks, in requests to a JWKS, to Pusher and to backends (RFC 9110 §10.1.5).
-pub const USER_AGENT: &str = concat!("pusher-bridge/", env!("CARGO_PKG_VERSION"));
+#[doc(hidden)]
+pub mod admin;
+#[doc(hidden)]
+pub mod auth;
+#[doc(hidden)]
+pub mod clock;
+#[doc(hidden)]
+pub mod deprecation;
+#[doc(hidden)]
+pub mod exchange;
+#[doc(hidden)]
+pub mod fanout;
+#[doc(hidden)]
+pub mod http;
+#[doc(hidden)]
+pub mod json;
+#[doc(hidden)]
+pub mod legacy;
+#[doc(hidden)]
+pub mod limits;
+#[doc(hidden)]
+pub mod metrics;
+#[doc(hidden)]
+pub mod net;
+#[doc(hidden)]
+pub mod pusher;
+#[doc(hidden)]
+pub mod routes;
+#[doc(hidden)]
+pub mod server;
+#[doc(hidden)]
+pub mod session;
+#[doc(hidden)]
+pub mod template;
+#[doc(hidden)]
+pub mod text;
+#[doc(hidden)]
+pub mod tls;
+#[doc(hidden)]
+pub mod upstream;
+#[doc(hidden)]
+pub mod websocket;

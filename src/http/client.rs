@@ -192,7 +192,7 @@ impl Client {
         *outgoing.method_mut() = request.method;
         *outgoing.uri_mut() = request.uri;
         *outgoing.headers_mut() = request.headers;
-        let name = HeaderValue::from_static(crate::USER_AGENT);
+        let name = HeaderValue::from_static(super::USER_AGENT);
         outgoing.headers_mut().entry(USER_AGENT).or_insert(name);
         let connection = capture_connection(&mut outgoing);
         let deadline = Instant::now() + timeout;

@@ -13,3 +13,6 @@ pub use client::{
 
 /// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Who asks, in requests to a JWKS, to Pusher and to backends (RFC 9110 §10.1.5).
+pub const USER_AGENT: &str = concat!("pusher-bridge/", env!("CARGO_PKG_VERSION"));

@@ -1,6 +1,6 @@
 //! Pure: labels whose values are a closed set.
 
-/// An enum of a label's values, made by [`labels!`].
+/// An enum of a label's values, made by `labels!`.
 pub trait Label: Copy + 'static {
     /// The label's name.
     const KEY: &'static str;

@@ -80,7 +80,7 @@ fn request(app: &App) -> Result<Request, WsError> {
     let url = format!("{base}/app/{}?protocol=7&client=pusher-bridge&version={version}", app.key);
     let mut request = url.into_client_request()?;
     // Web application firewalls turn requests without one away.
-    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(crate::USER_AGENT));
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(crate::http::USER_AGENT));
     if let Some(origin) = &app.origin {
         let origin = HeaderValue::from_str(origin).map_err(|error| WsError::HttpFormat(error.into()))?;
         request.headers_mut().insert(ORIGIN, origin);

@@ -429,3 +429,14 @@ fn every_dependency_is_used() {
         assert!(names(&all, &library), "{name}");
     }
 }
+
+/// What `cargo doc` shows: the other rooms are public for tests only, and their items need no documentation for its own
+/// sake.
+#[test]
+fn the_public_surface_is_narrow() {
+    let lib = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let lines: Vec<&str> = lib.lines().collect();
+    let shown = lines.windows(2).filter(|pair| pair[0] != "#[doc(hidden)]" && pair[1].starts_with("pub "));
+    let shown: Vec<&str> = shown.map(|pair| pair[1]).collect();
+    assert_eq!(shown, ["pub mod app;", "pub mod cli;", "pub mod config;", "pub mod sandbox;"]);
+}

@@ -1,4 +1,4 @@
-//! Whether a connection still delivers, where subscribing again shows nothing (see [`crate::upstream::checks`]): the link is
+//! Whether a connection still delivers, where subscribing again shows nothing (see [`super::checks`]): the link is
 //! subscribed to a channel of its own, and when no event at all has come for a while it publishes one there. A server
 //! that accepts it and does not deliver it has forgotten the connection.
 
