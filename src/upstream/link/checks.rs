@@ -161,6 +161,8 @@ impl Checks {
         };
         if self.round.is_empty() {
             self.round.extend(subscribed());
+            // In the same order on every run.
+            self.round.make_contiguous().sort_unstable();
             let channels = u32::try_from(self.round.len()).unwrap_or(u32::MAX).max(1);
             self.pause = (interval / channels).max(PAUSE_MIN);
         }

@@ -3,6 +3,8 @@
 
 mod cache;
 mod deaf;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -474,7 +476,9 @@ impl Machine {
             out.push(match op {
                 Op::Subscribe(channel) => Action::Send(Frame::Subscribe(channel)),
                 Op::Unsubscribe(channel) => {
-                    self.cache.unsubscribed(&channel);
+                    // One whose subscription was not answered is wanted still.
+                    let is_wanted = !self.table.hubs(&channel).is_empty();
+                    self.cache.unsubscribed(&channel, is_wanted);
                     Action::Send(Frame::Unsubscribe(channel))
                 }
                 Op::TellLive { hubs, channel, gap } => {

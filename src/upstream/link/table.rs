@@ -181,7 +181,10 @@ impl LinkTable {
         for channel in held.by_requests.iter().chain(&held.for_a_moment) {
             *self.held.entry(channel.clone()).or_default() += 1;
         }
-        self.queue = self.channels.keys().cloned().collect();
+        let mut queue: Vec<_> = self.channels.keys().cloned().collect();
+        // In the same order on every run.
+        queue.sort_unstable();
+        self.queue = queue.into();
         self.pump(now, out);
         self.release(&held.for_a_moment, now);
     }

@@ -32,10 +32,12 @@ impl CacheChannels {
         self.awaiting.remove(channel);
     }
 
-    /// The channel is not subscribed any more.
-    pub(super) fn unsubscribed(&mut self, channel: &str) {
-        self.last.forget(channel);
+    /// The channel is not subscribed any more. Where it is wanted still, its clients have its last event.
+    pub(super) fn unsubscribed(&mut self, channel: &str, is_wanted: bool) {
         self.awaiting.remove(channel);
+        if !is_wanted {
+            self.last.forget(channel);
+        }
     }
 
     /// No channel is subscribed any more; those that are `unwanted` are gone.

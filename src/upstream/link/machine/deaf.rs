@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Action, Machine, Note};
+use crate::pusher::channel;
 use crate::upstream::link::checks::{Answer, Check};
 use crate::upstream::link::table::Op;
 use crate::upstream::lost::{End, LostCause};
@@ -69,6 +70,9 @@ impl Machine {
             Answer::Learned => self.learned(now),
             Answer::Again => self.ops.push(Op::Subscribe(channel.into())),
             Answer::Forgotten => {
+                if channel::is_cache(channel) {
+                    self.cache.awaits(channel);
+                }
                 if self.table.forgotten(channel, &mut self.ops) {
                     out.push(Action::Note(Note::Forgotten(channel.into())));
                 }

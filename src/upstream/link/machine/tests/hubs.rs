@@ -1,0 +1,122 @@
+//! Models of hubs, which hold the link to its word: each event once and in order, and a gap told wherever one is
+//! missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::exchange::LinkId;
+use crate::upstream::delivery::{Delivery, Event};
+
+/// The event of a stranger; its data is its number on its channel, from 1.
+pub(super) const NUMBERED: &str = "numbered";
+/// The event of a client of the bridge; its data is its number among all of them.
+pub(super) const LOCAL: &str = "local";
+
+/// A hub's subscription of one channel.
+#[derive(Debug, Default)]
+struct Subscription {
+    /// Whether it was ever confirmed.
+    confirmed: bool,
+    /// Whether it is confirmed, and the link was not lost since.
+    up: bool,
+    /// The last event that came.
+    last: u64,
+    /// The hub has, or knows that it may miss, all events up to this one.
+    accounted: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Hub {
+    subscriptions: BTreeMap<Arc<str>, Subscription>,
+    /// Events of the bridge's own clients that came.
+    locals: BTreeSet<u64>,
+}
+
+/// What is true at the server when a hub is told something.
+pub(super) struct Truth<'a> {
+    /// How many events were published on a channel.
+    pub(super) published: &'a BTreeMap<Arc<str>, u64>,
+    /// Whether the server has ever forgotten a channel.
+    pub(super) may_forget: bool,
+}
+
+impl Hub {
+    pub(super) fn wants(&self, channel: &str) -> bool {
+        self.subscriptions.contains_key(channel)
+    }
+
+    pub(super) fn channels(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.subscriptions.keys()
+    }
+
+    pub(super) fn subscribe(&mut self, channel: &Arc<str>) {
+        self.subscriptions.insert(channel.clone(), Subscription::default());
+    }
+
+    pub(super) fn unsubscribe(&mut self, channel: &str) {
+        self.subscriptions.remove(channel);
+    }
+
+    pub(super) fn has_local(&self, number: u64) -> bool {
+        self.locals.contains(&number)
+    }
+
+    /// All that was published is accounted for.
+    pub(super) fn assert_complete(&self, truth: &Truth<'_>) {
+        for (channel, subscription) in &self.subscriptions {
+            assert!(subscription.up, "{channel} is not confirmed");
+            assert_eq!(subscription.last, truth.published[channel], "{channel} does not receive");
+        }
+    }
+
+    pub(super) fn told(&mut self, delivery: &Delivery, link: LinkId, truth: &Truth<'_>) {
+        match delivery {
+            Delivery::Event(event) => {
+                assert_eq!(event.link, link);
+                self.event(event);
+            }
+            Delivery::Live { link: of, channel, gap, cached } => {
+                assert_eq!(*of, link);
+                let published = truth.published[channel];
+                let subscription =
+                    self.subscriptions.get_mut(channel).unwrap_or_else(|| panic!("{channel} is not wanted"));
+                if subscription.confirmed {
+                    assert!(*gap, "{channel} was lost, and no gap is told");
+                    assert!(!subscription.up || truth.may_forget, "{channel}: a gap without a reason");
+                }
+                subscription.confirmed = true;
+                subscription.up = true;
+                subscription.accounted = published;
+                if let Some(event) = cached {
+                    assert!(event.channel == *channel && number(event) <= published);
+                }
+            }
+            Delivery::Down(of) => {
+                assert_eq!(*of, link);
+                self.subscriptions.values_mut().for_each(|subscription| subscription.up = false);
+            }
+        }
+    }
+
+    fn event(&mut self, event: &Event) {
+        let (channel, number) = (&event.channel, number(event));
+        let subscription =
+            self.subscriptions.get_mut(channel).unwrap_or_else(|| panic!("{channel} is not wanted"));
+        if *event.name == *LOCAL {
+            return assert!(self.locals.insert(number), "{channel}: local event {number} comes twice");
+        }
+        assert!(subscription.up, "{channel}: event {number} comes before the confirmation");
+        assert!(number > subscription.last, "{channel}: event {number} comes after {}", subscription.last);
+        assert!(
+            number <= subscription.accounted + 1,
+            "{channel}: event {number} comes after {}, and no gap was told",
+            subscription.accounted
+        );
+        subscription.last = number;
+        subscription.accounted = subscription.accounted.max(number);
+    }
+}
+
+fn number(event: &Event) -> u64 {
+    event.data.parse().unwrap()
+}
