@@ -45,6 +45,8 @@ const ATTACKS: &[Attack] = attacks![
     requests::other_protocols,
     requests::connect_and_reset,
     requests::refused_requests,
+    requests::kept_connections,
+    requests::pipelines,
     requests::all_descriptors,
     requests::neighbours_at_their_cap,
     tokens::never_authenticating,

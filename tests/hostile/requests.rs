@@ -19,6 +19,9 @@ use crate::support::raw::{request, upgrade};
 
 const PLAIN: &str = "GET /ws/native HTTP/1.1\r\nHost: h\r\n\r\n";
 
+/// A request behind which another may follow.
+const KEPT: &str = "GET /nowhere HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\n\r\n";
+
 /// Connections without a request.
 pub async fn silent_connections() -> Row {
     const COUNT: usize = 8000;
@@ -284,6 +287,69 @@ pub async fn refused_requests() -> Row {
             sent: format!("{count} requests to be refused, in 3 s"),
             bound_mib: 16,
             ended: "426, 404, 400; refusals by reason",
+            closed_to_newcomers: false,
+        })
+        .await
+}
+
+/// A request that is answered, and behind it a head as large as it may be, without its end.
+pub async fn kept_connections() -> Row {
+    const COUNT: usize = 3000;
+    let scene = shipped().server_limit(r#"header_timeout = "3s""#).open("kept_connections").await;
+    let to = scene.bridge.address;
+    let bytes = format!("{KEPT}GET /ws/native HTTP/1.1\r\nHost: h\r\nx: {}", "x".repeat(16_000));
+    let bytes = Arc::new(bytes);
+    let answers = swarm(COUNT, move |n, turnstile| {
+        let bytes = bytes.clone();
+        async move {
+            let mut stream = turnstile.pass(connect(address(n % 3), to)).await;
+            stream.write_all(bytes.as_bytes()).await.unwrap();
+            status(&read_to_end(&mut stream).await)
+        }
+    })
+    .await;
+    assert_eq!(tally(answers), BTreeMap::from([(404, COUNT)]));
+    scene.bridge.until("timeouts", |m| m.refusals("none", "timeout") == COUNT as f64).await;
+    scene
+        .over(Verdict {
+            sent: format!("{COUNT} connections with a request that is answered and 16,000 bytes of another"),
+            bound_mib: 112,
+            ended: "closed after `header_timeout` (3 s here); refusal `timeout`",
+            closed_to_newcomers: false,
+        })
+        .await
+}
+
+/// More requests than a connection may have, all at once.
+pub async fn pipelines() -> Row {
+    const ATTACKERS: usize = 32;
+    const MAX: usize = 100;
+    let scene = shipped().open("pipelines").await;
+    let (to, end) = (scene.bridge.address, scene.end());
+    let counts = swarm(ATTACKERS, move |n, _| async move {
+        let mut connections = 0;
+        while Instant::now() < end {
+            let mut stream = connect(address(n), to).await;
+            let _ = stream.write_all(KEPT.repeat(2 * MAX).as_bytes()).await;
+            let answers = read_to_end(&mut stream).await;
+            let count = answers.windows(9).filter(|nine| nine == b"HTTP/1.1 ").count();
+            // A reset may overtake the last of them, for more was sent than is read.
+            assert!(count <= MAX, "{count} answers");
+            connections += 1;
+        }
+        connections
+    })
+    .await;
+    let count: usize = counts.into_iter().sum();
+    scene
+        .bridge
+        .until("each to be counted", |m| m.refusals("none", "unknown_path") == (count * MAX) as f64)
+        .await;
+    scene
+        .over(Verdict {
+            sent: format!("{count} connections, each with {} requests at once, in 2 s", 2 * MAX),
+            bound_mib: 16,
+            ended: "404 a hundred times, and closed",
             closed_to_newcomers: false,
         })
         .await
