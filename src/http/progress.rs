@@ -67,12 +67,12 @@ impl Progress {
     }
 
     /// Something was read.
-    pub(super) fn heard(&self) {
+    pub(super) fn bytes_read(&self) {
         self.state().begun = true;
     }
 
     /// A request's head is there; which one it is.
-    pub(super) fn asked(&self) -> usize {
+    pub(super) fn request_read(&self) -> usize {
         let mut state = self.state();
         if state.phase == Phase::Waiting {
             state.deadline += self.answer_timeout;
@@ -83,7 +83,7 @@ impl Progress {
     }
 
     /// The answer was made to its end.
-    pub(super) fn answered(&self) {
+    pub(super) fn answer_made(&self) {
         self.state().phase = Phase::Writing;
     }
 

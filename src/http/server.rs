@@ -71,13 +71,13 @@ impl Default for Limits {
 pub enum End {
     /// By a 101: here is the socket, and what came behind the request.
     Upgraded(TcpStream, Bytes),
-    /// With everything answered that was asked.
+    /// With everything answered that was asked: the client went, or asked for nothing more in time.
     Closed,
     /// By something that is no request. If HTTP/1 has an answer to it, it was given.
     Unreadable(Unreadable, hyper::Error),
     /// The connection broke, or the service gave it up.
     Broken(BoxError),
-    /// Something took too long.
+    /// A request or its answer took too long.
     TimedOut,
 }
 
@@ -137,7 +137,7 @@ where
 {
     let upgraded = AtomicBool::new(false);
     let service = service_fn(|request| {
-        let last = progress.asked() >= limits.requests_max;
+        let last = progress.request_read() >= limits.requests_max;
         let answer = service(request);
         let upgraded = &upgraded;
         Box::pin(async move {
@@ -168,8 +168,12 @@ where
         }
         timer.as_mut().poll(cx).map(|()| None)
     });
-    let Some(ended) = ended.await else { return End::TimedOut };
+    let ended = ended.await;
     let parts = connection.into_parts();
+    let Some(ended) = ended else {
+        let nothing_asked = progress.is_idle() && parts.read_buf.is_empty();
+        return if nothing_asked { End::Closed } else { End::TimedOut };
+    };
     let deadline = progress.deadline() + limits.answer_timeout;
     let (mut stream, withheld) = match timeout_at(deadline, parts.io.into_inner()).await {
         Ok(Ok((io, withheld))) => (io.into_inner(), withheld),
@@ -271,6 +275,6 @@ impl HttpBody for Tracked {
 /// hyper drops a body when it has all of it.
 impl Drop for Tracked {
     fn drop(&mut self) {
-        self.progress.answered();
+        self.progress.answer_made();
     }
 }

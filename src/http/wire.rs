@@ -106,7 +106,7 @@ impl<T: Read + Unpin> Read for Wire<T> {
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
-        self.progress.heard();
+        self.progress.bytes_read();
         Poll::Ready(Ok(()))
     }
 }
@@ -180,10 +180,10 @@ mod tests {
                 let slow = Slow { taken: Vec::new(), at_once, ready: false };
                 let mut wire = Wire::new(slow, progress.clone());
                 for _ in 0..3 {
-                    progress.asked();
+                    progress.request_read();
                     write(&mut wire, CONTINUE, cut).await;
                     write(&mut wire, PLAIN, cut).await;
-                    progress.answered();
+                    progress.answer_made();
                     write(&mut wire, BODY, cut).await;
                 }
                 write(&mut wire, "HTTP/1.1 400 Bad Request\r\n\r\n", cut).await;

@@ -51,7 +51,7 @@ pub struct Route {
     /// The end of this endpoint; `None`: not deprecated.
     pub deprecation: Option<Policy>,
     /// How a refusal is told.
-    pub refusal: Refusal,
+    pub refusal: TellRefusal,
     /// What a client is told when events may have been missed.
     pub on_gap: OnGap,
     /// Allowed `Origin`s; `None`: any. A request without `Origin` is no browser's and passes.
@@ -259,7 +259,7 @@ pub struct Exclusive {
 
 /// How a refusal is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum TellRefusal {
     /// By HTTP status, before the upgrade.
     Http,
     /// By an error frame and, after `hold`, a close: a browser cannot read an HTTP refusal, and a client that

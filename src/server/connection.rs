@@ -85,8 +85,10 @@ pub(super) async fn serve(
             tracing::debug!(%peer, %error, "a request could not be read");
         }
         Ok(End::Broken(error)) => tracing::debug!(%peer, %error, "a connection broke"),
-        Ok(End::TimedOut) => note_cut(&worker, peer, &progress, Refusal::Timeout),
-        Err(refusal) => note_cut(&worker, peer, &progress, refusal),
+        Ok(End::TimedOut) => note_cut(&worker, peer, Refusal::Timeout),
+        // Between two requests there is none to be refused.
+        Err(_) if progress.is_idle() => {}
+        Err(refusal) => note_cut(&worker, peer, refusal),
     }
 }
 
@@ -107,10 +109,8 @@ async fn drained(worker: &Worker, progress: &Progress) {
     }
 }
 
-/// Counts a request that is cut before it was over. Between two requests there is none.
-fn note_cut(worker: &Worker, peer: SocketAddr, progress: &Progress, refusal: Refusal) {
-    if !progress.is_idle() {
-        worker.door.metrics.refused(None, refusal);
-        tracing::debug!(%peer, reason = refusal.label(), "a request was not over in time");
-    }
+/// Counts a request that is cut before it was over.
+fn note_cut(worker: &Worker, peer: SocketAddr, refusal: Refusal) {
+    worker.door.metrics.refused(None, refusal);
+    tracing::debug!(%peer, reason = refusal.label(), "a request was not over in time");
 }

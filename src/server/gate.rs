@@ -9,7 +9,7 @@ use super::upgrade::{NotUpgradable, has_token};
 use crate::deprecation::Phase;
 use crate::legacy::error::ErrorCode;
 use crate::routes::path::PathValues;
-use crate::routes::route;
+use crate::routes::route::TellRefusal;
 
 /// What an upgrade needs of its request.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,10 +69,10 @@ pub const fn admit(facts: Facts) -> Result<(), Refusal> {
 
 /// The code of the frame by which a route's refusal is told; `None` where it is told by an answer.
 #[must_use]
-pub const fn told_by_frame(refusal: Refusal, route: route::Refusal) -> Option<ErrorCode> {
-    match route {
-        route::Refusal::Http => None,
-        route::Refusal::Frame { .. } => refusal.error_code(),
+pub const fn told_by_frame(refusal: Refusal, tell: TellRefusal) -> Option<ErrorCode> {
+    match tell {
+        TellRefusal::Http => None,
+        TellRefusal::Frame { .. } => refusal.error_code(),
     }
 }
 
@@ -129,9 +129,9 @@ mod tests {
 
     #[test]
     fn frames_tell_what_has_a_code_where_the_route_says_so() {
-        let frame = route::Refusal::Frame { hold: Duration::ZERO };
+        let frame = TellRefusal::Frame { hold: Duration::ZERO };
         for refusal in Refusal::ALL {
-            assert_eq!(told_by_frame(refusal, route::Refusal::Http), None);
+            assert_eq!(told_by_frame(refusal, TellRefusal::Http), None);
             let told = matches!(refusal, Refusal::Gone | Refusal::Origin | Refusal::AddressLimit);
             assert_eq!(told_by_frame(refusal, frame).is_some(), told, "{refusal:?}");
         }

@@ -213,6 +213,9 @@ async fn each_request_has_its_time_and_nobody_is_refused_for_having_no_more() {
     })
     .await;
     let (mut idle, mut half) = (Raw::connect(bridge.address()).await, Raw::connect(bridge.address()).await);
+    let mut at_once = Raw::connect(bridge.address()).await;
+    at_once.send(plain("GET /healthz") + "GET /heal").await;
+    assert_eq!(at_once.answer().await.status, 200);
     let started = Instant::now();
     while started.elapsed() < Duration::from_millis(900) {
         for raw in [&mut idle, &mut half] {
@@ -225,9 +228,10 @@ async fn each_request_has_its_time_and_nobody_is_refused_for_having_no_more() {
     let answered = Instant::now();
     idle.ended().await;
     half.ended().await;
+    at_once.ended().await;
     assert!(answered.elapsed() < Duration::from_secs(8), "not only when the answer's time is over");
     bridge.until_empty().await;
-    bridge.becomes(r#"pusher_bridge_refusals_total{route="none",reason="timeout"}"#, 1.0).await;
+    bridge.becomes(r#"pusher_bridge_refusals_total{route="none",reason="timeout"}"#, 2.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

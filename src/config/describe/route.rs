@@ -4,7 +4,8 @@ use super::limits::limits;
 use super::{Lines, auth, duration, mask, one_line};
 use crate::deprecation::Policy;
 use crate::routes::route::{
-    Filter, Heartbeat, HeartbeatKind, OnGap, PublishAction, PublishRule, Refusal, Route, TypeSet, ValueSets,
+    Filter, Heartbeat, HeartbeatKind, OnGap, PublishAction, PublishRule, Route, TellRefusal, TypeSet,
+    ValueSets,
 };
 
 pub(super) fn route(out: &mut Lines, route: &Route) {
@@ -78,8 +79,8 @@ pub(super) fn route(out: &mut Lines, route: &Route) {
         out.fact("origins", if origins.list().is_empty() { none } else { origins.list().join(", ") });
     }
     match refusal {
-        Refusal::Http => {}
-        Refusal::Frame { hold } => {
+        TellRefusal::Http => {}
+        TellRefusal::Frame { hold } => {
             out.fact("refusal", format!("by an error frame, and a close after {}", duration(*hold)));
         }
     }

@@ -17,7 +17,7 @@ use crate::legacy::dialect::Dialect;
 use crate::limits::slots::Scope;
 use crate::pusher::channel::{CHANNEL_BYTES_MAX, ChannelKind, check_channel, kind_a_value_could_select};
 use crate::routes::path::PathTemplate;
-use crate::routes::route::{Filter, Heartbeat, HeartbeatKind, OnGap, Refusal, Route};
+use crate::routes::route::{Filter, Heartbeat, HeartbeatKind, OnGap, Route, TellRefusal};
 use crate::template::{Allow, Text, Var, closest};
 
 const AUTH_DEADLINE: Duration = Duration::from_secs(30);
@@ -101,8 +101,8 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
     let deprecation = deprecation::deprecation(problems, raw.deprecation.as_ref());
     let hold = problems.duration(raw.refusal_hold.as_ref(), Duration::ZERO, REFUSAL_HOLD);
     let refusal = match raw.refusal.as_ref().map(At::get) {
-        Some(raw::Refusal::Frame) => Refusal::Frame { hold },
-        _ => Refusal::Http,
+        Some(raw::Refusal::Frame) => TellRefusal::Frame { hold },
+        _ => TellRefusal::Http,
     };
     let subprotocols = door::subprotocols(problems, raw.subprotocols.as_ref());
     Some(Route {

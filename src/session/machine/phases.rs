@@ -8,7 +8,7 @@ use crate::auth::Claims;
 use crate::clock::Now;
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
-use crate::routes::route::Refusal;
+use crate::routes::route::TellRefusal;
 
 pub(super) enum State {
     /// Waiting for a token.
@@ -45,8 +45,8 @@ impl Machine {
         out.push(Action::Error(code, self.route.dialect.render_error(code, code.message(), "{}", now)));
         self.state = State::Refused;
         let hold = match self.route.refusal {
-            Refusal::Frame { hold } => hold,
-            Refusal::Http => Duration::ZERO,
+            TellRefusal::Frame { hold } => hold,
+            TellRefusal::Http => Duration::ZERO,
         };
         self.timers.set(Timer::Phase, now.mono + hold);
     }
