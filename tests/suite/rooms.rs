@@ -57,6 +57,18 @@ impl Law<'_> {
         outside.map(|(_, allowed)| format!("{from} may import {} only", allowed.join(", ")))
     }
 
+    /// Which room imports which, for more than tests.
+    fn known(&self, files: &Files) -> BTreeSet<(String, String)> {
+        let mut known = BTreeSet::new();
+        for (file, root) in ROOTS.iter().filter(|(file, _)| files.contains_key(*file)) {
+            for import in Crate::read(files, file, LIBRARY).imports.iter().filter(|import| !import.test) {
+                let (from, to) = self.rooms(import, root);
+                known.insert((from.to_owned(), to.to_owned()));
+            }
+        }
+        known
+    }
+
     /// What is against the law in these files, by rooms.
     fn findings(&self, files: &Files) -> BTreeMap<(String, String), Vec<String>> {
         let mut found: BTreeMap<_, Vec<String>> = BTreeMap::new();
@@ -84,6 +96,56 @@ fn order(document: &str) -> Vec<&str> {
         .map(|name| name.trim_end_matches('/').trim_end_matches(".rs"))
         .filter(|name| !name.contains('/'))
         .collect()
+}
+
+/// What is drawn below that table: the rooms on each line, and beside them the ways through the house (`a → b → c`).
+fn picture<'a>(document: &'a str, order: &[&str]) -> (Vec<Vec<&'a str>>, Vec<Vec<&'a str>>) {
+    let (_, map) = document.split_once("\n## The map\n").expect("a map");
+    let section = map.split("\n## ").next().unwrap_or_default();
+    let words = |text: &'a str| {
+        text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+    };
+    let (mut drawn, mut ways) = (Vec::new(), Vec::new());
+    for line in section.lines().filter(|line| line.starts_with("    ")) {
+        // A way is told behind what it is the way of.
+        let told = ["  an ", "  a "].iter().filter_map(|label| line.find(label)).min();
+        let (left, right) = line.split_at(told.filter(|_| line.contains('→')).unwrap_or(line.len()));
+        drawn.push(words(left).filter(|word| order.contains(word)).collect());
+        if !right.is_empty() {
+            ways.push(
+                right
+                    .split('→')
+                    .enumerate()
+                    .filter_map(|(at, part)| if at == 0 { words(part).last() } else { words(part).next() })
+                    .collect(),
+            );
+        }
+    }
+    (drawn, ways)
+}
+
+/// What is wrong with a picture: a room drawn above one that the map has above it, and a way between rooms that know
+/// nothing of each other.
+fn misdrawn(document: &str, order: &[&str], known: &BTreeSet<(String, String)>) -> Vec<String> {
+    let (drawn, ways) = picture(document, order);
+    let floor = |room: &str| order.iter().position(|known| *known == room);
+    let mut wrong = Vec::new();
+    for (at, line) in drawn.iter().enumerate() {
+        for (above, below) in
+            drawn[..at].iter().flatten().flat_map(|above| line.iter().map(move |below| (above, below)))
+        {
+            if floor(above) > floor(below) {
+                wrong.push(format!("{above} is drawn above {below}, and the map has it below"));
+            }
+        }
+    }
+    for (from, to) in ways.iter().flat_map(|way| way.windows(2)).map(|step| (step[0], step[1])) {
+        let imports = |a: &str, b: &str| known.contains(&(a.to_owned(), b.to_owned()));
+        if !imports(from, to) && !imports(to, from) {
+            wrong.push(format!("{from} → {to}: neither imports the other"));
+        }
+    }
+    wrong
 }
 
 /// What is wrong with a map of these files.
@@ -124,6 +186,15 @@ fn the_map_has_every_room_once() {
     let wrong = mistakes(&order(ARCHITECTURE), &files);
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
     assert_eq!(undeclared(&files), [""; 0], "no `mod` declares these");
+}
+
+#[test]
+fn the_picture_is_of_this_house() {
+    let law = Law { order: order(ARCHITECTURE), narrow: NARROW };
+    let (drawn, ways) = picture(ARCHITECTURE, &law.order);
+    assert!(drawn.concat().len() > 10 && ways.len() == 3, "{drawn:?}, {ways:?}");
+    let wrong = misdrawn(ARCHITECTURE, &law.order, &law.known(&super::imports::files("src")));
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
 // ------------------------------------------------------------------------------------ the test, tested
@@ -290,6 +361,22 @@ fn the_root_narrow_rooms_and_files_elsewhere_are_held_to_it_too() {
         .map(|(a, b)| (a.into(), b.into()))
         .into();
     assert_eq!(undeclared(&files), ["src/b.rs"]);
+}
+
+#[test]
+fn a_picture_that_is_wrong_is_seen() {
+    let order = ["high", "middle", "side", "low"];
+    let known = [("high", "middle"), ("middle", "low")].map(|(a, b)| (a.to_owned(), b.to_owned())).into();
+    let told = |drawing: &str| {
+        let document =
+            format!("\n## The map\n\nTo high → low in text.\n\n{drawing}\n\n## More\n\n    low above high\n");
+        misdrawn(&document, &order, &known)
+    };
+    let drawing = "     high       a way      middle → high\n   middle · side    an event  low → middle → high\n     └ low";
+    assert_eq!(told(drawing), [""; 0]);
+    assert_eq!(told("    low\n    high"), ["low is drawn above high, and the map has it below"]);
+    assert_eq!(told("    high  a way  low → high → middle"), ["low → high: neither imports the other"]);
+    assert_eq!(told("    high  an event  high → nowhere"), ["high → nowhere: neither imports the other"]);
 }
 
 /// One line of each: where, what and why.
