@@ -1,5 +1,5 @@
-//! From a file's text to a [`Config`]: parse, fill in the environment, look for slips in the keys, lay
-//! defaults, groups and routes over one another, validate.
+//! From a file's text to a [`Config`]: parse, fill in the environment, report mistaken keys, merge
+//! defaults, groups and routes, validate.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,15 +20,14 @@ use crate::net::proxies::{Proxies, Unusable};
 use crate::routes::route::PublishAction;
 use crate::upstream::settings::Endpoint;
 
-/// Asks for a variable of the environment.
+/// Looks up an environment variable.
 pub type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
 
 /// A valid file.
 #[derive(Debug)]
 pub struct Loaded {
-    /// What it says. While something is missing, the values that need it are stand-ins, good to look at but
-    /// not to serve with.
-    /// To serve, take it by [`Loaded::complete`].
+    /// What it says. Values of missing variables are stand-ins, good to look at but not to serve with: to serve, use
+    /// [`Loaded::complete`].
     pub config: Config,
     /// Variables that have neither a value nor a default, in the file's order.
     pub missing: Vec<Missing>,
@@ -44,8 +43,8 @@ impl Loaded {
     }
 }
 
-/// Tables that are one value: a route's replaces its group's as a whole, or a rate's old burst would stay
-/// under its new count.
+/// Tables that are one value: a route's replaces its group's as a whole, or a rate's old burst would remain under its
+/// new count.
 const WHOLE: [&str; 7] = [
     "filter",
     "messages",
@@ -56,8 +55,8 @@ const WHOLE: [&str; 7] = [
     "connections_per_user",
 ];
 
-/// Most slips looked for in one table.
-const SLIPS_MAX: usize = 50;
+/// Most mistakes reported of one table.
+const MISTAKES_MAX: usize = 50;
 
 /// Loads a configuration. Reads the files that `…_file` keys name, and nothing else.
 ///
@@ -190,16 +189,17 @@ impl<'i> Parts<'i> {
         parts
     }
 
-    /// Looks for slips in every table, and where there are none, lays the tables over one another.
+    /// Reports the mistakes in every table, and where there are none, merges each route with its group and the
+    /// defaults.
     fn check(self, problems: &mut Problems<'_>) -> Option<(raw::Root, Vec<RouteInput>)> {
-        let root = shape::<raw::Root>(self.root, &["defaults", "groups", "routes"], problems);
-        shape::<raw::Shared>(self.defaults.clone(), &[], problems);
+        let root = deserialize_all::<raw::Root>(self.root, &["defaults", "groups", "routes"], problems);
+        deserialize_all::<raw::Shared>(self.defaults.clone(), &[], problems);
         for (_, group) in &self.groups {
-            shape::<raw::Shared>(group.clone(), &[], problems);
+            deserialize_all::<raw::Shared>(group.clone(), &[], problems);
         }
         let mut inputs = Vec::new();
         for (span, route) in self.routes {
-            let own = shape::<raw::Route>(route.clone(), &[], problems);
+            let own = deserialize_all::<raw::Route>(route.clone(), &[], problems);
             let own_slots =
                 own.as_ref().and_then(|own| Some(own.limits.as_ref()?.connections_per_user.as_ref()?.span()));
             let own_asks = own.as_ref().and_then(|own| own.auth.as_ref()).and_then(|auth| {
@@ -210,17 +210,17 @@ impl<'i> Parts<'i> {
             let mut merged = self.defaults.clone();
             if let Some(wanted) = &group {
                 match self.groups.iter().find(|(name, _)| name == wanted.get()) {
-                    Some((_, group)) => lay_over(&mut merged, group),
+                    Some((_, group)) => merge(&mut merged, group),
                     None => {
                         let names: Vec<&str> = self.groups.iter().map(|(n, _)| n.as_str()).collect();
                         validate::unknown_name(problems, wanted, "group", &names);
                     }
                 }
             }
-            lay_over(&mut merged, &route);
-            // Each table alone was right, so together they are, unless a slip was reported already.
+            merge(&mut merged, &route);
+            // Tables that are right alone are right when merged.
             if problems.is_empty()
-                && let Some(route) = shape::<raw::Route>(merged, &[], problems)
+                && let Some(route) = deserialize_all::<raw::Route>(merged, &[], problems)
             {
                 inputs.push(RouteInput { span, route, own_slots, own_asks });
             }
@@ -240,8 +240,8 @@ fn table<'i>(value: Spanned<DeValue<'i>>, what: &str, problems: &mut Problems<'_
     }
 }
 
-/// Puts the keys of `over` onto `base`, table by table.
-fn lay_over<'i>(base: &mut DeTable<'i>, over: &DeTable<'i>) {
+/// Merges `over` into `base`, table by table; `over` wins.
+fn merge<'i>(base: &mut DeTable<'i>, over: &DeTable<'i>) {
     for (key, value) in over.iter() {
         let name: &str = key.get_ref();
         if let DeValue::Table(inner) = value.get_ref()
@@ -249,26 +249,26 @@ fn lay_over<'i>(base: &mut DeTable<'i>, over: &DeTable<'i>) {
             && let Some(below) = base.get_mut(name)
             && let DeValue::Table(below) = below.get_mut()
         {
-            lay_over(below, inner);
+            merge(below, inner);
             continue;
         }
-        // The key goes too: it remembers where it stood.
+        // The key too: it knows its place in the file.
         base.remove(name);
         base.insert(key.clone(), value.clone());
     }
 }
 
-// ------------------------------------------------------------------------------------------------ slips
+// ------------------------------------------------------------------------------------------------ mistakes
 
-/// Reads `table` as a `T`. What cannot be read is reported and taken out, until the rest can: so one run
-/// reports every slip.
-fn shape<T: DeserializeOwned>(
+/// Deserializes `table`. What cannot be read is reported and removed until the rest can, so that one run reports every
+/// mistake.
+fn deserialize_all<T: DeserializeOwned>(
     mut table: DeTable<'_>,
     more_keys: &[&str],
     problems: &mut Problems<'_>,
 ) -> Option<T> {
     let before = problems.len();
-    for _ in 0..SLIPS_MAX {
+    for _ in 0..MISTAKES_MAX {
         let attempt = T::deserialize(Deserializer::from(Spanned::new(0..0, table.clone())));
         let error = match attempt {
             Ok(value) => return (problems.len() == before).then_some(value),
@@ -276,7 +276,7 @@ fn shape<T: DeserializeOwned>(
         };
         let span = error.span().unwrap_or(0..0);
         report(problems, span.clone(), error.message(), more_keys);
-        if !take_out(&mut table, &span) {
+        if !remove_at(&mut table, &span) {
             return None;
         }
     }
@@ -311,11 +311,11 @@ fn report(problems: &mut Problems<'_>, span: Range<usize>, message: &str, more_k
     validate::unknown(problems, span, format!("{what} `{name}`"), name, &known);
 }
 
-/// Removes the entry whose key or value stands at `span`, the innermost first.
-fn take_out(table: &mut DeTable<'_>, span: &Range<usize>) -> bool {
+/// Removes the innermost entry whose key or value is at `span`.
+fn remove_at(table: &mut DeTable<'_>, span: &Range<usize>) -> bool {
     let mut found = None;
     for (key, value) in table.iter_mut() {
-        if take_out_below(value, span) {
+        if remove_within(value, span) {
             return true;
         }
         if key.span() == *span || value.span() == *span {
@@ -325,11 +325,11 @@ fn take_out(table: &mut DeTable<'_>, span: &Range<usize>) -> bool {
     found.is_some_and(|name| table.remove(name.as_str()).is_some())
 }
 
-fn take_out_below(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>) -> bool {
+fn remove_within(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>) -> bool {
     match value.get_mut() {
-        DeValue::Table(inner) => take_out(inner, span),
+        DeValue::Table(inner) => remove_at(inner, span),
         DeValue::Array(list) => {
-            if list.iter_mut().any(|item| take_out_below(item, span)) {
+            if list.iter_mut().any(|item| remove_within(item, span)) {
                 return true;
             }
             let kept: Vec<_> = list.iter().filter(|item| item.span() != *span).cloned().collect();

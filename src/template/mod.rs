@@ -15,14 +15,14 @@ use text::TextPart;
 pub use text::{Allow, Text, Var};
 pub use url::in_url;
 
-/// Where a template went wrong: a byte offset into it, what is wrong, and the nearest right name.
+/// What is wrong with a template, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TemplateError {
-    /// Byte offset of the offence in the template.
+    /// Byte offset in the template.
     pub at: usize,
     /// What is wrong, as a sentence without a full stop.
     pub message: String,
-    /// What was probably meant.
+    /// The nearest name that would be right.
     pub suggestion: Option<String>,
 }
 
@@ -84,37 +84,14 @@ fn pieces(template: &str, braces_are_text: bool) -> Result<Vec<Piece<'_>>, Templ
     Ok(out)
 }
 
-/// The candidate nearest to `name`, when near enough to be a slip (at most a third of its letters).
+/// The candidate nearest to `name`, if near enough for `name` to be a typing mistake: insertions, deletions, substitutions
+/// and swaps of neighbours of at most a third of its characters.
 pub fn closest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates
-        .map(|candidate| (distance(name, candidate), candidate))
+        .map(|candidate| (strsim::osa_distance(name, candidate), candidate))
         .filter(|(d, candidate)| *d > 0 && *d <= candidate.len().max(name.len()).div_ceil(3))
         .min_by_key(|(d, _)| *d)
         .map(|(_, candidate)| candidate)
-}
-
-/// Optimal string alignment distance: insertions, deletions, substitutions and swaps of neighbours.
-fn distance(a: &str, b: &str) -> usize {
-    let a: Vec<char> = a.chars().collect();
-    let b: Vec<char> = b.chars().collect();
-    let mut before: Vec<usize> = Vec::new();
-    let mut previous: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, cb) in b.iter().enumerate() {
-            let get = |row: &[usize], k: usize| row.get(k).copied().unwrap_or(usize::MAX - 1);
-            let mut best = (get(&previous, j) + usize::from(ca != cb))
-                .min(get(&previous, j + 1) + 1)
-                .min(get(&row, j) + 1);
-            if i > 0 && j > 0 && Some(ca) == b.get(j - 1) && a.get(i - 1) == Some(cb) {
-                best = best.min(get(&before, j - 1) + 1);
-            }
-            row.push(best);
-        }
-        before = previous;
-        previous = row;
-    }
-    previous.last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -123,7 +100,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn slips_are_recognised() {
+    fn typing_mistakes_are_recognised() {
         let known = ["channel", "path", "dialect"];
         assert_eq!(closest("chanel", known.into_iter()), Some("channel"));
         assert_eq!(closest("pahts", known.into_iter()), Some("path"));

@@ -211,7 +211,7 @@ macro_rules! route_keys {
 
 route_keys! {
     /// What several routes share.
-    #[allow(dead_code)] // Read for its slips only; merged as tables.
+    #[allow(dead_code)] // Deserialized for its mistakes only; what is merged are the tables.
     Shared {}
 }
 route_keys! {
