@@ -116,7 +116,9 @@ fn picture<'a>(document: &'a str, order: &[&str]) -> (Vec<Vec<&'a str>>, Vec<Vec
                 right
                     .split('→')
                     .enumerate()
-                    .filter_map(|(at, part)| if at == 0 { words(part).last() } else { words(part).next() })
+                    .filter_map(
+                        |(at, part)| if at == 0 { words(part).next_back() } else { words(part).next() },
+                    )
                     .collect(),
             );
         }
