@@ -185,7 +185,7 @@ async fn address_slot(
     let Some(max) = route.limits.connections_per_address else { return Ok(AddressSlot::Uncounted) };
     let client = one_client(address, worker.door.settings.ipv6_prefix);
     let key = (route.limits.scope.clone(), client);
-    session::take_address(&worker.door.address_slots, &key, max, holder)
+    session::acquire_address(&worker.door.address_slots, &key, max, holder)
         .await
         .map(AddressSlot::Counted)
         .map_err(|()| Refusal::AddressLimit)

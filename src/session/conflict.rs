@@ -1,4 +1,4 @@
-//! Slots that are taken: holders are asked for a sign of life, and the newcomer waits for one to go.
+//! Slots that are all held: holders are probed for a sign of life, and the newcomer waits for one to go.
 
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -16,17 +16,17 @@ use crate::websocket::conn::Notice;
 
 /// Beyond a probe's timeout, so long is waited for the dead one to be gone.
 const PROBE_MARGIN: Duration = Duration::from_secs(2);
-/// After so long all are asked again, when some had a slot and were not yet there to be asked, or just leaving.
-const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// After so long all are probed again, when some had a slot and were not yet there to be probed, or just leaving.
+const PROBE_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How long a connection that keeps others of its address out has to answer a probe.
 const ADDRESS_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Who was heard so recently is not asked again by such a probe: whoever tries and tries for a slot of its address
+/// Who was heard so recently is not pinged for such a probe: whoever tries and tries for a slot of its address
 /// must not have all its neighbours pinged each time.
 const ADDRESS_PROBE_EVERY: Duration = Duration::from_secs(1);
 
-/// Takes one of the `max` slots of an address. After an outage the holders may be dead, and the newcomers the same
-/// clients again: they wait until that is known. `Err`: all are taken by connections that are alive.
-pub async fn take_address(
+/// Acquires one of the `max` slots of an address. After an outage the holders may be dead, and the newcomers the same
+/// clients again: they wait until that is known. `Err`: all are held by connections that are alive.
+pub async fn acquire_address(
     slots: &Slots<Key<IpAddr>, Holder>,
     key: &Key<IpAddr>,
     max: usize,
@@ -40,8 +40,8 @@ pub async fn take_address(
     Box::pin(wait_for_one(slots, key, limit, ADDRESS_PROBE_EVERY, holder)).await
 }
 
-/// Takes one slot of `key`; `Err`: all are taken by connections that are alive.
-pub(super) async fn take(
+/// Acquires one slot of `key`; `Err`: all are held by connections that are alive.
+pub(super) async fn acquire(
     slots: &Slots<Key<Identity>, Holder>,
     key: Option<&Key<Identity>>,
     limit: Option<SlotLimit>,
@@ -61,15 +61,15 @@ async fn wait_for_one<K: Eq + Hash + Clone>(
 ) -> Result<Slot<K>, ()> {
     let deadline = Instant::now() + limit.probe_timeout + PROBE_MARGIN;
     let mut answers = Arc::new(Semaphore::new(0));
-    let mut asked = None;
+    let mut probes = None;
     loop {
         match slots.acquire(key, limit.max, holder.clone()) {
             Acquire::Granted(slot) => return Ok(slot),
             Acquire::Full { holders, waiter } => {
                 match limit.on_conflict {
                     OnConflict::Refuse => return Err(()),
-                    OnConflict::Probe if asked.is_none() => {
-                        asked = Some(probe_all(&holders, limit.probe_timeout, heard_within, &answers));
+                    OnConflict::Probe if probes.is_none() => {
+                        probes = Some(probe_all(&holders, limit.probe_timeout, heard_within, &answers));
                     }
                     OnConflict::Replace => {
                         if let Some(oldest) = holders.iter().find_map(|holder| holder.get()) {
@@ -80,13 +80,13 @@ async fn wait_for_one<K: Eq + Hash + Clone>(
                 }
                 let waiter = waiter.ok_or(())?;
                 // When every holder has shown that it lives, there is nothing to wait for.
-                let all_alive = asked.filter(|asked| *asked >= limit.max).unwrap_or(u32::MAX as usize);
-                let some_were_deaf = asked.is_some_and(|asked| asked < limit.max.min(HOLDERS_SHOWN_MAX));
+                let all_alive = probes.filter(|probes| *probes >= limit.max).unwrap_or(u32::MAX as usize);
+                let some_were_deaf = probes.is_some_and(|probes| probes < limit.max.min(HOLDERS_SHOWN_MAX));
                 tokio::select! {
                     freed = tokio::time::timeout_at(deadline, waiter) => freed.map_err(|_| ())?,
                     () = permits(&answers, all_alive) => return Err(()),
-                    () = tokio::time::sleep(ASK_AGAIN_AFTER), if some_were_deaf => {
-                        (answers, asked) = (Arc::new(Semaphore::new(0)), None);
+                    () = tokio::time::sleep(PROBE_AGAIN_AFTER), if some_were_deaf => {
+                        (answers, probes) = (Arc::new(Semaphore::new(0)), None);
                     }
                 }
             }
@@ -102,7 +102,7 @@ async fn permits(answers: &Semaphore, count: usize) {
     }
 }
 
-/// Asks every holder for a sign of life; gives how many could be asked.
+/// Asks every holder for a sign of life; gives how many could be reached.
 fn probe_all(
     holders: &[Holder],
     within: Duration,

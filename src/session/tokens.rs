@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Done, Session};
+use super::{Completion, Session};
 use crate::auth::{Claims, Refused, TokenResult, Verify};
 use crate::clock::Now;
 use crate::session::machine::JUDGING_MAX;
@@ -17,29 +17,29 @@ impl Session {
     pub(super) fn verify(&mut self, token: String) {
         let shared = &self.context.shared;
         let too_long = token.len() > shared.settings.token_bytes_max;
-        let asked = Now::read();
-        if too_long || shared.wrong_tokens.check(self.address, asked.mono).is_ok() {
-            return self.judge(token, asked);
+        let came_at = Now::read();
+        if too_long || shared.wrong_tokens.check(self.client.address, came_at.mono).is_ok() {
+            return self.judge(token, came_at);
         }
         self.pending = Some(Box::pin(async move {
             tokio::time::sleep(THROTTLE).await;
-            Done::Judge(token, asked)
+            Completion::Judge(token, came_at)
         }));
     }
 
-    /// Judges a token that came at `asked`, as of then.
-    pub(super) fn judge(&mut self, token: String, asked: Now) {
+    /// Judges a token that came at `came_at`, as of then.
+    pub(super) fn judge(&mut self, token: String, came_at: Now) {
         let Some(verifier) = self.context.shared.verifier.clone() else {
             return self.verified(Err(Refused::KeysUnavailable));
         };
         let now = Now::read();
-        let waited = now.mono.saturating_duration_since(asked.mono).min(JUDGING_MAX);
+        let waited = now.mono.saturating_duration_since(came_at.mono).min(JUDGING_MAX);
         let as_of = now.with_wall_earlier(waited);
         match verifier.verify(&token, as_of) {
             Verify::Done(verdict) => self.verified(verdict),
             Verify::NeedsKeys => {
                 self.pending = Some(Box::pin(async move {
-                    Done::Verified(verifier.verify_after_refresh(&token, as_of).await)
+                    Completion::Verified(verifier.verify_after_refresh(&token, as_of).await)
                 }));
             }
         }
@@ -58,7 +58,7 @@ impl Session {
                 self.machine.unjudged(retry, now, &mut self.actions)
             }
             verdict => {
-                let failed = |_| shared.wrong_tokens.record_failure(self.address, now.mono).err();
+                let failed = |_| shared.wrong_tokens.record_failure(self.client.address, now.mono).err();
                 self.machine.verified(verdict.map_err(failed), leeway, now, &mut self.actions)
             }
         };
@@ -74,7 +74,7 @@ impl Session {
         tracing::info!(
             route = &*self.route.name,
             conn = self.conn.id().0,
-            client.address = %self.address,
+            client.address = %self.client.address,
             user = loggable(user),
             result = result.label(),
             why = why.as_deref().map(loggable),

@@ -25,7 +25,7 @@ const DISCARDED_MAX: usize = 1024 * 1024;
 /// Something that a session is told.
 #[derive(Debug)]
 pub enum Notice {
-    /// The subscription with this number stands.
+    /// The subscription with this number is confirmed.
     Subscribed(u32),
     /// A message could not be carried.
     PublishFailed {
@@ -51,9 +51,9 @@ pub enum Notice {
     Drain(Duration),
 }
 
-/// What [`Conn::poll_attend`] found.
+/// What [`Conn::poll_event`] found.
 #[derive(Debug)]
-pub enum Attention {
+pub enum ConnEvent {
     /// A notice.
     Notice(Notice),
     /// What made reading pause has been written.
@@ -224,7 +224,7 @@ impl Conn {
     }
 
     /// Flushes the outbox and gives what the session should know next. One task only may poll it.
-    pub fn poll_attend(&self, cx: &mut Context<'_>) -> Poll<Attention> {
+    pub fn poll_event(&self, cx: &mut Context<'_>) -> Poll<ConnEvent> {
         let mut state = self.state();
         if let Some(notice) = state.notices.pop_front() {
             if matches!(notice, Notice::Gap) {
@@ -233,29 +233,29 @@ impl Conn {
             if state.notices.is_empty() {
                 state.notices = VecDeque::new();
             }
-            return Poll::Ready(Attention::Notice(notice));
+            return Poll::Ready(ConnEvent::Notice(notice));
         }
         if state.outbox.overflowed() {
-            return Poll::Ready(Attention::Overflow);
+            return Poll::Ready(ConnEvent::Overflow);
         }
         if let Poll::Ready(Flushed::Broken) = self.poll_flush_locked(&mut state, cx) {
-            return Poll::Ready(Attention::Broken);
+            return Poll::Ready(ConnEvent::Broken);
         }
         // Only now: what the flush finds out may be what there is to watch.
         if state.holding.watch(cx.waker()) {
             state.outbox.give_up();
-            return Poll::Ready(Attention::Overload);
+            return Poll::Ready(ConnEvent::Overload);
         }
         if state.paused && !state.outbox.congested() {
             state.paused = false;
-            return Poll::Ready(Attention::Drained);
+            return Poll::Ready(ConnEvent::Drained);
         }
         state.remember(cx);
         Poll::Pending
     }
 
     /// Whether reading should pause because the client leaves too much unread; then
-    /// [`Attention::Drained`] comes when it has caught up.
+    /// [`ConnEvent::Drained`] comes when it has caught up.
     pub fn pause_if_congested(&self) -> bool {
         let mut state = self.state();
         state.paused = state.outbox.congested();
@@ -391,9 +391,9 @@ mod tests {
         (Conn::new(ConnId(1), socket, BOUNDS, budget), client)
     }
 
-    async fn attention(conn: &Conn) -> Option<Attention> {
-        std::future::poll_fn(|cx| match conn.poll_attend(cx) {
-            Poll::Ready(attention) => Poll::Ready(Some(attention)),
+    async fn event(conn: &Conn) -> Option<ConnEvent> {
+        std::future::poll_fn(|cx| match conn.poll_event(cx) {
+            Poll::Ready(event) => Poll::Ready(Some(event)),
             Poll::Pending => Poll::Ready(None),
         })
         .await
@@ -407,10 +407,10 @@ mod tests {
         while conn.push(frame.clone()) == Pushed::Written {}
         let (pushed, flush) = conn.queue(frame.clone());
         assert_eq!((pushed, flush), (Pushed::Queued, false), "the session's task is at it");
-        assert!(attention(&conn).await.is_none(), "there is enough for all");
+        assert!(event(&conn).await.is_none(), "there is enough for all");
         let all = budget.frame(vec![7; BUDGET_BYTES]);
         assert_eq!(conn.queue(frame), (Pushed::Queued, false));
-        assert!(matches!(attention(&conn).await, Some(Attention::Overload)));
+        assert!(matches!(event(&conn).await, Some(ConnEvent::Overload)));
         drop((all, conn));
         assert_eq!(budget.held(), 0);
     }
@@ -427,9 +427,9 @@ mod tests {
         for _ in 1..BUDGET_BYTES / one {
             assert_eq!(conn.push(frame.clone()), Pushed::Queued);
         }
-        assert!(attention(&conn).await.is_none(), "its share");
+        assert!(event(&conn).await.is_none(), "its share");
         conn.push(frame);
-        assert!(matches!(attention(&conn).await, Some(Attention::Overload)));
+        assert!(matches!(event(&conn).await, Some(ConnEvent::Overload)));
     }
 
     #[tokio::test]
@@ -446,12 +446,12 @@ mod tests {
         let (conn, _client) = pair(&Budget::new(1 << 30, 1)).await;
         let wakes = Arc::new(Wakes::default());
         let waker = Waker::from(wakes.clone());
-        let attend = || assert!(conn.poll_attend(&mut Context::from_waker(&waker)).is_pending());
-        attend();
+        let look = || assert!(conn.poll_event(&mut Context::from_waker(&waker)).is_pending());
+        look();
         let frame = Bytes::from(vec![7; 1 << 16]);
         while conn.push(frame.clone()) == Pushed::Written {}
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1, "for the first that waits");
-        attend();
+        look();
         for _ in 0..10 {
             assert_eq!(conn.push(frame.clone()), Pushed::Queued);
         }
@@ -468,7 +468,7 @@ mod tests {
         assert_eq!(conn.queue(frame.clone()), (Pushed::Queued, false));
         assert_eq!(conn.push(frame), Pushed::Queued);
         conn.flush();
-        assert!(attention(&conn).await.is_none());
+        assert!(event(&conn).await.is_none());
         client.read_exact(&mut [0; 300]).await.unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! A client's messages: what each is, whether it may pass, and where it goes.
 
 use super::phases::State;
-use super::{Action, Machine};
+use super::{Action, Handled, Machine};
 use crate::clock::Now;
 use crate::json::Object;
 use crate::legacy::dialect::ClientMessage;
@@ -10,10 +10,10 @@ use crate::routes::publish::{self, Message, Outgoing};
 
 impl Machine {
     /// A text message.
-    pub fn text(&mut self, text: &str, now: Now, out: &mut Vec<Action>) {
+    pub fn text(&mut self, text: &str, now: Now, out: &mut Vec<Action>) -> Handled {
         self.heard(now);
         match self.state {
-            State::Live if self.route.echo => self.echo(now, out),
+            State::Live if self.route.echo => return self.echo(now, out),
             State::Live | State::Unauthenticated if self.is_keepalive(text) => {
                 self.answer_keepalive(text, now, out);
             }
@@ -22,13 +22,14 @@ impl Machine {
             State::Refused => self.flood_check(now, out),
             _ => {}
         }
+        Handled::Consumed
     }
 
     /// A binary message.
-    pub fn binary(&mut self, now: Now, out: &mut Vec<Action>) {
+    pub fn binary(&mut self, now: Now, out: &mut Vec<Action>) -> Handled {
         self.heard(now);
         match self.state {
-            State::Live if self.route.echo => self.echo(now, out),
+            State::Live if self.route.echo => return self.echo(now, out),
             // Before authentication too: a client that is told to authenticate would do it by another binary message.
             State::Live | State::Unauthenticated => {
                 self.reject(ErrorCode::BinaryNotSupported, now, out);
@@ -36,24 +37,24 @@ impl Machine {
             State::Refused => self.flood_check(now, out),
             _ => {}
         }
+        Handled::Consumed
     }
 
     /// A binary message, where the dialect reads them as text ones.
-    pub fn binary_text(&mut self, bytes: &[u8], now: Now, out: &mut Vec<Action>) {
+    pub fn binary_text(&mut self, bytes: &[u8], now: Now, out: &mut Vec<Action>) -> Handled {
         match (std::str::from_utf8(bytes), &self.state) {
             (Ok(text), _) => self.text(text, now, out),
             (Err(_), State::Live | State::Unauthenticated) if !self.route.echo => {
                 self.heard(now);
                 self.reject(ErrorCode::InvalidJson, now, out);
+                Handled::Consumed
             }
             (Err(_), _) => self.binary(now, out),
         }
     }
 
-    fn echo(&mut self, now: Now, out: &mut Vec<Action>) {
-        if self.allowed(now, out) {
-            out.push(Action::Echo);
-        }
+    fn echo(&mut self, now: Now, out: &mut Vec<Action>) -> Handled {
+        if self.allowed(now, out) { Handled::Echo } else { Handled::Consumed }
     }
 
     /// Before authentication: `auth` is for it, a pong is harmless, all else needs it.

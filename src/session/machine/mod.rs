@@ -46,8 +46,6 @@ pub enum Action {
     Send(String),
     /// Send a text frame that tells this error.
     Error(ErrorCode, String),
-    /// Return the client's message to it, as it came.
-    Echo,
     /// Send a WebSocket ping.
     WsPing,
     /// Verify this token (without `Bearer `), then call [`Machine::verified`] or [`Machine::unjudged`].
@@ -78,6 +76,15 @@ pub enum Action {
     },
     /// Close the connection. The machine answers nothing any more.
     Close(CloseReason),
+}
+
+/// What is left to do with a message that the machine has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handled {
+    /// Nothing.
+    Consumed,
+    /// Return it to the client, as it came.
+    Echo,
 }
 
 /// What a connection is when it opens.

@@ -72,8 +72,23 @@ impl Bench {
     }
 
     fn text(&mut self, text: &str) -> Vec<String> {
-        self.machine.text(text, self.now, &mut self.out);
-        self.seen()
+        let handled = self.machine.text(text, self.now, &mut self.out);
+        self.after_message(handled)
+    }
+
+    fn binary(&mut self) -> Vec<String> {
+        let handled = self.machine.binary(self.now, &mut self.out);
+        self.after_message(handled)
+    }
+
+    fn binary_text(&mut self, bytes: &[u8]) -> Vec<String> {
+        let handled = self.machine.binary_text(bytes, self.now, &mut self.out);
+        self.after_message(handled)
+    }
+
+    fn after_message(&mut self, handled: Handled) -> Vec<String> {
+        let echo = (handled == Handled::Echo).then(|| "echo".to_owned());
+        self.seen().into_iter().chain(echo).collect()
     }
 
     fn after(&mut self, time: Duration) -> Vec<String> {
@@ -125,7 +140,6 @@ fn short(action: &Action) -> String {
     match action {
         Action::Send(text) => text.clone(),
         Action::Error(code, _) => format!("error {}", code.as_str()),
-        Action::Echo => "echo".into(),
         Action::WsPing => "ws ping".into(),
         Action::Unverified(result) => format!("unverified {}", result.label()),
         Action::Verify(token) => format!("verify {token}"),

@@ -88,7 +88,7 @@ impl Machine {
         out: &mut Vec<Action>,
     ) -> Outcome {
         let State::Verifying { renewal, since } = self.state else { return Outcome::of(TokenResult::Late) };
-        let asked = self.resume(renewal, since, verdict.is_err(), now);
+        let came_at = self.resume(renewal, since, verdict.is_err(), now);
         let claims = match verdict {
             Ok(claims) => claims,
             Err(wait) => {
@@ -112,7 +112,7 @@ impl Machine {
             return Outcome::of(TokenResult::OtherUser);
         }
         // What it took to judge the token is not taken from its life.
-        self.timers.put(Timer::Expiry, expiry(claims.expires_at_unix, leeway, asked));
+        self.timers.put(Timer::Expiry, expiry(claims.expires_at_unix, leeway, came_at));
         if renewal {
             out.extend(self.auth_ok(&claims, now).map(Action::Send));
             return Outcome::of(TokenResult::Renewed);

@@ -33,10 +33,7 @@ fn binary_messages_are_json_where_the_dialect_says_so() {
     let binary = "[dialects.typed.in]\nbinary = \"json\"\n";
     let config = shipped_with(|text| text.replacen("[dialects.typed.in]\n", binary, 1));
     let mut b = Bench::open_in(&config, "/ws/plugin/p1", |_| {});
-    let say = |b: &mut Bench, bytes: &[u8]| {
-        b.machine.binary_text(bytes, b.now, &mut b.out);
-        b.seen()
-    };
+    let say = |b: &mut Bench, bytes: &[u8]| b.binary_text(bytes);
     assert_eq!(say(&mut b, br#"{"type":"run"}"#), ["error WEBSOCKET_AUTH_REQUIRED"]);
     assert_eq!(say(&mut b, b"\xFF"), ["error INVALID_JSON"]);
     assert_eq!(say(&mut b, br#"{"type":"auth","token":"t"}"#), ["verify t"]);
@@ -54,8 +51,7 @@ fn binary_messages_are_json_where_the_dialect_says_so() {
 #[test]
 fn before_authentication_a_binary_message_is_told_what_it_is() {
     let mut b = Bench::open("/ws/content/gen_1");
-    b.machine.binary(b.now, &mut b.out);
-    assert_eq!(b.seen(), ["error BINARY_NOT_SUPPORTED"]);
+    assert_eq!(b.binary(), ["error BINARY_NOT_SUPPORTED"]);
 }
 
 #[test]

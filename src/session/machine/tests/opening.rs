@@ -34,8 +34,7 @@ fn before_authentication_only_auth_and_pong_pass() {
         r#"{"type":"error","data":{"error_code":"WEBSOCKET_AUTH_REQUIRED","message":"Authentication required for this WebSocket endpoint","details":{"endpoint":"/ws/content/gen_1","required_permissions":["content:generate"]}}}"#
     );
     assert_eq!(b.text("junk"), ["error WEBSOCKET_AUTH_REQUIRED"]);
-    b.machine.binary(b.now, &mut b.out);
-    assert_eq!(b.seen(), ["error BINARY_NOT_SUPPORTED"]);
+    assert_eq!(b.binary(), ["error BINARY_NOT_SUPPORTED"]);
     assert_eq!(b.after(Duration::from_secs(30)), ["close auth_deadline"]);
     assert!(b.text(r#"{"type":"auth","token":"t"}"#).is_empty(), "nothing is answered after a close");
 }

@@ -50,9 +50,9 @@ proptest! {
             let before: Instant = b.now.mono;
             match input {
                 Input::Text(text) => {
-                    if b.machine.wants_frames() { b.machine.text(text, b.now, &mut b.out) }
+                    if b.machine.wants_frames() { b.machine.text(text, b.now, &mut b.out); }
                 }
-                Input::Binary => if b.machine.wants_frames() { b.machine.binary(b.now, &mut b.out) },
+                Input::Binary => if b.machine.wants_frames() { b.machine.binary(b.now, &mut b.out); },
                 Input::Control => if b.machine.wants_frames() { b.machine.control(b.now, &mut b.out) },
                 Input::Verified(v) => {
                     let verdict = if v == 0 { Err(None) } else { Ok(b.claims(if v == 3 { "x" } else { "123" }, 3000)) };
