@@ -35,7 +35,6 @@ labels! {
 }
 
 impl Policy {
-    /// The phase at `now`.
     #[must_use]
     pub fn phase(&self, now: Now) -> Phase {
         let seconds = now.unix_seconds();

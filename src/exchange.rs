@@ -8,14 +8,12 @@ pub struct ConnId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(pub u64);
 
-/// A subscription to make.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Subscribe {
     /// The machine's number for it.
     pub id: u32,
     /// The Pusher channel.
     pub channel: String,
-    /// Which of its events.
     pub interest: Interest,
     /// A frame to send in the very moment the subscription is confirmed, before any event.
     pub confirm: Option<String>,
@@ -24,7 +22,6 @@ pub struct Subscribe {
 /// Which events of a channel a subscription is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// All.
     All,
     /// Those whose filtered field has this value.
     Value(String),

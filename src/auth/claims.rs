@@ -23,7 +23,6 @@ pub struct Claims {
     pub issuer: Option<Arc<str>>,
     /// The role, when it is a string or a number.
     pub role: Option<String>,
-    /// The permissions.
     pub permissions: Vec<String>,
     /// Whether there is a claim of permissions at all.
     pub names_permissions: bool,

@@ -37,7 +37,6 @@ impl std::error::Error for AuthConfigError {}
 /// One key and what it may verify.
 #[derive(Clone)]
 pub(super) struct Key {
-    /// A JWKS key's id.
     kid: Option<String>,
     algorithms: Vec<Algorithm>,
     decoding: DecodingKey,

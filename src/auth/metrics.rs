@@ -8,14 +8,11 @@ use crate::metrics::{Family, Gauge, Named, Registry};
 labels! {
     /// How a fetch of a JWKS ended.
     pub enum Fetch: "result" {
-        /// With a set of keys.
         Ok = "ok",
-        /// Without.
         Failed = "failed",
     }
 }
 
-/// The verifier's metrics.
 pub struct Metrics {
     /// Fetches of a JWKS document.
     pub fetches: Family<Fetch>,
@@ -24,7 +21,6 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Declares them.
     #[must_use]
     pub fn new(registry: &Registry) -> Self {
         Self {

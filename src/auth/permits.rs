@@ -13,7 +13,6 @@ use crate::template::Var;
 /// Why an authenticated user may not use a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// This permission is missing.
     Permission(String),
     /// This permission is missing, as the token has no claim of permissions at all.
     NoPermissions(String),

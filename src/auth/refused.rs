@@ -8,7 +8,6 @@ use crate::metrics::label::labels;
 labels! {
     /// What became of a token, or of an attempt that brought none to judge.
     pub enum TokenResult: "result" {
-        /// Accepted.
         Accepted = "accepted",
         /// Accepted, on a connection in service.
         Renewed = "renewed",
@@ -22,27 +21,16 @@ labels! {
         Late = "late",
         /// Not accepted, for none of the other reasons.
         Refused = "refused",
-        /// See [`Refused`] for these.
         Malformed = "malformed",
-        /// Its length.
         TooLong = "too_long",
-        /// Its header.
         UnsupportedHeader = "unsupported_header",
-        /// Its algorithm.
         UnsupportedAlgorithm = "unsupported_algorithm",
-        /// Its key.
         UnknownKey = "unknown_key",
-        /// Its signature.
         BadSignature = "bad_signature",
-        /// Its end.
         Expired = "expired",
-        /// Its beginning.
         NotYetValid = "not_yet_valid",
-        /// Its issuer.
         WrongIssuer = "wrong_issuer",
-        /// Its audience.
         WrongAudience = "wrong_audience",
-        /// A claim is not there.
         MissingClaim = "missing_claim",
         /// A claim is not what it must be.
         BadClaim = "bad_claim",

@@ -15,7 +15,6 @@ pub struct Settings {
     pub keys: Vec<AuthKey>,
     /// Clock difference forgiven for `exp` and `nbf` (default 10 s).
     pub leeway: Duration,
-    /// Claim names.
     pub claims: ClaimNames,
     /// Longest token in bytes (default 8 KiB).
     pub token_bytes_max: usize,
@@ -28,7 +27,6 @@ pub struct Settings {
 pub struct AuthKey {
     /// The algorithms this key may verify. All of one family (HMAC, RSA, EC or Ed).
     pub algorithms: Vec<jsonwebtoken::Algorithm>,
-    /// Where it comes from.
     pub source: KeySource,
     /// Whose tokens it may verify: their `iss`, which must be there; empty: not checked. Its own, or those of
     /// `[auth]`.
@@ -88,9 +86,7 @@ pub struct RouteAuth {
 /// Ties a claim to the path: the claim (a value or a list of values) must contain the filled text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ownership {
-    /// The claim's name.
     pub claim: String,
-    /// What it must contain.
     pub contains: Text,
 }
 

@@ -34,7 +34,6 @@ pub struct Verifier {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Verify {
-    /// The answer.
     Done(Result<Claims, Refused>),
     /// A JWKS has to be fetched first: ask [`Verifier::verify_after_refresh`].
     NeedsKeys,

@@ -33,7 +33,6 @@ pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// A request, its body complete.
 #[derive(Clone)]
 pub struct Request {
-    /// Its method.
     pub method: Method,
     /// Absolute: scheme and host are needed.
     pub uri: Uri,
@@ -78,14 +77,12 @@ pub enum HttpError {
     TooLarge {
         /// The answer, but for its body, which is empty here.
         answer: Response,
-        /// What happened.
         failure: Failure,
     },
     /// The request was answered, and the answer's body did not come to its end: it broke off, or took too long.
     BrokenOff {
         /// The answer, but for its body, which is empty here.
         answer: Response,
-        /// What happened.
         failure: Failure,
     },
 }

@@ -11,7 +11,6 @@ pub use client::{
     retry_after,
 };
 
-/// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Who asks, in requests to a JWKS, to Pusher and to backends (RFC 9110 §10.1.5).

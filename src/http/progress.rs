@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use super::server::Limits;
 
-/// See the module.
 #[derive(Debug)]
 pub struct Progress {
     // Never contended: see the module.
@@ -23,7 +22,6 @@ struct State {
     deadline: Instant,
     /// Something of the awaited request has come.
     begun: bool,
-    /// Requests so far.
     requests: usize,
 }
 
@@ -66,7 +64,6 @@ impl Progress {
         self.state().deadline
     }
 
-    /// Something was read.
     pub(super) fn bytes_read(&self) {
         self.state().begun = true;
     }

@@ -66,7 +66,6 @@ impl Default for Limits {
     }
 }
 
-/// How a connection ended.
 #[derive(Debug)]
 pub enum End {
     /// By a 101: here is the socket, and what came behind the request.
@@ -86,7 +85,6 @@ labels! {
     pub enum Unreadable: "cause" {
         /// It is not HTTP/1, or not well-formed.
         Malformed = "malformed",
-        /// Its target is too long.
         TargetTooLong = "target_too_long",
         /// It has too many bytes or fields.
         HeadTooLarge = "head_too_large",

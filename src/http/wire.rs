@@ -11,7 +11,6 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use super::progress::Progress;
 use super::spelling::respell;
 
-/// Ends a head.
 const END: &[u8] = b"\r\n\r\n";
 /// Begins the head of an answer that announces another (RFC 9110 §15.2.1).
 const INTERIM: &[u8] = b"HTTP/1.1 100 ";

@@ -34,7 +34,6 @@ pub struct Dialect {
     pub binary_is_json: bool,
     /// Subprotocols that clients may be told, where a route does not say others.
     pub subprotocols: Vec<String>,
-    /// The frames.
     pub out: Frames,
     /// Codes that go by other names here.
     pub error_codes: Vec<(ErrorCode, String)>,
@@ -42,10 +41,8 @@ pub struct Dialect {
     pub reserved: Vec<String>,
 }
 
-/// The `auth` message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthMessage {
-    /// Its type.
     pub message_type: String,
     /// The field with the token, or its path.
     pub token: String,
@@ -71,19 +68,13 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// What the event frame may use.
+    // The placeholders that each frame may use.
     pub const EVENT: &'static [Slot] = &[Slot::Event, Slot::Channel, Slot::Data, Slot::Now];
-    /// What the auth_ok frame may use.
     pub const AUTH_OK: &'static [Slot] = &[Slot::User, Slot::Role, Slot::Permissions, Slot::Now];
-    /// What the auth_error frame may use.
     pub const AUTH_ERROR: &'static [Slot] = &[Slot::Code, Slot::Message, Slot::Now];
-    /// What the error frame may use.
     pub const ERROR: &'static [Slot] = &[Slot::Code, Slot::Message, Slot::Details, Slot::Now];
-    /// What the ping and pong frames may use.
     pub const PING: &'static [Slot] = &[Slot::Now];
-    /// What the subscribed frame may use.
     pub const SUBSCRIBED: &'static [Slot] = &[Slot::Channel, Slot::Now];
-    /// What a published body may use.
     pub const BODY: &'static [Slot] = &[Slot::Data, Slot::Frame, Slot::Type, Slot::User, Slot::Now];
 }
 
@@ -135,7 +126,6 @@ impl EventFrame {
         object.get(self.data_member.as_deref()?).filter(|_| known)
     }
 
-    /// The template.
     #[must_use]
     pub const fn template(&self) -> &Frame {
         &self.template
@@ -176,19 +166,14 @@ impl EventFrame {
 pub enum ClientMessage<'a> {
     /// A token, if the field has one.
     Auth(Option<Cow<'a, str>>),
-    /// An in-band subscription.
     Subscribe(Object<'a>),
-    /// Its end.
     Unsubscribe(Object<'a>),
     /// An answer to our ping.
     Pong,
     /// A ping of the client's own.
     Ping,
-    /// Application traffic.
     Application {
-        /// Its type.
         message_type: Cow<'a, str>,
-        /// Its members.
         object: Object<'a>,
     },
 }
@@ -297,7 +282,6 @@ impl Dialect {
         }))
     }
 
-    /// The heartbeat.
     #[must_use]
     pub fn render_ping(&self, now: Now) -> Option<String> {
         self.out.ping.as_ref().map(|frame| self.render(frame, now, |_| None))
@@ -309,7 +293,6 @@ impl Dialect {
         self.out.pong.as_ref().map(|frame| self.render(frame, now, |_| None))
     }
 
-    /// The answer to an in-band subscription.
     #[must_use]
     pub fn render_subscribed(&self, channel: &str, now: Now) -> Option<String> {
         let frame = self.out.subscribed.as_ref()?;

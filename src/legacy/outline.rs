@@ -14,13 +14,11 @@ const MARK_ESCAPED: &str = "\\u0000";
 pub(crate) enum Outline {
     /// A placeholder in place of a value.
     Slot(Slot),
-    /// A string.
     Text(Vec<Piece>),
     /// A number, `true`, `false` or `null`, as it is written.
     Scalar(String),
     /// An object: names and values, in order.
     Object(Vec<(Vec<Piece>, Outline)>),
-    /// An array.
     Array(Vec<Outline>),
 }
 
@@ -29,7 +27,6 @@ pub(crate) enum Outline {
 pub(crate) enum Piece {
     /// Fixed text, unescaped.
     Literal(String),
-    /// A placeholder.
     Slot(Slot),
 }
 

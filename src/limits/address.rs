@@ -76,7 +76,6 @@ impl AddressGate {
         self.limiter.len()
     }
 
-    /// Whether no address is remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -128,7 +128,6 @@ impl Budget {
     }
 }
 
-/// A frame, counted.
 struct Frame {
     budget: Arc<Budget>,
     bytes: Vec<u8>,
@@ -157,7 +156,6 @@ pub struct Holding {
 }
 
 impl Holding {
-    /// Nothing held.
     #[must_use]
     pub const fn new(budget: Arc<Budget>) -> Self {
         Self { budget, own: 0, all: 0, large: None }

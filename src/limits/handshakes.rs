@@ -67,13 +67,11 @@ impl<H> Handshakes<H> {
         holder
     }
 
-    /// How many are open.
     #[must_use]
     pub fn len(&self) -> usize {
         self.table().open.len()
     }
 
-    /// Whether none is open.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -81,7 +81,6 @@ pub enum Acquire<K: Eq + Hash + Clone, H: Clone> {
 }
 
 impl<K: Eq + Hash + Clone, H: Clone> Slots<K, H> {
-    /// No slot taken.
     #[must_use]
     pub fn new() -> Self {
         let table = Table {

@@ -58,7 +58,6 @@ impl<K: Eq + Hash> UserRates<K> {
         }
     }
 
-    /// How many buckets there are.
     #[must_use]
     pub fn len(&self) -> usize {
         let count =
@@ -66,7 +65,6 @@ impl<K: Eq + Hash> UserRates<K> {
         self.shards.iter().map(count).sum()
     }
 
-    /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -15,7 +15,6 @@ use secrecy::SecretString;
 pub struct Proxy {
     /// Its name or address; an IPv6 address without brackets.
     pub host: String,
-    /// Its port.
     pub port: u16,
     /// The value of `Proxy-Authorization`.
     pub authorization: Option<SecretString>,
@@ -71,7 +70,6 @@ enum Hosts {
 }
 
 impl Proxies {
-    /// What the environment says.
     #[must_use]
     pub fn of(env: &dyn Fn(&str) -> Option<String>) -> Self {
         let set = |names: [&'static str; 2]| {

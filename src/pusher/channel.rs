@@ -32,7 +32,6 @@ pub enum ChannelKind {
 }
 
 impl ChannelKind {
-    /// The kind of `channel`.
     #[must_use]
     pub fn of(channel: &str) -> Self {
         if channel.starts_with("private-encrypted-") {

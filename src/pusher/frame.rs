@@ -22,9 +22,7 @@ pub enum FrameError {
     Field {
         /// The frame's event, as far as it is known, shortened.
         event: String,
-        /// The field's name.
         field: &'static str,
-        /// What it has to be.
         expected: &'static str,
     },
 }
@@ -112,14 +110,12 @@ pub enum ServerFrame<'a> {
     },
     /// `pusher_internal:subscription_succeeded`
     SubscriptionSucceeded {
-        /// The channel.
         channel: Cow<'a, str>,
         /// For a presence channel, its members.
         data: Option<&'a str>,
     },
     /// `pusher:subscription_error`, which soketi sends.
     SubscriptionError {
-        /// The channel.
         channel: Cow<'a, str>,
         /// What is wrong, empty when the server does not say.
         message: String,
@@ -128,24 +124,14 @@ pub enum ServerFrame<'a> {
     },
     /// An application's event on a channel.
     Event {
-        /// Its name.
         event: Cow<'a, str>,
-        /// Its channel.
         channel: Cow<'a, str>,
-        /// Its data.
         data: Option<&'a str>,
         /// The sender of a client event on a presence channel.
         user_id: Option<Cow<'a, str>>,
     },
     /// Any other event of Pusher's own (`pusher:…`, `pusher_internal:…`), or an event without a channel.
-    Other {
-        /// Its name.
-        event: Cow<'a, str>,
-        /// Its channel.
-        channel: Option<Cow<'a, str>>,
-        /// Its data.
-        data: Option<&'a str>,
-    },
+    Other { event: Cow<'a, str>, channel: Option<Cow<'a, str>>, data: Option<&'a str> },
 }
 
 impl<'a> ServerFrame<'a> {
@@ -284,12 +270,10 @@ pub fn is_socket_id(text: &str) -> bool {
 
 // ------------------------------------------------------------------------------------------ from a client
 
-/// A frame from a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientFrame<'a> {
     /// `pusher:subscribe`
     Subscribe {
-        /// The channel.
         channel: String,
         /// `key:signature`; pusher-js sends an empty one for a public channel, which is `None` here.
         auth: Option<String>,
@@ -297,10 +281,7 @@ pub enum ClientFrame<'a> {
         channel_data: Option<String>,
     },
     /// `pusher:unsubscribe`
-    Unsubscribe {
-        /// The channel.
-        channel: String,
-    },
+    Unsubscribe { channel: String },
     /// `pusher:signin`
     Signin {
         /// `key:signature`
@@ -314,18 +295,13 @@ pub enum ClientFrame<'a> {
     Pong,
     /// `client-…`
     ClientEvent {
-        /// Its name.
         event: Cow<'a, str>,
-        /// Its channel.
         channel: Cow<'a, str>,
         /// Its data, raw JSON.
         data: Option<&'a str>,
     },
     /// Any other event, which no client may send.
-    Other {
-        /// Its name.
-        event: Cow<'a, str>,
-    },
+    Other { event: Cow<'a, str> },
 }
 
 impl<'a> ClientFrame<'a> {

@@ -17,7 +17,6 @@ pub struct RouteId(u32);
 /// nothing in common but its name: an event is rendered for each of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Edition {
-    /// The route.
     pub route: RouteId,
     /// The number of that generation.
     pub since: u32,

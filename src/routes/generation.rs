@@ -25,13 +25,11 @@ pub struct RouteState {
 }
 
 impl RouteState {
-    /// Which one.
     #[must_use]
     pub const fn edition(&self) -> Edition {
         self.edition
     }
 
-    /// Of which route.
     #[must_use]
     pub const fn id(&self) -> RouteId {
         self.edition.route

@@ -37,7 +37,6 @@ pub struct PathTemplate {
 pub struct PathError {
     /// Byte offset in the template.
     pub at: usize,
-    /// What is wrong.
     pub message: String,
 }
 
@@ -144,7 +143,6 @@ impl PathTemplate {
         self
     }
 
-    /// Whether it is.
     #[must_use]
     pub const fn has_either_slash(&self) -> bool {
         self.either_slash
@@ -258,7 +256,6 @@ fn decode_value(part: &str, free: bool) -> Result<String, String> {
 pub struct PathValues(Vec<(String, String)>);
 
 impl PathValues {
-    /// The value of `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
@@ -272,7 +269,6 @@ pub enum Matched {
     Route(usize, PathValues),
     /// The template at this index, but a value is not acceptable, for this reason.
     BadValue(usize, String),
-    /// None.
     Nothing,
 }
 

@@ -20,16 +20,13 @@ const CLIENT_PREFIX: &str = "client-";
 pub enum Outgoing {
     /// An event on the client's channel.
     Trigger {
-        /// The event's name.
         event: String,
         /// The event's data, JSON text of at most the route's `event_bytes_max` bytes.
         data: String,
     },
     /// A POST to a backend.
     Post {
-        /// The URL.
         url: String,
-        /// The body, JSON.
         body: String,
         /// Further headers.
         headers: Vec<(String, SecretString)>,
@@ -42,13 +39,9 @@ pub enum Outgoing {
 pub struct Message<'a> {
     /// The frame, as it came.
     pub text: &'a str,
-    /// Its type.
     pub message_type: &'a str,
-    /// Its members.
     pub object: &'a Object<'a>,
-    /// The values of the connection's path.
     pub values: &'a PathValues,
-    /// The authenticated user.
     pub user: Option<&'a str>,
 }
 

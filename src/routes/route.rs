@@ -19,7 +19,6 @@ use crate::template::{CharSet, Frame, Text};
 pub struct Route {
     /// The route's name: the label of its metrics.
     pub name: Arc<str>,
-    /// The path.
     pub path: PathTemplate,
     /// The Pusher channel. With `{subscribe.x}` in it, it is chosen in band.
     pub channel: Text,
@@ -29,7 +28,6 @@ pub struct Route {
     pub value_sets: ValueSets,
     /// Routes of other rules that may have channels in common with this one.
     pub shares: Vec<Arc<str>>,
-    /// How frames look.
     pub dialect: Arc<Dialect>,
     /// `None`: no authentication.
     pub auth: Option<RouteAuth>,
@@ -44,9 +42,7 @@ pub struct Route {
     pub reserved: Vec<String>,
     /// Every client frame is returned to its sender, byte for byte, and nothing is published.
     pub echo: bool,
-    /// Keep-alive.
     pub heartbeat: Heartbeat,
-    /// Bounds.
     pub limits: Limits,
     /// The end of this endpoint; `None`: not deprecated.
     pub deprecation: Option<Policy>,
@@ -106,21 +102,17 @@ pub struct Filter {
     pub equals: Text,
 }
 
-/// One of a route's `publish` rules.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PublishRule {
     /// Client message types; `*` is any.
     pub types: TypeSet,
-    /// What becomes of them.
     pub action: PublishAction,
 }
 
-/// A set of message types.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TypeSet {
     /// Every type but the dialect's own.
     Any,
-    /// These.
     Listed(Vec<String>),
 }
 
@@ -141,7 +133,6 @@ pub enum PublishAction {
     Post {
         /// The URL; values are percent-encoded into it.
         url: Text,
-        /// The body.
         body: Frame,
         /// Further headers.
         headers: Vec<(String, SecretString)>,
@@ -182,7 +173,6 @@ impl PartialEq for PublishAction {
 /// A route's `heartbeat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// In which form.
     pub kind: HeartbeatKind,
     /// The interval, jittered by ±10 % (default 30 s).
     pub every: Duration,
@@ -190,14 +180,12 @@ pub struct Heartbeat {
     pub timeout: Duration,
 }
 
-/// The form of a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeartbeatKind {
     /// The dialect's `ping` frame.
     Json,
     /// A WebSocket ping (RFC 6455 §5.5.2).
     WebSocket,
-    /// Both.
     Both,
     /// None; silence closes nothing.
     None,
@@ -253,7 +241,6 @@ pub struct Limits {
 pub struct Exclusive {
     /// What is counted.
     pub key: Text,
-    /// How many.
     pub slots: SlotLimit,
 }
 

@@ -10,7 +10,6 @@ pub struct CharSet {
 }
 
 impl CharSet {
-    /// Every character.
     pub const ANY: Self = Self { ascii: u128::MAX, beyond: true };
 
     /// The ASCII characters that `has` is true of.

@@ -7,7 +7,6 @@ use super::{Piece, TemplateError, closest, pieces};
 /// What can stand between braces in a [`Frame`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
-    /// The event's name.
     Event,
     /// The channel, by the name the client knows.
     Channel,
@@ -15,19 +14,15 @@ pub enum Slot {
     Data,
     /// The whole client frame, raw.
     Frame,
-    /// The client message's type.
     Type,
     /// The time, RFC 3339.
     Now,
-    /// The user's id.
     User,
     /// The user's role, or null.
     Role,
     /// The user's permissions, an array.
     Permissions,
-    /// An error's code.
     Code,
-    /// An error's text.
     Message,
     /// An error's details, an object.
     Details,
@@ -140,7 +135,6 @@ impl Frame {
         &self.source
     }
 
-    /// Whether `slot` is used.
     #[must_use]
     pub fn uses(&self, slot: Slot) -> bool {
         self.parts

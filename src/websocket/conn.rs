@@ -28,12 +28,7 @@ pub enum Notice {
     /// The subscription with this number is confirmed.
     Subscribed(u32),
     /// A message could not be carried.
-    PublishFailed {
-        /// Why.
-        code: ErrorCode,
-        /// The message's type.
-        message_type: String,
-    },
+    PublishFailed { code: ErrorCode, message_type: String },
     /// Events may have been missed.
     Gap,
     /// Show a sign of life.
@@ -54,7 +49,6 @@ pub enum Notice {
 /// What [`Conn::poll_event`] found.
 #[derive(Debug)]
 pub enum ConnEvent {
-    /// A notice.
     Notice(Notice),
     /// What made reading pause has been written.
     Drained,
@@ -115,7 +109,6 @@ impl Conn {
         Arc::new(Self { id, socket, buffers: buffers.clone(), state: Mutex::new(state) })
     }
 
-    /// Its number.
     #[must_use]
     pub const fn id(&self) -> ConnId {
         self.id

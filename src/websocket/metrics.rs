@@ -13,7 +13,6 @@ labels! {
     }
 }
 
-/// The sockets' metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     frames: Named<Family<Direction>>,
@@ -32,7 +31,6 @@ pub struct Traffic {
 }
 
 impl Metrics {
-    /// Declares them.
     #[must_use]
     pub fn new(registry: &Registry) -> Self {
         Self {

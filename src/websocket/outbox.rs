@@ -46,7 +46,6 @@ pub enum Flushed {
     Empty,
     /// The socket takes no more now.
     Blocked,
-    /// The socket is broken.
     Broken,
 }
 
@@ -75,7 +74,6 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// An empty outbox.
     #[must_use]
     pub const fn new(bounds: Bounds) -> Self {
         Self {
@@ -265,7 +263,6 @@ impl Outbox {
         self.bytes_out - self.bytes as u64
     }
 
-    /// Bytes that wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.bytes
@@ -277,7 +274,6 @@ impl Outbox {
         self.queue.len() * size_of::<Bytes>()
     }
 
-    /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
@@ -299,13 +295,9 @@ impl Outbox {
 /// WebSocket opcodes this server sends itself (RFC 6455 §5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opcode {
-    /// Text.
     Text = 1,
-    /// Binary.
     Binary = 2,
-    /// Close.
     Close = 8,
-    /// Ping.
     Ping = 9,
 }
 
