@@ -220,54 +220,69 @@ fn hides(place: &Place) -> &'static [&'static str] {
     &[]
 }
 
+/// All extremes at one place: how many were taken, and what was wrong.
+fn tried(base: &toml::Value, extremes: &[toml::Value], place: &Place) -> (usize, Vec<String>) {
+    let (mut taken, mut wrong) = (0, Vec::new());
+    // No value of another shape than the key's gets further than that.
+    let takes = |shape: &toml::Value| {
+        let mut file = base.clone();
+        make_way(&mut file, place);
+        put(&mut file, place, shape);
+        let source = Source { name: "routes.toml".into(), text: toml::to_string(&file).unwrap() };
+        let refused = load(&source, &|_| None).err().unwrap_or_default();
+        !refused.iter().any(|error| error.message.contains("invalid type"))
+    };
+    let lists = takes(&toml::Value::Array(Vec::new()));
+    let plain = takes(&"x".into());
+    for value in extremes {
+        let skipped = if value.is_array() { !lists } else { value.is_str() && !plain };
+        if skipped && extremes.iter().position(|v| v == value).is_some_and(|at| at % 16 != 0) {
+            continue;
+        }
+        let mut file = base.clone();
+        make_way(&mut file, place);
+        put(&mut file, place, value);
+        let Ok(text) = toml::to_string(&file) else { continue };
+        let source = Source { name: "routes.toml".into(), text };
+        let what = || format!("{} = {:.80}", place.join("."), value.to_string());
+        match load(&source, &|_| None) {
+            Err(errors) => {
+                let shown: String = errors.iter().map(ToString::to_string).collect();
+                let printable = !shown.is_empty() && shown.chars().all(|c| c == '\n' || !c.is_control());
+                if !printable || hides(place).iter().any(|secret| shown.contains(secret)) {
+                    wrong.push(format!("{}: {shown}", what()));
+                }
+            }
+            Ok(loaded) => {
+                taken += 1;
+                let tried = std::panic::catch_unwind(|| works(&loaded.config, &what(), hides(place)));
+                if let Err(panic) = tried {
+                    let message = panic.downcast_ref::<String>().cloned();
+                    wrong.push(message.unwrap_or_else(what));
+                }
+            }
+        }
+    }
+    (taken, wrong)
+}
+
 #[test]
 fn every_key_with_its_extremes_is_refused_or_works() {
     let base: toml::Value = toml::Value::Table(toml::from_str(BASE).unwrap());
     let (places, extremes) = (places(), extremes());
     assert!(places.len() > 150, "{}", places.len());
-    let (mut taken, mut wrong) = (0, Vec::new());
-    for place in &places {
-        // No value of another shape than the key's gets further than that.
-        let takes = |shape: &toml::Value| {
-            let mut file = base.clone();
-            make_way(&mut file, place);
-            put(&mut file, place, shape);
-            let source = Source { name: "routes.toml".into(), text: toml::to_string(&file).unwrap() };
-            let refused = load(&source, &|_| None).err().unwrap_or_default();
-            !refused.iter().any(|error| error.message.contains("invalid type"))
+    // The longest test of this program: on all cores.
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let shares = (0..threads).map(|first| places.iter().skip(first).step_by(threads).collect::<Vec<_>>());
+    let tried: Vec<(usize, Vec<String>)> = std::thread::scope(|scope| {
+        let tried = |share: Vec<&Place>| {
+            share.into_iter().map(|place| tried(&base, &extremes, place)).collect::<Vec<_>>()
         };
-        let lists = takes(&toml::Value::Array(Vec::new()));
-        let plain = takes(&"x".into());
-        for value in &extremes {
-            let skipped = if value.is_array() { !lists } else { value.is_str() && !plain };
-            if skipped && extremes.iter().position(|v| v == value).is_some_and(|at| at % 16 != 0) {
-                continue;
-            }
-            let mut file = base.clone();
-            make_way(&mut file, place);
-            put(&mut file, place, value);
-            let Ok(text) = toml::to_string(&file) else { continue };
-            let source = Source { name: "routes.toml".into(), text };
-            let what = || format!("{} = {:.80}", place.join("."), value.to_string());
-            match load(&source, &|_| None) {
-                Err(errors) => {
-                    let shown: String = errors.iter().map(ToString::to_string).collect();
-                    let printable = !shown.is_empty() && shown.chars().all(|c| c == '\n' || !c.is_control());
-                    if !printable || hides(place).iter().any(|secret| shown.contains(secret)) {
-                        wrong.push(format!("{}: {shown}", what()));
-                    }
-                }
-                Ok(loaded) => {
-                    taken += 1;
-                    let tried = std::panic::catch_unwind(|| works(&loaded.config, &what(), hides(place)));
-                    if let Err(panic) = tried {
-                        let message = panic.downcast_ref::<String>().cloned();
-                        wrong.push(message.unwrap_or_else(what));
-                    }
-                }
-            }
-        }
-    }
+        let running: Vec<_> = shares.map(|share| scope.spawn(move || tried(share))).collect();
+        running.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let taken: usize = tried.iter().map(|(taken, _)| taken).sum();
+    let wrong: Vec<String> = tried.into_iter().flat_map(|(_, wrong)| wrong).collect();
     assert!(wrong.is_empty(), "{} of them:\n{}", wrong.len(), wrong.join("\n"));
     assert!(taken > 1000, "only {taken} were taken");
 }
