@@ -27,7 +27,7 @@ use crate::routes::generation::{Generations, History};
 use crate::routes::route::PublishAction;
 use crate::server::accept::{Accepting, Listener, Turn};
 use crate::server::admission::Admission;
-use crate::server::forwarded::Unbelieved;
+use crate::server::forwarded::UntrustedForwarders;
 use crate::server::worker::{Door, Worker};
 use crate::session::context::{Context, Settings, Shared};
 use crate::upstream::api::Api;
@@ -183,7 +183,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         generations: generations.clone(),
         address_slots: Slots::new(),
         refused_slots: Slots::new(),
-        unbelieved: Unbelieved::default(),
+        untrusted_forwarders: UntrustedForwarders::default(),
         status: status.clone(),
         metrics: metrics.server.clone(),
     });

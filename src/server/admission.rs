@@ -27,7 +27,7 @@ pub struct Counted {
     pub(super) _alive: mpsc::Sender<()>,
 }
 
-/// Counts all connections, whatever they are at.
+/// Counts all connections, in any state.
 pub struct Admission {
     count: Arc<AtomicUsize>,
     max: usize,

@@ -96,7 +96,7 @@ async fn upgrade(
     let door = &worker.door;
     let settings = &door.settings;
     let address = client_address(peer, &request.headers, settings.forwarded, &settings.trusted_proxies);
-    if let Some(network) = door.unbelieved.first_of(peer, &request.headers, settings) {
+    if let Some(network) = door.untrusted_forwarders.first_of(peer, &request.headers, settings) {
         tracing::warn!(
             peer.network = %network,
             "a peer that is no trusted proxy wrote a forwarding header: all its clients count as one address. If it \

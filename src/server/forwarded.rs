@@ -1,4 +1,4 @@
-//! Who the client is when proxies stand between: the forwarding header is read from the right, and believed
+//! Who the client is behind proxies: the forwarding header is read from the right, and believed
 //! only as far as each hop is a trusted proxy. What the client itself wrote on the left counts for nothing.
 
 use std::collections::HashSet;
@@ -25,9 +25,9 @@ pub enum ForwardedHeader {
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Hops looked at; a longer chain is not believed further.
 const HOPS_MAX: usize = 32;
-/// In the place of bytes that are no text: no hop can be read in it, and it is not empty.
+/// Instead of bytes that are not text: no hop can be read in it, and it is not empty.
 const UNREADABLE: &str = "?";
-/// Networks of untrusted peers that are told of; whoever is beyond them is not.
+/// Networks of untrusted peers that are logged; further ones are not.
 pub const NETWORKS_MAX: usize = 256;
 
 /// What one hop says of the one before it.
@@ -41,7 +41,7 @@ enum Hop {
     Unknown,
 }
 
-/// Whether an address, or the IPv4 address that it stands for, is one of `trusted`.
+/// Whether an address, or the IPv4 address that is mapped into it, is one of `trusted`.
 #[must_use]
 pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     let ipv4 = ipv4_within(address);
@@ -77,7 +77,7 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, kind: ForwardedHeader, 
 }
 
 /// The elements of a list header, the last one first, split at commas, and where there are `quotes` at commas
-/// outside of them; empty ones are none (RFC 9110 §5.6.1.2). What the proxies wrote stands on the right: read from
+/// outside of them; empty ones are none (RFC 9110 §5.6.1.2). What the proxies wrote is on the right: read from
 /// there, a quote that the client left open, or bytes that are no text, cannot swallow it.
 fn elements_from_right(value: &[u8], quotes: bool) -> impl Iterator<Item = &str> {
     let mut rest = Some(value);
@@ -193,14 +193,14 @@ fn is_port(text: &str) -> bool {
     }
 }
 
-/// Which networks' peers wrote a forwarding header without being trusted: each is told of once, for it may be a proxy
-/// that was forgotten. Bounded, for whoever connects can write one.
+/// Networks whose peers wrote a forwarding header without being trusted. Each is logged once, for it may be a proxy that
+/// was forgotten; so many at most, for whoever connects can write one.
 #[derive(Debug, Default)]
-pub struct Unbelieved(Mutex<HashSet<IpNet>>);
+pub struct UntrustedForwarders(Mutex<HashSet<IpNet>>);
 
-impl Unbelieved {
+impl UntrustedForwarders {
     /// The peer's network (IPv4 /24, or as clients are counted), if `headers` have a forwarding header, nobody believes
-    /// it, and no peer of this network was told of before.
+    /// it, and none of this network was logged before.
     pub fn first_of(&self, peer: IpAddr, headers: &HeaderMap, server: &Settings) -> Option<IpNet> {
         let peer = peer.to_canonical();
         let written = headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED);
@@ -326,8 +326,8 @@ mod tests {
                     [[routes]]\nname = \"r\"\npath = \"/r\"\nchannel = \"c\"\ndialect = \"d\"\n";
         let source = crate::config::Source { name: "r".into(), text: text.into() };
         let mut server = crate::config::load(&source, &|_| None).unwrap().config.server;
-        let told = Unbelieved::default();
-        let first = |told: &Unbelieved, server: &Settings, peer: &str, header: &HeaderName| {
+        let told = UntrustedForwarders::default();
+        let first = |told: &UntrustedForwarders, server: &Settings, peer: &str, header: &HeaderName| {
             let headers = HeaderMap::from_iter([(header.clone(), HeaderValue::from_static("1.2.3.4"))]);
             told.first_of(peer.parse().unwrap(), &headers, server).map(|network| network.to_string())
         };
@@ -343,7 +343,11 @@ mod tests {
         }
         assert_eq!(first(&told, &server, "203.0.113.1", &FORWARDED), None, "there is an end to it");
         server.forwarded = ForwardedHeader::None;
-        assert_eq!(first(&Unbelieved::default(), &server, "192.0.2.1", &FORWARDED), None, "said to be none");
+        assert_eq!(
+            first(&UntrustedForwarders::default(), &server, "192.0.2.1", &FORWARDED),
+            None,
+            "said to be none"
+        );
     }
 
     proptest! {

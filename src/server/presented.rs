@@ -7,12 +7,12 @@ use percent_encoding::percent_decode_str;
 use crate::auth::settings::TokenPlace;
 use crate::auth::{looks_like_a_token, token_in};
 
-/// What was found in the places where a route lets a token stand.
+/// What was found in the places where a route accepts a token.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Presented {
     /// The first that looks like a token, without `Bearer`; empty when there is only what does not.
     pub token: Option<String>,
-    /// The subprotocol that stands for it: a browser that offers any fails the connection when none is selected.
+    /// The subprotocol that announces it: a browser that offers any fails the connection when none is selected.
     pub protocol: Option<String>,
 }
 
@@ -43,7 +43,7 @@ pub fn presented_token(headers: &HeaderMap, query: &str, places: &[TokenPlace]) 
                 let mut offered = offered(headers).skip_while(|item| item != name);
                 if offered.next().is_some() {
                     protocol.get_or_insert_with(|| name.clone());
-                    // Other subprotocols may stand in between.
+                    // Other subprotocols may come in between.
                     let mut rest = offered.peekable();
                     let first = rest.peek().copied().unwrap_or("");
                     look(rest.find(|item| looks_like_a_token(item)).unwrap_or(first));

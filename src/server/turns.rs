@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Of the connections that the worker with fewest has, another may have one more for each so many: passing a turn on
 /// wakes a thread, and among many connections a few do not matter.
 const SHARE: usize = 16;
-/// The difference never is larger: whoever accepts all of a herd serves it alone meanwhile.
+/// The largest difference: whoever accepts all of a herd serves it alone meanwhile.
 const DIFFERENCE_MAX: usize = 32;
 /// Connections of one turn where the workers are even: those that do not stay are work too.
 const TURN_MAX: usize = 32;

@@ -27,7 +27,7 @@ const NONCE_BYTES: usize = 16;
 pub enum NotUpgradable {
     /// It asks for no WebSocket, or for a version other than 13: 426.
     UpgradeRequired(&'static str),
-    /// It asks for one wrongly: 400.
+    /// It asks for one, but is malformed: 400.
     Malformed(&'static str),
 }
 
@@ -88,7 +88,7 @@ pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> 
         .any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
-/// A host and perhaps a port (RFC 9110 §7.2), no more exact than junk requires.
+/// A host and perhaps a port (RFC 9110 §7.2), checked only as far as junk requires.
 fn is_host(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(b))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::accept::{Accepting, Turn};
-use super::forwarded::Unbelieved;
+use super::forwarded::UntrustedForwarders;
 use super::metrics::Metrics;
 use super::settings::Settings;
 use crate::admin::Status;
@@ -28,7 +28,7 @@ pub struct Door {
     /// Connections of each client address that are kept only to be told a refusal.
     pub refused_slots: Slots<IpAddr, ()>,
     /// Peers who wrote a forwarding header and are no trusted proxies.
-    pub unbelieved: Unbelieved,
+    pub untrusted_forwarders: UntrustedForwarders,
     /// Whether new clients are welcome.
     pub status: Arc<Status>,
     /// The counters.
