@@ -25,7 +25,7 @@ fn open(config: &Config, out: &mut Vec<Action>) -> Machine {
         endpoint: path.to_owned(),
         values,
         token: None,
-        refused: None,
+        refusal: None,
         subscribe_wait: Duration::from_secs(10),
         seed: 7,
     };
@@ -41,7 +41,7 @@ fn live(config: &Config, out: &mut Vec<Action>) -> Machine {
     let Verify::Done(Ok(claims)) = verifier.verify(&token, now()) else { panic!("the token") };
     machine.verified(Ok(claims), Duration::ZERO, now(), out);
     machine.slots(Ok(()), now(), out);
-    machine.subscribed(0, now(), out);
+    machine.subscribed(0, now());
     assert!(machine.is_live());
     out.clear();
     machine

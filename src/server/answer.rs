@@ -142,7 +142,7 @@ async fn grant(
         Ok(()) => address_slot(worker, route, address, &holder).await,
         Err(refusal) => Err(refusal),
     };
-    let (refused, address_slot) = match slot {
+    let (refusal, address_slot) = match slot {
         Ok(slot) => (None, slot),
         Err(refusal) => {
             let (code, slot) = held_slot(worker, route, address, refusal).ok_or(refusal)?;
@@ -161,7 +161,7 @@ async fn grant(
         endpoint: request.uri.path().to_owned(),
         values,
         token,
-        refused,
+        refusal,
         address,
         user_agent: String::new(),
         holder,

@@ -10,18 +10,17 @@ use tokio::time::Instant;
 
 use super::slots::{Holder, Key, Slot};
 use crate::auth::Identity;
-use crate::limits::slots::{Acquire, HOLDERS_SHOWN_MAX, Slots};
-use crate::limits::slots::{OnConflict, SlotLimit};
+use crate::limits::slots::{Acquire, HOLDERS_SHOWN_MAX, OnConflict, SlotLimit, Slots};
 use crate::websocket::conn::Notice;
 
-/// Beyond a probe's timeout, so long is waited for the dead one to be gone.
+/// How long beyond a probe's timeout a dead holder may take to be gone.
 const PROBE_MARGIN: Duration = Duration::from_secs(2);
-/// After so long all are probed again, when some had a slot and were not yet there to be probed, or just leaving.
+/// When some holders could not be probed, not being upgraded yet or just leaving, all are probed again after this.
 const PROBE_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How long a connection that keeps others of its address out has to answer a probe.
 const ADDRESS_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Who was heard so recently is not pinged for such a probe: whoever tries and tries for a slot of its address
-/// must not have all its neighbours pinged each time.
+/// Who was heard within this is not pinged for such a probe: whoever tries and tries for a slot of its address must not
+/// have all its neighbours pinged each time.
 const ADDRESS_PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// Acquires one of the `max` slots of an address. After an outage the holders may be dead, and the newcomers the same
@@ -51,7 +50,7 @@ pub(super) async fn acquire(
     wait_for_one(slots, key, limit, Duration::ZERO, holder).await.map(Some)
 }
 
-/// `heard_within`: so recent a sign of life is one.
+/// `heard_within`: a sign of life this recent needs no probe.
 async fn wait_for_one<K: Eq + Hash + Clone>(
     slots: &Slots<K, Holder>,
     key: &K,
@@ -81,11 +80,11 @@ async fn wait_for_one<K: Eq + Hash + Clone>(
                 let waiter = waiter.ok_or(())?;
                 // When every holder has shown that it lives, there is nothing to wait for.
                 let all_alive = probes.filter(|probes| *probes >= limit.max).unwrap_or(u32::MAX as usize);
-                let some_were_deaf = probes.is_some_and(|probes| probes < limit.max.min(HOLDERS_SHOWN_MAX));
+                let some_unreached = probes.is_some_and(|probes| probes < limit.max.min(HOLDERS_SHOWN_MAX));
                 tokio::select! {
                     freed = tokio::time::timeout_at(deadline, waiter) => freed.map_err(|_| ())?,
                     () = permits(&answers, all_alive) => return Err(()),
-                    () = tokio::time::sleep(PROBE_AGAIN_AFTER), if some_were_deaf => {
+                    () = tokio::time::sleep(PROBE_AGAIN_AFTER), if some_unreached => {
                         (answers, probes) = (Arc::new(Semaphore::new(0)), None);
                     }
                 }

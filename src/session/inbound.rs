@@ -68,7 +68,7 @@ impl Session {
     fn notice(&mut self, notice: Notice, reader: &mut Reader) {
         let (now, out) = (Now::read(), &mut self.actions);
         match notice {
-            Notice::Subscribed(id) => self.machine.subscribed(id, now, out),
+            Notice::Subscribed(id) => self.machine.subscribed(id, now),
             Notice::PublishFailed { code, message_type } => {
                 self.machine.publish_failed(code, &message_type, now, out);
             }

@@ -16,7 +16,6 @@ mod tokens;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,21 +25,19 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub use self::conflict::acquire_address;
 use self::context::{Context, Registered};
 use self::ending::say_goodbye;
-use self::machine::{Action, Machine, Opening};
+use self::machine::{Action, Machine};
 use self::metrics::{ConnPhase, RouteMetrics};
 use self::opening::Upgraded;
 use self::progress::Progress;
 use self::slots::{AddressSlot, Holder, UserSlots};
 use crate::auth::{Claims, Refused};
 use crate::clock::Now;
-use crate::exchange::ConnId;
 use crate::fanout::hub::Ticket;
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
 use crate::metrics::GaugeGuard;
 use crate::routes::generation::RouteState;
 use crate::websocket::conn::Conn;
-use crate::websocket::outbox::Bounds;
 use crate::websocket::reader::Reader;
 
 /// Messages of one client that are taken in a row, before the thread's other connections and its hub have a turn.
@@ -81,7 +78,7 @@ struct Client {
     user_agent: Box<str>,
 }
 
-/// What others do without while this session has it.
+/// What is given back at the end.
 struct Held {
     subscriptions: Vec<(u32, Ticket)>,
     slots: UserSlots,
@@ -119,68 +116,17 @@ pub fn run<C: Send + 'static>(
     granted: Upgraded,
     counted: C,
 ) -> impl Future<Output = ()> + Send + use<C> {
-    let session = open(context, stream, granted);
+    let session = Session::open(context, stream, granted);
     let reader = Reader::new(session.conn.clone(), early, session.route.limits.message_bytes_max);
-    serve(session, reader, counted)
+    run_to_end(session, reader, counted)
 }
 
-async fn serve<C>(mut session: Box<Session>, mut reader: Reader, counted: C) {
+async fn run_to_end<C>(mut session: Box<Session>, mut reader: Reader, counted: C) {
     let reason = session.serve(&mut reader).await;
     session.leave();
     say_goodbye(&session.conn, &mut reader, reason).await;
     session.summarise(reason);
     drop((session, counted));
-}
-
-fn open(context: Arc<Context>, stream: TcpStream, granted: Upgraded) -> Box<Session> {
-    let Upgraded { route, endpoint, values, token, refused, address, user_agent, holder, address_slot } =
-        granted;
-    let limits = &route.limits;
-    let id = ConnId(context.shared.next_conn.fetch_add(1, Ordering::Relaxed));
-    let bounds = Bounds { frames_max: limits.outbox_frames_max, bytes_max: limits.outbox_bytes_max };
-    let conn = Conn::new(id, stream, bounds, &context.shared.buffers);
-    let _ = holder.set(conn.clone());
-    let registered = context.register(&conn);
-    let metrics = context.shared.metrics.of(route.id(), &route.name);
-    metrics.opened.increment(1);
-    let opening = Opening {
-        route: route.rules().clone(),
-        endpoint,
-        values,
-        token,
-        refused,
-        subscribe_wait: context.shared.settings.subscribe_wait,
-        seed: fastrand::u64(..),
-    };
-    let mut actions = Vec::new();
-    let machine = Machine::open(opening, Now::read(), &mut actions);
-    Box::new(Session {
-        context,
-        conn,
-        route,
-        metrics,
-        client: Client { address, user_agent: user_agent.into() },
-        machine,
-        actions,
-        pending: None,
-        held: Held {
-            subscriptions: Vec::new(),
-            slots: UserSlots::default(),
-            address_slot,
-            holder,
-            _registered: registered,
-        },
-        progress: Progress::default(),
-        record: Record {
-            opened: Instant::now(),
-            phase: None,
-            frames_in: 0,
-            bytes_in: 0,
-            close_code: None,
-            channels: None,
-        },
-        closing: None,
-    })
 }
 
 impl Session {

@@ -1,12 +1,24 @@
-//! What a connection's request leaves to its session.
+//! A session's beginning, and what the connection's request leaves to it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::slots::{AddressSlot, Holder};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::context::Context;
+use super::machine::{Machine, Opening};
+use super::progress::Progress;
+use super::slots::{AddressSlot, Holder, UserSlots};
+use super::{Client, Held, Record, Session};
+use crate::clock::Now;
+use crate::exchange::ConnId;
 use crate::legacy::error::ErrorCode;
 use crate::routes::generation::RouteState;
 use crate::routes::path::PathValues;
+use crate::websocket::conn::Conn;
+use crate::websocket::outbox::Bounds;
 
 /// What an upgraded connection takes along from its request.
 pub struct Upgraded {
@@ -19,7 +31,7 @@ pub struct Upgraded {
     /// A token from the request.
     pub token: Option<String>,
     /// Upgraded only to be told this.
-    pub refused: Option<ErrorCode>,
+    pub refusal: Option<ErrorCode>,
     /// The client, as far as proxies can be believed.
     pub address: IpAddr,
     /// What it calls itself, fit for a log.
@@ -28,4 +40,57 @@ pub struct Upgraded {
     pub holder: Holder,
     /// Its slot of the address's.
     pub address_slot: AddressSlot,
+}
+
+impl Session {
+    pub(super) fn open(context: Arc<Context>, stream: TcpStream, granted: Upgraded) -> Box<Self> {
+        let Upgraded { route, endpoint, values, token, refusal, address, user_agent, holder, address_slot } =
+            granted;
+        let limits = &route.limits;
+        let id = ConnId(context.shared.next_conn.fetch_add(1, Ordering::Relaxed));
+        let bounds = Bounds { frames_max: limits.outbox_frames_max, bytes_max: limits.outbox_bytes_max };
+        let conn = Conn::new(id, stream, bounds, &context.shared.buffers);
+        let _ = holder.set(conn.clone());
+        let registered = context.register(&conn);
+        let metrics = context.shared.metrics.of(route.id(), &route.name);
+        metrics.opened.increment(1);
+        let opening = Opening {
+            route: route.rules().clone(),
+            endpoint,
+            values,
+            token,
+            refusal,
+            subscribe_wait: context.shared.settings.subscribe_wait,
+            seed: fastrand::u64(..),
+        };
+        let mut actions = Vec::new();
+        let machine = Machine::open(opening, Now::read(), &mut actions);
+        Box::new(Self {
+            context,
+            conn,
+            route,
+            metrics,
+            client: Client { address, user_agent: user_agent.into() },
+            machine,
+            actions,
+            pending: None,
+            held: Held {
+                subscriptions: Vec::new(),
+                slots: UserSlots::default(),
+                address_slot,
+                holder,
+                _registered: registered,
+            },
+            progress: Progress::default(),
+            record: Record {
+                opened: Instant::now(),
+                phase: None,
+                frames_in: 0,
+                bytes_in: 0,
+                close_code: None,
+                channels: None,
+            },
+            closing: None,
+        })
+    }
 }

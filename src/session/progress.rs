@@ -50,3 +50,25 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_reads_when_the_socket_takes_more_or_nothing_waits_any_more() {
+        let mut progress = Progress::default();
+        for (taken, read) in [
+            (None, false),
+            (Some(10), false),
+            (Some(10), false),
+            (Some(11), true),
+            (Some(11), false),
+            (None, true),
+            (None, false),
+            (Some(20), false),
+        ] {
+            assert_eq!(progress.has_read(taken), read, "{taken:?}");
+        }
+    }
+}

@@ -98,7 +98,7 @@ pub struct Opening {
     /// A token that came with the upgrade request; empty when what is in its place is none.
     pub token: Option<String>,
     /// The upgrade was granted only to tell this refusal.
-    pub refused: Option<ErrorCode>,
+    pub refusal: Option<ErrorCode>,
     /// How long a subscription may take to be confirmed.
     pub subscribe_wait: Duration,
     /// Seeds the jitter of heartbeats.
@@ -124,7 +124,7 @@ pub struct Machine {
 impl Machine {
     /// A connection that has just been upgraded.
     pub fn open(opening: Opening, now: Now, out: &mut Vec<Action>) -> Self {
-        let Opening { route, endpoint, values, token, refused, subscribe_wait, seed } = opening;
+        let Opening { route, endpoint, values, token, refusal, subscribe_wait, seed } = opening;
         let mut machine = Self {
             route,
             endpoint: endpoint.into(),
@@ -138,7 +138,7 @@ impl Machine {
             timers: TimerTable::new(now.mono),
             rng: fastrand::Rng::with_seed(seed),
         };
-        if let Some(code) = refused {
+        if let Some(code) = refusal {
             machine.refuse(code, now, out);
         } else if machine.route.auth.is_some() {
             machine.await_token(now);

@@ -73,7 +73,7 @@ impl Subscriptions {
 
 impl Machine {
     /// The subscription is confirmed, and its `confirm` frame has been sent.
-    pub fn subscribed(&mut self, id: u32, now: Now, _out: &mut Vec<Action>) {
+    pub fn subscribed(&mut self, id: u32, now: Now) {
         if id == FIXED {
             match self.state {
                 State::Subscribing => self.go_live(now),

@@ -55,7 +55,7 @@ impl Bench {
             endpoint: path.to_owned(),
             values,
             token: None,
-            refused: None,
+            refusal: None,
             subscribe_wait: Duration::from_secs(10),
             seed: 7,
         };
@@ -108,7 +108,7 @@ impl Bench {
     }
 
     fn subscribed(&mut self, id: u32) -> Vec<String> {
-        self.machine.subscribed(id, self.now, &mut self.out);
+        self.machine.subscribed(id, self.now);
         self.seen()
     }
 

@@ -45,7 +45,7 @@ pub(crate) fn opening(route: &Arc<Route>, values: PathValues) -> Opening {
         endpoint: route.path.source().to_owned(),
         values,
         token: None,
-        refused: None,
+        refusal: None,
         subscribe_wait: Duration::from_secs(10),
         seed: 7,
     }

@@ -150,9 +150,9 @@ impl World {
         let mut opening = opening(route, values);
         let how = input.byte();
         opening.token = (how & 1 == 1).then(|| "t".to_owned());
-        opening.refused = (how & 14 == 14).then_some(ErrorCode::EndpointGone);
+        opening.refusal = (how & 14 == 14).then_some(ErrorCode::EndpointGone);
         opening.seed = u64::from(how);
-        let refused = opening.refused.is_some();
+        let refused = opening.refusal.is_some();
         let machine = Machine::open(opening, now, &mut out);
         let mut world = Self {
             machine,
@@ -397,7 +397,7 @@ impl World {
         if !self.machine.is_live() {
             self.deaf = self.now.mono;
         }
-        self.machine.subscribed(id, self.now, &mut self.out);
+        self.machine.subscribed(id, self.now);
         if let Some((_, stands)) = self.subscriptions.get_mut(&id) {
             *stands = true;
         }

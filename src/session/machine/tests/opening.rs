@@ -118,7 +118,7 @@ fn a_refusal_by_frame_is_held_before_the_close() {
     let config = shipped(
         "[[routes]]\nname = \"g\"\npath = \"/g\"\ngroup = \"typed-api\"\nchannel = \"g\"\nrefusal = \"frame\"\nrefusal_hold = \"20s\"\n",
     );
-    let mut b = Bench::open_in(&config, "/g", |o| o.refused = Some(ErrorCode::EndpointGone));
+    let mut b = Bench::open_in(&config, "/g", |o| o.refusal = Some(ErrorCode::EndpointGone));
     assert_eq!(b.seen(), ["error ENDPOINT_GONE"]);
     assert!(b.text(r#"{"type":"auth","token":"t"}"#).is_empty());
     assert!(b.after(Duration::from_secs(19)).is_empty());

@@ -152,7 +152,7 @@ dialect = "other"
              channel = \"shared-{{n}}\"\nshares = [\"o\"]\n[[routes.publish]]\ntypes = [\"*\"]\n{rule}\n"
         ))
     };
-    let refused = ["error MESSAGE_TYPE_NOT_PUBLISHED"];
+    let not_published = ["error MESSAGE_TYPE_NOT_PUBLISHED"];
     let as_sent = config("relay = \"as_sent\"");
     let open = |config: &Config| {
         let mut b = Bench::open_in(config, "/t/1", |_| {});
@@ -161,7 +161,7 @@ dialect = "other"
     };
     let mut b = open(&as_sent);
     for name in ["auth_error", "auth_response", "error", "ping", r"e\u0072ror", "oops", "tick"] {
-        assert_eq!(b.text(&format!(r#"{{"type":"{name}","data":1}}"#)), refused, "{name}");
+        assert_eq!(b.text(&format!(r#"{{"type":"{name}","data":1}}"#)), not_published, "{name}");
     }
     for name in ["run", "Error", "error ", "client-error"] {
         assert!(b.text(&format!(r#"{{"type":"{name}","data":1}}"#))[0].starts_with("trigger"), "{name}");
@@ -170,7 +170,7 @@ dialect = "other"
     let mut b = open(&config(""));
     assert_eq!(b.text(r#"{"type":"error","data":1}"#), ["trigger shared-1 client-error 1"]);
     let mut b = open(&config("event = \"auth_{type}\""));
-    assert_eq!(b.text(r#"{"type":"error","data":1}"#), refused);
+    assert_eq!(b.text(r#"{"type":"error","data":1}"#), not_published);
     assert_eq!(b.text(r#"{"type":"x","data":1}"#), ["trigger shared-1 auth_x 1"]);
     // What comes from elsewhere keeps the name that it was published by.
     let route = as_sent.routes.last().unwrap();
