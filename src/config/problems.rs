@@ -189,7 +189,7 @@ impl<'s> Problems<'s> {
         match duration(raw.get()) {
             None => self.with_help(
                 raw.span(),
-                format!("`{}` is no duration", raw.get()),
+                format!("`{}` is not a valid duration", raw.get()),
                 "a whole number and one of ms, s, m, h, d: \"500ms\", \"30s\", \"5m\"",
             ),
             Some(value) if value.is_zero() && !least.is_zero() => {

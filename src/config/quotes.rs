@@ -84,16 +84,16 @@ mod tests {
         let taken = |span: Range<usize>, value: &str| Taken { span, name: "S".into(), value: value.into() };
         let quotes = Quotes::of(&DeTable::new(), vec![taken(4..9, "s3cret{x1234}"), taken(4..9, "1")]);
         for (sentence, shown) in [
-            ("`s3cret{x1234}` is no address", "`${S}` is no address"),
+            ("`s3cret{x1234}` is not a valid address", "`${S}` is not a valid address"),
             ("there is no `{x1234}`", "there is no `${S}`"),
             ("`a-s3cret{x1234}` is none", "`a-${S}` is none"),
-            ("`1` is no duration, one of 1", "`${S}` is no duration, one of 1"),
+            ("`1` is not a valid duration, one of 1", "`${S}` is not a valid duration, one of 1"),
             ("nothing is quoted", "nothing is quoted"),
         ] {
             assert_eq!(quotes.shown(&(4..9), sentence), shown);
         }
         assert_eq!(quotes.shown(&(20..21), "as `s3cret{x1234}` on line 1"), "as `${S}` on line 1");
-        assert_eq!(quotes.shown(&(20..21), "`1` is no duration"), "`1` is no duration");
+        assert_eq!(quotes.shown(&(20..21), "`1` is not a valid duration"), "`1` is not a valid duration");
     }
 
     #[test]

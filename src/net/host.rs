@@ -26,7 +26,9 @@ pub(crate) fn check_host(text: &str) -> Result<(), String> {
     if inner.unwrap_or(text).contains(':') || text.starts_with('[') {
         return match inner.unwrap_or(text).parse::<Ipv6Addr>() {
             Ok(_) => Ok(()),
-            Err(_) => Err("this is no IPv6 address, and nothing else has a `:` or brackets".to_owned()),
+            Err(_) => {
+                Err("this is not a valid IPv6 address, and nothing else has a `:` or brackets".to_owned())
+            }
         };
     }
     check_name(text)
@@ -106,7 +108,7 @@ pub(crate) fn check_target(text: &str) -> Result<(), (usize, &'static str)> {
                 bytes.nth(1);
             }
             _ if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?".contains(&byte) => {}
-            _ => return Err((at, "this cannot stand in a URL (RFC 3986); percent-encode it")),
+            _ => return Err((at, "this is not allowed in a URL (RFC 3986); percent-encode it")),
         }
     }
     Ok(())

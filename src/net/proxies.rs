@@ -167,7 +167,7 @@ fn parse(value: &str) -> Result<Proxy, &'static str> {
         Some((user, place)) => (Some(user), place),
         None => (None, rest),
     };
-    let malformed = "is no http://HOST:PORT";
+    let malformed = "is not of the form http://HOST:PORT";
     let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, port)) => {
             address.parse::<std::net::Ipv6Addr>().map_err(|_| malformed)?;

@@ -27,7 +27,7 @@ impl Origins {
     /// # Errors
     /// It is none.
     pub(crate) fn check(text: &str) -> Result<String, String> {
-        let none = || format!("`{text}` is no origin");
+        let none = || format!("`{text}` is not a valid origin");
         if text == "null" {
             return Ok(text.to_owned());
         }

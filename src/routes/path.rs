@@ -74,11 +74,13 @@ impl PathTemplate {
                 if !legal {
                     return fail(
                         at,
-                        format!("`{{{name}}}` is no placeholder: a letter or `_`, then letters, digits, `_`"),
+                        format!(
+                            "`{{{name}}}` is not a valid placeholder: a letter or `_`, then letters, digits, `_`"
+                        ),
                     );
                 }
                 if names.iter().any(|n| n == name) {
-                    return fail(at, format!("`{{{name}}}` stands twice in this path"));
+                    return fail(at, format!("`{{{name}}}` is in this path twice"));
                 }
                 names.push(name.to_owned());
                 segments.push(Segment::Value(name.to_owned(), set));
@@ -87,7 +89,10 @@ impl PathTemplate {
             } else if let Some(offset) =
                 text.find(|c: char| !c.is_ascii_alphanumeric() && !"-._~!$&'()*+,;=:@".contains(c))
             {
-                return fail(at + offset, "this character cannot stand in a path (RFC 3986 §3.3)".to_owned());
+                return fail(
+                    at + offset,
+                    "this character is not allowed in a path (RFC 3986 §3.3)".to_owned(),
+                );
             } else if matches!(text, "." | "..") {
                 return fail(at, "`.` and `..` are resolved away before a server sees them".to_owned());
             } else {

@@ -26,13 +26,13 @@ impl CharSet {
     pub fn parse(text: &str) -> Result<Self, String> {
         let form = || {
             format!(
-                "`{text}` is no set of characters: one class and a `+`, as in `[a-z0-9]+` or `[A-Za-z0-9_.-]+`"
+                "`{text}` is not a set of characters: one class and a `+`, as in `[a-z0-9]+` or `[A-Za-z0-9_.-]+`"
             )
         };
         let inside = text.strip_prefix('[').and_then(|t| t.strip_suffix("]+")).ok_or_else(form)?;
         if let Some(c) = inside.chars().find(|c| !c.is_ascii_graphic() || "[]{}\\/^".contains(*c)) {
             return Err(match c {
-                '^' => "a set says what may stand there; `^`, what may not, is not understood".to_owned(),
+                '^' => "a set says what is allowed; `^`, what is not, is not understood".to_owned(),
                 '/' => "a value is one segment of the path, which never has a `/`".to_owned(),
                 c => format!("{c:?} cannot be one of a set's characters"),
             });

@@ -103,7 +103,7 @@ impl Frame {
                     {
                         return Err(TemplateError::new(
                             at,
-                            format!("`{{{name}}}` is a JSON value and cannot stand inside of a string"),
+                            format!("`{{{name}}}` is a JSON value and is not allowed inside of a string"),
                         ));
                     }
                     sample.push_str(if in_string { "x" } else { "null" });

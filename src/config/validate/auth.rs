@@ -212,14 +212,14 @@ fn read(
             if !text.contains("-----BEGIN ") || text.contains("PRIVATE KEY-----") {
                 problems.at(
                     value.span(),
-                    "this is no public key or certificate in PEM (`-----BEGIN PUBLIC KEY-----`)",
+                    "this is not a public key or certificate in PEM (`-----BEGIN PUBLIC KEY-----`)",
                 );
             }
             Some(KeySource::Pem(text))
         }
         _ => {
             if let Err(error) = serde_json::from_str::<jsonwebtoken::jwk::JwkSet>(&text) {
-                problems.at(value.span(), format!("this is no JWKS document: {}", told(&error)));
+                problems.at(value.span(), format!("this is not a JWKS document: {}", told(&error)));
             }
             Some(KeySource::JwksText(text))
         }

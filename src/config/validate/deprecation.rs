@@ -41,7 +41,7 @@ fn date(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<i64> {
         Err(_) => {
             problems.with_help(
                 raw.span(),
-                format!("`{}` is no date with a time and an offset", raw.get()),
+                format!("`{}` is not a date with a time and an offset", raw.get()),
                 "as in RFC 3339: 2025-06-30T23:59:59Z",
             );
             None
@@ -58,7 +58,7 @@ fn link(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<String>
     let rest_legal =
         !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic() && !b"<>\"{}".contains(&b));
     if !(scheme_legal && rest_legal) {
-        problems.at(raw.span(), format!("`{}` is no URL", raw.get()));
+        problems.at(raw.span(), format!("`{}` is not a valid URL", raw.get()));
         return None;
     }
     // An app's own scheme has what it likes behind it.
@@ -66,7 +66,7 @@ fn link(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<String>
     if matches!(scheme, "http" | "https" | "ws" | "wss")
         && let Err(why) = host::authority(authority)
     {
-        problems.at(raw.span(), format!("this is no URL: {why}"));
+        problems.at(raw.span(), format!("this is not a valid URL: {why}"));
         return None;
     }
     Some(raw.get().clone())

@@ -104,7 +104,7 @@ fn exclusive(problems: &mut Problems<'_>, raw: &raw::Exclusive, context: &Contex
         problems.with_help(
             key.span(),
             "`exclusive` has no meaning without `auth.required = true`: its slots are taken with the token",
-            "who is not known could keep anybody out; for addresses there is `connections_per_address`",
+            "an unknown client could keep anybody out; for addresses there is `connections_per_address`",
         );
         return None;
     }

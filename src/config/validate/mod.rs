@@ -156,7 +156,7 @@ fn member<'r>(problems: &mut Problems<'_>, raw: Option<&'r At<String>>) -> Optio
         let span = problems.inside(raw, at);
         problems.with_help(
             span,
-            "this is no member's name, and no path to one",
+            "this is neither a member's name nor a path to one",
             "a path is names with a `.` between: `realm_access.roles`",
         );
         return None;
@@ -190,7 +190,7 @@ fn rate(problems: &mut Problems<'_>, raw: &At<raw::Rate>, default: Rate) -> Rate
     if (per / count.max(1)).saturating_mul(burst) > REFILL_MAX
         && let Some(place) = raw.burst.as_ref().map(At::span).or(raw.per.as_ref().map(At::span))
     {
-        problems.at(place, "this bucket would take more than a hundred years to fill: a smaller `burst`");
+        problems.at(place, "this bucket would take more than a hundred years to fill: use a smaller `burst`");
     }
     if per.as_nanos() < u128::from(count)
         && let Some(place) = &raw.count
@@ -233,7 +233,7 @@ fn template(
             if asks && !(authenticated && allow.user) {
                 let at = raw.get().find("{auth.user}").unwrap_or(0);
                 let span = problems.inside(raw, at);
-                problems.at(span, "`{auth.user}` stands only in a route with `auth.required = true`");
+                problems.at(span, "`{auth.user}` needs a route with `auth.required = true`");
                 return None;
             }
             Some(text)

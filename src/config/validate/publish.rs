@@ -95,10 +95,10 @@ fn types(
         }
         if taken.iter().any(|t| t == "*" || t == named.get()) {
             problems
-                .at(named.span(), format!("an earlier rule, or this one, takes `{}` already", named.get()));
+                .at(named.span(), format!("an earlier rule, or this one, already takes `{}`", named.get()));
         }
         if named.get() == "*" && types.len() > 1 {
-            problems.at(named.span(), "`*` stands alone");
+            problems.at(named.span(), "`*` must be the only type");
         }
         problems.text(Some(named));
         taken.push(named.get().clone());
@@ -257,7 +257,7 @@ fn check_event(problems: &mut Problems<'_>, raw: &At<String>, text: &Text, types
     if let Some(reserved) = reserved {
         problems.with_help(
             raw.span(),
-            format!("this event could come out as `{reserved}…`, which only Pusher may send"),
+            format!("this event could become `{reserved}…`, which only Pusher may send"),
             "begin it with literal text such as `client-`",
         );
     }
@@ -272,7 +272,7 @@ fn body(
     let frame = frame(problems, Some(raw), Frames::BODY)?;
     if frame.uses(Slot::User) && !context.authenticated {
         let span = problems.inside(raw, raw.get().find("{user}").unwrap_or(0));
-        problems.at(span, "`{user}` stands only in a route with `auth.required = true`");
+        problems.at(span, "`{user}` needs a route with `auth.required = true`");
         return None;
     }
     Some(frame)
@@ -286,7 +286,7 @@ fn retry_on(problems: &mut Problems<'_>, raw: &raw::Publish) -> Vec<u16> {
     for at in raw.retry_on.iter().flatten() {
         let status = problems.number(Some(at), 400..=599, 0);
         if statuses.contains(&status) && status != 0 {
-            problems.at(at.span(), format!("{status} is in this list already"));
+            problems.at(at.span(), format!("{status} is already in this list"));
         }
         statuses.push(status);
     }
@@ -324,10 +324,10 @@ fn post(
     for (name, value) in raw.headers.iter().flatten() {
         let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+.^_`|~-".contains(&b);
         if name.get().is_empty() || !name.get().bytes().all(token) {
-            problems.at(name.span(), "this is no header's name (RFC 9110 §5.1)");
+            problems.at(name.span(), "this is not a valid header name (RFC 9110 §5.1)");
         }
         if FRAMING.iter().any(|framing| framing.eq_ignore_ascii_case(name.get())) {
-            problems.at(name.span(), format!("`{}` is what the request itself says", name.get()));
+            problems.at(name.span(), format!("`{}` is set by the request itself", name.get()));
         }
         if value.get().chars().any(|c| c.is_control() && c != '\t') {
             problems.at(value.span(), "a header's value has no control characters (RFC 9110 §5.5)");
@@ -356,12 +356,12 @@ fn check_url(problems: &mut Problems<'_>, raw: &At<String>, text: &Text) {
         problems
             .at(span, "a value may not reach the host: only the path and the query may have placeholders");
     } else if let Err(why) = host::authority(authority) {
-        problems.at(raw.span(), format!("this is no host: {why}"));
+        problems.at(raw.span(), format!("this is not a valid host: {why}"));
     } else if let Some((at, why)) = bad_target(raw.get(), text) {
         let span = problems.inside(raw, at);
         problems.at(span, why);
     } else if text.fill_url(|_| Some("x".into())).is_none() {
-        problems.at(raw.span(), "a value cannot stand in one segment with an encoded `/`, `\\`, `?` or `#`");
+        problems.at(raw.span(), "a value cannot share a segment with an encoded `/`, `\\`, `?` or `#`");
     }
 }
 

@@ -204,7 +204,7 @@ fn owned_is_used(problems: &mut Problems<'_>, raw: &raw::Route, auth: &RouteAuth
         problems.with_help(
             place.span(),
             format!(
-                "neither `channel` nor `filter` has `{{{name}}}`: who owns one would read what is all others'"
+                "neither `channel` nor `filter` has `{{{name}}}`: who owns one would read what belongs to all others"
             ),
             "put it into the channel, or filter by it",
         );
@@ -279,7 +279,7 @@ fn token_place(problems: &mut Problems<'_>, raw: &At<String>) -> Option<TokenPla
                 || "\"header\", \"query:NAME\" or \"subprotocol:NAME\"".to_owned(),
                 |near| format!("did you mean `{near}`?"),
             );
-            problems.with_help(raw.span(), format!("`{}` is no place for a token", raw.get()), help);
+            problems.with_help(raw.span(), format!("`{}` is not a place for a token", raw.get()), help);
             None
         }
     }

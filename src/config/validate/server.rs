@@ -93,7 +93,7 @@ fn address(problems: &mut Problems<'_>, raw: Option<&At<String>>, default: &str)
     raw.get().parse().unwrap_or_else(|_| {
         problems.with_help(
             raw.span(),
-            format!("`{}` is no address", raw.get()),
+            format!("`{}` is not a valid address", raw.get()),
             "an IP address and a port: \"127.0.0.1:8009\", \"0.0.0.0:8009\", \"[::]:8009\"",
         );
         default
@@ -118,7 +118,7 @@ fn host_name(problems: &mut Problems<'_>, raw: &At<String>) -> Option<String> {
     }
     problems.with_help(
         raw.span(),
-        format!("`{}` is no host's name", raw.get()),
+        format!("`{}` is not a valid host name", raw.get()),
         "a name alone, without a port: \"pusher-bridge.internal\"; addresses and `localhost` need not be listed",
     );
     None
@@ -155,7 +155,7 @@ fn network(problems: &mut Problems<'_>, raw: &At<String>) -> Option<IpNet> {
     if parsed.is_none() {
         problems.with_help(
             raw.span(),
-            format!("`{text}` is no address or range of addresses"),
+            format!("`{text}` is not a valid address or range of addresses"),
             "in CIDR notation: \"10.0.0.0/8\", \"::1/128\"",
         );
     }

@@ -174,7 +174,7 @@ fn prefix(problems: &mut Problems<'_>, raw: Option<&At<String>>, otherwise: &str
     if !well {
         problems.with_help(
             raw.span(),
-            format!("`{text}` cannot stand before a path"),
+            format!("`{text}` cannot precede a path"),
             "it begins with `/` and ends without one: \"/pusher\"; `/app/…` and `/apps/…` are added",
         );
     }
@@ -188,7 +188,7 @@ fn origin(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<Strin
     if scheme.is_empty() || host.is_empty() || !scheme.bytes().chain(host.bytes()).all(legal) {
         problems.with_help(
             raw.span(),
-            format!("`{}` is no origin", raw.get()),
+            format!("`{}` is not a valid origin", raw.get()),
             "a scheme and a host, no path: \"https://app.example.com\"",
         );
     }
@@ -208,7 +208,8 @@ fn identifier(
         problems
             .at(raw.span(), format!("`{key}` has a character other than letters, digits, `_`, `-` and `.`"));
     } else if matches!(raw.get().as_str(), "." | "..") {
-        problems.at(raw.span(), format!("`{key}` stands in a URL's path, where `.` and `..` lead elsewhere"));
+        problems
+            .at(raw.span(), format!("`{key}` is part of a URL's path, where `.` and `..` lead elsewhere"));
     } else if raw.get().len() > IDENTIFIER_BYTES_MAX {
         problems.at(
             raw.span(),
@@ -264,7 +265,7 @@ fn host(problems: &mut Problems<'_>, raw: &At<String>, key: &str) -> String {
     }
     let address = raw.get().trim_start_matches('[').trim_end_matches(']');
     if check_host(raw.get()).is_ok() && is_nobodys(address) {
-        problems.at(raw.span(), format!("`{key}` is no server's address"));
+        problems.at(raw.span(), format!("`{key}` cannot be a server's address"));
     }
     address.to_owned()
 }

@@ -89,7 +89,7 @@ impl<'r> Placeholders<'r> {
         if let Some(alike) = self.pattern(text, types, place).ambiguity() {
             problems.with_help(
                 raw.span(),
-                format!("different values could come out alike here, as `{alike}` for one"),
+                format!("different values could produce the same text here, for example `{alike}`"),
                 "put text between the placeholders that their values cannot contain, or say what they may contain: \
                  {name:[a-z0-9]+} in the path, or values = { \"auth.user\" = \"[a-z0-9]+\" }",
             );
@@ -116,16 +116,16 @@ pub(super) fn value_sets(
         if let Some(field) = name.get().strip_prefix("subscribe.") {
             let listed = raw.subscribe.iter().flatten().any(|(listed, _)| listed.get() == field);
             if listed {
-                problems.at(name.span(), format!("`subscribe` lists the values of `{field}` already"));
+                problems.at(name.span(), format!("`subscribe` already lists the values of `{field}`"));
             }
             sets.subscribe.push((field.to_owned(), set));
         } else if name.get() == "auth.user" {
             if !authenticated {
-                problems.at(name.span(), "`auth.user` is there only in a route with `auth.required = true`");
+                problems.at(name.span(), "`auth.user` needs a route with `auth.required = true`");
             }
             sets.user = Some(set);
         } else if path.set_of(name.get()).is_some() {
-            problems.at(name.span(), format!("the path says already what `{}` may contain", name.get()));
+            problems.at(name.span(), format!("the path already says what `{}` may contain", name.get()));
         } else if !path.restrict(name.get(), set) {
             let known = path.names().iter().map(String::as_str).chain(["auth.user"]);
             let message = format!("the path has no `{{{}}}`", name.get());
