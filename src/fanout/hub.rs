@@ -363,3 +363,6 @@ fn filter_value<'a>(route: &Route, data: &EventData<'a>) -> Option<Cow<'a, str>>
     let filter = route.filter.as_ref()?;
     json::at_path(route.dialect.out.event.payload(data), &filter.field).and_then(json::scalar)
 }
+
+#[cfg(test)]
+mod tests;

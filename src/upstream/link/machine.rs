@@ -1,14 +1,17 @@
 //! One link's decisions: when to connect, what to send to Pusher, what to tell the hubs. It takes inputs with the time
 //! and gives actions; the driver (`link.rs`) carries them out.
 
+mod actions;
 mod cache;
 mod deaf;
+mod frames;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use self::actions::{Action, Command, Frame, Note};
 use self::cache::CacheChannels;
 use super::checks::Checks;
 use super::liveness::{self, Liveness};
@@ -17,8 +20,7 @@ use super::table::{LinkTable, Op};
 use crate::exchange::LinkId;
 use crate::pusher::channel;
 use crate::pusher::close::Reconnect;
-use crate::pusher::frame::{self, ServerFrame, data_json, is_pushers_own};
-use crate::text::loggable;
+use crate::pusher::frame;
 use crate::upstream::backoff::full_jitter;
 use crate::upstream::delivery::{Delivery, Event, Sent};
 use crate::upstream::flights::SharedFlights;
@@ -34,80 +36,6 @@ const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// Begins the name of a link's own channel; 16 hexadecimal digits follow.
 const OWN_CHANNEL: &str = "private-pusher-bridge-";
-
-/// Something a link is told by hubs and the publisher.
-#[derive(Debug)]
-pub enum Command {
-    /// The hub has its first subscriber of the channel.
-    Subscribe(Arc<str>, usize),
-    /// The hub's last subscriber of the channel is gone.
-    Unsubscribe(Arc<str>, usize),
-    /// A publishing request has ended.
-    Ended {
-        /// Its number.
-        flight: u64,
-        /// What Pusher accepted of it, in order: to be delivered to this bridge's own clients.
-        accepted: Vec<Arc<Sent>>,
-    },
-}
-
-/// Something for the driver to do, in order.
-#[derive(Debug)]
-pub enum Action {
-    /// Connect. The outcome comes by [`Machine::connected`] or [`Machine::ended`].
-    Dial,
-    /// Drop the connection, or the attempt.
-    HangUp,
-    /// Send a frame.
-    Send(Frame),
-    /// Publish an event on this channel. The outcome comes by [`Machine::probed`].
-    PublishProbe(Arc<str>),
-    /// Hand this to each of these hubs.
-    Tell(Hubs, Delivery),
-    /// Note this in metrics and log.
-    Note(Note),
-}
-
-/// A frame to Pusher.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Frame {
-    /// `pusher:ping`
-    Ping,
-    /// `pusher:pong`
-    Pong,
-    /// `pusher:subscribe`
-    Subscribe(Arc<str>),
-    /// `pusher:unsubscribe`
-    Unsubscribe(Arc<str>),
-}
-
-/// Something that somebody may want to know.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Note {
-    /// Events of so many channels may be missed until they are confirmed again.
-    Missing(usize),
-    /// There is no connection, for this reason; the next attempt comes after this time.
-    Ended(End, Duration),
-    /// A subscription was refused, with this text, or not answered.
-    SubscriptionFailed(Arc<str>, Option<String>),
-    /// Pusher had forgotten this subscription: events may have been missed.
-    Forgotten(Arc<str>),
-    /// Pusher reports an error that is about nothing known here.
-    Error(Option<u16>, String),
-    /// An event on a channel that nobody is subscribed to.
-    Unwanted {
-        /// The channel.
-        channel: String,
-        /// The event's name.
-        event: String,
-    },
-    /// An event without a channel.
-    WithoutChannel,
-    /// The last event of a cache channel, sent anew, which its clients have.
-    HadAlready,
-    /// What a client published is delivered to this bridge's own.
-    Local,
-}
 
 /// A link's times.
 #[derive(Clone, Copy, Debug)]
@@ -363,63 +291,6 @@ impl Machine {
         self.deliver(hubs, Event::new(self.id, sent.channel.clone(), &sent.event, &data, now, origin), out);
     }
 
-    // ---------------------------------------------------------------------------------------------- from Pusher
-
-    /// Something came from Pusher, whatever it is.
-    pub fn heard(&mut self) {
-        if let Phase::Connected { live, .. } = &mut self.phase {
-            live.heard();
-        }
-    }
-
-    /// A frame came from Pusher, at `at`.
-    pub fn frame(&mut self, frame: ServerFrame<'_>, at: Instant, out: &mut Vec<Action>) {
-        self.heard();
-        match frame {
-            ServerFrame::Event { event, channel, data, .. } => self.event(&event, &channel, data, at, out),
-            ServerFrame::Ping => out.push(Action::Send(Frame::Pong)),
-            ServerFrame::SubscriptionSucceeded { channel, .. } => {
-                let answer = self.checks.confirmed(&channel, at);
-                if self.checked(&channel, answer, at, out) {
-                } else if *channel == *self.own_channel {
-                    self.probe.subscribed(at);
-                } else {
-                    self.subscribed(&channel, at);
-                }
-            }
-            ServerFrame::SubscriptionError { channel, message, .. } => {
-                self.subscription_failed(&channel, message, at, out);
-            }
-            ServerFrame::Error { code, message } => self.error(code, message, at, out),
-            ServerFrame::Other { channel: Some(channel), event, .. } if event == "pusher:cache_miss" => {
-                self.cache.has_no_last(&channel);
-            }
-            ServerFrame::Other { channel: None, event, .. } if !is_pushers_own(&event) => {
-                out.push(Action::Note(Note::WithoutChannel));
-            }
-            ServerFrame::Other { .. } | ServerFrame::Pong | ServerFrame::ConnectionEstablished { .. } => {}
-        }
-        self.carry_over(at, out);
-    }
-
-    fn event(&mut self, name: &str, channel: &str, data: Option<&str>, at: Instant, out: &mut Vec<Action>) {
-        let Some((channel, hubs)) = self.table.receivers(channel) else {
-            if *channel == *self.own_channel {
-                self.probe.arrived(at);
-            } else {
-                let (channel, event) = (channel.to_owned(), name.to_owned());
-                out.push(Action::Note(Note::Unwanted { channel, event }));
-            }
-            return;
-        };
-        self.probe.heard();
-        let data = data_json(data);
-        if self.cache.is_had_already(&channel, name, &data, at) {
-            return out.push(Action::Note(Note::HadAlready));
-        }
-        self.deliver(hubs, Event::new(self.id, channel, name, &data, at, None), out);
-    }
-
     fn deliver(&mut self, hubs: Hubs, event: Event, out: &mut Vec<Action>) {
         event.expect_hubs(hubs.len());
         let event = Arc::new(event);
@@ -427,47 +298,6 @@ impl Machine {
             self.cache.keep(&event);
         }
         out.push(Action::Tell(hubs, Delivery::Event(event)));
-    }
-
-    /// An error is about the connection when its code is a close code (soketi and sockudo send one before they
-    /// close); else it is about a subscription, which it does not name.
-    fn error(&mut self, code: Option<u16>, message: String, at: Instant, out: &mut Vec<Action>) {
-        let about_subscription = matches!(code, None | Some(4009 | 4301 | 4302));
-        if !about_subscription && code.is_some_and(|code| code >= 4000) {
-            return self.ended(End::closed(code, loggable(&message)), at, out);
-        }
-        // Pusher says so when it is subscribed already.
-        if let Some(channel) = message.strip_prefix("Existing subscription to channel ") {
-            let answer = self.checks.exists(channel, at);
-            if !self.checked(channel, answer, at, out) {
-                self.subscribed(channel, at);
-            }
-            return;
-        }
-        // Answers an unsubscription, so no subscription is to blame.
-        if message.starts_with("No current subscription") {
-            return;
-        }
-        let answer = self.checks.failed(&message, self.table.is_subscribing());
-        if self.checked("", answer, at, out) {
-            return;
-        }
-        match self.table.blame(&message) {
-            Some(channel) => self.subscription_failed(&channel, message, at, out),
-            None => out.push(Action::Note(Note::Error(code, message))),
-        }
-    }
-
-    fn subscribed(&mut self, channel: &str, at: Instant) {
-        if channel::is_cache(channel) {
-            self.cache.awaits(channel);
-        }
-        self.table.succeeded(channel, at, &mut self.ops);
-    }
-
-    fn subscription_failed(&mut self, channel: &str, why: String, at: Instant, out: &mut Vec<Action>) {
-        out.push(Action::Note(Note::SubscriptionFailed(channel.into(), Some(why))));
-        self.table.failed(channel, at, &mut self.ops);
     }
 
     /// Makes actions of what the table asks for.

@@ -73,6 +73,8 @@ struct Entry {
     /// It was confirmed before the connection was lost.
     missed: bool,
     attempts: u32,
+    /// Subscriptions on this connection whose answer did not come in time, and may come yet.
+    unanswered: u32,
     /// While nobody wants it: the timer after which it goes.
     linger: Option<TimerKey>,
     /// The timer of the subscription under way, or of the next attempt.
@@ -151,6 +153,7 @@ impl LinkTable {
             state: State::Queued,
             missed: false,
             attempts: 0,
+            unanswered: 0,
             linger: None,
             attempt: None,
         };
@@ -222,6 +225,7 @@ impl LinkTable {
             entry.missed |= entry.state == State::Live;
             entry.state = State::Queued;
             entry.attempts = 0;
+            entry.unanswered = 0;
             entry.linger = None;
             entry.attempt = None;
         }
@@ -244,6 +248,12 @@ impl LinkTable {
             return;
         };
         if entry.state != State::Subscribing {
+            let is_late = entry.unanswered > 0;
+            entry.unanswered = entry.unanswered.saturating_sub(1);
+            // The answer before was the late one, to a subscription that was ended meanwhile: this one is the next.
+            if is_late && entry.is_subscribed() {
+                out.push(Op::TellLive { hubs: entry.hubs, channel: name, gap: true });
+            }
             return;
         }
         self.counts.leave(entry);
@@ -323,6 +333,7 @@ impl LinkTable {
                 }
                 (Timer::SubscribeTimeout, State::Subscribing) => {
                     // It may be confirmed yet, and nobody would know.
+                    entry.unanswered += 1;
                     out.push(Op::Unsubscribe(channel.clone()));
                     self.failed(&channel, now, out);
                     unanswered.push(channel);

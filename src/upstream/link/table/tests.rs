@@ -218,6 +218,21 @@ fn failures_are_tried_again_ever_more_slowly() {
 }
 
 #[test]
+fn an_answer_that_is_late_may_be_of_a_subscription_that_was_ended() {
+    let mut b = Bench::connected();
+    b.subscribe("c", 0);
+    assert_eq!(b.after(TIMEOUT), [Op::Unsubscribe("c".into())]);
+    assert_eq!(b.after(RETRY_DELAY_MIN), [subscribe("c")]);
+    assert_eq!(b.succeeded("c"), [live([0], "c", false)], "to the first one, perhaps");
+    assert_eq!(
+        b.succeeded("c"),
+        [live([0], "c", true)],
+        "to the second one, and it was not subscribed between"
+    );
+    assert_eq!(b.succeeded("c"), []);
+}
+
+#[test]
 fn an_error_without_a_channel_finds_its_subscription() {
     let mut b = Bench::connected();
     b.subscribe("private-a", 0);

@@ -36,8 +36,8 @@ pub(super) struct Hub {
 pub(super) struct Truth<'a> {
     /// How many events were published on a channel.
     pub(super) published: &'a BTreeMap<Arc<str>, u64>,
-    /// Whether the server has ever forgotten a channel.
-    pub(super) may_forget: bool,
+    /// Whether a channel may have been lost while the link is connected.
+    pub(super) may_be_lost: bool,
 }
 
 impl Hub {
@@ -82,7 +82,7 @@ impl Hub {
                     self.subscriptions.get_mut(channel).unwrap_or_else(|| panic!("{channel} is not wanted"));
                 if subscription.confirmed {
                     assert!(*gap, "{channel} was lost, and no gap is told");
-                    assert!(!subscription.up || truth.may_forget, "{channel}: a gap without a reason");
+                    assert!(!subscription.up || truth.may_be_lost, "{channel}: a gap without a reason");
                 }
                 subscription.confirmed = true;
                 subscription.up = true;

@@ -10,7 +10,7 @@ use super::pusher::Twice;
 use super::world::{CHANNELS, HUBS, Weather, World};
 use crate::upstream::link::table::Counts;
 
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 800;
 /// How much happens.
 const STEPS: usize = 600;
 /// The longest pause between two steps, in seconds: what is to be noticed in silence needs some.

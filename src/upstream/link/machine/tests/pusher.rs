@@ -38,6 +38,13 @@ pub(super) enum Failure {
     /// By an event of soketi's.
     SubscriptionError,
     Silence,
+    /// It is confirmed at some time, unless it is ended before.
+    Delay,
+}
+
+impl Failure {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Error, Self::Unauthorized, Self::SubscriptionError, Self::Silence, Self::Delay];
 }
 
 #[derive(Debug)]
@@ -46,6 +53,8 @@ pub(super) struct Pusher {
     /// The present connection's.
     pub(super) socket_id: Option<String>,
     pub(super) subscribed: BTreeSet<Arc<str>>,
+    /// To be confirmed later.
+    delayed: BTreeSet<Arc<str>>,
     /// Channels that it has forgotten on the present connection.
     pub(super) forgotten: BTreeSet<Arc<str>>,
     /// Whether it has forgotten the whole connection.
@@ -61,6 +70,7 @@ impl Pusher {
             twice,
             socket_id: None,
             subscribed: BTreeSet::new(),
+            delayed: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             deaf: false,
             last: BTreeMap::new(),
@@ -79,6 +89,7 @@ impl Pusher {
     pub(super) fn disconnect(&mut self) {
         self.socket_id = None;
         self.subscribed.clear();
+        self.delayed.clear();
         self.forgotten.clear();
         self.deaf = false;
     }
@@ -101,7 +112,8 @@ impl Pusher {
             Frame::Ping => vec![Answer::Frame(frame::PONG.to_owned())],
             Frame::Pong => Vec::new(),
             Frame::Unsubscribe(channel) => {
-                if self.subscribed.remove(channel) || self.twice != Twice::Rejects {
+                let was_delayed = self.delayed.remove(channel);
+                if self.subscribed.remove(channel) || was_delayed || self.twice != Twice::Rejects {
                     return Vec::new();
                 }
                 let why =
@@ -113,6 +125,9 @@ impl Pusher {
     }
 
     fn subscribe(&mut self, channel: &Arc<str>, failure: Option<Failure>) -> Vec<Answer> {
+        if self.delayed.contains(channel) {
+            return Vec::new();
+        }
         if self.subscribed.contains(channel) {
             return match self.twice {
                 Twice::Rejects => {
@@ -126,6 +141,10 @@ impl Pusher {
         }
         let frame = match failure {
             Some(Failure::Silence) => return Vec::new(),
+            Some(Failure::Delay) => {
+                self.delayed.insert(channel.clone());
+                return Vec::new();
+            }
             Some(Failure::Error) => frame::error(None, &format!("Not now: {channel}")),
             Some(Failure::Unauthorized) => frame::error(Some(4009), &format!("Not authorized: {channel}")),
             Some(Failure::SubscriptionError) => {
@@ -146,6 +165,11 @@ impl Pusher {
             answers.push(Answer::Frame(self.last.get(channel).cloned().unwrap_or_else(miss)));
         }
         answers
+    }
+
+    /// Confirms a subscription that was delayed, if it still is.
+    pub(super) fn confirm_delayed(&mut self, channel: &Arc<str>) -> Vec<Answer> {
+        if self.delayed.remove(channel) { self.subscribe(channel, None) } else { Vec::new() }
     }
 
     /// An event is published; whoever has the socket id `excluded` does not get it.

@@ -43,6 +43,8 @@ enum Happening {
     DialFailed(u64, End),
     ToPusher(u64, Frame),
     ToLink(u64, Answer),
+    /// The server confirms a subscription late.
+    Confirm(u64, Arc<str>),
     /// The link sees that the connection is broken.
     Broken(u64),
     /// The server delivers what a client published, but to this socket id.
@@ -96,7 +98,8 @@ pub(super) struct World {
     streak: u32,
     requests: BTreeMap<u64, Request>,
     request_count: u64,
-    may_forget: bool,
+    /// The server has forgotten a channel, or was late with an answer.
+    may_be_lost: bool,
     wakeups: (u64, usize),
     began: Instant,
     pub(super) seen: BTreeMap<&'static str, u64>,
@@ -129,16 +132,15 @@ impl World {
             streak: 0,
             requests: BTreeMap::new(),
             request_count: 0,
-            may_forget: false,
+            may_be_lost: false,
             wakeups: (0, 0),
             began: now,
             seen: BTreeMap::new(),
         }
     }
 
-    /// Whether something of this probability, in percent, happens.
-    pub(super) fn chance(&mut self, percent: u32) -> bool {
-        self.rng.u32(..100) < percent
+    fn goes_wrong(&mut self) -> bool {
+        self.rng.u32(..100) < self.weather.failures
     }
 
     pub(super) fn channel(&mut self) -> Arc<str> {
@@ -215,19 +217,24 @@ impl World {
             Happening::DialFailed(of, end) if of == self.connection => self.end(end),
             Happening::Broken(of) if of == self.connection => self.end(End::new(LostCause::Broken, "reset")),
             Happening::ToPusher(of, frame) if of == self.connection => {
-                let failures =
-                    [Failure::Error, Failure::Unauthorized, Failure::SubscriptionError, Failure::Silence];
-                let failures_percent = self.weather.failures;
-                let failure =
-                    self.chance(failures_percent).then(|| failures[self.rng.usize(..failures.len())]);
+                let failure = self.goes_wrong().then(|| Failure::ALL[self.rng.usize(..Failure::ALL.len())]);
                 // The link's own channel is not what this is about, nor one that the server has forgotten: where
                 // that fails, the link takes it that checks show nothing.
                 let is_own = |channel: &Arc<str>| !self.channels.contains(channel);
                 let spared = |channel| is_own(channel) || self.pusher.forgotten.contains(channel);
                 let failure = failure.filter(|_| !matches!(&frame, Frame::Subscribe(c) if spared(c)));
+                if let (Some(Failure::Delay), Frame::Subscribe(channel)) = (failure, &frame) {
+                    // Just before it is given up, and after.
+                    let delay = TIMES.subscribe_timeout.mul_f64(0.8 + 0.4 * self.rng.f64());
+                    self.later(delay, Happening::Confirm(of, channel.clone()));
+                }
                 for answer in self.pusher.receive(&frame, failure) {
                     self.answer(answer);
                 }
+            }
+            Happening::Confirm(of, channel) if of == self.connection => {
+                let answers = self.pusher.confirm_delayed(&channel);
+                answers.into_iter().for_each(|answer| self.answer(answer));
             }
             Happening::ToLink(of, answer) if of == self.connection => self.arrive(answer),
             Happening::Deliver(sent, excluded) => {
@@ -246,7 +253,7 @@ impl World {
                 self.saw("a local event");
             }
             Happening::Probe(channel) => {
-                let accepted = !self.chance(10);
+                let accepted = !self.goes_wrong();
                 if accepted && let Some(answer) = self.pusher.publish(&channel, "probe", "{}", None) {
                     self.answer(answer);
                 }
@@ -262,6 +269,7 @@ impl World {
             | Happening::DialFailed(..)
             | Happening::Broken(_)
             | Happening::ToPusher(..)
+            | Happening::Confirm(..)
             | Happening::ToLink(..) => {}
         }
     }
@@ -322,7 +330,7 @@ impl World {
                     self.later(latency, Happening::Probe(channel));
                 }
                 Action::Tell(hubs, delivery) => {
-                    let truth = Truth { published: &self.published, may_forget: self.may_forget };
+                    let truth = Truth { published: &self.published, may_be_lost: self.may_be_lost };
                     hubs.for_each(|hub| self.hubs[hub].told(&delivery, LINK, &truth));
                 }
                 Action::Note(note) => self.note(note),
@@ -342,8 +350,7 @@ impl World {
         assert_eq!(self.dials_at.take(), Some(self.now), "it dials when it said it would");
         let latency = self.latency();
         let of = self.connection;
-        let failures_percent = self.weather.failures;
-        if !self.chance(failures_percent) {
+        if !self.goes_wrong() {
             return self.later(3 * latency, Happening::Greeted(of));
         }
         let codes = [None, Some(4001), Some(4100), Some(4200), Some(4201), Some(4301), Some(1000)];
@@ -380,11 +387,14 @@ impl World {
                 self.saw(end.cause.label());
             }
             Note::Forgotten(channel) => {
-                assert!(self.may_forget, "{channel} was not forgotten");
+                assert!(self.may_be_lost, "{channel} was not forgotten");
                 self.saw("a forgotten subscription");
             }
             Note::SubscriptionFailed(_, Some(_)) => self.saw("a failed subscription"),
-            Note::SubscriptionFailed(_, None) => self.saw("a subscription without an answer"),
+            Note::SubscriptionFailed(_, None) => {
+                self.may_be_lost = true;
+                self.saw("a subscription without an answer");
+            }
             Note::HadAlready => self.saw("an event of a cache channel that was there"),
             Note::Unwanted { .. } => self.saw("an event that nobody wants"),
             Note::Missing(_) => self.saw("a gap"),
@@ -434,8 +444,7 @@ impl World {
         let excluded = excluded.map(|id| id.to_string());
         self.requests.insert(number, Request { flight, sent: sent.clone() });
         let (there, back) = (self.latency(), self.latency());
-        let failures_percent = self.weather.failures;
-        if !self.chance(failures_percent) {
+        if !self.goes_wrong() {
             let answers_earlier = ANSWERS_EARLIER_MAX.mul_f64(self.rng.f64());
             self.later(there + answers_earlier, Happening::Deliver(sent, excluded));
             return self.later(there + back, Happening::RequestEnds(number, true));
@@ -486,17 +495,17 @@ impl World {
     }
 
     pub(super) fn forget(&mut self, channel: &Arc<str>) {
-        self.may_forget = true;
+        self.may_be_lost = true;
         self.pusher.forget(channel);
     }
 
     pub(super) fn forget_all(&mut self) {
-        self.may_forget = true;
+        self.may_be_lost = true;
         self.pusher.forget_all();
     }
 
     pub(super) fn truth(&self) -> Truth<'_> {
-        Truth { published: &self.published, may_forget: self.may_forget }
+        Truth { published: &self.published, may_be_lost: self.may_be_lost }
     }
 
     /// No request is under way, as the link's own book says.

@@ -1,0 +1,150 @@
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::error::TryRecvError;
+
+use super::*;
+use crate::config::{self, Source};
+use crate::exchange::ConnId;
+use crate::metrics::Registry;
+use crate::routes::generation::History;
+use crate::upstream::link::machine::Command;
+use crate::upstream::links::LinkEnd;
+use crate::upstream::metrics::LinkMetrics;
+use crate::websocket;
+use crate::websocket::outbox::Bounds;
+
+const CHANNEL: &str = "c";
+const BOUNDS: Bounds = Bounds { frames_max: 1024, bytes_max: 1 << 20 };
+const ROUTES: &str = r#"
+    [upstream]
+    app_id = "1"
+    key = "k"
+    secret = "s"
+    host = "localhost"
+
+    [dialects.typed.in]
+    type_field = "type"
+
+    [dialects.typed.out]
+    event = '{"type":{event},"data":{data}}'
+    error = '{"type":"error","code":{code}}'
+
+    [[routes]]
+    name = "r"
+    path = "/r"
+    channel = "c"
+    dialect = "typed"
+"#;
+
+struct Bench {
+    hub: Hub,
+    route: Arc<RouteState>,
+    buffers: Arc<Budget>,
+    listener: TcpListener,
+}
+
+/// A client, and the link of its own.
+struct User {
+    conn: Arc<Conn>,
+    client: TcpStream,
+    ticket: Ticket,
+    end: LinkEnd,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let source = Source { name: "routes.toml".into(), text: ROUTES.to_owned() };
+        let config = config::load(&source, &|_| None).unwrap().config;
+        let registry = Registry::new().unwrap();
+        let traffic = websocket::metrics::Metrics::new(&registry);
+        let generation =
+            History::default().next(&config.routes, config.router, |name| traffic.of(name)).unwrap();
+        let route = generation.routes()[0].clone();
+        let generations = Arc::new(Generations::default());
+        generations.replace(generation);
+        let metrics = Arc::new(Metrics::new(&registry, LinkMetrics::new(&registry).events));
+        let buffers = Budget::new(1 << 20, 100);
+        let (links, _) = Links::new(1);
+        let hub = Hub::new(0, generations, Arc::default(), links, metrics, buffers.clone());
+        Self { hub, route, buffers, listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+    }
+
+    /// Somebody who is subscribed through a link of its own.
+    async fn user(&self, n: u64) -> User {
+        let client = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _) = self.listener.accept().await.unwrap();
+        socket.writable().await.unwrap();
+        let conn = Conn::new(ConnId(n), socket, BOUNDS, &self.buffers);
+        let (link, mut end) = LinkHandle::open();
+        let subscribe =
+            Subscribe { id: 0, channel: CHANNEL.to_owned(), interest: Interest::All, confirm: None };
+        let (ticket, live) = self.hub.attach_through(&link, &self.route, subscribe, &conn);
+        let Ok(Command::Subscribe(channel, 0)) = end.commands.try_recv() else {
+            panic!("each link has its own subscription")
+        };
+        assert!(*channel == *CHANNEL && !live);
+        User { conn, client, ticket, end }
+    }
+
+    fn tell(&self, deliveries: impl IntoIterator<Item = Delivery>) {
+        self.hub.carry(&mut deliveries.into_iter().collect());
+    }
+}
+
+fn live(user: &User) -> Delivery {
+    Delivery::Live { link: user.end.id, channel: CHANNEL.into(), gap: false, cached: None }
+}
+
+/// The same event, as it comes over this one's link.
+fn event(user: &User) -> Delivery {
+    let event = Event::new(user.end.id, CHANNEL.into(), "e", "1", Now::read().mono, None);
+    event.expect_hubs(1);
+    Delivery::Event(Arc::new(event))
+}
+
+#[tokio::test]
+async fn what_comes_over_a_link_of_a_single_user_goes_to_that_user_alone() {
+    const USERS: u64 = 50;
+    let bench = Bench::new().await;
+    let mut users = Vec::new();
+    for n in 0..USERS {
+        users.push(bench.user(n).await);
+    }
+    bench.tell(users.iter().map(live));
+    let received = |users: &[User]| users.iter().map(|user| user.conn.sent().0).collect::<Vec<_>>();
+    bench.tell([event(&users[7])]);
+    let expected: Vec<u64> = (0..USERS).map(|n| u64::from(n == 7)).collect();
+    assert_eq!(received(&users), expected, "it costs what one receiver costs");
+
+    bench.tell(users.iter().enumerate().filter(|(n, _)| *n != 7).map(|(_, user)| event(user)));
+    assert_eq!(received(&users), vec![1; USERS as usize], "each got its copy, and no other");
+    for user in &mut users {
+        let mut frame = [0; 64];
+        let length = user.client.read(&mut frame).await.unwrap();
+        assert_eq!(&frame[2..length], br#"{"type":"e","data":1}"#);
+    }
+
+    // A lost link is nobody else's matter.
+    bench.tell([Delivery::Down(users[7].end.id)]);
+    let (link, subscribe) = (users[7].ticket.link.clone(), |id| Subscribe {
+        id,
+        channel: CHANNEL.to_owned(),
+        interest: Interest::All,
+        confirm: None,
+    });
+    assert!(!bench.hub.attach_through(&link, &bench.route, subscribe(1), &users[7].conn).1);
+    let other = users[8].ticket.link.clone();
+    assert!(bench.hub.attach_through(&other, &bench.route, subscribe(1), &users[8].conn).1);
+}
+
+#[tokio::test]
+async fn a_link_lives_as_long_as_somebody_is_subscribed_through_it() {
+    let bench = Bench::new().await;
+    let (mut user, mut other) = (bench.user(1).await, bench.user(2).await);
+    bench.hub.detach(&user.ticket);
+    let last = user.end.commands.try_recv();
+    assert!(matches!(&last, Ok(Command::Unsubscribe(channel, 0)) if **channel == *CHANNEL), "{last:?}");
+    drop(user.ticket);
+    assert!(user.end.commands.recv().await.is_none(), "nobody has a handle any more");
+    assert!(other.end.commands.try_recv().is_err_and(|error| error == TryRecvError::Empty));
+}

@@ -1,0 +1,82 @@
+//! What a link is told, and what it does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::upstream::delivery::{Delivery, Sent};
+use crate::upstream::hubs::Hubs;
+use crate::upstream::lost::End;
+
+/// Something a link is told by hubs and the publisher.
+#[derive(Debug)]
+pub enum Command {
+    /// The hub has its first subscriber of the channel.
+    Subscribe(Arc<str>, usize),
+    /// The hub's last subscriber of the channel is gone.
+    Unsubscribe(Arc<str>, usize),
+    /// A publishing request has ended.
+    Ended {
+        /// Its number.
+        flight: u64,
+        /// What Pusher accepted of it, in order: to be delivered to this bridge's own clients.
+        accepted: Vec<Arc<Sent>>,
+    },
+}
+
+/// Something for the driver to do, in order.
+#[derive(Debug)]
+pub enum Action {
+    /// Connect. The outcome comes by [`super::Machine::connected`] or [`super::Machine::ended`].
+    Dial,
+    /// Drop the connection, or the attempt.
+    HangUp,
+    /// Send a frame.
+    Send(Frame),
+    /// Publish an event on this channel. The outcome comes by [`super::Machine::probed`].
+    PublishProbe(Arc<str>),
+    /// Hand this to each of these hubs.
+    Tell(Hubs, Delivery),
+    /// Note this in metrics and log.
+    Note(Note),
+}
+
+/// A frame to Pusher.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// `pusher:ping`
+    Ping,
+    /// `pusher:pong`
+    Pong,
+    /// `pusher:subscribe`
+    Subscribe(Arc<str>),
+    /// `pusher:unsubscribe`
+    Unsubscribe(Arc<str>),
+}
+
+/// Something that somebody may want to know.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Events of so many channels may be missed until they are confirmed again.
+    Missing(usize),
+    /// There is no connection, for this reason; the next attempt comes after this time.
+    Ended(End, Duration),
+    /// A subscription was refused, with this text, or not answered.
+    SubscriptionFailed(Arc<str>, Option<String>),
+    /// Pusher had forgotten this subscription: events may have been missed.
+    Forgotten(Arc<str>),
+    /// Pusher reports an error that is about nothing known here.
+    Error(Option<u16>, String),
+    /// An event on a channel that nobody is subscribed to.
+    Unwanted {
+        /// The channel.
+        channel: String,
+        /// The event's name.
+        event: String,
+    },
+    /// An event without a channel.
+    WithoutChannel,
+    /// The last event of a cache channel, sent anew, which its clients have.
+    HadAlready,
+    /// What a client published is delivered to this bridge's own.
+    Local,
+}

@@ -1,0 +1,108 @@
+//! What comes from Pusher.
+
+use std::time::Instant;
+
+use super::{Action, Frame, Machine, Note, Phase};
+use crate::pusher::channel;
+use crate::pusher::frame::{ServerFrame, data_json, is_pushers_own};
+use crate::text::loggable;
+use crate::upstream::delivery::Event;
+use crate::upstream::lost::End;
+
+impl Machine {
+    /// Something came from Pusher, whatever it is.
+    pub fn heard(&mut self) {
+        if let Phase::Connected { live, .. } = &mut self.phase {
+            live.heard();
+        }
+    }
+
+    /// A frame came from Pusher, at `at`.
+    pub fn frame(&mut self, frame: ServerFrame<'_>, at: Instant, out: &mut Vec<Action>) {
+        self.heard();
+        match frame {
+            ServerFrame::Event { event, channel, data, .. } => self.event(&event, &channel, data, at, out),
+            ServerFrame::Ping => out.push(Action::Send(Frame::Pong)),
+            ServerFrame::SubscriptionSucceeded { channel, .. } => {
+                let answer = self.checks.confirmed(&channel, at);
+                if self.checked(&channel, answer, at, out) {
+                } else if *channel == *self.own_channel {
+                    self.probe.subscribed(at);
+                } else {
+                    self.subscribed(&channel, at);
+                }
+            }
+            ServerFrame::SubscriptionError { channel, message, .. } => {
+                self.subscription_failed(&channel, message, at, out);
+            }
+            ServerFrame::Error { code, message } => self.error(code, message, at, out),
+            ServerFrame::Other { channel: Some(channel), event, .. } if event == "pusher:cache_miss" => {
+                self.cache.has_no_last(&channel);
+            }
+            ServerFrame::Other { channel: None, event, .. } if !is_pushers_own(&event) => {
+                out.push(Action::Note(Note::WithoutChannel));
+            }
+            ServerFrame::Other { .. } | ServerFrame::Pong | ServerFrame::ConnectionEstablished { .. } => {}
+        }
+        self.carry_over(at, out);
+    }
+
+    fn event(&mut self, name: &str, channel: &str, data: Option<&str>, at: Instant, out: &mut Vec<Action>) {
+        let Some((channel, hubs)) = self.table.receivers(channel) else {
+            if *channel == *self.own_channel {
+                self.probe.arrived(at);
+            } else {
+                let (channel, event) = (channel.to_owned(), name.to_owned());
+                out.push(Action::Note(Note::Unwanted { channel, event }));
+            }
+            return;
+        };
+        self.probe.heard();
+        let data = data_json(data);
+        if self.cache.is_had_already(&channel, name, &data, at) {
+            return out.push(Action::Note(Note::HadAlready));
+        }
+        self.deliver(hubs, Event::new(self.id, channel, name, &data, at, None), out);
+    }
+
+    /// An error is about the connection when its code is a close code (soketi and sockudo send one before they
+    /// close); else it is about a subscription, which it does not name.
+    fn error(&mut self, code: Option<u16>, message: String, at: Instant, out: &mut Vec<Action>) {
+        let about_subscription = matches!(code, None | Some(4009 | 4301 | 4302));
+        if !about_subscription && code.is_some_and(|code| code >= 4000) {
+            return self.ended(End::closed(code, loggable(&message)), at, out);
+        }
+        // Pusher says so when it is subscribed already.
+        if let Some(channel) = message.strip_prefix("Existing subscription to channel ") {
+            let answer = self.checks.exists(channel, at);
+            if !self.checked(channel, answer, at, out) {
+                self.subscribed(channel, at);
+            }
+            return;
+        }
+        // Answers an unsubscription, so no subscription is to blame.
+        if message.starts_with("No current subscription") {
+            return;
+        }
+        let answer = self.checks.failed(&message, self.table.is_subscribing());
+        if self.checked("", answer, at, out) {
+            return;
+        }
+        match self.table.blame(&message) {
+            Some(channel) => self.subscription_failed(&channel, message, at, out),
+            None => out.push(Action::Note(Note::Error(code, message))),
+        }
+    }
+
+    fn subscribed(&mut self, channel: &str, at: Instant) {
+        if channel::is_cache(channel) {
+            self.cache.awaits(channel);
+        }
+        self.table.succeeded(channel, at, &mut self.ops);
+    }
+
+    fn subscription_failed(&mut self, channel: &str, why: String, at: Instant, out: &mut Vec<Action>) {
+        out.push(Action::Note(Note::SubscriptionFailed(channel.into(), Some(why))));
+        self.table.failed(channel, at, &mut self.ops);
+    }
+}
