@@ -276,3 +276,6 @@ impl Drop for Tracked {
         self.progress.answer_made();
     }
 }
+
+#[cfg(test)]
+mod tests;
