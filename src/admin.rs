@@ -13,10 +13,10 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use crate::auth::Verifier;
 use crate::clock::Now;
 use crate::http::server::{self, End, Limits, Progress};
 use crate::metrics::{Gauge, Registry};
+use crate::routes::generation::Generations;
 use crate::upstream::undelivered::Undelivered;
 
 mod guard;
@@ -67,8 +67,8 @@ pub struct Status {
     /// The order to drain, with the window to spread closes over.
     pub drain: watch::Sender<Option<Duration>>,
     close_window: Duration,
-    /// Whose keys new clients need; `None` where none are needed, or all stand in the file.
-    keys: Option<Arc<Verifier>>,
+    /// Whose keys new clients need.
+    generations: Arc<Generations>,
     /// Names of the admin address, beside addresses and loopback's.
     hosts: Vec<String>,
     undelivered: Arc<Undelivered>,
@@ -83,7 +83,7 @@ impl Status {
         workers: usize,
         settings: &Settings,
         close_window: Duration,
-        keys: Option<Arc<Verifier>>,
+        generations: Arc<Generations>,
         undelivered: Arc<Undelivered>,
         metrics: Metrics,
     ) -> Arc<Self> {
@@ -94,7 +94,7 @@ impl Status {
             pulses: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             drain: watch::Sender::new(None),
             close_window,
-            keys,
+            generations,
             hosts: settings.hosts.clone(),
             undelivered,
             metrics,
@@ -151,7 +151,7 @@ impl Status {
             Some("draining")
         } else if !*self.started.borrow() {
             Some("waiting for the first connection to Pusher")
-        } else if self.keys.as_ref().is_some_and(|keys| !keys.has_had_keys(now)) {
+        } else if self.generations.current().keys_to_fetch().is_some_and(|keys| !keys.has_had_keys(now)) {
             // As with links, a later outage is no reason: clients stay, and newcomers would fare no better elsewhere.
             Some("no keys yet")
         } else {
@@ -165,7 +165,7 @@ impl Status {
         let unready = self.unready(now);
         let connected = self.links.iter().filter(|link| *link.borrow()).count();
         let mut about = format!("links connected: {connected} of {}\n", self.links.len());
-        if let Some(keys) = &self.keys {
+        if let Some(keys) = self.generations.current().keys_to_fetch() {
             let (at_hand, all) = keys.keys_at_hand(now);
             about.push_str(&format!("keys at hand: {at_hand} of {all}\n"));
         }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -13,18 +12,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admin::{self, Status};
-use crate::auth::Verifier;
 use crate::clock::Now;
 use crate::config::Config;
 use crate::fanout::hub::{Hub, INBOX_MAX};
-use crate::limits::address::AddressGate;
 use crate::limits::budget::Budget;
-use crate::limits::rate::Rate;
 use crate::limits::slots::Slots;
 use crate::limits::users::UserRates;
 use crate::metrics::Gauge;
 use crate::routes::generation::{Generations, History};
-use crate::routes::route::PublishAction;
 use crate::server::accept::{Accepting, Listener, Turn};
 use crate::server::admission::Admission;
 use crate::server::forwarded::UntrustedForwarders;
@@ -38,8 +33,10 @@ use crate::upstream::undelivered::Undelivered;
 use crate::{http, tls};
 
 pub mod metrics;
+mod succession;
 
 use self::metrics::Metrics;
+use self::succession::Succession;
 
 /// Of the grace period, so much is kept for publishing what was accepted.
 const FLUSH_SHARE: f64 = 0.3;
@@ -82,6 +79,7 @@ pub struct Running {
     /// Ends when nobody listens any more.
     listening: oneshot::Receiver<()>,
     workers: Vec<oneshot::Receiver<()>>,
+    succession: Succession,
     publishing: JoinSet<()>,
     /// Messages accepted and not yet settled.
     unsettled: Arc<AtomicUsize>,
@@ -107,15 +105,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let client = Arc::new(http::Client::by(config.upstream.proxies.clone(), &tls));
     let metrics = Arc::new(Metrics::new().map_err(failed("metrics"))?);
     metrics.watch_tasks("main", Handle::current());
-    let verifier = match &config.auth {
-        None => None,
-        Some(auth) => {
-            let verifier = Verifier::new(auth, &client, &metrics.auth).map_err(failed("keys"))?;
-            Some(Arc::new(verifier))
-        }
-    };
 
-    let api = Arc::new(Api::new(config.upstream.app.clone(), config.upstream.publish.batch_max, client));
+    let api =
+        Arc::new(Api::new(config.upstream.app.clone(), config.upstream.publish.batch_max, client.clone()));
     let (links, ends) = Links::new(config.upstream.connections);
     let worker_count = config.server.workers;
     let (hub_senders, hub_inboxes): (Vec<_>, Vec<_>) =
@@ -140,44 +132,42 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     drop(shared_by_links);
     let mut publishing = JoinSet::new();
     let publish = config.upstream.publish.clone();
-    let rules = config.routes.iter().flat_map(|route| &route.publish);
-    let backends = rules.filter_map(|rule| match &rule.action {
-        PublishAction::Post { url, .. } => Some(url.source()),
-        PublishAction::Trigger { .. } => None,
-    });
     let publisher =
-        Publisher::start(api, publish, backends, links.clone(), metrics.publishing.clone(), &mut publishing);
+        Publisher::start(api, publish, links.clone(), metrics.publishing.clone(), &mut publishing);
     let unsettled = publisher.unsettled();
-    let needed = config.routes.iter().any(|route| route.auth.is_some());
-    let keys = verifier.clone().filter(|verifier| needed && verifier.fetches());
     let status = Status::new(
         connected,
         worker_count,
         &config.admin,
         config.server.close_window,
-        keys,
+        generations.clone(),
         undelivered.clone(),
         metrics.admin.clone(),
     );
-    let wrong_tokens = config.auth.as_ref().map_or(ANY_RATE, |auth| auth.failures_per_address);
-    let auth = config.auth.as_ref();
     let shared = Arc::new(Shared {
         settings: Settings {
             subscribe_wait: config.upstream.subscribe_timeout,
             close_window: config.server.close_window,
-            token_bytes_max: auth.map_or(usize::MAX, |auth| auth.token_bytes_max),
-            leeway: auth.map_or(Duration::ZERO, |auth| auth.leeway),
         },
         metrics: metrics.session.clone(),
-        verifier,
+        generations: generations.clone(),
         publisher,
         user_slots: Slots::new(),
         exclusive_slots: Slots::new(),
         user_rates: UserRates::default(),
-        wrong_tokens: AddressGate::new(wrong_tokens, config.server.ipv6_prefix, Now::read().mono),
         buffers: Budget::new(config.server.buffered_bytes_max, config.server.connections_max),
         next_conn: AtomicU64::new(1),
     });
+    let mut succession = Succession {
+        history: History::default(),
+        generations: generations.clone(),
+        undelivered: undelivered.clone(),
+        metrics: metrics.clone(),
+        http: client,
+        ipv6_prefix: config.server.ipv6_prefix,
+        sessions: Arc::downgrade(&shared),
+    };
+    succession.replace(&config, &mut publishing)?;
     let door = Arc::new(Door {
         settings: config.server.clone(),
         generations: generations.clone(),
@@ -226,16 +216,6 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         }
     })?;
 
-    let mut history = History::default();
-    let next = history
-        .next(&config.routes, config.router.clone(), |route| metrics.websocket.of(route))
-        .map_err(failed("routes"))?;
-    for route in next.routes() {
-        metrics.expect_route(route.id(), &route.name);
-    }
-    undelivered.follow(next.routes().iter().map(|route| (route.id(), route.rules().clone())));
-    generations.replace(next);
-
     // Not before everything else is there.
     let (turn, listening) = Turn::first(listener).map_err(failed("listening"))?;
     let _ = accepting.pass(turn, 0);
@@ -249,6 +229,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         stop_admin,
         listening,
         workers,
+        succession,
         publishing,
         unsettled,
         links: link_tasks,
@@ -256,16 +237,13 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     })
 }
 
-/// Nothing is judged where no route needs a token.
-const ANY_RATE: Rate = Rate { count: 1, per: Duration::from_secs(1), burst: 1 };
-
 fn upkeep(shared: &Weak<Shared>, buffered_bytes: &Gauge, now: Now) {
     if let Some(shared) = shared.upgrade() {
-        shared.wrong_tokens.upkeep(now.mono);
         shared.user_rates.upkeep(now.mono);
         buffered_bytes.set(shared.buffers.held() as f64);
-        if let Some(verifier) = &shared.verifier {
-            verifier.upkeep(now);
+        if let Some(judge) = shared.judge() {
+            judge.wrong_tokens.upkeep(now.mono);
+            judge.verifier.upkeep(now);
         }
     }
 }
@@ -311,6 +289,16 @@ pub enum Shutdown {
 }
 
 impl Running {
+    /// From now on new clients meet the routes and `[auth]` of `config`; of the rest of it nothing changes. Who is
+    /// there keeps the route it has: where that is the same in `config`, nothing has happened.
+    ///
+    /// # Errors
+    /// A key cannot be used, or there have been too many routes; then everything is as it was.
+    #[doc(hidden)]
+    pub fn replace(&mut self, config: &Config) -> Result<(), StartError> {
+        self.succession.replace(config, &mut self.publishing)
+    }
+
     /// Unready, no new clients, closes spread over the window, accepted messages published, links closed; all
     /// within the grace period.
     pub async fn shutdown(mut self) -> Shutdown {

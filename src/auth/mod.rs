@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 mod claims;
 mod identity;
+mod judge;
 mod jwks;
 mod keys;
 pub mod metrics;
@@ -19,6 +20,7 @@ mod verifier;
 
 pub use claims::Claims;
 pub use identity::Identity;
+pub use judge::Judge;
 pub use jwks::{JWKS_BYTES_MAX, JWKS_TIMEOUT};
 pub use keys::{AuthConfigError, JWKS_KEYS_MAX};
 pub use mint::mint_hs256;

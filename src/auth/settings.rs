@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::limits::rate::Rate;
 use crate::template::Text;
 
 /// `[auth]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The keys, tried in order among those whose algorithms have the token's.
     pub keys: Vec<AuthKey>,
@@ -23,7 +23,7 @@ pub struct Settings {
 }
 
 /// `[[auth.keys]]`: algorithms of one family, and where the key is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AuthKey {
     /// The algorithms this key may verify. All of one family (HMAC, RSA, EC or Ed).
     pub algorithms: Vec<jsonwebtoken::Algorithm>,
@@ -59,8 +59,29 @@ pub enum KeySource {
     },
 }
 
+impl PartialEq for KeySource {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Secret(secret), Self::Secret(other)) => secret.expose_secret() == other.expose_secret(),
+            (Self::Pem(text), Self::Pem(other)) | (Self::JwksText(text), Self::JwksText(other)) => {
+                text == other
+            }
+            (
+                Self::JwksUrl { url, refresh, refresh_min, max_age },
+                Self::JwksUrl {
+                    url: other,
+                    refresh: other_refresh,
+                    refresh_min: other_min,
+                    max_age: other_max,
+                },
+            ) => (url, refresh, refresh_min, max_age) == (other, other_refresh, other_min, other_max),
+            (Self::Secret(_) | Self::Pem(_) | Self::JwksText(_) | Self::JwksUrl { .. }, _) => false,
+        }
+    }
+}
+
 /// `auth.claims`. A name, or names with dots between for one within another.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimNames {
     /// The user's id (default `sub`).
     pub user: String,

@@ -14,6 +14,7 @@ use super::edition::{Edition, RouteId, RouteIds, TooManyRoutes};
 use super::path::Router;
 use super::publish::ClientEvents;
 use super::route::Route;
+use crate::auth::{Judge, Verifier};
 use crate::websocket::metrics::Traffic;
 
 /// One edition of a route. Equal is only what is the same edition.
@@ -70,6 +71,7 @@ pub struct Generation {
     routes: Vec<Arc<RouteState>>,
     router: Router,
     client_events: ClientEvents,
+    judge: Option<Arc<Judge>>,
 }
 
 impl Generation {
@@ -83,6 +85,20 @@ impl Generation {
     #[must_use]
     pub const fn router(&self) -> &Router {
         &self.router
+    }
+
+    /// Judges tokens; `None` when no route needs it.
+    #[must_use]
+    pub const fn judge(&self) -> Option<&Arc<Judge>> {
+        self.judge.as_ref()
+    }
+
+    /// Whose keys new clients need; `None` where none are needed, or all stand in the file.
+    #[must_use]
+    pub fn keys_to_fetch(&self) -> Option<&Verifier> {
+        let verifier = &self.judge.as_ref()?.verifier;
+        let needed = self.routes.iter().any(|route| route.auth.is_some());
+        (needed && verifier.fetches()).then_some(verifier)
     }
 
     /// What clients can cause, of this generation and of editions that were alive when it came.
@@ -132,6 +148,7 @@ impl History {
         &mut self,
         routes: &[Arc<Route>],
         router: Router,
+        judge: Option<Arc<Judge>>,
         traffic: impl Fn(&str) -> Traffic,
     ) -> Result<Generation, TooManyRoutes> {
         self.generations += 1;
@@ -149,7 +166,7 @@ impl History {
         let all: Vec<&Arc<RouteState>> = alive.iter().chain(new).collect();
         self.editions = all.iter().map(|edition| Arc::downgrade(edition)).collect();
         let client_events = ClientEvents::of(all.iter().map(|edition| &*edition.rules));
-        Ok(Generation { routes, router, client_events })
+        Ok(Generation { routes, router, client_events, judge })
     }
 
     /// Every edition that has connections, or is in force, or about to be.

@@ -9,14 +9,14 @@ use tokio::sync::watch;
 
 use super::metrics::Metrics;
 use super::slots::{Holder, Key};
-use crate::auth::{Identity, Verifier};
+use crate::auth::{Identity, Judge};
 use crate::clock::spread;
 use crate::exchange::ConnId;
 use crate::fanout::hub::Hub;
-use crate::limits::address::AddressGate;
 use crate::limits::budget::Budget;
 use crate::limits::slots::Slots;
 use crate::limits::users::UserRates;
+use crate::routes::generation::Generations;
 use crate::upstream::publisher::Publisher;
 use crate::websocket::conn::{Conn, Notice};
 
@@ -27,10 +27,6 @@ pub struct Settings {
     pub subscribe_wait: Duration,
     /// Closes of many are spread over this window: `server.shutdown.close_window`.
     pub close_window: Duration,
-    /// Longest token in bytes: `auth.token_bytes`.
-    pub token_bytes_max: usize,
-    /// Clock difference forgiven for tokens: `auth.leeway`.
-    pub leeway: Duration,
 }
 
 /// What all sessions share. Nothing here is locked for a message.
@@ -39,8 +35,8 @@ pub struct Shared {
     pub settings: Settings,
     /// The counters.
     pub metrics: Arc<Metrics>,
-    /// Judges tokens; `None` when no route needs it.
-    pub verifier: Option<Arc<Verifier>>,
+    /// Whose newest one judges tokens: who is there judges by a key that is new, too.
+    pub generations: Arc<Generations>,
     /// Takes client messages. When the last session is gone, its lanes finish.
     pub publisher: Publisher,
     /// Connections of each user.
@@ -49,12 +45,18 @@ pub struct Shared {
     pub exclusive_slots: Slots<Key<Identity>, Holder>,
     /// Messages of each user, where a route has such a rate.
     pub user_rates: UserRates<Key<Identity>>,
-    /// Wrong tokens of each client address.
-    pub wrong_tokens: AddressGate,
     /// What all connections may hold in memory for their clients.
     pub buffers: Arc<Budget>,
     /// The next connection's number.
     pub next_conn: AtomicU64,
+}
+
+impl Shared {
+    /// Who judges tokens now; `None` where no route needs it any more.
+    #[must_use]
+    pub fn judge(&self) -> Option<Arc<Judge>> {
+        self.generations.current().judge().cloned()
+    }
 }
 
 /// What the sessions of one worker share.

@@ -15,10 +15,12 @@ impl Session {
     /// Where wrong tokens come too often from the client's address, each is judged a moment later: a guesser is
     /// slowed, and a neighbour behind the same address is not locked out. One that is too long is not kept.
     pub(super) fn verify(&mut self, token: String) {
-        let shared = &self.context.shared;
-        let too_long = token.len() > shared.settings.token_bytes_max;
         let came_at = Now::read();
-        if too_long || shared.wrong_tokens.check(self.client.address, came_at.mono).is_ok() {
+        let slowed = self.context.shared.judge().is_some_and(|judge| {
+            token.len() <= judge.settings.token_bytes_max
+                && judge.wrong_tokens.check(self.client.address, came_at.mono).is_err()
+        });
+        if !slowed {
             return self.judge(token, came_at);
         }
         self.pending = Some(Box::pin(async move {
@@ -29,17 +31,17 @@ impl Session {
 
     /// Judges a token that came at `came_at`, as of then.
     pub(super) fn judge(&mut self, token: String, came_at: Now) {
-        let Some(verifier) = self.context.shared.verifier.clone() else {
+        let Some(judge) = self.context.shared.judge() else {
             return self.verified(Err(Refused::KeysUnavailable));
         };
         let now = Now::read();
         let waited = now.mono.saturating_duration_since(came_at.mono).min(JUDGING_MAX);
         let as_of = now.with_wall_earlier(waited);
-        match verifier.verify(&token, as_of) {
+        match judge.verifier.verify(&token, as_of) {
             Verify::Done(verdict) => self.verified(verdict),
             Verify::NeedsKeys => {
                 self.pending = Some(Box::pin(async move {
-                    Completion::Verified(verifier.verify_after_refresh(&token, as_of).await)
+                    Completion::Verified(judge.verifier.verify_after_refresh(&token, as_of).await)
                 }));
             }
         }
@@ -47,18 +49,19 @@ impl Session {
 
     pub(super) fn verified(&mut self, verdict: Result<Claims, Refused>) {
         let now = Now::read();
-        let shared = self.context.shared.clone();
-        let leeway = shared.settings.leeway;
+        let judge = self.context.shared.judge();
+        let leeway = judge.as_ref().map_or(Duration::ZERO, |judge| judge.settings.leeway);
         let user = verdict.as_ref().map_or_else(|_| String::new(), |claims| claims.user.clone());
         let refused = verdict.as_ref().err().cloned();
         let outcome = match verdict {
             // A wrong token is the sender's fault only when there was a key to judge it by.
             Err(refused) if !refused.is_tokens_fault() => {
-                let retry = shared.verifier.as_ref().map_or(Duration::ZERO, |v| v.retry_after(now));
+                let retry = judge.map_or(Duration::ZERO, |judge| judge.verifier.retry_after(now));
                 self.machine.unjudged(retry, now, &mut self.actions)
             }
             verdict => {
-                let failed = |_| shared.wrong_tokens.record_failure(self.client.address, now.mono).err();
+                let failed =
+                    |_| judge.as_ref()?.wrong_tokens.record_failure(self.client.address, now.mono).err();
                 self.machine.verified(verdict.map_err(failed), leeway, now, &mut self.actions)
             }
         };

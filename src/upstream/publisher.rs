@@ -7,6 +7,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -29,43 +30,47 @@ struct Entrance {
     room: Arc<Room>,
 }
 
+/// The lanes of one place, of which a channel has one.
+type Lanes = Arc<[Entrance]>;
+
 /// The entrances of all lanes. When it is dropped the lanes finish what they have and end.
 pub struct Publisher {
     /// To Pusher.
-    triggers: Vec<Entrance>,
+    triggers: Lanes,
     /// To backends, by scheme and authority.
-    posts: HashMap<Box<str>, Vec<Entrance>>,
-    settings: settings::Publish,
-    metrics: Arc<PublishMetrics>,
+    posts: ArcSwap<HashMap<Box<str>, Lanes>>,
+    shared: Arc<Shared>,
     unsettled: Arc<AtomicUsize>,
     hasher: RandomState,
 }
 
 impl Publisher {
-    /// Starts the lanes on the current runtime, as tasks of `tasks`; `backends` are the URLs that rules post to.
-    pub fn start<'a>(
+    /// Starts the lanes to Pusher on the current runtime, as tasks of `tasks`.
+    pub fn start(
         api: Arc<Api>,
         settings: settings::Publish,
-        backends: impl Iterator<Item = &'a str>,
         links: Links,
         metrics: Arc<PublishMetrics>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
-        let shared = Arc::new(Shared { api, settings: settings.clone(), links, metrics: metrics.clone() });
-        let mut lanes = |to_backend| -> Vec<Entrance> {
-            let lane = |_| {
-                let (items, receiver) = mpsc::unbounded_channel();
-                tasks.spawn(Runner::new(shared.clone(), to_backend).run(receiver));
-                Entrance { items, room: Arc::default() }
-            };
-            (0..settings.lanes).map(lane).collect()
-        };
-        let triggers = lanes(false);
-        let mut posts: HashMap<Box<str>, Vec<Entrance>> = HashMap::new();
-        for url in backends {
-            posts.entry(place(url).into()).or_insert_with(|| lanes(true));
+        let shared = Arc::new(Shared { api, settings, links, metrics });
+        let triggers = lanes(&shared, false, tasks);
+        let (posts, unsettled, hasher) = Default::default();
+        Self { triggers, posts, shared, unsettled, hasher }
+    }
+
+    /// From now on messages are posted to `backends`, by their URLs, and nowhere else: lanes to others begin on the
+    /// current runtime, as tasks of `tasks`, and those that are not needed any more end when they have done their work.
+    pub fn follow<'a>(&self, backends: impl Iterator<Item = &'a str>, tasks: &mut JoinSet<()>) {
+        let before = self.posts.load();
+        let mut posts: HashMap<Box<str>, Lanes> = HashMap::new();
+        for place in backends.map(place) {
+            if !posts.contains_key(place) {
+                let there = before.get(place).cloned();
+                posts.insert(place.into(), there.unwrap_or_else(|| lanes(&self.shared, true, tasks)));
+            }
         }
-        Self { triggers, posts, settings, metrics, unsettled: Arc::default(), hasher: RandomState::new() }
+        self.posts.store(Arc::new(posts));
     }
 
     /// How many messages are accepted and neither published nor reported: readable when this is gone.
@@ -86,6 +91,7 @@ impl Publisher {
         message_type: String,
     ) -> Result<(), ErrorCode> {
         let channel: Arc<str> = channel.into();
+        let (posts, settings, metrics) = (self.posts.load(), &self.shared.settings, &self.shared.metrics);
         let (lanes, work, bytes) = match outgoing {
             Outgoing::Trigger { event, data } => {
                 let bytes = channel.len() + event.len() + data.len();
@@ -94,7 +100,7 @@ impl Publisher {
             }
             Outgoing::Post { url, body, headers, retry_on } => {
                 let bytes = url.len() + body.len();
-                let lanes = self.posts.get(place(&url));
+                let lanes = posts.get(place(&url));
                 (lanes, Work::Post(Backend { url, body, headers, retry_on }), bytes)
             }
         };
@@ -104,15 +110,15 @@ impl Publisher {
         let accepted = lane.is_some_and(|lane| {
             // The job takes its bytes back when it is dropped, wherever that is.
             let (held, messages) = (lane.room.held(bytes), lane.room.place());
-            let has_room = held.bytes_then <= self.settings.queue_bytes_max
-                && messages.count_then <= self.settings.queue_messages_max;
-            let job = Job::new(work, conn, message_type, (held, messages), &self.unsettled, &self.metrics);
+            let has_room = held.bytes_then <= settings.queue_bytes_max
+                && messages.count_then <= settings.queue_messages_max;
+            let job = Job::new(work, conn, message_type, (held, messages), &self.unsettled, metrics);
             let item = Item {
                 user: match user {
                     Some(user) => self.hasher.hash_one(user),
                     None => self.hasher.hash_one(conn.id().0),
                 },
-                deadline: (Instant::now() + self.settings.deadline).into_std(),
+                deadline: (Instant::now() + settings.deadline).into_std(),
                 channel,
                 bytes,
                 job,
@@ -122,10 +128,19 @@ impl Publisher {
         if accepted {
             Ok(())
         } else {
-            self.metrics.published(PublishResult::QueueFull);
+            metrics.published(PublishResult::QueueFull);
             Err(ErrorCode::QueueFull)
         }
     }
+}
+
+fn lanes(shared: &Arc<Shared>, to_backend: bool, tasks: &mut JoinSet<()>) -> Lanes {
+    let lane = |_| {
+        let (items, receiver) = mpsc::unbounded_channel();
+        tasks.spawn(Runner::new(shared.clone(), to_backend).run(receiver));
+        Entrance { items, room: Arc::default() }
+    };
+    (0..shared.settings.lanes).map(lane).collect()
 }
 
 /// Scheme and authority of a URL, whose path may be a template.

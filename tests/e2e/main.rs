@@ -18,6 +18,7 @@ mod admin;
 mod autobahn;
 mod cli;
 mod frames;
+mod generations;
 mod hostile;
 mod isolation;
 mod keep_alive;

@@ -58,7 +58,7 @@ impl Bench {
         let registry = Registry::new().unwrap();
         let traffic = websocket::metrics::Metrics::new(&registry);
         let generation =
-            History::default().next(&config.routes, config.router, |name| traffic.of(name)).unwrap();
+            History::default().next(&config.routes, config.router, None, |name| traffic.of(name)).unwrap();
         let route = generation.routes()[0].clone();
         let generations = Arc::new(Generations::default());
         generations.replace(generation);

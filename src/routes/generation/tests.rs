@@ -43,7 +43,7 @@ impl Bridge {
 
     fn next(&mut self, routes: &[String]) -> Generation {
         let config = config(routes);
-        self.history.next(&config.routes, config.router, |name| self.traffic.of(name)).unwrap()
+        self.history.next(&config.routes, config.router, None, |name| self.traffic.of(name)).unwrap()
     }
 }
 

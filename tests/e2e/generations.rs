@@ -1,0 +1,243 @@
+//! A generation of routes is replaced while clients talk: who has an unchanged route notices nothing.
+
+use std::collections::BTreeMap;
+
+use futures_util::{SinkExt, StreamExt};
+use pusher_bridge::config::Config;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::backend::Backend;
+use crate::support::bridge::{SHIPPED, config, token};
+use crate::support::{Bridge, OldClient, patiently};
+
+/// Messages of each client; each text comes twice in a row.
+const MESSAGES: usize = 90;
+/// Channels whose subscription is confirmed.
+const CONFIRMED: &str = r#"pusher_bridge_subscriptions{state="live"}"#;
+
+fn route(name: &str, more: &str) -> String {
+    format!(
+        r#"
+[[routes]]
+name = "{name}"
+path = "/{name}/{{room}}"
+channel = "private-{name}-{{room}}"
+on_gap = "notify"
+limits.messages = "unlimited"
+{more}
+[[routes.publish]]
+types = ["*"]
+"#
+    )
+}
+
+fn typed(name: &str) -> String {
+    route(name, "dialect = \"typed\"")
+}
+
+/// The shipped routes behind these.
+fn with_first(routes: &[String]) -> String {
+    let (head, shipped) = SHIPPED.split_once("\n[[routes]]\n").unwrap();
+    format!("{head}\n{}\n[[routes]]\n{shipped}", routes.concat())
+}
+
+fn next(bridge: &Bridge, routes: &str, env: &[(&str, &str)]) -> Config {
+    let mut environment = bridge.app().environment();
+    environment.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    config(routes, &environment)
+}
+
+/// Sends its messages, the last third of them when `go_on` says so, and counts up `got` with each that it gets; gives
+/// what it got of each sender, in order.
+async fn talk(
+    client: OldClient,
+    name: &'static str,
+    mut go_on: watch::Receiver<bool>,
+    got: watch::Sender<usize>,
+) -> (OldClient, BTreeMap<String, Vec<usize>>) {
+    let (mut sink, mut stream) = client.socket.split();
+    let send = async {
+        for n in 0..MESSAGES {
+            if n == MESSAGES / 3 * 2 {
+                go_on.wait_for(|go_on| *go_on).await.unwrap();
+            }
+            let text = json!({ "type": "say", "data": { "from": name, "n": n / 2 } });
+            sink.send(Message::text(text.to_string())).await.unwrap();
+        }
+    };
+    let receive = async {
+        let mut all: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for _ in 0..2 * MESSAGES {
+            let frame = loop {
+                match patiently("a message", stream.next()).await.expect("no close").unwrap() {
+                    Message::Text(text) => break serde_json::from_str::<serde_json::Value>(&text).unwrap(),
+                    Message::Ping(_) => {}
+                    other => panic!("{name} got {other:?}"),
+                }
+            };
+            assert_eq!(frame["type"], "client-say", "{name} got {frame}");
+            let from = frame["data"]["from"].as_str().unwrap().to_owned();
+            all.entry(from).or_default().push(frame["data"]["n"].as_u64().unwrap() as usize);
+            got.send_modify(|got| *got += 1);
+        }
+        all
+    };
+    let ((), all) = tokio::join!(send, receive);
+    (OldClient { socket: sink.reunite(stream).unwrap(), response: client.response }, all)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unchanged_routes_connections_notice_nothing_and_new_clients_meet_the_new_routes() {
+    let first = with_first(&[typed("a"), typed("c")]);
+    let mut bridge = Bridge::with(&first, |config| config.server.workers = 2).await;
+    let mut leaver = bridge.connect("/c/1").await;
+    let (go_on, may_go_on) = watch::channel(false);
+    let (got, mut counted) = watch::channel(0);
+    let mut talks = Vec::new();
+    for name in ["x", "y", "z"] {
+        let client = bridge.connect("/a/1").await;
+        talks.push((name, client));
+    }
+    bridge.becomes(r#"pusher_bridge_connections{route="a",phase="live"}"#, 3.0).await;
+    bridge.becomes(CONFIRMED, 2.0).await;
+    let talks: Vec<_> = talks
+        .into_iter()
+        .map(|(name, client)| tokio::spawn(talk(client, name, may_go_on.clone(), got.clone())))
+        .collect();
+
+    // While messages are under way: b comes first, c goes, all others have another place than before.
+    patiently("the talk", counted.wait_for(|got| *got >= MESSAGES)).await.unwrap();
+    let second = next(&bridge, &with_first(&[typed("b"), typed("a")]), &[]);
+    bridge.running.replace(&second).unwrap();
+    patiently("more talk", counted.wait_for(|got| *got >= 2 * MESSAGES)).await.unwrap();
+    bridge.running.replace(&next(&bridge, &with_first(&[typed("a"), typed("b")]), &[])).unwrap();
+    go_on.send_replace(true);
+
+    let expected: Vec<usize> = (0..MESSAGES).map(|n| n / 2).collect();
+    let mut clients = Vec::new();
+    for talk in talks {
+        let (client, got) = talk.await.unwrap();
+        assert!(got.len() == 2 && got.values().all(|of_one| *of_one == expected), "{got:?}");
+        clients.push(client);
+    }
+    for (series, value) in [
+        (r#"connections_total{route="a"}"#, 3),
+        (r#"connections{route="a",phase="live"}"#, 3),
+        (r#"frames_total{route="a",direction="in"}"#, 3 * MESSAGES),
+        (r#"frames_total{route="a",direction="out"}"#, 6 * MESSAGES),
+        (r#"connections_total{route="b"}"#, 0),
+        (r#"connections{route="c",phase="live"}"#, 1),
+        ("upstream_gaps_total", 0),
+    ] {
+        bridge.becomes(&format!("pusher_bridge_{series}"), value as f64).await;
+    }
+    let subscribed = bridge.sandbox.ever_subscribed();
+    assert_eq!(subscribed.iter().filter(|channel| *channel == "private-a-1").count(), 1, "and never again");
+
+    // Who comes to a now is one of those who were there.
+    let mut newcomer = bridge.connect("/a/1").await;
+    bridge.becomes(r#"pusher_bridge_connections{route="a",phase="live"}"#, 4.0).await;
+    clients[0].send(r#"{"type":"say","data":"all"}"#).await;
+    for client in clients[1..].iter_mut().chain([&mut newcomer]) {
+        assert_eq!(client.json().await["data"], "all");
+    }
+    newcomer.send(r#"{"type":"say","data":"hello"}"#).await;
+    for client in &mut clients {
+        assert_eq!(client.json().await["data"], "hello");
+    }
+    // b is a route of its own, and what was c goes on for who is there, and for nobody else.
+    let mut of_b = [bridge.connect("/b/1").await, bridge.connect("/b/1").await];
+    bridge.becomes(r#"pusher_bridge_connections{route="b",phase="live"}"#, 2.0).await;
+    bridge.becomes(CONFIRMED, 3.0).await;
+    of_b[0].send(r#"{"type":"say","data":"b"}"#).await;
+    assert_eq!(of_b[1].json().await["data"], "b");
+    bridge.becomes(r#"pusher_bridge_frames_total{route="b",direction="out"}"#, 1.0).await;
+    assert_eq!(bridge.metric(r#"pusher_bridge_connections_total{route="a"}"#), 4.0);
+    let refused = OldClient::try_connect(bridge.address(), "/c/1").await.err().unwrap();
+    assert!(refused.to_string().contains("404"), "{refused}");
+    bridge.sandbox.trigger("private-c-1", "still", "1");
+    assert_eq!(leaver.json().await["type"], "still");
+    bridge.becomes(r#"pusher_bridge_frames_total{route="c",direction="out"}"#, 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_rendered_for_each_client_by_the_edition_of_its_route() {
+    let edition = |dialect: &str| SHIPPED.to_owned() + &route("d", &format!("dialect = \"{dialect}\""));
+    let mut bridge = Bridge::with(&edition("typed"), |config| config.server.workers = 2).await;
+    let mut typed = [bridge.connect("/d/1").await, bridge.connect("/d/1").await];
+    bridge.becomes(r#"pusher_bridge_connections{route="d",phase="live"}"#, 2.0).await;
+    bridge.becomes(CONFIRMED, 1.0).await;
+    bridge.running.replace(&next(&bridge, &edition("channel"), &[])).unwrap();
+    let mut by_channel = [bridge.connect("/d/1").await, bridge.connect("/d/1").await];
+    bridge.becomes(r#"pusher_bridge_connections{route="d",phase="live"}"#, 4.0).await;
+    for n in 0..20 {
+        bridge.sandbox.trigger("private-d-1", "news", &n.to_string());
+        for client in &mut typed {
+            let frame = client.json().await;
+            assert_eq!((&frame["type"], &frame["data"]), (&json!("news"), &json!(n)));
+        }
+        for client in &mut by_channel {
+            let frame = client.json().await;
+            assert_eq!((&frame["type"], &frame["channel"]), (&json!("event"), &json!("private-d-1")));
+            assert_eq!(frame["data"], n);
+        }
+    }
+    bridge.becomes(r#"pusher_bridge_frames_total{route="d",direction="out"}"#, 80.0).await;
+    bridge.becomes(r#"pusher_bridge_upstream_events_total{result="delivered"}"#, 20.0).await;
+    // As it was before: the clients of the first generation that are left are found again.
+    bridge.running.replace(&next(&bridge, &edition("typed"), &[])).unwrap();
+    let mut last = bridge.connect("/d/1").await;
+    bridge.becomes(r#"pusher_bridge_connections{route="d",phase="live"}"#, 5.0).await;
+    by_channel[0].send(r#"{"type":"say","data":1}"#).await;
+    for client in typed.iter_mut().chain([&mut last]) {
+        assert_eq!(client.json().await["type"], "client-say");
+    }
+    assert_eq!(by_channel[1].json().await["type"], "event");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_go_to_the_backend_of_their_senders_edition() {
+    let (mut one, mut two) = (Backend::start().await, Backend::start().await);
+    let posting = |backend: &Backend| {
+        let rule =
+            "dialect = \"typed\"\n[[routes.publish]]\ntypes = [\"in\"]\npost = \"URL/x\"\nbody = '{data}'";
+        SHIPPED.to_owned() + &route("p", &rule.replace("URL", &backend.url()))
+    };
+    let mut bridge = Bridge::with(&posting(&one), |_| {}).await;
+    let mut before = bridge.connect("/p/1").await;
+    bridge.running.replace(&next(&bridge, &posting(&two), &[])).unwrap();
+    let mut after = bridge.connect("/p/1").await;
+    for n in 1..4 {
+        before.send(&format!(r#"{{"type":"in","data":{n}}}"#)).await;
+        after.send(&format!(r#"{{"type":"in","data":-{n}}}"#)).await;
+        assert_eq!((one.next().await.body, two.next().await.body), (n.to_string(), format!("-{n}")));
+        // Whatever comes and goes: who is there has its backend.
+        bridge.running.replace(&next(&bridge, SHIPPED, &[])).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_judged_by_the_newest_keys_on_old_connections_too() {
+    let mut bridge = Bridge::start().await;
+    let mut client = bridge.login("/ws/plugin/p1").await;
+    let old = token("123");
+    let rotated = "another secret, as long as it has to be";
+    bridge.running.replace(&next(&bridge, SHIPPED, &[("JWT_SECRET", rotated)])).unwrap();
+    let claims = json!({
+        "sub": "123",
+        "plugin_ids": ["p1"],
+        "exp": pusher_bridge::clock::Now::read().unix_seconds() + 3600,
+    });
+    let new = pusher_bridge::auth::mint_hs256(rotated.as_bytes(), &claims.to_string());
+    let mut newcomer = bridge.connect("/ws/plugin/p1").await;
+    newcomer.auth(&old).await;
+    assert_eq!(newcomer.json().await["type"], "auth_error");
+    newcomer.auth(&new).await;
+    assert_eq!(newcomer.json().await["type"], "auth_response");
+    client.auth(&new).await;
+    assert_eq!(client.json().await["type"], "auth_response");
+    client.send(r#"{"type":"run","data":1}"#).await;
+    assert_eq!(newcomer.json().await["type"], "client-run");
+}
