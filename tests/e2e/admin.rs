@@ -19,7 +19,7 @@ use crate::support::pusher::Pusher as _;
 use crate::support::raw::{Answer, CLOSE, TEXT, auth, frame, upgrade};
 use crate::support::{Bridge, OldClient, Raw, patiently};
 
-async fn get(address: std::net::SocketAddr, path: &str) -> Answer {
+pub async fn get(address: std::net::SocketAddr, path: &str) -> Answer {
     Raw::ask(address, format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await
 }
 

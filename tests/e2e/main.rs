@@ -23,6 +23,7 @@ mod hostile;
 mod isolation;
 mod keep_alive;
 mod limits;
+mod links;
 mod liveness;
 mod logs;
 mod old_clients;

@@ -1,0 +1,135 @@
+//! Links that come and go while the bridge runs, beside the shared ones.
+
+use std::sync::Arc;
+
+use pusher_bridge::exchange::LinkId;
+use pusher_bridge::http::Client;
+use pusher_bridge::metrics::Registry;
+use pusher_bridge::sandbox::{Options, Sandbox, SandboxHandle};
+use pusher_bridge::tls;
+use pusher_bridge::upstream::api::Api;
+use pusher_bridge::upstream::delivery::Delivery;
+use pusher_bridge::upstream::link::{self, Shared, Status};
+use pusher_bridge::upstream::links::LinkHandle;
+use pusher_bridge::upstream::metrics::LinkMetrics;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::admin::get;
+use crate::support::bridge::{self, SHIPPED};
+use crate::support::pusher::Pusher as _;
+use crate::support::{Bridge, patiently};
+
+const CHANNEL: &str = "private-room";
+
+/// What links share, with one hub.
+struct Stage {
+    sandbox: SandboxHandle,
+    shared: Arc<Shared>,
+    registry: Registry,
+    inbox: mpsc::Receiver<Delivery>,
+}
+
+/// A link that somebody has a handle of.
+struct Link {
+    handle: LinkHandle,
+    connected: watch::Receiver<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let sandbox = Sandbox::start(Options::local()).await.unwrap();
+        let settings = bridge::config(SHIPPED, &sandbox.app().environment()).upstream;
+        let tls = tls::client_config(None).unwrap();
+        let client = Arc::new(Client::by(settings.proxies.clone(), &tls));
+        let registry = Registry::new().unwrap();
+        let (hub, inbox) = mpsc::channel(64);
+        let shared = Shared {
+            api: Arc::new(Api::new(settings.app.clone(), settings.publish.batch_max, client)),
+            settings: Arc::new(settings),
+            tls,
+            hubs: vec![hub],
+            undelivered: Arc::default(),
+            metrics: Arc::new(LinkMetrics::new(&registry)),
+        };
+        Self { sandbox, shared: Arc::new(shared), registry, inbox }
+    }
+
+    async fn joins(&self, name: &str) -> Link {
+        let (handle, end) = LinkHandle::open();
+        let (sender, mut connected) = watch::channel(false);
+        let status = Status { connected: sender, gauge: self.shared.metrics.connected.named(name) };
+        let task = tokio::spawn(link::run(self.shared.clone(), end, status));
+        let _ = patiently("the connection", connected.wait_for(|connected| *connected)).await.unwrap();
+        handle.subscribe(&CHANNEL.into(), 0);
+        Link { handle, connected, task }
+    }
+
+    async fn told(&mut self) -> Delivery {
+        patiently("a delivery", self.inbox.recv()).await.unwrap()
+    }
+
+    /// So many events, by the links that they came over.
+    async fn events(&mut self, count: usize) -> Vec<LinkId> {
+        let mut over = Vec::new();
+        for _ in 0..count {
+            let delivery = self.told().await;
+            let Delivery::Event(event) = delivery else { panic!("{delivery:?}") };
+            assert_eq!((&*event.channel, &*event.data), (CHANNEL, "1"));
+            over.push(event.link);
+        }
+        over.sort_unstable();
+        over
+    }
+
+    fn shows(&self, line: &str) -> bool {
+        self.registry.render().lines().any(|shown| shown == line)
+    }
+}
+
+#[tokio::test]
+async fn links_join_serve_and_go() {
+    let mut stage = Stage::new().await;
+    let mut links = Vec::new();
+    for name in ["a", "b", "c"] {
+        let link = stage.joins(name).await;
+        let told = stage.told().await;
+        assert!(matches!(told, Delivery::Live { link: of, .. } if of == link.handle.id()), "{told:?}");
+        links.push(link);
+    }
+    let ids: Vec<LinkId> = links.iter().map(|link| link.handle.id()).collect();
+    assert_eq!(stage.sandbox.connections(), 3);
+    assert!(stage.shows(r#"pusher_bridge_subscriptions{state="live"} 3"#));
+    stage.sandbox.trigger(CHANNEL, "e", "1");
+    assert_eq!(stage.events(3).await, ids, "one copy over each link");
+
+    // One goes when nobody has its handle any more. Its channel is still subscribed then, as after a worker's defect.
+    let Link { handle, connected, task } = links.remove(1);
+    let gone = handle.id();
+    drop(handle);
+    patiently("its end", task).await.unwrap();
+    let told = stage.told().await;
+    assert!(matches!(told, Delivery::Down(of) if of == gone), "{told:?}");
+    assert!(!*connected.borrow());
+    for line in [
+        r#"pusher_bridge_upstream_connected{link="a"} 1"#,
+        r#"pusher_bridge_upstream_connected{link="b"} 0"#,
+        r#"pusher_bridge_subscriptions{state="live"} 2"#,
+        r#"pusher_bridge_subscriptions{state="pending"} 0"#,
+    ] {
+        assert!(stage.shows(line), "{line}: {}", stage.registry.render());
+    }
+    patiently("two connections", stage.sandbox.wait_for(|view| view.connections() == 2)).await;
+    stage.sandbox.trigger(CHANNEL, "e", "1");
+    assert_eq!(stage.events(2).await, [ids[0], ids[2]], "the others go on");
+}
+
+#[tokio::test]
+async fn readiness_counts_the_shared_links() {
+    let bridge = Bridge::with(SHIPPED, |config| config.upstream.connections = 2).await;
+    let stage = Stage::new().await;
+    let _link = stage.joins("another").await;
+    let ready = get(bridge.running.admin_address, "/readyz").await;
+    assert!(ready.body.contains("links connected: 2 of 2\n"), "{}", ready.body);
+}
