@@ -7,7 +7,7 @@ use super::mask;
 
 use crate::text::printable;
 
-/// A file's name and its text. Relative paths in it are taken from its folder.
+/// A file's name and its text. Relative paths in it start at its folder.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// The name as the user gave it.
@@ -99,7 +99,7 @@ impl fmt::Display for Diagnostic {
         writeln!(f, "{gutter}--> {}:{}:{}", printable(&self.file), self.line, self.column)?;
         writeln!(f, "{gutter} |")?;
         writeln!(f, "{number} | {}", printable(&self.text))?;
-        // What is escaped is wider on the screen than in the file.
+        // Escapes are wider on the screen than in the file.
         let before: String = self.text.chars().take(self.column - 1).collect();
         let marked: String = self.text.chars().skip(self.column - 1).take(self.width).collect();
         let indent = " ".repeat(printable(&before).chars().count());

@@ -10,16 +10,16 @@ use toml::de::{DeArray, DeTable, DeValue};
 pub struct Missing {
     /// The variable's name.
     pub name: String,
-    /// The key that wants it, such as `upstream.app_id` or `auth.keys[0].secret`.
+    /// The key that uses it, such as `upstream.app_id` or `auth.keys[0].secret`.
     pub key: String,
     /// The line in the file, from 1.
     pub line: usize,
 }
 
-/// What came of interpolating a whole tree.
+/// The outcome of interpolating a whole tree.
 #[derive(Default)]
 pub(super) struct Outcome {
-    /// Variable, key path and the span of the value that wants it.
+    /// Variable, key path and the span of the value that uses it.
     pub(super) missing: Vec<(String, String, Range<usize>)>,
     /// What is wrong with `${…}` itself.
     pub(super) errors: Vec<(Range<usize>, String)>,
@@ -37,7 +37,7 @@ pub(super) struct Taken {
 
 type Env<'e> = &'e dyn Fn(&str) -> Option<String>;
 
-/// Replaces variables in every string below `table`, drops keys whose value came out empty, and turns TOML's
+/// Replaces variables in every string below `table`, removes keys whose value became empty, and turns TOML's
 /// dates into strings, which is how the schema sees them.
 pub(super) fn table(table: &mut DeTable<'_>, env: Env<'_>) -> Outcome {
     let mut outcome = Outcome::default();
@@ -65,7 +65,7 @@ fn walk_array(array: &mut DeArray<'_>, env: Env<'_>, path: &str, outcome: &mut O
     }
 }
 
-/// Whether the value came out empty, and so means "unset".
+/// Whether the value became empty, which means "unset".
 fn walk_value(value: &mut Spanned<DeValue<'_>>, env: Env<'_>, path: &str, outcome: &mut Outcome) -> bool {
     let span = value.span();
     match value.get_mut() {

@@ -1,4 +1,4 @@
-//! What must not be shown of a configuration: secrets, and what URLs hide before their host and in their query. For
+//! What must not be shown of a configuration: secrets, and credentials and query values of URLs. For
 //! the lines that errors quote, for `check`, and for `Debug`.
 
 use std::fmt;
@@ -8,10 +8,10 @@ use crate::auth::settings::KeySource;
 use crate::routes::route::PublishAction;
 use crate::template::closest;
 
-/// Keys whose values are secrets; so are those of keys that contain one of these, or are nearly one.
+/// Keys whose values are secrets, as are those of keys that contain one of these or differ by a typing mistake.
 const SECRETS: [&str; 9] =
     ["secret", "password", "pem", "jwks", "authorization", "cookie", "credential", "api_key", "api-key"];
-/// What begins a URL, where nothing says that it is one.
+/// How URLs begin, in keys that are not known to have one.
 const SCHEMES: [&str; 4] = ["https:", "http:", "wss:", "ws:"];
 /// Keys that contain one of [`SECRETS`] and say where it is.
 const PLACES: [&str; 2] = ["_file", "_url"];
@@ -24,7 +24,7 @@ pub(super) fn url(url: &str) -> String {
 /// A sentence of an error, each of its quotes (between backticks) as [`value`] shows it.
 pub(super) fn sentence(text: &str) -> String {
     if text.matches('`').count() % 2 == 1 {
-        // A quote has one of its own, so that nobody can tell what is quoted.
+        // A quoted text contains a backtick, so what is quoted cannot be told.
         return text.split(' ').map(value).collect::<Vec<_>>().join(" ");
     }
     let quoted = |(index, part): (usize, &str)| if index % 2 == 1 { value(part) } else { part.to_owned() };
@@ -37,7 +37,7 @@ pub(super) fn value(text: &str) -> String {
     masked_with(text, &value_secrets(text), "***")
 }
 
-/// The text of a file with every character of a secret as `*`, so that lines and columns stay. It may be no TOML.
+/// The text of a file with every character of a secret as `*`, so that lines and columns stay. It need not be valid TOML.
 pub(super) fn file(text: &str) -> String {
     let mut out = text.to_owned();
     for range in secrets(text).into_iter().rev() {
@@ -64,7 +64,7 @@ fn masked_with(text: &str, ranges: &[Range<usize>], mask: &str) -> String {
     out
 }
 
-/// What can be a secret has letters or digits that are no placeholder's. What a file shows of a variable is its name.
+/// Whether there are letters or digits outside of placeholders. A variable's name is not secret; its default may be.
 fn may_be_secret(text: &str) -> bool {
     let mut rest = text;
     while let Some(open) = rest.find('{') {
@@ -78,10 +78,10 @@ fn may_be_secret(text: &str) -> bool {
     rest.chars().any(char::is_alphanumeric)
 }
 
-/// Where `text`, were it a URL, has credentials, values of a query and a fragment. Rather too much than too little:
-/// it is shown because it is wrong.
+/// Where `text`, were it a URL, has credentials, values of a query and a fragment. Errs on hiding too much: the
+/// text is shown because it is wrong.
 fn value_secrets(text: &str) -> Vec<Range<usize>> {
-    // A frame's template is no URL, whatever is in it.
+    // A frame's template is not a URL, whatever it contains.
     if text.trim_start().starts_with("{\"") {
         return Vec::new();
     }
@@ -164,7 +164,7 @@ fn url_secrets(text: &str) -> Vec<Range<usize>> {
     out
 }
 
-/// Reads TOML only as far as it must: which strings stand behind which keys.
+/// Reads only as much TOML as it needs: which string belongs to which key.
 fn secrets(text: &str) -> Vec<Range<usize>> {
     let mut out = Vec::new();
     let mut scan = Scan { text, at: 0, header: String::new(), key: String::new(), open: Vec::new() };
@@ -240,7 +240,7 @@ const fn is_bare(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
-/// `name`, or a slip of one who meant it.
+/// `name`, or a typing mistake for it.
 fn is_near(name: &str, meant: &str) -> bool {
     name == meant || closest(&name.to_ascii_lowercase(), std::iter::once(meant)).is_some()
 }

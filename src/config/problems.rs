@@ -1,4 +1,4 @@
-//! Collects what is wrong, each at its place, so that one run reports everything; and reads plain values.
+//! Collects errors with their places, so that one run reports all of them; and reads plain values.
 
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
@@ -14,19 +14,18 @@ use crate::template::TemplateError;
 
 /// Most errors that one run reports.
 const PROBLEMS_MAX: usize = 200;
-/// Longest duration that makes sense here.
+/// Longest duration that any key takes.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// Largest file that a `…_file` key may name.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// The errors so far.
 pub(super) struct Problems<'s> {
     source: &'s Source,
     /// Values that stand in for missing variables: what is wrong with them is not the file's fault.
     stand_ins: Vec<Range<usize>>,
-    /// What is not to be shown of the file.
+    /// Places of the file that must not be shown.
     secrets: Vec<Range<usize>>,
-    /// What is not to be shown of its values.
+    /// Values that messages must not quote.
     quotes: Quotes,
     found: Vec<(Range<usize>, String, Option<String>)>,
 }
@@ -96,7 +95,7 @@ impl<'s> Problems<'s> {
         });
         match placeholder {
             Some(length) => start..start + length,
-            // What is wrong from the start on is wrong as a whole.
+            // Wrong from its start is wrong as a whole.
             None if at == 0 => whole,
             None => start..start + behind.chars().next().map_or(1, char::len_utf8),
         }
@@ -234,8 +233,8 @@ impl<'s> Problems<'s> {
         folder.map_or_else(|| PathBuf::from(path), |folder| folder.join(path))
     }
 
-    /// A secret that stands in the file or comes from a variable. White space around it is nobody's intention, and
-    /// would silently be part of it.
+    /// A secret in the file or from a variable. White space around it is never intended, and would silently become part of
+    /// it.
     pub(super) fn secret(&mut self, raw: &At<String>) -> SecretString {
         if secrets::trimmed(raw.get()) != raw.get() {
             self.with_help(
@@ -247,7 +246,7 @@ impl<'s> Problems<'s> {
         SecretString::from(raw.get().clone())
     }
 
-    /// The secret in the file that a `…_file` key names, less white space around it.
+    /// The secret in the file that a `…_file` key names, without white space around it.
     pub(super) fn secret_file(&mut self, raw: &At<String>) -> Option<SecretString> {
         let text = self.file(raw)?;
         let secret = secrets::trimmed(&text);

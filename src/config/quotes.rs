@@ -8,10 +8,10 @@ use toml::de::{DeTable, DeValue};
 use super::interpolate::Taken;
 use super::mask;
 
-/// What is too short to be a secret is only hidden where it is all that is quoted.
+/// Shorter values are hidden only where nothing else is quoted: they cannot be secrets.
 const SECRET_CHARS_LEAST: usize = 4;
 
-/// What must not be quoted as it is.
+/// Values that must not be quoted verbatim.
 #[derive(Default)]
 pub(super) struct Quotes {
     taken: Vec<Taken>,
@@ -44,7 +44,7 @@ impl Quotes {
         }
     }
 
-    /// A sentence about what stands at `span`, or inside of it.
+    /// A sentence about the value at `span`, or a part of it.
     pub(super) fn shown(&self, span: &Range<usize>, sentence: &str) -> String {
         let mut out = sentence.to_owned();
         for taken in &self.taken {

@@ -1,5 +1,5 @@
-//! The values that keys have, as the file writes them: each remembers where it stood, and a number or a flag
-//! may come as text, because the environment has nothing else.
+//! Values as they are in the file: each knows its place, and a number or a flag may be a string, because the environment
+//! has nothing else.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +11,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 
-/// A value and where it stands in the file.
+/// A value and its place in the file.
 #[derive(Clone, Debug)]
 pub(super) struct At<T>(Spanned<T>);
 
@@ -70,10 +70,10 @@ impl<T: JsonSchema> JsonSchema for At<T> {
     }
 }
 
-/// A string in which a variable still stands, for the schema: it may become anything.
+/// A string with a variable in it, for the schema: it may become anything.
 pub(super) const INTERPOLATED: &str = r"\$\{";
 
-/// The key-less scalars: a Rust type, how it is read and what the schema says.
+/// The schema of a scalar type.
 macro_rules! scalar_schema {
     ($type:ty, $name:literal, $schema:tt) => {
         impl JsonSchema for $type {

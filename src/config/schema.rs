@@ -1,4 +1,4 @@
-//! The file's JSON Schema (draft-07): the raw types' shape, and below it what their values look like. A
+//! The file's JSON Schema (draft-07): generated from the raw types, with the patterns of their values below. A
 //! string with `${` in it passes everywhere, because only the environment knows what it will be.
 
 use std::collections::BTreeMap;
@@ -99,7 +99,7 @@ pub(super) fn upstream_places() -> Value {
     ])
 }
 
-/// An HTTP status that is a refusal.
+/// An HTTP status of an error.
 pub(super) fn status() -> Value {
     json!({ "minimum": 400, "maximum": 599 })
 }
@@ -161,7 +161,7 @@ pub(super) fn channel() -> Value {
     ])
 }
 
-/// This, and nothing about the type.
+/// A pattern alone, whatever the type.
 pub(super) fn plain(pattern: &str) -> Value {
     json!({ "pattern": pattern })
 }

@@ -1,12 +1,12 @@
-//! Secrets of the file: kept out of what is shown of it, and without white space around them.
+//! Secrets of the file: masked where the file is shown, and used without white space around them.
 
 use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Where the file's secrets stand: every `secret`, and the values of every `headers` table. Those that only name a
-/// variable are none.
+/// Where the file's secrets are: every `secret`, and the values of every `headers` table. A mere
+/// variable is not a secret.
 pub(super) fn spans(root: &DeTable<'_>, text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     walk(root, false, &mut found);
@@ -37,7 +37,7 @@ fn is_variable(raw: &str) -> bool {
         .is_some_and(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
 }
 
-/// `text` with these stretches made unreadable, every other byte in its place.
+/// `text` with these stretches masked, every other byte in its place.
 pub(super) fn mask(text: &str, secrets: &[Range<usize>]) -> String {
     let hidden = |at: usize| secrets.iter().any(|span| span.contains(&at));
     let mut out = String::with_capacity(text.len());
@@ -51,7 +51,7 @@ pub(super) fn mask(text: &str, secrets: &[Range<usize>]) -> String {
     out
 }
 
-/// What editors, shells and `echo` put around a secret: white space, and the mark with which some files begin.
+/// Removes what editors, shells and `echo` put around a secret: white space, and a byte order mark.
 pub(super) fn trimmed(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
 }

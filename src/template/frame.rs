@@ -223,7 +223,7 @@ mod tests {
         for (bad, what) in [
             (r#"{"a":{event}"#, "not JSON"),
             (r#"{"a":{evnt}}"#, "unknown placeholder"),
-            (r#"{"a":"{data}"}"#, "inside of a string"),
+            (r#"{"a":"{data}"}"#, "not allowed inside of a string"),
             (r#"{"a":{event}{data}}"#, "not JSON"),
             ("", "not JSON"),
         ] {

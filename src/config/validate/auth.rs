@@ -16,7 +16,7 @@ use crate::limits::rate::Rate;
 use crate::net::host;
 
 const LEEWAY: Duration = Duration::from_secs(10);
-/// "No more than a few minutes" (RFC 7519 §4.1.4): every token lives so much longer than it says.
+/// "No more than a few minutes" (RFC 7519 §4.1.4): every token lives that much longer.
 const LEEWAY_MAX: Duration = Duration::from_secs(600);
 const TOKEN_BYTES: usize = 8 * 1024;
 const FAILURES: Rate = Rate { count: 20, per: Duration::from_secs(60), burst: 20 };
@@ -63,7 +63,7 @@ fn names(problems: &mut Problems<'_>, raw: Option<&At<Either<String, Vec<String>
         Either::Short(one) => vec![one.clone()],
         Either::Long(many) => many.clone(),
     };
-    // An empty list would be an accident that checks nothing.
+    // An empty list would check nothing, by accident.
     if names.is_empty() || names.iter().any(String::is_empty) {
         problems.at(raw.span(), "must not be empty; leave the key out where nothing is to be checked");
     }
@@ -146,7 +146,7 @@ fn key(problems: &mut Problems<'_>, at: &At<raw::AuthKey>, common: &Common) -> O
         issuers: own_issuers.unwrap_or_else(|| common.issuers.clone()),
         audiences: own_audiences.unwrap_or_else(|| common.audiences.clone()),
     };
-    // Last, in the words of whoever will use it: what loads can serve.
+    // Last, by the code that will use it: what loads can serve.
     if problems.len() == before
         && !problems.stands_in(&place.span())
         && let Err(message) = check_key(&key)
@@ -226,7 +226,7 @@ fn read(
     }
 }
 
-/// What serde says, but for what it found: that is a key, or a part of one.
+/// serde's error without what it found, which is a key or a part of one.
 fn told(error: &serde_json::Error) -> String {
     let text = error.to_string();
     if ["invalid ", "unknown ", "duplicate "].iter().any(|quotes| text.starts_with(quotes)) {
@@ -260,7 +260,7 @@ fn jwks_url(problems: &mut Problems<'_>, value: &At<String>, raw: &raw::AuthKey)
         }
     }
     let kept = raw.jwks_max_age.as_ref().map(|raw| problems.duration(Some(raw), POSITIVE, JWKS_MAX_AGE));
-    // Asked for anew while they are still believed.
+    // Fetched again while they are still valid.
     let refresh = kept.map_or(REFRESH, |kept| REFRESH.min(kept / 2).max(POSITIVE));
     let refresh = problems.duration(raw.refresh.as_ref(), POSITIVE, refresh);
     let max_age = kept.unwrap_or(JWKS_MAX_AGE.max(refresh * 2));

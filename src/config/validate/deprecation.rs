@@ -61,7 +61,7 @@ fn link(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<String>
         problems.at(raw.span(), format!("`{}` is not a valid URL", raw.get()));
         return None;
     }
-    // An app's own scheme has what it likes behind it.
+    // What follows an app's own scheme is up to the app.
     let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
     if matches!(scheme, "http" | "https" | "ws" | "wss")
         && let Err(why) = host::authority(authority)

@@ -77,7 +77,7 @@ pub(super) fn dialect(
     Some(dialect)
 }
 
-/// Texts as they come, whole; a JSON object is no plain text, and has its own words.
+/// Plain texts, compared as a whole; a JSON object has its own keys.
 fn keepalives(problems: &mut Problems<'_>, raw: &raw::DialectIn) -> Vec<(String, String)> {
     let mut out = Vec::new();
     for (text, answer) in raw.keepalives.iter().flatten() {

@@ -25,7 +25,7 @@ const DEPTH: usize = 64;
 const SUBSCRIPTIONS: usize = 100;
 const OUTBOX_FRAMES: usize = 1024;
 const OUTBOX_BYTES: usize = 1 << 20;
-/// A token of the smallest kind, in its message.
+/// The smallest `auth` message that can have a token.
 const AUTH_MESSAGE_BYTES_LEAST: i64 = 256;
 /// A message is an object, and its data may be one.
 const AUTH_DEPTH_LEAST: i64 = 2;
@@ -42,7 +42,7 @@ pub(super) fn limits(
     let raw = raw.unwrap_or(&nothing);
     let per_address = raw.connections_per_address.as_ref();
     let control = raw.control_frames.as_ref();
-    // A reader who is in the middle of the largest event is not slow.
+    // A client that is reading the largest event is not slow.
     let outbox_bytes = OUTBOX_BYTES.max(event_bytes_max.saturating_mul(2));
     // A client that can send no token can do nothing.
     let (bytes_least, depth_least) =

@@ -5,10 +5,10 @@ use crate::config::problems::Problems;
 use crate::legacy::lookalike;
 use crate::routes::route::{PublishAction, PublishRule};
 
-/// Refuses rules by whose events clients could speak as the server to those of any route that has a channel in common
-/// with the rule's: where a dialect shows events in a frame that only their data tells from another.
+/// Rejects rules whose events could pass for the server's frames on any route that shares a channel: where only the
+/// event's data tells the dialect's event frame from another.
 ///
-/// The routes are those of a file without another problem.
+/// Expects the routes of a file without other errors.
 pub(super) fn check(problems: &mut Problems<'_>, routes: &[Valid<'_>]) {
     for (input, route) in routes {
         let rules = input.route.publish.iter().flatten().zip(&route.publish);

@@ -29,20 +29,20 @@ use crate::limits::rate::Rate;
 use crate::routes::path::Router;
 use crate::template::{Allow, Text, Var, closest};
 
-/// The least duration where none is senseless.
+/// The least duration where zero makes no sense.
 const POSITIVE: Duration = Duration::from_millis(1);
 /// Longest name of a route, group or dialect.
 const NAME_BYTES_MAX: usize = 64;
 /// Most per period, and most in a bucket.
 const RATE_MAX: i64 = 1_000_000_000;
-/// From empty to full; what counts the bucket's fill can count little more (`limits/rate.rs`).
+/// Longest time to refill a bucket; `limits/rate.rs` can count little more.
 const REFILL_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 
-/// A route with its group and the defaults under it.
+/// A route merged with its group and the defaults.
 pub(super) struct RouteInput {
     pub(super) span: Range<usize>,
     pub(super) route: raw::Route,
-    /// Where the route itself, not its group or the defaults, says `limits.connections_per_user`.
+    /// Where the route itself, not its group or the defaults, has `limits.connections_per_user`.
     pub(super) own_slots: Option<Range<usize>>,
     /// The same of `auth.also_from` and `auth.deadline`.
     pub(super) own_asks: Option<Range<usize>>,
@@ -145,8 +145,8 @@ fn required<'r>(
     problems.text(raw)
 }
 
-/// The name of a member of a JSON object, or the path to one: names with dots between. What is written otherwise
-/// would be looked for by that very name, in vain.
+/// The name of a member of a JSON object, or the path to one: names with dots between. Other notations
+/// would be taken for a name that no object has.
 fn member<'r>(problems: &mut Problems<'_>, raw: Option<&'r At<String>>) -> Option<&'r At<String>> {
     let raw = problems.text(raw)?;
     let path = raw.get();
@@ -215,7 +215,7 @@ fn rate_or_none(
     }
 }
 
-/// Parses a text template; `{auth.user}` is known everywhere, but only where there is a user it means one.
+/// Parses a text template; `{auth.user}` is known everywhere, and an error where there is no user.
 fn template(
     problems: &mut Problems<'_>,
     raw: &At<String>,

@@ -18,7 +18,7 @@ use crate::template::{Allow, Slot, Text, Var};
 
 /// Names that only Pusher's own server may use.
 const RESERVED: [&str; 2] = ["pusher:", "pusher_internal:"];
-/// Headers by which a request says where it goes and where it ends.
+/// Headers that the client itself sets: a request's target and framing.
 const FRAMING: [&str; 9] = [
     "connection",
     "content-length",
@@ -154,7 +154,7 @@ fn trigger(
     })
 }
 
-/// A rule whose every message would be refused is a slip: old clients would take its event for the server's.
+/// Reports a rule whose messages would all be rejected, because old clients would take its event for the server's.
 fn check_shown(
     problems: &mut Problems<'_>,
     rule: &At<raw::Publish>,
@@ -187,7 +187,7 @@ fn check_shown(
     );
 }
 
-/// Data that cannot have the filter's field would always be refused.
+/// Data without the filter's field would always be rejected.
 fn check_filter(
     problems: &mut Problems<'_>,
     raw: &At<String>,
@@ -280,7 +280,7 @@ fn body(
 
 // ---------------------------------------------------------------------------------------------- posts
 
-/// Statuses of refusals, each once.
+/// Statuses of errors, each once.
 fn retry_on(problems: &mut Problems<'_>, raw: &raw::Publish) -> Vec<u16> {
     let mut statuses = Vec::new();
     for at in raw.retry_on.iter().flatten() {
@@ -365,7 +365,7 @@ fn check_url(problems: &mut Problems<'_>, raw: &At<String>, text: &Text) {
     }
 }
 
-/// What of the literal text behind the host no request could carry, and where.
+/// What in the literal text behind the host cannot be in a request, and where.
 fn bad_target(source: &str, text: &Text) -> Option<(usize, &'static str)> {
     let mut from = 0;
     for (index, literal) in text.literals().enumerate() {

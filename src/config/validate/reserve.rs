@@ -3,7 +3,7 @@
 use super::RouteInput;
 use crate::routes::route::Route;
 
-/// What clients of one route publish may reach those of others: the server's names in any of their dialects are its.
+/// Clients' events may reach other routes with the same channel, so names are reserved in all their dialects.
 pub(super) fn reserve(routes: &mut [(&RouteInput, Route)]) {
     for at in 0..routes.len() {
         let Some((_, route)) = routes.get(at) else { continue };

@@ -1,4 +1,4 @@
-//! `[[routes]]`, with what their group and the defaults put under them
+//! `[[routes]]`, merged with their group and the defaults
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::template::{Allow, Text, Var, closest};
 const AUTH_DEADLINE: Duration = Duration::from_secs(30);
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(75);
-/// More often is a load that nobody meant, and no client's answer comes in less.
+/// More often is unintended load, and no client answers faster.
 const HEARTBEAT_LEAST: Duration = Duration::from_millis(50);
 const REFUSAL_HOLD: Duration = Duration::from_secs(30);
 
@@ -135,7 +135,7 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
     })
 }
 
-/// Values of the path that are in no channel's name: a filter, a slot or a URL can hold more than that can.
+/// Placeholders of the path that are not in the channel's name: filters, slots and URLs allow more characters.
 fn free_values(path: &PathTemplate, channel: Option<&Text>) -> Vec<String> {
     let in_channel = |name: &String| {
         channel.is_none_or(|text| text.vars().any(|var| matches!(var, Var::Path(used) if used == name)))
@@ -143,7 +143,7 @@ fn free_values(path: &PathTemplate, channel: Option<&Text>) -> Vec<String> {
     path.names().iter().filter(|name| !in_channel(name)).cloned().collect()
 }
 
-/// Names and paths must tell routes apart.
+/// Names and paths must be distinct.
 pub(super) fn distinct(problems: &mut Problems<'_>, routes: &[(&RouteInput, Arc<Route>)]) {
     for (index, (input, route)) in routes.iter().enumerate() {
         for (earlier_input, earlier) in routes.iter().take(index) {
@@ -186,7 +186,7 @@ fn is_authenticated(problems: &mut Problems<'_>, raw: &raw::Route) -> bool {
     raw.auth.as_ref().is_some_and(|auth| problems.flag(auth.required.as_ref(), false))
 }
 
-/// Whoever owns one of the values must not reach another's by it: what is owned is what is read.
+/// A value that is owned must select what is read, or its owner would read what belongs to others.
 fn owned_is_used(problems: &mut Problems<'_>, raw: &raw::Route, auth: &RouteAuth, texts: &[Option<&Text>]) {
     let used = |var: &Var| texts.iter().flatten().any(|text| text.vars().any(|used| used == var));
     if texts.first().is_none_or(Option::is_none)
@@ -303,7 +303,7 @@ fn subscribe_values(problems: &mut Problems<'_>, raw: &raw::Route) -> Vec<(Strin
     out
 }
 
-/// A list of values for a field that nothing asks for is a slip.
+/// Reports a list of values for a field that nothing uses.
 fn subscribe_is_used(
     problems: &mut Problems<'_>,
     raw: &raw::Route,
@@ -333,7 +333,7 @@ fn subscribe_is_used(
     }
 }
 
-/// In-band choice needs the dialect's word for it, and one field per template.
+/// In-band subscriptions need the dialect's `subscribe` message, and one field per template.
 fn check_subscribe(problems: &mut Problems<'_>, raw: &At<String>, text: &Text, context: &Context<'_>) {
     let mut fields = text.vars().filter_map(|var| match var {
         Var::Subscribe(field) => Some(field),
@@ -390,10 +390,10 @@ fn channel(
     Some(text)
 }
 
-/// The kind must be one that is carried, and must not depend on what a client writes.
+/// The channel's kind must be supported, and must not depend on what a client writes.
 fn check_kind(problems: &mut Problems<'_>, raw: &At<String>, text: &Text, closed: &[(String, Vec<String>)]) {
     let listed = text.subscribe_field().and_then(|field| closed.iter().find(|(name, _)| name == field));
-    // In a name filled so far, `{` begins what only a client knows: no channel's name can have it.
+    // In a partly filled name, `{` begins what only a client knows: no channel's name has one.
     let fill = |listed: Option<&String>| {
         text.fill(|var| match (var, listed) {
             (Var::Subscribe(_), Some(value)) => Some(Cow::Borrowed(value.as_str())),

@@ -18,16 +18,16 @@ use crate::upstream::hubs::Hubs;
 
 const LISTEN: &str = "127.0.0.1:8009";
 const ADMIN: &str = "127.0.0.1:9009";
-/// What a customer has at least (RFC 6177 §2).
+/// What each customer gets at least (RFC 6177 §2).
 const IPV6_PREFIX: u8 = 64;
 const CONNECTIONS: usize = 18_000;
 const BUFFERED_BYTES: usize = 128 * 1024 * 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_BYTES: usize = 16 * 1024;
-/// The least that hyper takes as a read buffer.
+/// hyper's smallest read buffer.
 const HEADER_BYTES_LEAST: i64 = 8 * 1024;
 const HEADERS: usize = 64;
-/// A browser's handshake, and what a proxy or two put to it.
+/// A browser's handshake, and what one or two proxies add.
 const HEADERS_LEAST: i64 = 16;
 /// As many as a link can tell apart.
 const WORKERS_MAX: i64 = Hubs::MAX as i64;
@@ -100,15 +100,14 @@ fn address(problems: &mut Problems<'_>, raw: Option<&At<String>>, default: &str)
     })
 }
 
-/// Whether the second cannot be bound beside the first. An unspecified address has those of all interfaces, and that of
-/// IPv6 those of IPv4 too.
+/// Whether both cannot be bound. An unspecified address covers all interfaces, and that of IPv6 covers IPv4 too.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let takes = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
     let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
     one.port() == other.port() && one.port() != 0 && (a == b || takes(a, b) || takes(b, a))
 }
 
-/// A name as a `Host` header has it, without a port: any will do.
+/// A name as in a `Host` header, without a port: any port is accepted.
 fn host_name(problems: &mut Problems<'_>, raw: &At<String>) -> Option<String> {
     let legal = |label: &str| {
         !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
@@ -136,7 +135,7 @@ fn health_path(problems: &mut Problems<'_>, raw: &At<String>) -> Option<String> 
     None
 }
 
-/// Whoever asks for health must not get a route's client, nor the other way round.
+/// `health_path` must not be a path of a route.
 pub(super) fn check_health_path(problems: &mut Problems<'_>, raw: Option<&raw::Server>, config: &Config) {
     let Some(raw) = raw.and_then(|server| server.health_path.as_ref()) else { return };
     let found = match config.router.find(raw.get()) {
@@ -175,7 +174,7 @@ fn network(problems: &mut Problems<'_>, raw: &At<String>) -> Option<IpNet> {
 fn unmapped(network: IpNet) -> Option<IpNet> {
     let IpNet::V6(v6) = network else { return Some(network) };
     let Some(first) = v6.network().to_ipv4_mapped() else {
-        // `::/0` is all of IPv6 and is meant as such.
+        // `::/0` means all of IPv6.
         let mapped = std::net::Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
         return (v6.prefix_len() == 0 || !v6.contains(&mapped)).then_some(network);
     };

@@ -1,4 +1,4 @@
-//! Routes whose channels may be one: under the same rules that is meant, under others it must be said.
+//! Routes that may share a channel: with the same rules that is fine, with different ones `shares` must say so.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::template::{Pattern, Text, Var, closest};
 
 pub(super) type Valid<'i> = (&'i RouteInput, Arc<Route>);
 
-/// Refuses channels that two routes of different rules have in common, unless one of them names the other in
-/// `shares`: whoever is kept out by the one would come in by the other.
+/// Rejects channels that two routes with different rules have in common, unless one of them names the other in
+/// `shares`: a client that one route keeps out would get in by the other.
 pub(super) fn check(problems: &mut Problems<'_>, routes: &[Valid<'_>]) {
     let patterns: Vec<Pattern> = routes.iter().map(|(_, route)| pattern(route)).collect();
     let both = routes.iter().zip(&patterns);
@@ -45,7 +45,7 @@ fn names(route: &Route, other: &Route) -> bool {
     route.shares.contains(&other.name)
 }
 
-/// Each name in `shares` is a route's that does share a channel.
+/// Each name in `shares` must be of a route that does share a channel.
 fn check_names(
     problems: &mut Problems<'_>,
     (input, route, pattern): (&RouteInput, &Route, &Pattern),
@@ -85,14 +85,14 @@ pub(super) fn pattern(route: &Route) -> Pattern {
 /// The first rule that the two do not have in common.
 fn different_rule(a: &Route, b: &Route) -> Option<&'static str> {
     let (a, b) = (Rules::of(a), Rules::of(b));
-    // What a rule says of a value is the same only where the value has the same place in the channel. `subscribe`'s
-    // list is no rule: it says which channels a route has, and those of both are open to the same clients.
+    // Rules about a value are the same only if the value has the same place in the channel. `subscribe`'s list is not a
+    // rule: it says which channels a route has, and those of both are open to the same clients.
     let elsewhere = a.channel != b.channel;
     let values = elsewhere && (a.speaks_of_values || b.speaks_of_values);
     [
         ("`auth.required`", a.authenticated != b.authenticated),
         ("`auth.permissions`", a.permissions != b.permissions),
-        // A channel of a user's own is for that user, where the other route lets a client choose.
+        // A user's own channel is for that user only, while the other route lets clients choose.
         ("`{auth.user}` in `channel`", elsewhere && (a.user_in_channel || b.user_in_channel)),
         ("`auth.owns`", a.owns != b.owns || (values && !a.owns.is_empty())),
         ("`filter`", a.filter != b.filter || (values && a.filter.is_some())),

@@ -25,7 +25,7 @@ const FRAME_BYTES: usize = 256 * 1024;
 const FRAME_BYTES_MAX: i64 = 64 << 20;
 /// The hosted service's limit; dedicated clusters and other servers may take more.
 const EVENT_BYTES: i64 = DATA_BYTES_MAX as i64;
-/// The longest that JSON makes of a byte of text (RFC 8259 §7): `\u0000`.
+/// The longest escape of a byte in JSON (RFC 8259 §7): `\u0000`.
 const ESCAPED_BYTES_MAX: i64 = 6;
 /// What a frame has beside its event's data: the channel's and the event's name, a user's id, all of it escaped, and
 /// the members' names.
@@ -52,7 +52,7 @@ pub(super) fn upstream(problems: &mut Problems<'_>, raw: Option<&At<raw::Upstrea
     let app = raw.map(|raw| app(problems, raw));
     let raw = raw.map_or(&nothing, At::get);
     let event_bytes: i64 = problems.number(raw.event_bytes.as_ref(), 1024..=8 << 20, EVENT_BYTES);
-    // The data is a string within the frame. Who measures it counts its text, whatever the escaping makes of that.
+    // The data is a string within the frame; its limit counts the text before escaping.
     let frame_bytes_least = event_bytes * ESCAPED_BYTES_MAX + ENVELOPE_BYTES_MAX;
     Settings {
         app: app.unwrap_or_else(stand_in),
@@ -71,12 +71,12 @@ pub(super) fn upstream(problems: &mut Problems<'_>, raw: Option<&At<raw::Upstrea
         event_bytes_max: usize::try_from(event_bytes).unwrap_or(DATA_BYTES_MAX),
         frame_bytes_max: frame_bytes(problems, raw, frame_bytes_least),
         publish: publish(problems, raw.publish.as_ref(), event_bytes),
-        // The loader knows the environment.
+        // Set by the loader, which knows the environment.
         proxies: Arc::default(),
     }
 }
 
-/// A link ends with a frame that is larger: so what one client may publish must fit, or it breaks everybody's.
+/// A larger frame ends the link, so what one client may publish must fit, or it would disconnect everybody.
 fn frame_bytes(problems: &mut Problems<'_>, raw: &raw::Upstream, least: i64) -> usize {
     let default = FRAME_BYTES.max(usize::try_from(least).unwrap_or(FRAME_BYTES));
     problems.number(raw.frame_bytes.as_ref(), least..=FRAME_BYTES_MAX, default)
@@ -164,7 +164,7 @@ fn port(problems: &mut Problems<'_>, raw: Option<&At<Number>>, otherwise: Option
     Some(problems.number(raw, 1..=65_535, otherwise.unwrap_or(0))).filter(|port| *port != 0)
 }
 
-/// What stands before a path: whole segments, of which none leads out.
+/// A prefix of paths: whole segments without `.` and `..`.
 fn prefix(problems: &mut Problems<'_>, raw: Option<&At<String>>, otherwise: &str) -> String {
     let Some(raw) = raw else { return otherwise.to_owned() };
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%".contains(&b);
@@ -195,7 +195,7 @@ fn origin(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<Strin
     Some(raw.get().clone())
 }
 
-/// The id and the key stand in URLs.
+/// The id and the key are parts of URLs.
 fn identifier(
     problems: &mut Problems<'_>,
     raw: Option<&At<String>>,

@@ -1,4 +1,4 @@
-//! What placeholders' values can be, and that no two sets of them come out as one text.
+//! What placeholders' values can be, and that different values never produce the same text.
 
 use crate::config::problems::Problems;
 use crate::config::raw;
@@ -19,11 +19,10 @@ pub(super) struct Placeholders<'r> {
 /// Where a text goes.
 #[derive(Clone, Copy)]
 pub(super) enum Place {
-    /// It is a channel's name, which is checked as a whole: no value in it has another character.
+    /// A channel's name, which is checked as a whole: no value in it has an illegal character.
     Channel,
-    /// It is compared, or counted by.
+    /// A text that is compared or counted.
     Plain,
-    /// It is a URL.
     Url,
 }
 
@@ -63,7 +62,7 @@ impl<'r> Placeholders<'r> {
         Values::Of(if matches!(place, Place::Channel) { set.and(legal) } else { set })
     }
 
-    /// All that `text` can come out as; `types` are those of its rule, `None` where it may be any.
+    /// All texts that `text` can produce; `types` are those of its rule, `None` where it may be any.
     pub(super) fn pattern(&self, text: &Text, types: Option<&[String]>, place: Place) -> Pattern {
         Pattern::of(text, |var| match place {
             Place::Url => in_url(self.of(var, types, place)),
@@ -71,7 +70,7 @@ impl<'r> Placeholders<'r> {
         })
     }
 
-    /// Reports a text that two different sets of values come out as.
+    /// Reports a template for which different values produce the same text.
     pub(super) fn check(
         &self,
         problems: &mut Problems<'_>,
@@ -82,7 +81,7 @@ impl<'r> Placeholders<'r> {
     ) {
         let mut fields = text.vars().filter(|var| matches!(var, Var::Subscribe(_)));
         let field = fields.next();
-        // One value is told apart by all that is not its own. Two fields in one text are refused anyway.
+        // A single value is always unambiguous. Two fields in one text are an error anyway.
         if text.vars().nth(1).is_none() || fields.any(|other| Some(other) != field) {
             return;
         }
@@ -142,7 +141,7 @@ pub(super) fn value_sets(
     sets
 }
 
-/// A set for something that no template asks for is a slip, and so is one that a channel's name cannot have.
+/// Reports sets of characters that no template uses, and those that a channel's name cannot have.
 pub(super) fn sets_are_used(
     problems: &mut Problems<'_>,
     raw: &raw::Route,
@@ -153,7 +152,7 @@ pub(super) fn sets_are_used(
     let uses = |var: &Var| texts.iter().flatten().any(|text| text.vars().any(|used| used == var));
     let legal = CharSet::of(is_channel_byte);
     let channel = texts.first().copied().flatten();
-    // A set that the path itself has; `values` may not say one then.
+    // Sets in the path itself; `values` has none for these.
     for var in channel.iter().flat_map(|text| text.vars()) {
         let Var::Path(name) = var else { continue };
         let elsewhere = raw.values.iter().flatten().any(|(said, _)| said.get() == name);
