@@ -1,4 +1,4 @@
-//! Pure: a token's claims, and the checks on them. Values are looked at as JSON text, so digits survive.
+//! Pure: a token's claims, and the checks on them. Values are compared as JSON text, so no digits are lost.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::auth::settings::ClaimNames;
 use crate::clock::Now;
 use crate::json::{Object, scalar, string};
 
-/// The end of the year 9999. A later `exp` counts as this, so that whoever sets a timer cannot overflow.
+/// The end of the year 9999. A later `exp` counts as this, so that timers cannot overflow.
 const EXPIRES_MAX: i64 = 253_402_300_799;
 
 /// What a verified token says.

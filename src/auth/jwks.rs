@@ -1,4 +1,4 @@
-//! A JWKS at a URL: fetched when asked for, kept, and asked for again at a bounded rate.
+//! A JWKS at a URL: fetched on demand, cached, and fetched again at a bounded rate.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,7 @@ pub const JWKS_BYTES_MAX: usize = 256 * 1024;
 /// One fetch may take this long.
 pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long keys are kept, and how often they are asked for; see [`crate::auth::settings::KeySource::JwksUrl`].
+/// How long keys are cached, and how often they are fetched; see [`crate::auth::settings::KeySource::JwksUrl`].
 #[derive(Clone, Copy)]
 pub(super) struct Times {
     pub(super) refresh: Duration,
@@ -112,7 +112,7 @@ impl RemoteKeys {
         self.max_age
     }
 
-    /// Until when nothing is asked for again: what may be there then is not there before.
+    /// Until when nothing is fetched again.
     pub(super) fn retry_after(&self, now: Now) -> Duration {
         let last = self.fetching().last;
         last.map_or(Duration::ZERO, |last| (last + self.refresh_min).saturating_duration_since(now.mono))
@@ -186,8 +186,8 @@ impl RemoteKeys {
         }
     }
 
-    /// Only a set is an answer, and then all that it says counts, be it that there are no keys. Any other status,
-    /// 404 and 410 too, and any other document may come from whatever stands in between.
+    /// Only a JWKS counts, even one without keys. Any other status, 404 and 410 included, and any other document may come
+    /// from an intermediary.
     async fn fetch(&self) -> Result<Vec<Key>, String> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/jwk-set+json, application/json"));

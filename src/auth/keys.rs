@@ -90,7 +90,7 @@ pub(super) fn from_pem(pem: &str, algorithms: &[Algorithm]) -> Result<Vec<Key>, 
     Ok(vec![Key { kid: None, algorithms: usable, decoding }])
 }
 
-/// The public key's PEM, taken out of a certificate where it is in one.
+/// The public key's PEM, extracted from a certificate if it is in one.
 fn public_pem(pem: &str) -> Result<Cow<'_, str>, String> {
     // PKCS#1's own label, which rustls' parser does not know.
     if pem.contains("-----BEGIN RSA PUBLIC KEY-----") {

@@ -4,7 +4,7 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// An HS256 token of the claims `claims_json`, which are signed as they stand.
+/// An HS256 token of the claims `claims_json`, signed as they are.
 #[must_use]
 pub fn mint_hs256(secret: &[u8], claims_json: &str) -> String {
     let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);

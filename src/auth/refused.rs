@@ -6,20 +6,20 @@ use std::sync::Arc;
 use crate::metrics::label::labels;
 
 labels! {
-    /// What became of a token, or of an attempt that brought none to judge.
+    /// The result of verifying a token, or of an attempt without one.
     pub enum TokenResult: "result" {
         Accepted = "accepted",
         /// Accepted, on a connection in service.
         Renewed = "renewed",
-        /// A good one, without a permission that the route asks for.
+        /// Valid, without a permission that the route requires.
         MissingPermission = "missing_permission",
-        /// A good one, of somebody who does not own what the path names.
+        /// Valid, of a user who does not own what the path names.
         NotOwner = "not_owner",
-        /// A good one, of another user than the connection's.
+        /// Valid, of another user than the connection's.
         OtherUser = "other_user",
-        /// Nobody waited for the verdict any more.
+        /// Nobody waited for the result any more.
         Late = "late",
-        /// Not accepted, for none of the other reasons.
+        /// Not accepted for another reason.
         Refused = "refused",
         Malformed = "malformed",
         TooLong = "too_long",
@@ -34,7 +34,7 @@ labels! {
         MissingClaim = "missing_claim",
         /// A claim is not what it must be.
         BadClaim = "bad_claim",
-        /// There are no keys to judge it by.
+        /// There are no keys to verify it with.
         KeysUnavailable = "keys_unavailable",
         /// An attempt without a token.
         NoToken = "no_token",
@@ -60,7 +60,7 @@ pub enum Refused {
     BadSignature,
     /// `exp` is past, leeway included.
     Expired,
-    /// `nbf` is to come, leeway included.
+    /// `nbf` is in the future, leeway included.
     NotYetValid,
     /// `iss` is none of the configured ones.
     WrongIssuer,
@@ -70,13 +70,13 @@ pub enum Refused {
     MissingClaim(Arc<str>),
     /// A claim is of the wrong type.
     BadClaim(Arc<str>),
-    /// The keys could not be fetched, or not for so long that the kept ones are not believed any more: nothing
+    /// The keys could not be fetched, or not for so long that the cached ones have expired: nothing
     /// is known about the token.
     KeysUnavailable,
 }
 
 impl Refused {
-    /// What became of the token, for its label.
+    /// The result as a metric's label.
     #[must_use]
     pub const fn result(&self) -> TokenResult {
         match self {
@@ -96,8 +96,7 @@ impl Refused {
         }
     }
 
-    /// Whether the token is to blame: `false` when the fault is on our side, and is not to be counted
-    /// against the client.
+    /// Whether the token is at fault: `false` when the fault is on our side and must not count against the client.
     #[must_use]
     pub const fn is_tokens_fault(&self) -> bool {
         !matches!(self, Self::KeysUnavailable)

@@ -100,7 +100,7 @@ pub struct RouteAuth {
     pub owns: Vec<Ownership>,
     /// From the connection's opening to an accepted token (default 30 s).
     pub deadline: Duration,
-    /// Where a token may stand beside the `auth` message, in order.
+    /// Where a token may be besides the `auth` message, in order.
     pub also_from: Vec<TokenPlace>,
 }
 
@@ -111,7 +111,7 @@ pub struct Ownership {
     pub contains: Text,
 }
 
-/// Where in the upgrade request a token may stand.
+/// Where in the upgrade request a token may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenPlace {
     /// `Authorization: Bearer …`

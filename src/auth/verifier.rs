@@ -52,7 +52,7 @@ enum Keys {
     Remote(Arc<RemoteKeys>),
 }
 
-/// The keys that stand in the configuration itself; none of a JWKS URL.
+/// The keys in the configuration itself, without those of JWKS URLs.
 fn fixed_keys(key: &AuthKey) -> Result<Vec<Key>, String> {
     match &key.source {
         KeySource::Secret(secret) => keys::from_secret(secret, &key.algorithms),
@@ -87,7 +87,7 @@ impl Source {
         Ok(Self { algorithms, keys, expected })
     }
 
-    /// Zero for what stands in the file.
+    /// Zero for keys in the file.
     fn max_age(&self) -> Duration {
         self.remote().map_or(Duration::ZERO, |remote| remote.max_age())
     }
@@ -113,7 +113,7 @@ impl Source {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tried {
     Verified,
-    /// Keys were tried in vain.
+    /// No key verified it.
     WrongSignature,
     /// There is no key of the token's `kid`.
     NoSuchKey,
@@ -195,7 +195,7 @@ impl Verifier {
     /// most [`super::JWKS_TIMEOUT`], and then answers in any case. Cancel-safe.
     ///
     /// # Errors
-    /// The token is refused.
+    /// The token is not accepted.
     pub async fn verify_after_refresh(&self, token: &str, now: Now) -> Result<Claims, Refused> {
         let token = self.parse(token)?;
         join_all(self.remotes_for(token.algorithm).map(|remote| remote.refresh(now))).await;
@@ -231,7 +231,7 @@ impl Verifier {
     }
 
     /// For each key in the file its age and when it is not believed any more: a JWKS's since it was fetched, `None`
-    /// when it never was. Zero for what stands in the file.
+    /// when it never was. Zero for keys in the file.
     pub(super) fn key_ages(&self, now: Now) -> impl Iterator<Item = (Option<Duration>, Duration)> {
         self.sources.iter().map(move |source| {
             let age = source.remote().map_or(Some(Duration::ZERO), |remote| remote.age(now));
@@ -298,7 +298,7 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// A token taken apart (RFC 7515 §3.1). Nothing in it is to be believed before its signature.
+/// A token taken apart (RFC 7515 §3.1). Nothing in it can be trusted before its signature is verified.
 struct Token<'a> {
     algorithm: Algorithm,
     kid: Option<String>,

@@ -28,11 +28,11 @@ pub struct Dialect {
     pub pong: Option<String>,
     /// The type of a ping of the client's own.
     pub ping: Option<String>,
-    /// Plain texts that only keep the connection open, each with its answer; an empty one is none.
+    /// Plain texts that only keep the connection open, each with its answer; an empty answer is not sent.
     pub keepalives: Vec<(String, String)>,
     /// Whether binary messages are read as text ones.
     pub binary_is_json: bool,
-    /// Subprotocols that clients may be told, where a route does not say others.
+    /// Subprotocols to negotiate on routes that have none of their own.
     pub subprotocols: Vec<String>,
     pub out: Frames,
     /// Codes that go by other names here.
@@ -53,17 +53,17 @@ pub struct AuthMessage {
 pub struct Frames {
     /// An event of a channel.
     pub event: EventFrame,
-    /// A token was accepted; without it nothing is said.
+    /// A token was accepted; without it nothing is sent.
     pub auth_ok: Option<Frame>,
-    /// A token was refused; without it the error frame serves.
+    /// A token was not accepted; without it the error frame is sent.
     pub auth_error: Option<Frame>,
-    /// Any other refusal.
+    /// Any other error.
     pub error: Frame,
     /// Heartbeat; needed for `heartbeat.kind = "json"`.
     pub ping: Option<Frame>,
     /// Answer to a client's own ping.
     pub pong: Option<Frame>,
-    /// An in-band subscription stands; without it nothing is said.
+    /// An in-band subscription was confirmed; without it nothing is sent.
     pub subscribed: Option<Frame>,
 }
 
@@ -78,7 +78,7 @@ impl Frames {
     pub const BODY: &'static [Slot] = &[Slot::Data, Slot::Frame, Slot::Type, Slot::User, Slot::Now];
 }
 
-/// The event frame, and how to tell that a publisher already wrote one.
+/// The event frame, and how to recognise one that a publisher already wrote.
 #[derive(Debug, PartialEq, Eq)]
 pub struct EventFrame {
     template: Frame,
@@ -101,7 +101,7 @@ pub struct EventData<'a> {
 }
 
 impl EventFrame {
-    /// Learns from the template what a whole envelope looks like.
+    /// Derives from the template what a whole envelope looks like.
     #[must_use]
     pub fn new(template: Frame) -> Self {
         let outline = Outline::of(&template);
@@ -161,7 +161,7 @@ impl EventFrame {
     }
 }
 
-/// A client's frame, understood.
+/// A decoded frame of a client.
 #[derive(Debug)]
 pub enum ClientMessage<'a> {
     /// A token, if the field has one.
@@ -192,12 +192,12 @@ impl Dialect {
             ("subscribed", subscribed.as_ref()),
         ];
         let frames = frames.into_iter().filter_map(|(key, frame)| Some((key, Cow::Borrowed(frame?))));
-        // An answer that is no JSON is like no event.
+        // An answer that is not JSON looks like no event.
         let answers = self.keepalives.iter().filter_map(|(_, answer)| Frame::parse(answer, &[]).ok());
         frames.chain(answers.map(|answer| ("keepalives", Cow::Owned(answer))))
     }
 
-    /// Understands a client's text frame.
+    /// Decodes a client's text frame.
     ///
     /// # Errors
     /// The code to answer with: too deep, not JSON, no object, no type.

@@ -1,11 +1,11 @@
-//! What a frame's JSON is made of: its members and elements, fixed text, and where its placeholders stand.
+//! What a frame's JSON is made of: its members and elements, fixed text, and its placeholders.
 
 use std::fmt::Write as _;
 
 use crate::json::{self, Object};
 use crate::template::{Frame, FramePart, Slot};
 
-/// Put around a part's number where a placeholder stands. A template that has it itself has no outline.
+/// Put around a part's number in place of a placeholder. A template that has it itself has no outline.
 const MARK: char = '\u{0}';
 const MARK_ESCAPED: &str = "\\u0000";
 

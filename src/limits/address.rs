@@ -49,16 +49,15 @@ impl AddressGate {
     /// Counts one wrong token from `address`.
     ///
     /// # Errors
-    /// There were too many already; how long until one more is borne.
+    /// There were too many already; how long until one more is allowed.
     pub fn record_failure(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
         Self::ask(&self.limiter, self.key(address), now, self.start)
     }
 
-    /// Whether a wrong token from `address` would be borne, without counting one: asked before a token is looked
-    /// at.
+    /// Whether a wrong token from `address` would be allowed, without counting one: checked before a token is verified.
     ///
     /// # Errors
-    /// It would not; how long until it is.
+    /// It would not; how long until it would.
     pub fn check(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
         Self::ask(&self.peek, self.key(address), now, self.start)
     }
@@ -133,8 +132,8 @@ pub fn ipv4_within(address: IpAddr) -> IpAddr {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct AddressKey(IpAddr);
 
-/// governor's state per address, bounded, which its own stores are not. One lock suffices: it is taken for a
-/// token only, never for a message.
+/// governor's state per address, bounded, which its own stores are not. One lock suffices: it is locked for
+/// tokens only, never for a message.
 #[derive(Clone, Debug)]
 struct Store {
     addresses_max: usize,

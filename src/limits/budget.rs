@@ -1,5 +1,5 @@
 //! Pure: what is held in memory for all clients together: parts of messages that are not complete, and frames
-//! that their readers have not taken. A frame for many is held once.
+//! that their readers have not read. A frame for many is held once.
 
 use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ pub struct Budget {
     bytes_max: usize,
     share: usize,
     held: AtomicUsize,
-    /// What those held who were told to go, and have not yet gone.
+    /// Bytes of connections that are being closed and are not yet gone.
     going: AtomicUsize,
     /// Those beyond their share. A list is locked when one of them comes or goes, all when one has to go.
     large: [Mutex<Vec<Arc<Large>>>; SHARDS],
@@ -150,7 +150,7 @@ impl Drop for Frame {
 pub struct Holding {
     budget: Arc<Budget>,
     own: usize,
-    /// With its frames, whoever else holds them.
+    /// Counts shared frames in full.
     all: usize,
     large: Option<Arc<Large>>,
 }

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::address::one_client;
 
-/// An address with fewer unfinished requests than this is never asked to make room.
+/// An address with fewer unfinished requests than this never has to make room.
 pub const CROWD_MIN: usize = 16;
 
-/// Unfinished requests. `H` is what it takes to end one.
+/// Unfinished requests. `H` is a handle that can end one.
 ///
 /// Each address could hold as many connections as there are, for as long as a request may take. So a newcomer, when
 /// nothing is free, takes the place of the oldest request of the address that has most, if that is far more than
@@ -52,7 +52,7 @@ impl<H> Handshakes<H> {
         Handshake { table: self.clone(), address, id }
     }
 
-    /// The one whose place a newcomer from `peer` takes. It is noted no more, and must be ended by the caller.
+    /// The request that must make room for a newcomer from `peer`. It is removed here; the caller must end it.
     #[must_use]
     pub fn make_room(&self, peer: IpAddr) -> Option<H> {
         let mut table = self.table();

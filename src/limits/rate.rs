@@ -23,7 +23,7 @@ pub struct Rate {
 
 /// A bucket of [`Rate::burst`], refilled by one each `per / count`. 56 bytes: one per connection is meant.
 ///
-/// A client that keeps to `count` in any `per` is never refused while `burst` is at least `count`. In its
+/// A client that keeps to `count` in any `per` is never limited while `burst` is at least `count`. In its
 /// first period one that does not may get `burst + count` through.
 #[derive(Debug)]
 pub struct RateGate {
@@ -41,7 +41,7 @@ impl RateGate {
     /// Takes one from the bucket.
     ///
     /// # Errors
-    /// The bucket is empty; how long until one is there. Nothing was taken.
+    /// The bucket is empty; how long until one is there. Nothing is removed then.
     pub fn check(&mut self, now: Instant) -> Result<(), Duration> {
         let start = *self.start.get_or_insert(now);
         let at = self.limiter.clock().advance(now.saturating_duration_since(start));
@@ -79,7 +79,7 @@ impl SharedGate {
         self.limiter.check().map_err(|refused| refused.wait_time_from(at))
     }
 
-    /// When it was asked last.
+    /// When it was last checked.
     #[must_use]
     pub fn last_asked(&self) -> Instant {
         self.start + Duration::from(self.limiter.clock().now())
@@ -105,7 +105,7 @@ pub(super) fn quota(rate: Rate) -> Quota {
         .allow_burst(burst)
 }
 
-/// governor asks its clock; this one answers what its caller was told last, in nanoseconds since the
+/// governor asks its clock; this one answers with the latest time that a caller gave, in nanoseconds since the
 /// limiter's start. It never goes back.
 #[derive(Debug, Default)]
 pub(super) struct CallersClock(AtomicU64);

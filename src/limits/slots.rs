@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// Holders that a refused newcomer is shown, at most: it probes them all at once, and the dead one may be any.
+/// Most holders reported to a newcomer: it probes them all at once, since any of them may be dead.
 pub const HOLDERS_SHOWN_MAX: usize = 1024;
 /// Newcomers that wait for one key at once, at most; further ones get no [`Waiter`].
 pub const WAITERS_PER_KEY_MAX: usize = 64;
@@ -41,18 +41,18 @@ impl std::ops::Deref for Scope {
 pub struct SlotLimit {
     /// How many at once; at least 1.
     pub max: usize,
-    /// What happens when all are taken.
+    /// What happens when all are in use.
     pub on_conflict: OnConflict,
     /// How long a probed holder has to answer (default 5 s).
     pub probe_timeout: Duration,
 }
 
-/// What happens when all slots are taken.
+/// What happens when all slots are in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnConflict {
-    /// The holders are pinged at once; one that does not answer is replaced, else the newcomer is refused.
+    /// The holders are pinged at once; one that does not answer is replaced, else the newcomer is rejected.
     Probe,
-    /// The newcomer is refused.
+    /// The newcomer is rejected.
     Refuse,
     /// The oldest holder is closed.
     Replace,
@@ -65,14 +65,14 @@ pub struct Slots<K: Eq + Hash + Clone, H: Clone> {
     table: Arc<Table<K, H>>,
 }
 
-/// What became of a wish for a slot.
+/// The result of [`Slots::acquire`].
 #[must_use]
 pub enum Acquire<K: Eq + Hash + Clone, H: Clone> {
-    /// The slot is taken until the permit is dropped.
+    /// The slot is held until the permit is dropped.
     Granted(Permit<K, H>),
-    /// All slots are taken.
+    /// All slots are in use.
     Full {
-        /// By these, the oldest first, at most [`HOLDERS_SHOWN_MAX`] of them.
+        /// Who holds them, the oldest first, at most [`HOLDERS_SHOWN_MAX`] of them.
         holders: Vec<H>,
         /// Resolves once a slot of the key was freed since this answer; then ask again. `None`: already
         /// [`WAITERS_PER_KEY_MAX`] wait for the key.
@@ -91,7 +91,7 @@ impl<K: Eq + Hash + Clone, H: Clone> Slots<K, H> {
         Self { table: Arc::new(table) }
     }
 
-    /// Takes one of the `max` slots of `key` for `holder`.
+    /// Acquires one of the `max` slots of `key` for `holder`.
     ///
     /// When none is free, the waiter is registered before the table is unlocked, so no release can fall
     /// between this answer and the waiting.
@@ -113,13 +113,13 @@ impl<K: Eq + Hash + Clone, H: Clone> Slots<K, H> {
         Acquire::Full { holders, waiter }
     }
 
-    /// Slots of `key` that are taken.
+    /// Slots of `key` in use.
     #[must_use]
     pub fn len(&self, key: &K) -> usize {
         self.table.shard(key).get(key).map_or(0, |entry| entry.holders.len())
     }
 
-    /// Whether no slot of any key is taken and nobody waits.
+    /// Whether no slot of any key is in use and nobody waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.table.shards.iter().all(|shard| lock(shard).is_empty())
@@ -138,7 +138,7 @@ impl<K: Eq + Hash + Clone, H: Clone> Clone for Slots<K, H> {
     }
 }
 
-/// One taken slot. Dropping it frees the slot and wakes everybody who waits for the key.
+/// A slot that is held. Dropping it frees the slot and wakes everybody who waits for the key.
 #[must_use = "dropping the permit frees the slot"]
 pub struct Permit<K: Eq + Hash + Clone, H: Clone> {
     table: Arc<Table<K, H>>,

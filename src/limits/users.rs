@@ -1,5 +1,5 @@
-//! Pure: rates per user. A bucket outlives its user's connections until it is full again, so that connecting anew does
-//! not refill it. Locks are taken when a user comes, never for a message.
+//! Pure: rates per user. A bucket outlives its user's connections until it is full again, so that reconnecting does
+//! not refill it. Locks are for connecting users, never for a message.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -51,7 +51,7 @@ impl<K: Eq + Hash> UserRates<K> {
         shard.gates.entry((user, rate)).or_insert_with(|| Arc::new(SharedGate::new(rate, now))).clone()
     }
 
-    /// Forgets whom there is nothing to remember of.
+    /// Removes full buckets of users without connections.
     pub fn upkeep(&self, now: Instant) {
         for shard in &self.shards {
             shard.lock().unwrap_or_else(PoisonError::into_inner).sweep(now);

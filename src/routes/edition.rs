@@ -1,4 +1,4 @@
-//! Which route, and which edition of it: by this whatever is kept of routes is told apart.
+//! Which route, and which edition of it: the key of all state kept per route.
 
 use std::collections::HashMap;
 use std::fmt;

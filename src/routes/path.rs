@@ -124,7 +124,7 @@ impl PathTemplate {
         })
     }
 
-    /// Says what values of `name` may have; `false`: there is no such placeholder.
+    /// Restricts the values of `name`; `false`: there is no such placeholder.
     #[must_use]
     pub fn restrict(&mut self, name: &str, to: CharSet) -> bool {
         let found = self.segments.iter_mut().find_map(|segment| match segment {
@@ -277,7 +277,7 @@ pub enum Matched {
     Nothing,
 }
 
-/// Finds the template for a path. Templates never overlap (the configuration is refused otherwise), so the
+/// Finds the template for a path. Templates never overlap (the configuration would not load), so the
 /// order does not matter.
 #[derive(Clone, Debug, Default)]
 pub struct Router(Vec<PathTemplate>);

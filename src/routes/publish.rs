@@ -92,7 +92,7 @@ fn has_type(rule: &PublishRule, message_type: &str) -> bool {
     }
 }
 
-/// Event names that Pusher reserves or refuses (Pusher docs, "Triggering events"), and control characters.
+/// Event names that Pusher reserves or rejects (Pusher docs, "Triggering events"), and control characters.
 fn check_event(event: &str) -> Result<(), ErrorCode> {
     let reserved = event.starts_with("pusher:") || event.starts_with("pusher_internal:");
     let legal = !event.is_empty() && event.len() <= EVENT_BYTES_MAX && !event.chars().any(char::is_control);

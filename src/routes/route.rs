@@ -33,7 +33,7 @@ pub struct Route {
     pub auth: Option<RouteAuth>,
     /// Which events of the channel a client gets; `None`: all.
     pub filter: Option<Filter>,
-    /// What clients may publish; the first rule that has the type is taken.
+    /// What clients may publish; the first rule that has the type applies.
     pub publish: Vec<PublishRule>,
     /// Largest data of a published event, bytes: `upstream.event_bytes`.
     pub event_bytes_max: usize,
@@ -46,11 +46,11 @@ pub struct Route {
     pub limits: Limits,
     /// The end of this endpoint; `None`: not deprecated.
     pub deprecation: Option<Policy>,
-    /// How a refusal is told.
+    /// How refusals are sent.
     pub refusal: TellRefusal,
-    /// What a client is told when events may have been missed.
+    /// What is sent to clients when events may have been missed.
     pub on_gap: OnGap,
-    /// Allowed `Origin`s; `None`: any. A request without `Origin` is no browser's and passes.
+    /// Allowed `Origin`s; `None`: any. A request without `Origin` is not from a browser and passes.
     pub origins: Option<Origins>,
     /// Subprotocols, of which the first that a client offers is selected.
     pub subprotocols: Vec<String>,
@@ -59,7 +59,7 @@ pub struct Route {
 /// The characters that the values of placeholders may have, beside those of the path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ValueSets {
-    /// Of the user's id; a token of another user is refused. `None`: any.
+    /// Of the user's id; tokens of other users are not accepted. `None`: any.
     pub user: Option<CharSet>,
     /// Of in-band fields; one that is not here may have any.
     pub subscribe: Vec<(String, CharSet)>,
@@ -136,7 +136,7 @@ pub enum PublishAction {
         body: Frame,
         /// Further headers.
         headers: Vec<(String, SecretString)>,
-        /// Statuses by which the backend says that it did not take the message, and may be asked again.
+        /// Statuses that mean the backend did not process the message, so that it may be sent again.
         retry_on: Vec<u16>,
     },
 }
@@ -208,11 +208,11 @@ impl HeartbeatKind {
 /// A route's `limits`. A rate of `None` is "unlimited".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Per user, over all routes of the same group; taken at authentication (default none).
+    /// Per user, over all routes of the same group; acquired at authentication (default none).
     pub connections_per_user: Option<SlotLimit>,
-    /// Per client address, over all routes of the same group; taken at the upgrade (default none).
+    /// Per client address, over all routes of the same group; acquired at the upgrade (default none).
     pub connections_per_address: Option<usize>,
-    /// Per filled key; taken at authentication.
+    /// Per filled key; acquired at authentication.
     pub exclusive: Option<Exclusive>,
     /// What `connections_per_…` is counted over.
     pub scope: Scope,
@@ -244,7 +244,7 @@ pub struct Exclusive {
     pub slots: SlotLimit,
 }
 
-/// How a refusal is told.
+/// How refusals are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TellRefusal {
     /// By HTTP status, before the upgrade.
@@ -257,13 +257,13 @@ pub enum TellRefusal {
     },
 }
 
-/// What a client is told when upstream events may have been missed.
+/// What is sent to clients when upstream events may have been missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnGap {
     /// Nothing: counted and logged only.
     Ignore,
     /// An error frame with the code `EVENTS_MAY_BE_MISSING`.
     Notify,
-    /// Closed with 1001, so that the client connects anew and fetches its state.
+    /// Closed with 1001, so that the client reconnects and fetches its state.
     Close,
 }

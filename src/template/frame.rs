@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Piece, TemplateError, closest, pieces};
 
-/// What can stand between braces in a [`Frame`].
+/// What can be between braces in a [`Frame`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
     Event,

@@ -17,7 +17,7 @@ pub enum Values {
 
 /// All that a template can come out as.
 ///
-/// A placeholder that stands twice counts as two: where its values differ, the pattern has texts that the
+/// A placeholder that is used twice counts as two: where its values differ, the pattern has texts that the
 /// template has not. So [`Pattern::overlap`] and [`Pattern::ambiguity`] may see one too many, never one too few.
 #[derive(Clone, Debug)]
 pub struct Pattern {
@@ -282,7 +282,7 @@ mod tests {
         }
     }
 
-    /// Every text that the template comes out as with short values, and by how many sets of them.
+    /// Every text that the template produces with short values, and from how many sets of them.
     fn all_texts(source: &str, classes: [&str; 3]) -> BTreeMap<String, usize> {
         let mut texts = vec![source.to_owned()];
         for (name, class) in ["{x}", "{y}", "{z}"].into_iter().zip(classes) {
@@ -297,7 +297,7 @@ mod tests {
         counts
     }
 
-    /// By how many sets of values the template comes out as `text`.
+    /// From how many sets of values the template produces `text`.
     fn readings(source: &str, classes: [&str; 2], text: &str) -> usize {
         let Some((literal, rest)) = source.split_once('{') else { return usize::from(source == text) };
         let Some(text) = text.strip_prefix(literal) else { return 0 };

@@ -2,7 +2,7 @@
 
 use super::{Piece, TemplateError, closest, pieces};
 
-/// What a placeholder of a [`Text`] stands for.
+/// What a placeholder of a [`Text`] means.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Var {
     /// `{name}`: a value of the path template.

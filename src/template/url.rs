@@ -1,4 +1,4 @@
-//! Values in a URL: encoded, and where they stand in the path, kept within their segment.
+//! Values in a URL: encoded, and in the path, kept within their segment.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_
 
 use super::{CharSet, Text, TextPart, Values, Var};
 
-/// What may stand in a URL's path segment without percent-encoding (RFC 3986 §2.3).
+/// What a URL's path segment may contain without percent-encoding (RFC 3986 §2.3).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// How often a value may be percent-encoded in itself: proxies and servers decode once or twice.
 const ENCODINGS_MAX: usize = 3;
@@ -40,13 +40,13 @@ impl Text {
                 }
             }
         }
-        // Together with what stands beside it a value may be what it is not alone: `.{type}`, `{a}{b}` of dots.
+        // Together with its neighbours a value may become what it is not alone: `.{type}`, `{a}{b}` of dots.
         let whole = in_path.into_iter().all(|at| stays_in_segment(&decoded(segment_at(&out, at))));
         whole.then_some(out)
     }
 }
 
-/// The segment of a URL's path that byte `at` stands in.
+/// The segment of a URL's path that byte `at` is in.
 fn segment_at(url: &str, at: usize) -> &str {
     let (before, behind) = url.split_at_checked(at).unwrap_or((url, ""));
     let begin = before.rfind('/').map_or(0, |slash| slash + 1);
@@ -77,7 +77,7 @@ fn stays_in_segment(value: &str) -> bool {
     false
 }
 
-/// What `values` look like once they stand in a URL.
+/// What `values` look like in a URL.
 pub fn in_url(values: Values) -> Values {
     let plain = CharSet::of(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
     match values {

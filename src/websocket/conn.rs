@@ -22,7 +22,7 @@ const NOTICES_MAX: usize = 4096;
 /// Bytes read from a client after its close frame was sent.
 const DISCARDED_MAX: usize = 1024 * 1024;
 
-/// Something that a session is told.
+/// A notice to a session.
 #[derive(Debug)]
 pub enum Notice {
     /// The subscription with this number is confirmed.
@@ -81,9 +81,9 @@ struct State {
     notices: VecDeque<Notice>,
     /// Nobody hears notices any more.
     left: bool,
-    /// Only one gap is told at a time.
+    /// Only one gap is reported at a time.
     gap: bool,
-    /// Nothing is read from the client until it has read what it asked for.
+    /// Nothing is read from the client until it has read its answers.
     paused: bool,
     /// Bytes read and thrown away while closing.
     discarded: usize,
@@ -142,7 +142,7 @@ impl Conn {
         pushed
     }
 
-    /// Sends a frame that nobody else gets.
+    /// Sends a frame to this client alone.
     pub(crate) fn push_own(&self, frame: Vec<u8>) -> Pushed {
         let frame = self.buffers.frame(frame);
         self.push(frame)

@@ -9,14 +9,14 @@ use crate::websocket::utf8::Utf8;
 /// Frames that one message may come in, beyond one for each of its bytes. Only empty fragments can be more, and
 /// tungstenite would take them without end.
 const FRAMES_MAX: u64 = 1024;
-/// A message that comes more slowly, on average, is no sign of life: about one full TCP segment within each
+/// A message that comes more slowly, on average, is not a sign of life: about one full TCP segment within each
 /// `heartbeat.timeout` of its default is asked for. Else a byte now and then would hold a connection, and its slots, for
 /// as long as a whole message lasts.
 const BYTES_PER_S_MIN: u64 = 16;
 /// Bytes unmasked together. A multiple of the mask's length.
 const PIECE: usize = 256;
 
-/// Where in a frame the next byte stands.
+/// Where in a frame the next byte is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum At {
     #[default]
@@ -62,7 +62,7 @@ pub struct Incoming {
     seen: Option<Seen>,
 }
 
-/// A message on its way, as it was last looked at.
+/// An incomplete message, as it was when last checked.
 #[derive(Debug)]
 struct Seen {
     message: u64,
@@ -176,7 +176,7 @@ impl Incoming {
         }
     }
 
-    /// Whether what has come of an incomplete text is no UTF-8 already. tungstenite looks at whole frames only.
+    /// Whether what has come of an incomplete text is already invalid UTF-8. tungstenite checks whole frames only.
     #[must_use]
     pub const fn is_invalid_text(&self) -> bool {
         self.utf8.is_invalid()
@@ -197,7 +197,7 @@ impl Incoming {
         self.collected + self.reserved
     }
 
-    /// Whether more of a message's payload has come since this was last asked, and comes as fast as a living client
+    /// Whether more of a message's payload has come since the last call, and comes as fast as a living client
     /// sends it. Headers are none of it, so empty fragments are no progress.
     pub fn has_progressed(&mut self, now: Instant) -> bool {
         let payload = self.fragments + if self.control { 0 } else { self.frame };
@@ -231,7 +231,7 @@ mod tests {
 
     use crate::clock::Now;
 
-    /// A masked frame; the mask is of no account.
+    /// A masked frame; the mask does not matter.
     fn frame(first: u8, length: usize) -> Vec<u8> {
         let mut frame = vec![first];
         match length {

@@ -25,7 +25,7 @@ pub enum Pushed {
     Written,
     /// It waits, or a part of it does.
     Queued,
-    /// It was refused, and with it every later one: the reader is too slow.
+    /// It was dropped, as will be every later one: the reader is too slow.
     Overflow,
     /// The socket is broken or the outbox is shut.
     Closed,
@@ -126,7 +126,7 @@ impl Outbox {
         self.bytes_out += frame.len() as u64;
     }
 
-    /// Where a frame of `length` bytes would be refused, the socket is tried first: a burst alone must not make
+    /// Where a frame of `length` bytes would not fit, the socket is tried first: a burst alone must not make
     /// a fast reader look slow.
     pub fn make_room(&mut self, length: usize, write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>) {
         if self.state == State::Open && !self.has_room(length) {
@@ -224,7 +224,7 @@ impl Outbox {
     }
 
     /// Takes `last` as the final frame. After an overflow what waits is dropped but for the frame that is
-    /// already partly written, so that `last` still stands at a frame's boundary.
+    /// already partly written, so that `last` is still at a frame's boundary.
     pub fn finish(&mut self, last: Bytes) {
         if self.state == State::Broken || self.state == State::Shut {
             return;
@@ -251,7 +251,7 @@ impl Outbox {
         }
     }
 
-    /// Whether more than half of a bound is taken: time to ask the client for no more.
+    /// Whether more than half of a bound is used: time to read no more from the client.
     #[must_use]
     pub fn congested(&self) -> bool {
         self.queue.len() > self.bounds.frames_max / 2 || self.bytes > self.bounds.bytes_max / 2
@@ -279,13 +279,13 @@ impl Outbox {
         self.queue.is_empty()
     }
 
-    /// Whether a frame was refused because the reader is too slow.
+    /// Whether a frame was dropped because the reader is too slow.
     #[must_use]
     pub fn overflowed(&self) -> bool {
         self.state == State::Overflowed
     }
 
-    /// Whether the socket refused to be written to.
+    /// Whether writing to the socket failed.
     #[must_use]
     pub fn broken(&self) -> bool {
         self.state == State::Broken

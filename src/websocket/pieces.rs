@@ -93,11 +93,11 @@ impl Header {
     }
 }
 
-/// Where in a client's stream of frames the next byte stands, and what is to be handed on before it.
+/// Where in a client's stream of frames the next byte is, and what is to be handed on before it.
 #[derive(Debug)]
 pub struct Pieces {
     piece_bytes: u64,
-    /// Frames that declare more are handed on as they are, for tungstenite to refuse by their header.
+    /// Frames that declare more are handed on as they are, for tungstenite to reject by their header.
     bytes_max: u64,
     /// What has come of a header. It is handed on when it is whole.
     header: Header,

@@ -56,7 +56,7 @@ impl Reader {
         Box::new(WebSocket::from_raw_socket(wire, Role::Server, Some(self.config())))
     }
 
-    /// Whether more of a message has come since this was last asked; see [`Incoming::has_progressed`].
+    /// Whether more of a message has come since the last call; see [`Incoming::has_progressed`].
     pub(crate) fn has_progressed(&mut self, now: Now) -> bool {
         self.socket.as_mut().is_some_and(|socket| socket.get_mut().incoming.has_progressed(now.mono))
     }
@@ -91,7 +91,7 @@ impl Reader {
         let wire = socket.get_ref();
         let (flood, invalid_text) = (wire.incoming.is_flood(), wire.incoming.is_invalid_text());
         let all_read = wire.reads_left > 0;
-        // Between messages nothing is worth keeping. After a message more may stand in tungstenite's buffer.
+        // Between messages nothing is worth keeping. After a message more may be in tungstenite's buffer.
         let keep = result.is_some() || wire.incoming.bytes() > 0 || !all_read;
         self.conn.hold(if keep { wire.early.len() + wire.incoming.held() } else { 0 });
         self.socket = keep.then_some(socket);
