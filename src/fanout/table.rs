@@ -1,6 +1,6 @@
 //! The table of one worker: link → channel → routes → subscribers, those of a filtered channel by the filter's value.
-//! Pure: `R` is a route, `S` a subscriber. An event costs what its receivers cost, however many others there are: an event that
-//! comes over several links costs on each what is subscribed through it.
+//! Pure: `R` is a route, `S` a subscriber. An event costs what its receivers cost, however many others there are: one
+//! that comes over several links costs on each what is subscribed through it.
 
 use std::collections::HashMap;
 use std::sync::Arc;

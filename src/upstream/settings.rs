@@ -66,7 +66,7 @@ pub struct Endpoint {
     pub port: Option<u16>,
     /// `wss` and `https`, or `ws` and `http`.
     pub tls: bool,
-    /// What stands before the path: empty, or `/` and more, without one at its end.
+    /// What comes before the path: empty, or `/` and more, without one at its end.
     pub path: String,
 }
 

@@ -46,8 +46,8 @@ impl CacheChannels {
         self.last.forget_all(|channel| unwanted(channel));
     }
 
-    /// Whether an event is the last one of its channel, sent to a new subscription of this link, though its clients have
-    /// it already: from before the connection was lost, or because one of them wrote it.
+    /// Whether an event is the last one of its channel, sent to a new subscription of this link, though its clients
+    /// have it already: from before the connection was lost, or because one of them wrote it.
     pub(super) fn is_had_already(&mut self, channel: &str, name: &str, data: &str, at: Instant) -> bool {
         !self.awaiting.is_empty()
             && self.awaiting.remove(channel)
