@@ -31,23 +31,18 @@ pub struct Settings {
 
 /// What all sessions share. Nothing here is locked for a message.
 pub struct Shared {
-    /// What they are told to do.
     pub settings: Settings,
-    /// The counters.
     pub metrics: Arc<Metrics>,
     /// Whose newest one judges tokens: who is there judges by a key that is new, too.
     pub generations: Arc<Generations>,
     /// Takes client messages. When the last session is gone, its lanes finish.
     pub publisher: Publisher,
-    /// Connections of each user.
     pub user_slots: Slots<Key<Identity>, Holder>,
-    /// Connections of each exclusive key.
     pub exclusive_slots: Slots<Key<Identity>, Holder>,
     /// Messages of each user, where a route has such a rate.
     pub user_rates: UserRates<Key<Identity>>,
     /// What all connections may hold in memory for their clients.
     pub buffers: Arc<Budget>,
-    /// The next connection's number.
     pub next_conn: AtomicU64,
 }
 
@@ -89,7 +84,6 @@ impl Drop for Registered {
 }
 
 impl Context {
-    /// Of a worker with no connection yet.
     #[must_use]
     pub fn new(shared: Arc<Shared>, hub: Arc<Hub>) -> Arc<Self> {
         Arc::new(Self { shared, hub, conns: Mutex::default(), draining: watch::Sender::new(false) })
@@ -109,7 +103,6 @@ impl Context {
         Registered { context: self.clone(), id: conn.id() }
     }
 
-    /// Whether the server shuts down.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.conns().draining.is_some()

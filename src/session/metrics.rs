@@ -18,12 +18,10 @@ labels! {
         Handshake = "handshake",
         /// Upgraded, not yet authenticated.
         Authenticating = "authenticating",
-        /// In service.
         Live = "live",
     }
 }
 
-/// The sessions' metrics.
 pub struct Metrics {
     phases: Named<Family<ConnPhase, Gauge>>,
     opened: Named<Counter>,
@@ -37,20 +35,14 @@ pub struct Metrics {
 /// Those of one route.
 pub struct RouteMetrics {
     phases: Family<ConnPhase, Gauge>,
-    /// Connections upgraded.
     pub opened: Counter,
-    /// Tokens judged.
     pub tokens: Family<TokenResult>,
-    /// Error frames.
     pub errors: Family<ErrorCode>,
-    /// Connections closed.
     pub closes: Family<CloseReason>,
-    /// Messages.
     pub traffic: Traffic,
 }
 
 impl Metrics {
-    /// Declares them.
     #[must_use]
     pub fn new(registry: &Registry, websocket: &websocket::metrics::Metrics) -> Self {
         Self {
@@ -80,7 +72,6 @@ impl Metrics {
         }
     }
 
-    /// The handles of a route.
     pub fn of(&self, route: RouteId, name: &str) -> Arc<RouteMetrics> {
         self.routes.get_or_make(route, || RouteMetrics {
             phases: self.phases.with_only(name, &[ConnPhase::Authenticating, ConnPhase::Live]),

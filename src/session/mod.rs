@@ -50,7 +50,7 @@ type Pending = Pin<Box<dyn Future<Output = Completion> + Send>>;
 
 /// What came of it.
 enum Completion {
-    /// The throttled token that came then may be judged.
+    /// A throttled token, and when it came: it may be judged now.
     Judge(String, Now),
     Verified(Result<Claims, Refused>),
     Slots(Result<UserSlots, ErrorCode>),
@@ -63,7 +63,7 @@ struct Session {
     metrics: Arc<RouteMetrics>,
     client: Client,
     machine: Machine,
-    /// What the machine has asked for since they were last carried out.
+    /// What the machine has asked for and is not carried out yet.
     actions: Vec<Action>,
     pending: Option<Pending>,
     held: Held,

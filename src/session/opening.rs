@@ -22,13 +22,10 @@ use crate::websocket::outbox::Bounds;
 
 /// What an upgraded connection takes along from its request.
 pub struct Upgraded {
-    /// Its route.
     pub route: Arc<RouteState>,
     /// Its path, without the query.
     pub endpoint: String,
-    /// The path's values.
     pub values: PathValues,
-    /// A token from the request.
     pub token: Option<String>,
     /// Upgraded only to be told this.
     pub refusal: Option<ErrorCode>,

@@ -14,7 +14,6 @@ use crate::websocket::conn::Conn;
 
 /// Reaches the connection that holds a slot, once it is upgraded.
 pub type Holder = Arc<OnceLock<Arc<Conn>>>;
-/// A slot held by a connection.
 pub type Slot<K> = Permit<K, Holder>;
 /// What a slot is counted for: the scope, and what within it.
 pub type Key<T> = (Scope, T);

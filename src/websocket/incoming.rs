@@ -190,7 +190,7 @@ impl Incoming {
     }
 
     /// Bytes of memory that tungstenite has for all this: what it has collected of a message, and its read buffer,
-    /// which has room for the largest piece that was declared and never shrinks. (What is collected stands in memory
+    /// which has room for the largest piece that was declared and never shrinks. (What is collected is in memory
     /// that is doubled when it is full; of that only what is used is counted.)
     #[must_use]
     pub const fn held(&self) -> usize {

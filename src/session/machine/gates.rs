@@ -42,7 +42,6 @@ impl Gates {
         self.messages.get_or_insert_default().users = Some(gate);
     }
 
-    /// An `auth` message.
     pub(super) fn auth(&mut self, limits: &Limits, now: Instant) -> Result<(), Duration> {
         check(&mut self.auth, limits.auth_attempts, now)
     }

@@ -13,7 +13,6 @@ use crate::routes::route::HeartbeatKind;
 pub const PINGS_OWED_MAX: u8 = 16;
 
 pub(super) struct Liveness {
-    /// When the client was last heard.
     heard: Instant,
     /// Pings that it has yet to answer, [`PINGS_OWED_MAX`] at most.
     pings_owed: u8,
@@ -43,7 +42,6 @@ impl Machine {
         self.timers.clear(Timer::Probe);
     }
 
-    /// Whether the client has been heard in this time.
     #[must_use]
     pub fn heard_within(&self, time: Duration, now: Now) -> bool {
         now.mono < self.liveness.heard + time

@@ -9,7 +9,6 @@ use crate::legacy::error::ErrorCode;
 use crate::routes::publish::{self, Message, Outgoing};
 
 impl Machine {
-    /// A text message.
     pub fn text(&mut self, text: &str, now: Now, out: &mut Vec<Action>) -> Handled {
         self.heard(now);
         match self.state {
@@ -25,7 +24,6 @@ impl Machine {
         Handled::Consumed
     }
 
-    /// A binary message.
     pub fn binary(&mut self, now: Now, out: &mut Vec<Action>) -> Handled {
         self.heard(now);
         match self.state {

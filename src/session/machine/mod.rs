@@ -42,24 +42,20 @@ use crate::template::Var;
 /// Something for the driver to do, in order.
 #[derive(Debug)]
 pub enum Action {
-    /// Send a text frame.
     Send(String),
     /// Send a text frame that tells this error.
     Error(ErrorCode, String),
-    /// Send a WebSocket ping.
     WsPing,
     /// Verify this token (without `Bearer `), then call [`Machine::verified`] or [`Machine::unjudged`].
     Verify(String),
-    /// Note an attempt to authenticate that came to its end without [`Action::Verify`].
+    /// Note an attempt to authenticate that ended before [`Action::Verify`].
     Unverified(TokenResult),
     /// Acquire the slots of this user and key, then call [`Machine::slots`].
     Acquire {
-        /// The user.
         user: Identity,
         /// The filled key of `limits.exclusive`, and the issuer where the user is part of it.
         exclusive: Option<Identity>,
     },
-    /// Give the slots back.
     Release,
     /// Subscribe; the outcome comes by [`Machine::subscribed`].
     Subscribe(Subscribe),
@@ -67,7 +63,6 @@ pub enum Action {
     Unsubscribe(u32),
     /// Publish; a failure comes by [`Machine::publish_failed`].
     Publish {
-        /// What.
         outgoing: Outgoing,
         /// The client's channel: the order's key.
         channel: String,
@@ -81,7 +76,6 @@ pub enum Action {
 /// What is left to do with a message that the machine has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handled {
-    /// Nothing.
     Consumed,
     /// Return it to the client, as it came.
     Echo,
@@ -89,11 +83,9 @@ pub enum Handled {
 
 /// What a connection is when it opens.
 pub struct Opening {
-    /// Its route.
     pub route: Arc<Route>,
     /// Its path as it came, without the query.
     pub endpoint: String,
-    /// The path's values.
     pub values: PathValues,
     /// A token that came with the upgrade request; empty when what is in its place is none.
     pub token: Option<String>,
@@ -105,13 +97,11 @@ pub struct Opening {
     pub seed: u64,
 }
 
-/// One connection's state.
 pub struct Machine {
     route: Arc<Route>,
     endpoint: Box<str>,
     values: PathValues,
     state: State,
-    /// The authenticated user.
     user: Option<Identity>,
     tokens: Tokens,
     subscriptions: Subscriptions,
@@ -160,13 +150,11 @@ impl Machine {
         matches!(self.state, State::Unauthenticated | State::Live | State::Refused)
     }
 
-    /// Whether the client is in service.
     #[must_use]
     pub const fn is_live(&self) -> bool {
         matches!(self.state, State::Live | State::Verifying { renewal: true, .. })
     }
 
-    /// The authenticated user.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         self.user.as_ref().map(|user| user.subject.as_str())

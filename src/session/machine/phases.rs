@@ -11,19 +11,19 @@ use crate::legacy::error::ErrorCode;
 use crate::routes::route::TellRefusal;
 
 pub(super) enum State {
-    /// Waiting for a token.
     Unauthenticated,
     /// A token is being verified. `renewal`: the connection is live and stays so.
-    Verifying { renewal: bool, since: Instant },
+    Verifying {
+        renewal: bool,
+        since: Instant,
+    },
     /// The token is good; slots are being acquired.
     Acquiring(Box<Claims>),
     /// The slots are held; the fixed subscription is not confirmed yet.
     Subscribing,
-    /// In service.
     Live,
     /// Told a refusal, kept a while, then closed.
     Refused,
-    /// Over.
     Closed,
 }
 

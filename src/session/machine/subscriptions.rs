@@ -60,7 +60,7 @@ impl Subscriptions {
         id
     }
 
-    /// When the first that is not confirmed must have been.
+    /// By when the first unconfirmed one must be confirmed.
     fn first_due(&self) -> Option<Instant> {
         self.chosen.iter().filter_map(|chosen| chosen.confirm_by).min()
     }

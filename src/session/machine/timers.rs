@@ -13,17 +13,15 @@ pub(super) enum Timer {
     Drain,
     /// Its turn to be closed for the events that it may have missed.
     Gap,
-    /// A probed client must have answered.
+    /// A probed client must have shown that it is alive.
     Probe,
     /// The end of the current state: the auth deadline, the fixed subscription's wait, a refusal's hold.
     Phase,
-    /// The token's expiry.
     Expiry,
     /// Silence is judged. Moved only when it is due, so that a frame costs no timer.
     Silence,
-    /// The next heartbeat.
     Ping,
-    /// The first of the chosen subscriptions that are not confirmed must have been.
+    /// The first unconfirmed one of the chosen subscriptions must be confirmed.
     Subscriptions,
 }
 
@@ -84,7 +82,6 @@ impl TimerTable {
         self.instant(self.read(timer))
     }
 
-    /// The earliest deadline.
     pub(super) fn next(&self) -> Option<Instant> {
         self.instant(self.after.into_iter().min().unwrap_or(UNSET))
     }

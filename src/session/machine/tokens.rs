@@ -15,11 +15,11 @@ use crate::template::Var;
 /// The least time after which a client is asked to send its token again.
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
-/// While a token is judged, the deadline and the expiry are paused: that it waits, where its address guesses or for keys,
-/// is not its client's doing. At most so long, all tokens of one deadline together.
+/// How long the deadline and the expiry may be paused while tokens are judged, for all tokens of one deadline together.
+/// That a token waits, where its address guesses or for keys, is not its client's doing.
 pub const JUDGING_MAX: Duration = Duration::from_secs(10);
 
-/// What is kept of the attempts to authenticate.
+/// What is remembered of attempts to authenticate.
 pub(super) struct Tokens {
     /// How long the deadline may yet be paused.
     pause_left: Duration,
@@ -33,12 +33,12 @@ impl Default for Tokens {
 }
 
 impl Tokens {
-    /// There is a new deadline.
+    /// With a new deadline.
     pub(super) const fn allow_pause(&mut self) {
         self.pause_left = JUDGING_MAX;
     }
 
-    /// Why a client closed at its deadline had no good token by then.
+    /// Why a client that is closed at its deadline had no good token by then.
     pub(super) const fn why_late(&self) -> CloseReason {
         if self.too_many_wrong { CloseReason::AuthFailures } else { CloseReason::AuthDeadline }
     }
@@ -47,7 +47,6 @@ impl Tokens {
 /// What became of a token, for the log and the metrics.
 #[derive(Debug)]
 pub struct Outcome {
-    /// In a word.
     pub result: TokenResult,
     /// What a good token lacks for this route.
     pub denied: Option<Denied>,
@@ -78,8 +77,8 @@ impl Machine {
         out.push(Action::Verify(token.to_owned()));
     }
 
-    /// The verdict on the token of [`Action::Verify`]; `wait`: the client's address has sent so many wrong
-    /// tokens that the next may come only after it.
+    /// The verdict on the token of [`Action::Verify`]. `Err(Some(wait))`: the client's address has sent so many wrong
+    /// tokens that the next may come only after `wait`.
     pub fn verified(
         &mut self,
         verdict: Result<Claims, Option<Duration>>,
@@ -135,7 +134,6 @@ impl Machine {
         Outcome::of(TokenResult::KeysUnavailable)
     }
 
-    /// The outcome of [`Action::Acquire`].
     pub fn slots(&mut self, outcome: Result<(), ErrorCode>, now: Now, out: &mut Vec<Action>) {
         let claims = match std::mem::replace(&mut self.state, State::Closed) {
             State::Acquiring(claims) => claims,
