@@ -118,15 +118,16 @@ pub fn run<C: Send + 'static>(
 ) -> impl Future<Output = ()> + Send + use<C> {
     let session = Session::open(context, stream, granted);
     let reader = Reader::new(session.conn.clone(), early, session.route.limits.message_bytes_max);
-    run_to_end(session, reader, counted)
+    // In one box: tokio's tasks come in steps of 128 bytes.
+    run_to_end(Box::new((session, counted)), reader)
 }
 
-async fn run_to_end<C>(mut session: Box<Session>, mut reader: Reader, counted: C) {
+async fn run_to_end<C>(mut counted: Box<(Session, C)>, mut reader: Reader) {
+    let (session, _) = &mut *counted;
     let reason = session.serve(&mut reader).await;
     session.leave();
     say_goodbye(&session.conn, &mut reader, reason).await;
     session.summarise(reason);
-    drop((session, counted));
 }
 
 impl Session {

@@ -40,7 +40,7 @@ pub struct Upgraded {
 }
 
 impl Session {
-    pub(super) fn open(context: Arc<Context>, stream: TcpStream, granted: Upgraded) -> Box<Self> {
+    pub(super) fn open(context: Arc<Context>, stream: TcpStream, granted: Upgraded) -> Self {
         let Upgraded { route, endpoint, values, token, refusal, address, user_agent, holder, address_slot } =
             granted;
         let limits = &route.limits;
@@ -62,7 +62,7 @@ impl Session {
         };
         let mut actions = Vec::new();
         let machine = Machine::open(opening, Now::read(), &mut actions);
-        Box::new(Self {
+        Self {
             context,
             conn,
             route,
@@ -88,6 +88,6 @@ impl Session {
                 channels: None,
             },
             closing: None,
-        })
+        }
     }
 }
