@@ -28,12 +28,12 @@ impl Metrics {
             ages: registry.declare_named(
                 "key",
                 "pusher_bridge_jwks_age_seconds",
-                "Since a key of auth.keys was fetched; 0 for one that stands in the file",
+                "Since a key of auth.keys was fetched; 0 for one in the file",
             ),
             max_ages: registry.declare_named(
                 "key",
                 "pusher_bridge_jwks_max_age_seconds",
-                "At what age it is not believed any more; 0 for one that stands in the file",
+                "At what age it is not believed any more; 0 for one in the file",
             ),
         }
     }
