@@ -45,7 +45,6 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Declares them.
     #[must_use]
     pub fn new(registry: &Registry) -> Self {
         let ready = registry.declare("pusher_bridge_ready", "1 while new clients are welcome");

@@ -33,7 +33,6 @@ pub enum Kind {
 /// A label, and what it may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeclaredLabel {
-    /// Its name.
     pub key: &'static str,
     /// Its values; none where they are names that are known when the bridge runs.
     pub values: Vec<&'static str>,
@@ -121,7 +120,6 @@ impl Registry {
         lock(&self.0.collectors).push(Box::new(collect));
     }
 
-    /// The text of `/metrics`.
     #[must_use]
     pub fn render(&self) -> String {
         lock(&self.0.collectors).iter().for_each(|collect| collect());

@@ -44,7 +44,6 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// The channel.
     #[must_use]
     pub const fn channel(&self) -> &Arc<str> {
         self.place.channel()
@@ -65,7 +64,6 @@ struct Waiting {
 /// A route's subscribers are those of one edition of it: so they all see the same frame.
 type ByRoute = Table<Arc<RouteState>, Arc<Conn>, Waiting>;
 
-/// What a hub knows.
 #[derive(Default)]
 struct Known {
     table: ByRoute,
@@ -73,7 +71,6 @@ struct Known {
     cached: Cached<(LinkId, Arc<str>), Arc<Event>>,
 }
 
-/// One worker's hub.
 pub struct Hub {
     index: usize,
     generations: Arc<Generations>,
@@ -143,7 +140,6 @@ impl Hub {
         (Ticket { link: link.clone(), place: attached.ticket }, attached.live)
     }
 
-    /// Ends a subscription.
     pub fn detach(&self, ticket: &Ticket) {
         let Ticket { link, place } = ticket;
         tracing::debug!(channel = &**place.channel(), "unsubscribed");

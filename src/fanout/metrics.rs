@@ -5,7 +5,6 @@ use std::time::Instant;
 use crate::metrics::{Family, Histogram, Registry};
 use crate::upstream::metrics::EventResult;
 
-/// The hubs' metrics.
 pub struct Metrics {
     delivery_delay: Histogram,
     /// Events from Pusher.
@@ -13,7 +12,6 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Declares them.
     #[must_use]
     pub fn new(registry: &Registry, events: Family<EventResult>) -> Self {
         Self {

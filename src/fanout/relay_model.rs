@@ -41,18 +41,15 @@ enum Step {
     BridgeReads,
     LoseLink,
     Connect,
-    /// The table's next timer.
     Timer,
 }
 
-/// What Pusher sends.
 #[derive(Clone, Copy, Debug)]
 enum Frame {
     Subscribed,
     Event(usize),
 }
 
-/// A request under way.
 #[derive(Debug)]
 struct Request {
     flight: u64,

@@ -24,7 +24,6 @@ impl<R> Ticket<R> {
         self.link
     }
 
-    /// The channel.
     #[must_use]
     pub const fn channel(&self) -> &Arc<str> {
         &self.channel
@@ -34,7 +33,6 @@ impl<R> Ticket<R> {
 /// What a new subscription met.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Attached<R> {
-    /// Its ticket.
     pub ticket: Ticket<R>,
     /// Whether the channel is confirmed already; else its `Waiting` comes from [`Table::live`].
     pub live: bool,
@@ -45,7 +43,6 @@ pub struct Attached<R> {
 /// One link's channels.
 type Channels<R, S, W> = HashMap<Arc<str>, Channel<R, S, W>>;
 
-/// The table.
 #[derive(Debug)]
 pub struct Table<R, S, W> {
     /// Never with a link that has no channels here.
@@ -202,7 +199,6 @@ impl<R: Clone + PartialEq, S, W> Table<R, S, W> {
         self.links.get(&link).into_iter().flat_map(HashMap::keys)
     }
 
-    /// Whether nobody is subscribed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.links.is_empty()
@@ -217,7 +213,6 @@ pub struct Audience<'a, R, S, W> {
 }
 
 impl<'a, R, S, W> Audience<'a, R, S, W> {
-    /// The route.
     #[must_use]
     pub const fn route(&self) -> &'a R {
         &self.group.route

@@ -14,7 +14,6 @@ use crate::routes::route::TellRefusal;
 /// What an upgrade needs of its request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Upgradable<'a> {
-    /// The path's values.
     pub values: PathValues,
     /// The `Sec-WebSocket-Key`.
     pub key: &'a [u8],

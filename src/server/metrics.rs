@@ -32,7 +32,6 @@ pub struct RouteMetrics {
 }
 
 impl Metrics {
-    /// Declares them.
     #[must_use]
     pub fn new(registry: &Registry, session: &session::metrics::Metrics) -> Self {
         let refusals: Named<Family<Refusal>> = registry.declare_named(

@@ -116,7 +116,6 @@ impl Refusal {
 /// A refusal and its cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Which one.
     pub refusal: Refusal,
     /// What the client and the log are told.
     pub why: Cow<'static, str>,

@@ -31,7 +31,6 @@ pub struct Door {
     pub untrusted_forwarders: UntrustedForwarders,
     /// Whether new clients are welcome.
     pub status: Arc<Status>,
-    /// The counters.
     pub metrics: Arc<Metrics>,
 }
 

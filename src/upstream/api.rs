@@ -58,7 +58,6 @@ pub struct Backend {
 /// What a request came to.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Accepted.
     Accepted,
     /// Refused, and will be refused again.
     Refused {
@@ -71,7 +70,6 @@ pub enum Outcome {
     OneByOne,
     /// May be tried again.
     Retry {
-        /// Why.
         cause: RetryCause,
         /// For the log.
         why: String,

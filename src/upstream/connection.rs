@@ -19,7 +19,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// A connection.
 pub struct Connection {
     socket: WebSocketStream<Box<dyn Stream>>,
     /// What was received last.
@@ -29,7 +28,6 @@ pub struct Connection {
 /// What came over a connection.
 #[derive(Debug)]
 pub enum Received<'a> {
-    /// A frame.
     Frame(ServerFrame<'a>),
     /// A text that is no frame.
     Unreadable(&'a str, FrameError),
@@ -37,16 +35,13 @@ pub enum Received<'a> {
     Binary,
     /// A message of WebSocket's own.
     Control,
-    /// Nothing more.
     Ended(Ended),
 }
 
-/// How a connection ended.
 #[derive(Debug)]
 pub enum Ended {
     /// Pusher closed it, with this code and reason.
     Closed(Option<u16>, String),
-    /// It broke.
     Broken(WsError),
     /// It was over without a word.
     Over,

@@ -15,9 +15,7 @@ use crate::routes::edition::{Edition, RouteId};
 pub struct Event {
     /// The link that it came over: whoever is subscribed through another one gets it from there.
     pub link: LinkId,
-    /// The channel.
     pub channel: Arc<str>,
-    /// The event's name.
     pub name: Box<str>,
     /// Its data, JSON text as it came.
     pub data: Box<str>,
@@ -151,13 +149,10 @@ impl Drop for Shown {
 /// What a link tells a hub, in order.
 #[derive(Clone, Debug)]
 pub enum Delivery {
-    /// An event.
     Event(Arc<Event>),
     /// The channel's subscription is confirmed; `gap`: not for the first time, and events may have been missed.
     Live {
-        /// Which link.
         link: LinkId,
-        /// The channel.
         channel: Arc<str>,
         /// Whether events may have been missed.
         gap: bool,
@@ -171,13 +166,9 @@ pub enum Delivery {
 /// An event of a client: for Pusher, and, once Pusher has accepted it, for this bridge's own clients.
 #[derive(Debug)]
 pub struct Sent {
-    /// The channel.
     pub channel: Arc<str>,
-    /// The event's name.
     pub event: String,
-    /// Its data.
     pub data: String,
-    /// Who sent it.
     pub origin: ConnId,
 }
 

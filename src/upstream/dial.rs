@@ -29,7 +29,6 @@ const ACTIVITY_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// A connection that Pusher has greeted.
 pub struct Established {
-    /// The connection.
     pub connection: Connection,
     /// Its id: signatures are made for it.
     pub socket_id: String,
@@ -73,7 +72,6 @@ pub async fn dial(upstream: &Settings, tls: Arc<rustls::ClientConfig>) -> Result
     Ok(Established { connection, socket_id, activity_timeout })
 }
 
-/// The upgrade request.
 fn request(app: &App) -> Result<Request, WsError> {
     let base = app.ws.base("ws", "wss");
     let version = env!("CARGO_PKG_VERSION");

@@ -92,7 +92,6 @@ impl Flights {
         held
     }
 
-    /// The connection is lost.
     pub fn disconnected(&mut self) {
         self.socket_id = None;
     }

@@ -14,13 +14,11 @@ impl Hubs {
         Self(1 << (hub % Self::MAX))
     }
 
-    /// Whether there are none.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// How many there are.
     #[must_use]
     pub const fn len(self) -> u32 {
         self.0.count_ones()

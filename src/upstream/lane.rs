@@ -22,9 +22,7 @@ pub struct Item<J> {
     pub user: u64,
     /// When it is given up.
     pub deadline: Instant,
-    /// Its size.
     pub bytes: usize,
-    /// The message.
     pub job: J,
 }
 
@@ -61,7 +59,6 @@ struct Channel<J> {
 /// Most of what one request takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Most {
-    /// Messages.
     pub items: usize,
     /// Bytes, which the last message may exceed.
     pub bytes: usize,
@@ -106,7 +103,6 @@ impl<J> Lane<J> {
         self.channels.get(channel).map_or(0, |channel| channel.failures)
     }
 
-    /// A message that came.
     pub fn push(&mut self, item: Item<J>) {
         let name = item.channel.clone();
         if let Some(channel) = self.channels.get_mut(&name) {

@@ -49,7 +49,6 @@ pub struct Shared {
     pub hubs: Vec<mpsc::Sender<Delivery>>,
     /// Events that no client got.
     pub undelivered: Arc<Undelivered>,
-    /// Counters.
     pub metrics: Arc<LinkMetrics>,
 }
 
@@ -79,7 +78,6 @@ struct Link {
 struct Line {
     dialling: Option<Dialling>,
     connection: Option<Connection>,
-    /// The connection's.
     socket_id: String,
     /// Whether frames wait to be written.
     unflushed: bool,

@@ -30,7 +30,6 @@ struct Entrance {
 /// What a link receives.
 #[derive(Debug)]
 pub struct LinkEnd {
-    /// The link's number.
     pub id: LinkId,
     /// From hubs and the publisher.
     pub commands: mpsc::UnboundedReceiver<Command>,
@@ -50,7 +49,6 @@ impl LinkHandle {
         (Self(Arc::new(entrance)), LinkEnd { id, commands, flights })
     }
 
-    /// The link's number.
     #[must_use]
     pub fn id(&self) -> LinkId {
         self.0.id

@@ -7,15 +7,11 @@ labels! {
     pub enum LostCause: "cause" {
         /// TCP, or a proxy on the way.
         Connect = "connect",
-        /// Not in time.
         ConnectTimeout = "connect_timeout",
-        /// TLS.
         Tls = "tls",
-        /// The WebSocket handshake.
         Handshake = "handshake",
         /// Pusher said no.
         Refused = "refused",
-        /// It broke.
         Broken = "broken",
         /// Pusher closed it, and gave no code.
         Closed = "closed",
@@ -53,7 +49,6 @@ impl LostCause {
 /// Why a connection ended, or did not come about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
-    /// For the metrics.
     pub cause: LostCause,
     /// Pusher's code, when it gave one.
     pub code: Option<u16>,

@@ -57,9 +57,7 @@ impl Label for EventResult {
 labels! {
     /// How far a channel's subscription is.
     pub enum SubscriptionState: "state" {
-        /// Asked for.
         Pending = "pending",
-        /// Confirmed.
         Live = "live",
         /// Without subscribers, and kept for a while.
         Lingering = "lingering",
@@ -69,13 +67,10 @@ labels! {
 labels! {
     /// What became of a client's message.
     pub enum PublishResult: "result" {
-        /// Accepted.
         Ok = "ok",
-        /// Refused for good.
         Refused = "refused",
         /// Not accepted within its deadline.
         Expired = "expired",
-        /// No room.
         QueueFull = "queue_full",
         /// A backend may have taken it, or not.
         Unknown = "unknown",
@@ -104,7 +99,6 @@ labels! {
     }
 }
 
-/// The links' metrics.
 pub struct LinkMetrics {
     /// Whether a link is connected, by its number.
     pub connected: Named<Gauge>,
@@ -122,7 +116,6 @@ pub struct LinkMetrics {
 }
 
 impl LinkMetrics {
-    /// Declares them.
     #[must_use]
     pub fn new(registry: &Registry) -> Self {
         Self {
@@ -154,7 +147,6 @@ impl LinkMetrics {
         }
     }
 
-    /// An event from Pusher.
     pub fn event(&self, result: EventResult) {
         self.events.get(result).increment(1);
     }
@@ -172,22 +164,18 @@ impl LinkMetrics {
     }
 }
 
-/// The publisher's metrics.
 pub struct PublishMetrics {
     /// Client messages, by what became of them.
     pub results: Family<PublishResult>,
-    /// Requests sent again.
     pub retries: Family<RetryCause>,
     /// Messages sent again after an attempt without an answer.
     pub repeated: Counter,
-    /// One request.
     pub seconds: Histogram,
     queue_messages: Gauge,
     queue_bytes: Gauge,
 }
 
 impl PublishMetrics {
-    /// Declares them.
     #[must_use]
     pub fn new(registry: &Registry) -> Self {
         Self {
@@ -209,7 +197,6 @@ impl PublishMetrics {
         }
     }
 
-    /// A message's end.
     pub fn published(&self, result: PublishResult) {
         self.results.get(result).increment(1);
     }

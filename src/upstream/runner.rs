@@ -62,7 +62,6 @@ impl Room {
     }
 }
 
-/// A message's bytes.
 #[derive(Debug)]
 pub(super) struct Held {
     room: Arc<Room>,

@@ -48,7 +48,6 @@ pub struct Checks {
 /// What [`Checks::timer`] asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Check {
-    /// Nothing.
     Nothing,
     /// Subscribe this channel again, or for the first time if it is the link's own.
     Subscribe(Arc<str>),
@@ -63,7 +62,6 @@ pub enum Check {
 pub enum Answer {
     /// It answers no check.
     Unrelated,
-    /// The channel is subscribed.
     Subscribed,
     /// The channel had been forgotten: events may have been missed.
     Forgotten,
@@ -176,7 +174,6 @@ impl Checks {
         Check::Nothing
     }
 
-    /// A subscription was confirmed.
     pub fn confirmed(&mut self, channel: &str, now: Instant) -> Answer {
         let Some(pending) = self.pending.take_if(|pending| *pending.channel == *channel) else {
             return Answer::Unrelated;

@@ -19,7 +19,6 @@ pub struct Liveness {
 /// What [`Liveness::timer`] asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// Nothing yet.
     Nothing,
     /// Send `pusher:ping`.
     Ping,

@@ -37,7 +37,6 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// Begins the name of a link's own channel; 16 hexadecimal digits follow.
 const OWN_CHANNEL: &str = "private-pusher-bridge-";
 
-/// A link's times.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     /// See [`Settings::connect_timeout`].
@@ -83,7 +82,6 @@ enum Phase {
     },
 }
 
-/// One link.
 #[derive(Debug)]
 pub struct Machine {
     id: LinkId,

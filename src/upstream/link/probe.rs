@@ -33,7 +33,6 @@ enum State {
 /// What [`Probe::timer`] asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// Nothing yet.
     Nothing,
     /// Publish an event on the channel.
     Publish,
@@ -48,7 +47,6 @@ impl Probe {
         Self { interval, arrival_timeout, state: State::Off, heard: false }
     }
 
-    /// The connection is lost.
     pub fn disconnected(&mut self) {
         self.state = State::Off;
     }
@@ -62,7 +60,6 @@ impl Probe {
         begins
     }
 
-    /// The channel is subscribed.
     pub fn subscribed(&mut self, now: Instant) {
         if self.state == State::Subscribing {
             self.rest(now);

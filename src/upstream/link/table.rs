@@ -24,9 +24,7 @@ pub enum Op {
     Unsubscribe(Arc<str>),
     /// Tell these hubs that the channel is confirmed.
     TellLive {
-        /// Which hubs.
         hubs: Hubs,
-        /// The channel.
         channel: Arc<str>,
         /// Whether events may have been missed since it was confirmed last.
         gap: bool,
@@ -98,7 +96,6 @@ enum Timer {
     Retry,
 }
 
-/// The table.
 #[derive(Debug)]
 pub struct LinkTable {
     channels: HashMap<Arc<str>, Entry>,
@@ -210,7 +207,6 @@ impl LinkTable {
         }
     }
 
-    /// The connection is lost.
     pub fn disconnected(&mut self) -> Lost {
         self.connected = false;
         self.in_flight = 0;

@@ -16,7 +16,6 @@ pub enum Command {
     Unsubscribe(Arc<str>, usize),
     /// A publishing request has ended.
     Ended {
-        /// Its number.
         flight: u64,
         /// What Pusher accepted of it, in order: to be delivered to this bridge's own clients.
         accepted: Vec<Arc<Sent>>,
@@ -30,7 +29,6 @@ pub enum Action {
     Dial,
     /// Drop the connection, or the attempt.
     HangUp,
-    /// Send a frame.
     Send(Frame),
     /// Publish an event on this channel. The outcome comes by [`super::Machine::probed`].
     PublishProbe(Arc<str>),
@@ -40,7 +38,6 @@ pub enum Action {
     Note(Note),
 }
 
-/// A frame to Pusher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// `pusher:ping`
@@ -67,12 +64,7 @@ pub enum Note {
     /// Pusher reports an error that is about nothing known here.
     Error(Option<u16>, String),
     /// An event on a channel that nobody is subscribed to.
-    Unwanted {
-        /// The channel.
-        channel: String,
-        /// The event's name.
-        event: String,
-    },
+    Unwanted { channel: String, event: String },
     /// An event without a channel.
     WithoutChannel,
     /// The last event of a cache channel, sent anew, which its clients have.
