@@ -171,8 +171,7 @@ impl Hub {
         for delivery in burst.drain(..) {
             match delivery {
                 Delivery::Event(event) => {
-                    let by_client = is_by_client(&event, &generation);
-                    self.fan_out(&known.table, &event, by_client, (!alone).then_some(&mut corked));
+                    self.fan_out(&known.table, &event, &generation, (!alone).then_some(&mut corked));
                     self.metrics.delivery_delay(event.received);
                     if event.handed_out() {
                         self.settle(&event);
@@ -248,10 +247,11 @@ impl Hub {
         &self,
         table: &ByRoute,
         event: &Event,
-        by_client: bool,
+        generation: &Generation,
         mut corked: Option<&mut Vec<Arc<Conn>>>,
     ) {
         let Some(channel) = table.channel(event.link, &event.channel) else { return };
+        let by_client = is_by_client(event, generation);
         for audience in channel.audiences() {
             let route = audience.route();
             let shown = event.shown(route.edition());

@@ -36,6 +36,14 @@ const ROUTES: &str = r#"
     dialect = "typed"
 "#;
 
+/// The next generation, of these routes.
+fn generation(history: &mut History, routes: &str) -> Generation {
+    let source = Source { name: "routes.toml".into(), text: routes.to_owned() };
+    let config = config::load(&source, &|_| None).unwrap().config;
+    let traffic = websocket::metrics::Metrics::new(&Registry::new().unwrap());
+    history.next(&config.routes, config.router, None, |name| traffic.of(name)).unwrap()
+}
+
 struct Bench {
     hub: Hub,
     route: Arc<RouteState>,
@@ -53,12 +61,8 @@ struct User {
 
 impl Bench {
     async fn new() -> Self {
-        let source = Source { name: "routes.toml".into(), text: ROUTES.to_owned() };
-        let config = config::load(&source, &|_| None).unwrap().config;
         let registry = Registry::new().unwrap();
-        let traffic = websocket::metrics::Metrics::new(&registry);
-        let generation =
-            History::default().next(&config.routes, config.router, None, |name| traffic.of(name)).unwrap();
+        let generation = generation(&mut History::default(), ROUTES);
         let route = generation.routes()[0].clone();
         let generations = Arc::new(Generations::default());
         generations.replace(generation);
@@ -69,12 +73,25 @@ impl Bench {
         Self { hub, route, buffers, listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
     }
 
-    /// Somebody who is subscribed through a link of its own.
-    async fn user(&self, n: u64) -> User {
+    /// Somebody who is subscribed through this link.
+    async fn subscribed(&self, link: &LinkHandle, n: u64, channel: &str) -> (Ticket, TcpStream) {
+        let (conn, client) = self.connected(n).await;
+        let filtered = self.route.filter.as_ref().map(|_| Interest::Value("1".to_owned()));
+        let interest = filtered.unwrap_or(Interest::All);
+        let subscribe = Subscribe { id: 0, channel: channel.to_owned(), interest, confirm: None };
+        (self.hub.attach_through(link, &self.route, subscribe, &conn).0, client)
+    }
+
+    async fn connected(&self, n: u64) -> (Arc<Conn>, TcpStream) {
         let client = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
         let (socket, _) = self.listener.accept().await.unwrap();
         socket.writable().await.unwrap();
-        let conn = Conn::new(ConnId(n), socket, BOUNDS, &self.buffers);
+        (Conn::new(ConnId(n), socket, BOUNDS, &self.buffers), client)
+    }
+
+    /// Somebody who is subscribed through a link of its own.
+    async fn user(&self, n: u64) -> User {
+        let (conn, client) = self.connected(n).await;
         let (link, mut end) = LinkHandle::open();
         let subscribe =
             Subscribe { id: 0, channel: CHANNEL.to_owned(), interest: Interest::All, confirm: None };
@@ -147,4 +164,45 @@ async fn a_link_lives_as_long_as_somebody_is_subscribed_through_it() {
     drop(user.ticket);
     assert!(user.end.commands.recv().await.is_none(), "nobody has a handle any more");
     assert!(other.end.commands.try_recv().is_err_and(|error| error == TryRecvError::Empty));
+}
+
+/// Nothing of one edition comes to clients of another, whichever hub is first, and also when it comes again from what
+/// is kept of a cache channel.
+#[tokio::test]
+async fn each_client_sees_an_event_as_the_edition_of_its_route_shows_it() {
+    let mut history = History::default();
+    let before = generation(&mut history, ROUTES).routes()[0].clone();
+    let filtered = ROUTES.to_owned() + "filter = { field = \"x\", equals = \"1\" }";
+    let changed = filtered.replace(r#"{"type":{event},"data":{data}}"#, r#"{"new":{data},"event":{event}}"#);
+    let after = generation(&mut history, &changed).routes()[0].clone();
+    let mut hubs = [Bench::new().await, Bench::new().await];
+    let (link, end) = LinkHandle::open();
+    let mut users = Vec::new();
+    for (n, route) in [&before, &after, &after, &before].into_iter().enumerate() {
+        let bench = &mut hubs[n / 2];
+        bench.route = route.clone();
+        users.push(bench.subscribed(&link, n as u64, "cache-c").await);
+    }
+    let channel: Arc<str> = "cache-c".into();
+    for bench in &hubs {
+        bench.tell([Delivery::Live { link: end.id, channel: channel.clone(), gap: false, cached: None }]);
+    }
+    let data = r#"{"x":1}"#;
+    let event = Arc::new(Event::new(end.id, channel, "e", data, Now::read().mono, None));
+    event.expect_hubs(2);
+    for bench in hubs.iter().rev() {
+        bench.tell([Delivery::Event(event.clone())]);
+    }
+    // Who comes later, to either hub.
+    for (n, route) in [&after, &before].into_iter().enumerate() {
+        hubs[n].route = route.clone();
+        users.push(hubs[n].subscribed(&link, 4 + n as u64, "cache-c").await);
+    }
+    let old = [b"\x81\x1b", br#"{"type":"e","data":{"x":1}}"#.as_slice()].concat();
+    let new = [b"\x81\x1b", br#"{"new":{"x":1},"event":"e"}"#.as_slice()].concat();
+    for ((_, client), expected) in users.iter_mut().zip([&old, &new, &new, &old, &new, &old]) {
+        let mut frame = [0; 64];
+        let length = client.read(&mut frame).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&frame[..length]), String::from_utf8_lossy(expected));
+    }
 }
