@@ -78,7 +78,7 @@ struct LogArgs {
     /// Log lines as text or as JSON, on standard error.
     #[arg(long, value_enum, default_value = "text", env = "PUSHER_BRIDGE_LOG_FORMAT")]
     log_format: logging::Format,
-    /// What to log: a level, or levels by module, such as "info,pusher_bridge::pusher=debug".
+    /// What to log: a level, or levels by module, such as "info,pusher_bridge::upstream=debug".
     #[arg(long, value_name = "FILTER", default_value = "info", env = "PUSHER_BRIDGE_LOG")]
     log: String,
     /// Log lines of one kind a second, beyond the first hundred seconds' worth; what is left out is counted. 0: all.

@@ -454,7 +454,7 @@ pub(super) struct DialectOut {
     /// Answer to a client's own ping: {now}.
     #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::PING)))]
     pub(super) pong: Str,
-    /// An in-band subscription stands: {channel}, {now}.
+    /// An in-band subscription is confirmed: {channel}, {now}.
     #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::SUBSCRIBED)))]
     pub(super) subscribed: Str,
 }
