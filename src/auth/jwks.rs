@@ -186,8 +186,8 @@ impl RemoteKeys {
         }
     }
 
-    /// Only a JWKS counts, even one without keys. Any other status, 404 and 410 included, and any other document may come
-    /// from an intermediary.
+    /// Only a JWKS counts, even one without keys. Any other status, 404 and 410 included, and any other document may
+    /// come from an intermediary.
     async fn fetch(&self) -> Result<Vec<Key>, String> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/jwk-set+json, application/json"));

@@ -37,7 +37,8 @@ pub(super) fn value(text: &str) -> String {
     masked_with(text, &value_secrets(text), "***")
 }
 
-/// The text of a file with every character of a secret as `*`, so that lines and columns stay. It need not be valid TOML.
+/// The text of a file with every character of a secret as `*`, so that lines and columns stay. It need not be valid
+/// TOML.
 pub(super) fn file(text: &str) -> String {
     let mut out = text.to_owned();
     for range in secrets(text).into_iter().rev() {

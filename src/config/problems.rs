@@ -233,8 +233,8 @@ impl<'s> Problems<'s> {
         folder.map_or_else(|| PathBuf::from(path), |folder| folder.join(path))
     }
 
-    /// A secret in the file or from a variable. White space around it is never intended, and would silently become part of
-    /// it.
+    /// A secret in the file or from a variable. White space around it is never intended, and would silently become
+    /// part of it.
     pub(super) fn secret(&mut self, raw: &At<String>) -> SecretString {
         if secrets::trimmed(raw.get()) != raw.get() {
             self.with_help(

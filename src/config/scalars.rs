@@ -1,5 +1,5 @@
-//! Values as they are in the file: each knows its place, and a number or a flag may be a string, because the environment
-//! has nothing else.
+//! Values as they are in the file: each knows its place, and a number or a flag may be a string, because the
+//! environment has nothing else.
 
 use std::borrow::Cow;
 use std::fmt;

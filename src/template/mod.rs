@@ -84,8 +84,8 @@ fn pieces(template: &str, braces_are_text: bool) -> Result<Vec<Piece<'_>>, Templ
     Ok(out)
 }
 
-/// The candidate nearest to `name`, if near enough for `name` to be a typing mistake: insertions, deletions, substitutions
-/// and swaps of neighbours of at most a third of its characters.
+/// The candidate nearest to `name`, if near enough for `name` to be a typing mistake: insertions, deletions,
+/// substitutions and swaps of neighbours of at most a third of its characters.
 pub fn closest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .map(|candidate| (strsim::osa_distance(name, candidate), candidate))
