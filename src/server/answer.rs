@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Limited};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, ORIGIN, USER_AGENT};
 use hyper::http::request::Parts;
+use tokio::time::timeout;
 
 use super::classify::{Target, classify};
 use super::forwarded::client_address;
@@ -33,6 +35,8 @@ use crate::text::loggable;
 
 /// Bytes of a request's body that are read, and thrown away, so that another request may follow.
 const BODY_BYTES_MAX: usize = 64 * 1024;
+/// How long it is waited for: whoever is slower has the answer all the same, and it is the last.
+const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Refused connections of one address that are held, as `refusal = "frame"` asks; more are refused by HTTP.
 const REFUSED_PER_ADDRESS_MAX: usize = 50;
 
@@ -73,15 +77,18 @@ fn nothing(worker: &Worker) -> Answer {
     respond::refusal(&Refusal::UnknownPath.into(), None)
 }
 
-/// Reads what is left of a body; whether it came to its end within its limit.
+/// Reads what is left of a body; whether it came to its end within its limits.
 async fn is_read_to_its_end(body: Incoming) -> bool {
     let mut body = Limited::new(body, BODY_BYTES_MAX);
-    while let Some(frame) = body.frame().await {
-        if frame.is_err() {
-            return false;
+    let read = async {
+        while let Some(frame) = body.frame().await {
+            if frame.is_err() {
+                return false;
+            }
         }
-    }
-    true
+        true
+    };
+    timeout(BODY_TIMEOUT, read).await.unwrap_or(false)
 }
 
 /// Answers a request for a route; `Err`: by a refusal.

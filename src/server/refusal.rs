@@ -1,6 +1,7 @@
 //! Pure: every reason for which a request is not served, in one place: the label in metrics, the status and text of
 //! its answer, when to come again, and the error code where a route tells it by a frame. (Why connections end that
-//! were served is in `legacy/close.rs`.)
+//! were served is in `legacy/close.rs`; which heads hyper cannot read, all of them `malformed` here, in
+//! `http/server.rs`, which serves other addresses as well.)
 
 use std::borrow::Cow;
 

@@ -151,6 +151,19 @@ async fn a_body_is_no_request_and_a_large_one_is_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let bridge = start().await;
+    let mut raw = Raw::connect(bridge.address()).await;
+    raw.send("POST /nowhere HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nab")
+        .await;
+    let answer = raw.answer().await;
+    assert_problem(&answer, 404);
+    assert_eq!(answer.header("connection"), "close");
+    raw.ended().await;
+    assert_eq!((refusals(&bridge, "unknown_path"), refusals(&bridge, "timeout")), (1.0, 0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_request_is_the_end_also_behind_others() {
     let bridge = Bridge::with(SHIPPED, |config| {
         config.server.health_path = Some("/healthz".to_owned());
