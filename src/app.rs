@@ -8,7 +8,6 @@ use std::sync::{Arc, Weak};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admin::{self, Status};
@@ -34,9 +33,11 @@ use crate::{http, tls};
 
 pub mod metrics;
 mod succession;
+mod tasks;
 
 use self::metrics::Metrics;
 use self::succession::Succession;
+use self::tasks::Tasks;
 
 /// Of the grace period, so much is kept for publishing what was accepted.
 const FLUSH_SHARE: f64 = 0.3;
@@ -80,10 +81,10 @@ pub struct Running {
     listening: oneshot::Receiver<()>,
     workers: Vec<oneshot::Receiver<()>>,
     succession: Succession,
-    publishing: JoinSet<()>,
+    publishing: Tasks,
     /// Messages accepted and not yet settled.
     unsettled: Arc<AtomicUsize>,
-    links: JoinSet<()>,
+    links: Tasks,
     admin: oneshot::Receiver<()>,
 }
 
@@ -121,19 +122,19 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         undelivered: undelivered.clone(),
         metrics: metrics.links.clone(),
     });
-    let mut link_tasks = JoinSet::new();
+    let mut link_tasks = Tasks::default();
     let mut connected = Vec::new();
     for (index, end) in ends.into_iter().enumerate() {
         let (sender, receiver) = watch::channel(false);
         connected.push(receiver);
         let status = link::Status { connected: sender, gauge: metrics.links.connected.named(index) };
-        link_tasks.spawn(link::run(shared_by_links.clone(), end, status));
+        link_tasks.running.spawn(link::run(shared_by_links.clone(), end, status));
     }
     drop(shared_by_links);
-    let mut publishing = JoinSet::new();
+    let mut publishing = Tasks::default();
     let publish = config.upstream.publish.clone();
-    let publisher =
-        Publisher::start(api, publish, links.clone(), metrics.publishing.clone(), &mut publishing);
+    let (counted, lanes) = (metrics.publishing.clone(), &mut publishing.running);
+    let publisher = Publisher::start(api, publish, links.clone(), counted, lanes);
     let unsettled = publisher.unsettled();
     let status = Status::new(
         connected,
@@ -314,28 +315,16 @@ impl Running {
             clean &= timeout_at(sessions_end, worker).await.is_ok();
         }
         // With the last worker the publisher's entrance is gone: its lanes finish, then the links.
-        if !all_done(&mut self.publishing, end).await {
+        if !self.publishing.all_done(end).await {
             let messages = self.unsettled.load(Ordering::Relaxed);
             if messages > 0 {
                 tracing::error!(messages, "accepted messages are lost: they could not be published in time");
             }
             clean = false;
         }
-        clean &= all_done(&mut self.links, end).await;
+        clean &= self.links.all_done(end).await;
         self.stop_admin.send_replace(true);
         let _ = timeout_at(end, self.admin).await;
         if clean { Shutdown::Clean } else { Shutdown::Cut }
     }
-}
-
-/// Whether all ended in time, and none by a defect.
-async fn all_done(tasks: &mut JoinSet<()>, end: Instant) -> bool {
-    let done = async {
-        let mut well = true;
-        while let Some(ended) = tasks.join_next().await {
-            well &= ended.is_ok();
-        }
-        well
-    };
-    timeout_at(end, done).await.unwrap_or(false)
 }

@@ -2,9 +2,8 @@
 
 use std::sync::{Arc, Weak};
 
-use tokio::task::JoinSet;
-
 use super::metrics::Metrics;
+use super::tasks::Tasks;
 use super::{StartError, failed};
 use crate::auth::Judge;
 use crate::clock::Now;
@@ -32,11 +31,8 @@ impl Succession {
     /// From now on the routes and `[auth]` of `config` are in force, and all of them at once: what they need is there
     /// before they are seen, and what may fail comes before anything is changed. Publishing to new backends is done
     /// by tasks of `publishing`.
-    pub(super) fn replace(
-        &mut self,
-        config: &Config,
-        publishing: &mut JoinSet<()>,
-    ) -> Result<(), StartError> {
+    pub(super) fn replace(&mut self, config: &Config, publishing: &mut Tasks) -> Result<(), StartError> {
+        publishing.join_ended();
         let Some(sessions) = self.sessions.upgrade() else { return Ok(()) };
         let before = self.generations.held();
         let judged_by = (self.ipv6_prefix, Now::read().mono);
@@ -54,7 +50,8 @@ impl Succession {
             self.metrics.expect_route(route.id(), &route.name);
         }
         let editions: Vec<_> = self.history.editions().collect();
-        sessions.publisher.follow(editions.iter().flat_map(|edition| backends(edition)), publishing);
+        let backends = editions.iter().flat_map(|edition| backends(edition));
+        sessions.publisher.follow(backends, &mut publishing.running);
         self.undelivered.follow(next.routes().iter().map(|route| (route.id(), route.rules().clone())));
         self.generations.replace(next);
         Ok(())

@@ -158,6 +158,34 @@ pub fn note_untold(messages: usize, code: ErrorCode) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Registry;
+    use crate::upstream::runner::tests::shared;
+
+    const LANES: usize = 2;
+
+    fn publisher(tasks: &mut JoinSet<()>) -> Publisher {
+        let shared = shared(&Registry::new().unwrap());
+        let settings = settings::Publish { lanes: LANES, ..shared.settings.clone() };
+        Publisher::start(shared.api.clone(), settings, shared.links.clone(), shared.metrics.clone(), tasks)
+    }
+
+    #[tokio::test]
+    async fn lanes_to_a_backend_that_is_gone_end() {
+        let mut tasks = JoinSet::new();
+        let publisher = publisher(&mut tasks);
+        publisher.follow(["http://a/x", "http://b"].into_iter(), &mut tasks);
+        assert_eq!(tasks.len(), 3 * LANES);
+        publisher.follow(["http://b/y"].into_iter(), &mut tasks);
+        for _ in 0..LANES {
+            tasks.join_next().await.unwrap().unwrap();
+        }
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(tasks.try_join_next().is_none(), "the others go on");
+        drop(publisher);
+        assert_eq!(tasks.join_all().await.len(), 2 * LANES);
+    }
 
     #[test]
     fn a_backend_is_its_scheme_and_authority() {

@@ -413,12 +413,12 @@ async fn wait_until(deadline: Option<std::time::Instant>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::metrics::Registry;
 
     /// Lanes whose Pusher, and whose backends, are not there.
-    fn shared(registry: &Registry) -> Arc<Shared> {
+    pub(in crate::upstream) fn shared(registry: &Registry) -> Arc<Shared> {
         let there =
             settings::Endpoint { host: "127.0.0.1".into(), port: Some(1), tls: false, path: String::new() };
         let app = settings::App {
