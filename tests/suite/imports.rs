@@ -2,11 +2,13 @@
 //! patterns and attributes, and what macros are given and made of.
 //!
 //! It reads; it does not compile. What only a compiler knows (names that a glob or another crate's macro brings) it
-//! does not see.
+//! does not see. What it could misread is unclear instead: a renamed root, macros that leave their module, other files'
+//! text.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use syn::ext::IdentExt;
 use syn::visit::{self, Visit};
 
 /// Sources by their paths, `/` between the parts.
@@ -32,12 +34,21 @@ pub struct Import {
     pub passed_on: bool,
 }
 
+/// What cannot be read for sure, and can be written otherwise.
+#[derive(Debug)]
+pub struct Unclear {
+    pub file: String,
+    pub line: usize,
+    pub from: Place,
+    pub what: &'static str,
+}
+
 #[derive(Debug, Default)]
 pub struct Module {
     pub file: String,
     pub test: bool,
     /// Names that `use` brings, and what they stand for.
-    names: BTreeMap<String, Place>,
+    names: BTreeMap<String, BTreeSet<Place>>,
     children: BTreeSet<String>,
 }
 
@@ -46,6 +57,7 @@ pub struct Module {
 pub struct Crate {
     pub modules: BTreeMap<Place, Module>,
     pub imports: Vec<Import>,
+    pub unclear: Vec<Unclear>,
 }
 
 impl Crate {
@@ -86,43 +98,51 @@ impl Crate {
         krate
     }
 
-    /// The module in which `place` is defined: re-exports are followed, to their end.
-    pub fn home(&self, place: &[String]) -> Place {
-        let (mut module, mut rest) = (Place::new(), place.to_vec());
-        for _ in 0..MANY {
-            let Some(known) = self.modules.get(&module) else { break };
-            let Some(first) = rest.first().cloned() else { break };
-            if known.children.contains(&first) {
-                module.push(first);
-                rest.remove(0);
-            } else if let Some(target) = known.names.get(&first) {
-                rest.splice(..1, target.iter().cloned());
-                module.clear();
-            } else {
-                break;
+    /// The modules in which `place` is defined: re-exports are followed, to their end.
+    pub fn homes(&self, place: &[String]) -> BTreeSet<Place> {
+        let (mut homes, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        let mut waiting = vec![(Place::new(), place.to_vec())];
+        while let Some((module, rest)) = waiting.pop() {
+            if rest.len() > MANY || !seen.insert((module.clone(), rest.clone())) {
+                continue;
+            }
+            let (known, first) = (self.modules.get(&module), rest.first());
+            match known.zip(first) {
+                Some((known, first)) if known.children.contains(first) => {
+                    waiting.push(([&module[..], &rest[..1]].concat(), rest[1..].to_vec()));
+                }
+                Some((known, first)) if known.names.contains_key(first) => {
+                    let targets = known.names[first].iter();
+                    waiting.extend(targets.map(|target| (Place::new(), [target, &rest[1..]].concat())));
+                }
+                _ => drop(homes.insert(module)),
             }
         }
-        module
+        homes
     }
 
-    /// What a path in a module means, if that is a place of this crate.
-    fn resolved(&self, mention: Mention) -> Option<Import> {
+    /// What a path in a module may mean, as far as that is places of this crate.
+    fn resolved(&self, mention: Mention) -> Vec<Import> {
         let Mention { file, line, module, path, glob, test, passed_on } = mention;
-        let first = path.first()?;
+        let Some(first) = path.first() else { return Vec::new() };
         let known = &self.modules[&module];
-        let (to, by_name) = match first.as_str() {
-            "crate" | "self" | "super" => (absolute(&module, &path), false),
-            child if known.children.contains(child) => ([&module[..], &path].concat(), false),
+        let meant = match first.as_str() {
+            "crate" | "self" | "super" => vec![(absolute(&module, &path), false)],
+            child if known.children.contains(child) => vec![([&module[..], &path].concat(), false)],
             name => {
-                let target = known.names.get(name)?;
-                ([target, &path[1..]].concat(), !target.is_empty())
+                let targets = known.names.get(name).into_iter().flatten();
+                targets.map(|target| ([target, &path[1..]].concat(), !target.is_empty())).collect()
             }
         };
-        Some(Import { file, line, from: module, to, glob, test, by_name, passed_on })
+        let import = |(to, by_name)| {
+            let (file, from) = (file.clone(), module.clone());
+            Import { file, line, from, to, glob, test, by_name, passed_on }
+        };
+        meant.into_iter().map(import).collect()
     }
 }
 
-/// More steps than re-exports have.
+/// More parts than a path has.
 const MANY: usize = 100;
 
 /// A path as it is written.
@@ -166,6 +186,11 @@ impl Reader<'_> {
         known.test = self.test;
     }
 
+    fn unclear(&mut self, line: usize, what: &'static str) {
+        let (file, from) = (self.file.clone(), self.module.clone());
+        self.krate.unclear.push(Unclear { file, line, from, what });
+    }
+
     fn mention(&mut self, mut path: Vec<String>, glob: bool, line: usize) {
         if path.first().is_some_and(|first| first == self.name) {
             "crate".clone_into(&mut path[0]);
@@ -175,28 +200,26 @@ impl Reader<'_> {
         self.mentions.push(Mention { file, line, module, path, glob, test, passed_on });
     }
 
-    /// A `use` makes a name of this module; a renamed root, as in `use crate as root`, too.
+    /// A `use` makes a name of this module.
     fn bring(&mut self, path: &[String], name: &str) {
-        let ours = path.first().is_some_and(|first| {
-            ["crate", "self", "super", self.name].contains(&first.as_str())
-                || self.krate.modules[&self.module].children.contains(first)
-        });
-        if ours && name != "_" {
-            let target = if self.krate.modules[&self.module].children.contains(&path[0]) {
-                [&self.module[..], path].concat()
-            } else {
-                absolute(&self.module, path)
-            };
-            // A name may stand for a type, a value and a macro; a module is what is looked for.
-            let known = self.krate.modules.get_mut(&self.module).expect("entered");
-            known.names.entry(name.to_owned()).or_insert(target);
-        }
+        let known = self.krate.modules.get_mut(&self.module).expect("entered");
+        let target = if known.children.contains(&path[0]) {
+            [&self.module[..], path].concat()
+        } else if path[0] == self.name {
+            path[1..].to_vec()
+        } else if ["crate", "self", "super"].contains(&path[0].as_str()) {
+            absolute(&self.module, path)
+        } else {
+            return;
+        };
+        // A name may stand for a type, a value and a macro, and in each function for another module.
+        known.names.entry(name.to_owned()).or_default().insert(target);
     }
 
     fn tree(&mut self, tree: &syn::UseTree, prefix: &[String]) {
         match tree {
             syn::UseTree::Path(tree) => {
-                let prefix = [prefix, &[tree.ident.to_string()]].concat();
+                let prefix = [prefix, &[word(&tree.ident)]].concat();
                 self.tree(&tree.tree, &prefix);
             }
             syn::UseTree::Group(tree) => tree.items.iter().for_each(|item| self.tree(item, prefix)),
@@ -211,32 +234,44 @@ impl Reader<'_> {
     fn leaf(&mut self, prefix: &[String], ident: &syn::Ident, renamed: Option<&syn::Ident>) {
         // `{self}` is what the prefix says.
         let itself = ident == "self" && !prefix.is_empty();
-        let path = if itself { prefix.to_vec() } else { [prefix, &[ident.to_string()]].concat() };
-        let name = renamed.map_or_else(|| path[path.len() - 1].clone(), syn::Ident::to_string);
+        let path = if itself { prefix.to_vec() } else { [prefix, &[word(ident)]].concat() };
+        let name = renamed.map_or_else(|| path[path.len() - 1].clone(), word);
+        let line = ident.span().start().line;
+        let all_roots = path.iter().all(|part| is_root(part, self.name));
+        if all_roots && (path[0] == self.name || absolute(&self.module, &path).is_empty()) {
+            self.unclear(line, "the root has a second name");
+        }
         self.bring(&path, &name);
-        self.mention(path, false, ident.span().start().line);
+        self.mention(path, false, line);
     }
 
-    /// Paths in tokens that are not parsed: from `crate`, `$crate`, `super` or the crate's name on, with what braces add.
+    /// Paths in tokens that are not parsed: from `crate`, `$crate`, `self`, `super` or the crate's name on, with what
+    /// braces add.
     fn tokens(&mut self, tokens: TokenStream, literals: bool) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut at = 0;
         while let Some(token) = tokens.get(at) {
             at += 1;
             match token {
-                TokenTree::Ident(ident) if is_root(&ident.to_string(), self.name) => {
-                    let after = at >= 2 && is_colon(tokens.get(at - 2));
-                    if !after {
-                        at = self.path_in_tokens(&tokens, at - 1, &[]);
+                TokenTree::Ident(ident) if is_root(&word(ident), self.name) => {
+                    if !literals && ident != "self" && !is_punct(tokens.get(at), ':') {
+                        self.unclear(ident.span().start().line, HANDED);
                     }
+                    at = self.path_in_tokens(&tokens, at - 1, &[]);
                 }
+                TokenTree::Ident(ident) if ident == "macro_export" || ident == "macro_use" => {
+                    self.unclear(ident.span().start().line, MACROS);
+                }
+                TokenTree::Ident(ident) if ident == "include" && is_punct(tokens.get(at), '!') => {
+                    self.unclear(ident.span().start().line, INCLUDED);
+                }
+                TokenTree::Group(_) if is_visibility(&tokens[..at]) => {}
                 TokenTree::Group(group) => self.tokens(group.stream(), literals),
                 TokenTree::Literal(literal) if literals => {
-                    let text = literal.to_string();
-                    let text = text.trim_matches('"');
-                    let path: Vec<String> = text.split("::").map(str::to_owned).collect();
-                    if path.len() > 1 && is_root(&path[0], self.name) {
-                        self.mention(path, false, literal.span().start().line);
+                    if let syn::Lit::Str(text) = syn::Lit::new(literal.clone())
+                        && let Ok(tokens) = text.parse()
+                    {
+                        self.tokens(tokens, true);
                     }
                 }
                 _ => {}
@@ -251,14 +286,14 @@ impl Reader<'_> {
             match tokens.get(at) {
                 Some(TokenTree::Ident(ident)) => {
                     line = ident.span().start().line;
-                    path.push(ident.to_string());
+                    path.push(word(ident));
                 }
                 Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace => {
                     let inner: Vec<TokenTree> = group.stream().into_iter().collect();
                     let mut start = 0;
                     while start < inner.len() {
                         start = self.path_in_tokens(&inner, start, &path);
-                        while start < inner.len() && !is_comma(&inner[start]) {
+                        while start < inner.len() && !is_punct(inner.get(start), ',') {
                             start += 1;
                         }
                         start += 1;
@@ -269,10 +304,18 @@ impl Reader<'_> {
                     self.mention(path, true, line);
                     return at + 1;
                 }
+                Some(TokenTree::Punct(dollar)) if dollar.as_char() == '$' => {
+                    let line = dollar.span().start().line;
+                    if path.iter().all(|part| is_root(part, self.name)) {
+                        self.unclear(line, HANDED);
+                    }
+                    self.mention(path, false, line);
+                    return at + 1;
+                }
                 _ => return at,
             }
             at += 1;
-            if !(is_colon(tokens.get(at)) && is_colon(tokens.get(at + 1))) {
+            if !(is_punct(tokens.get(at), ':') && is_punct(tokens.get(at + 1), ':')) {
                 if path.last().is_some_and(|last| last == "self") && path.len() > 1 {
                     path.pop();
                 }
@@ -323,7 +366,8 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     }
 
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
-        let name = item.ident.to_string();
+        item.attrs.iter().for_each(|attribute| self.visit_attribute(attribute));
+        let name = word(&item.ident);
         let module = [&self.module[..], std::slice::from_ref(&name)].concat();
         let Some((_, items)) = &item.content else {
             let file = format!("{}/{name}.rs", self.folder);
@@ -353,12 +397,22 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        let parts = path.segments.iter().map(|part| part.ident.to_string()).collect();
+        let parts = path.segments.iter().map(|part| word(&part.ident)).collect();
         self.mention(parts, false, path.segments[0].ident.span().start().line);
         visit::visit_path(self, path);
     }
 
+    fn visit_item_extern_crate(&mut self, item: &'ast syn::ItemExternCrate) {
+        if is_root(&word(&item.ident), self.name) {
+            self.unclear(item.ident.span().start().line, "the root has a second name");
+        }
+        visit::visit_item_extern_crate(self, item);
+    }
+
     fn visit_macro(&mut self, item: &'ast syn::Macro) {
+        if let Some(last) = item.path.segments.last().filter(|last| last.ident == "include") {
+            self.unclear(last.ident.span().start().line, INCLUDED);
+        }
         self.visit_path(&item.path);
         self.tokens(item.tokens.clone(), false);
     }
@@ -366,6 +420,9 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
         if attribute.path().is_ident("doc") {
             return;
+        }
+        if ["macro_export", "macro_use"].iter().any(|name| attribute.path().is_ident(name)) {
+            self.unclear(attribute.pound_token.span.start().line, MACROS);
         }
         match &attribute.meta {
             syn::Meta::Path(path) => self.visit_path(path),
@@ -386,7 +443,7 @@ impl Reader<'_> {
     /// The children of the module, before any path in it is looked at.
     fn declare(&mut self, items: &[syn::Item]) {
         let children = items.iter().filter_map(|item| match item {
-            syn::Item::Mod(item) => Some(item.ident.to_string()),
+            syn::Item::Mod(item) => Some(word(&item.ident)),
             _ => None,
         });
         self.krate.modules.get_mut(&self.module).expect("entered").children.extend(children);
@@ -411,16 +468,28 @@ fn absolute(module: &[String], path: &[String]) -> Place {
 }
 
 fn is_root(ident: &str, name: &str) -> bool {
-    ident == "crate" || ident == "super" || ident == name
+    ["crate", "self", "super", name].contains(&ident)
 }
 
-fn is_colon(token: Option<&TokenTree>) -> bool {
-    matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == ':')
+fn is_punct(token: Option<&TokenTree>, char: char) -> bool {
+    matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == char)
 }
 
-fn is_comma(token: &TokenTree) -> bool {
-    matches!(token, TokenTree::Punct(punct) if punct.as_char() == ',')
+/// Whether they end in `pub(crate)` or the like: who may see something is no import.
+fn is_visibility(tokens: &[TokenTree]) -> bool {
+    let [.., TokenTree::Ident(public), TokenTree::Group(group)] = tokens else { return false };
+    let within: Vec<TokenTree> = group.stream().into_iter().collect();
+    public == "pub" && matches!(within[..], [TokenTree::Ident(_)])
 }
+
+/// What an identifier says, raw or not.
+fn word(ident: &syn::Ident) -> String {
+    ident.unraw().to_string()
+}
+
+const MACROS: &str = "a macro that leaves its module by more than its path";
+const HANDED: &str = "a macro is told which room";
+const INCLUDED: &str = "what is included is not read";
 
 fn parent(file: &str) -> &str {
     file.rsplit_once('/').map_or(".", |(folder, _)| folder)

@@ -17,6 +17,8 @@ const FOR_TESTS: &str = "config";
 const ROOT: &str = "lib";
 /// The program's root, a room.
 const PROGRAM: &str = "main";
+/// Where something points that cannot be read for sure.
+const UNCLEAR: &str = "?";
 const LIBRARY: &str = "pusher_bridge";
 
 /// A crate's sources with its rooms: the file of its root, and what the root is called here.
@@ -73,8 +75,14 @@ impl Law<'_> {
     fn findings(&self, files: &Files) -> BTreeMap<(String, String), Vec<String>> {
         let mut found: BTreeMap<_, Vec<String>> = BTreeMap::new();
         for (file, root) in ROOTS.iter().filter(|(file, _)| files.contains_key(*file)) {
+            let krate = Crate::read(files, file, LIBRARY);
+            for unclear in &krate.unclear {
+                let from = unclear.from.first().map_or(*root, String::as_str);
+                let place = format!("{}:{}: {}: spell it plainly", unclear.file, unclear.line, unclear.what);
+                found.entry((from.to_owned(), UNCLEAR.to_owned())).or_default().push(place);
+            }
             // By a name that a `use` has brought: that one is looked at.
-            for import in Crate::read(files, file, LIBRARY).imports.iter().filter(|import| !import.by_name) {
+            for import in krate.imports.iter().filter(|import| !import.by_name) {
                 let Some(why) = self.against(import, root) else { continue };
                 let (from, to) = self.rooms(import, root);
                 let place = format!("{}:{}: `{}`: {why}", import.file, import.line, import.to.join("::"));
@@ -292,7 +300,6 @@ fn imports_that_point_up_are_found_wherever_they_are() {
         ("use super::super::{ground,\nhigh::*};", 2),
         ("use self::super::super::high;", 1),
         ("pub use crate::high::part;", 1),
-        ("use crate as root;\nfn f() { root::high::f() }", 2),
         ("fn f() {\n    crate::high::f();\n}", 2),
         ("fn f() {\n    use crate::high::f;\n}", 2),
         ("struct S {\n    field: Option<Box<crate::high::High>>,\n}", 2),
@@ -317,11 +324,59 @@ fn imports_that_point_up_are_found_wherever_they_are() {
         ("#[cfg(test)]\nmod tests { use crate::high::f; }", 2),
         ("impl S { #[cfg(test)] fn f() { crate::high::f() } }", 1),
         ("use pusher_bridge::high;", 1),
+        ("fn f() { m!(::pusher_bridge::high::f()) }", 1),
+        ("m! {\n    field: crate::high::High,\n}", 2),
+        ("m! { struct S(pub (crate::high::High)); }", 1),
+        ("fn f() { m!(self::super::super::high::N) }", 1),
+        ("macro_rules! m {\n    ($m:ident) => { crate::high::$m() };\n}", 2),
+        ("struct S {\n    #[serde(with = \"self::super::super::high\")]\n    field: u8,\n}", 2),
+        ("struct S {\n    #[serde(with = \"Option::<crate::high::High>\")]\n    field: u8,\n}", 2),
+        ("use crate::r#high::High;", 1),
+        ("fn f() { crate::r#high::f() }", 1),
+        ("fn f() { m!(crate::r#high::f()) }", 1),
+        ("#[serde(with = r\"crate::r#high\")]\nstruct S;", 1),
     ] {
         let mut found = judged(&[("src/low/inner.rs", inner)]);
         found.dedup();
         assert_eq!(found, [format!("src/low/inner.rs:{line} low high")], "{inner}");
     }
+}
+
+#[test]
+fn what_cannot_be_read_for_sure_is_to_be_spelled_plainly() {
+    for (inner, line) in [
+        ("use crate as root;\nfn f() { root::high::f() }", 1),
+        ("use crate as root;\nmod child { fn f() { super::root::high::f() } }", 1),
+        ("\npub use crate::{self as all};", 2),
+        ("use super::super as up;", 1),
+        ("use self::super::super as up;", 1),
+        ("use pusher_bridge as me;", 1),
+        ("extern crate self as me;\nfn f() { me::high::f() }", 1),
+        ("extern crate pusher_bridge;", 1),
+        ("#[macro_export]\nmacro_rules! m { () => {} }", 1),
+        ("#[macro_use]\nmod nested { macro_rules! m { () => {} } }", 1),
+        ("macro_rules! m { () => {\n    #[macro_export] macro_rules! n { () => {} }\n} }", 2),
+        ("#[cfg_attr(unix, macro_use)]\nmod nested {}", 1),
+        ("include!(\"x.inc\");", 1),
+        ("fn f() {\n    m!(std::include!(\"x.inc\"));\n}", 2),
+        ("macro_rules! m {\n    ($m:ident) => { $crate::$m::f() };\n}", 2),
+        ("macro_rules! m {\n    ($m:ident) => { use crate::{ground, $m}; };\n}", 2),
+        ("macro_rules! m {\n    ($m:ident) => { self::$m::high::f() };\n}", 2),
+        ("macro_rules! m { ($m:ident) => { $m::high::f() } }\nfn f() { m!(crate) }", 2),
+    ] {
+        let found = judged(&[("src/low/inner.rs", inner)]);
+        assert_eq!(found.first(), Some(&format!("src/low/inner.rs:{line} low ?")), "{inner}: {found:?}");
+    }
+    for plain in [
+        "use super as low;",
+        "m! { pub(crate) struct S(pub(super) u8); }",
+        "use self::nested as n; mod nested {}",
+        "const T: &str = include_str!(\"t\");",
+    ] {
+        assert_eq!(judged(&[("src/low/inner.rs", plain)]), [""; 0], "{plain}");
+    }
+    let elsewhere = [("src/app.rs", "use crate as root;\npub fn run() { root::low::f() }")];
+    assert_eq!(judged(&elsewhere), ["src/app.rs:1 app ?"]);
 }
 
 #[test]

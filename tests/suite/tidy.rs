@@ -164,7 +164,9 @@ fn impure_imports(krate: &Crate, pure: &dyn Fn(&str) -> bool) -> Vec<(String, St
             && !import.passed_on
             && (import.glob || !krate.modules.contains_key(&import.to))
     });
-    let homes = used.map(|import| (import, &krate.modules[&krate.home(&import.to)].file));
+    let homes = used.flat_map(|import| {
+        krate.homes(&import.to).into_iter().map(move |home| (import, &krate.modules[&home].file))
+    });
     let wrong = homes.filter(|(_, home)| !pure(home) && *home != "src/lib.rs");
     wrong
         .map(|(import, home)| {
@@ -209,6 +211,11 @@ fn impure_imports_are_found_behind_re_exports_and_names() {
         ("use crate::mixed::driver; fn f() { crate::mixed::again::D::f(); driver::f() }", 2),
         ("use crate::mixed::driver::*;", 1),
         ("use crate::mixed::own;", 1),
+        (
+            "fn f() { use crate::mixed::pure as m; m::f() } fn g() { use crate::mixed::driver as m; m::f() }",
+            1,
+        ),
+        ("use pusher_bridge::mixed as m; fn f() { m::driver::f() }", 1),
     ] {
         let mixed = "pub mod pure; pub mod driver; pub use pure::Q; pub use driver::D; pub use super::mixed as again; fn own() {}";
         let files = [
