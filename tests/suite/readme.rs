@@ -1,6 +1,7 @@
 //! README.md, held to what the program is: its TOML loads, its commands and flags exist, its tables name every
 //! limit with the real default, every metric, error code, close and refusal reason, and every dependency. So is
-//! docs/security.md: its limits, constants, metrics, files and tests exist; and CONTRIBUTING.md: its files and commands.
+//! docs/security.md: its limits, constants, metrics, files and tests exist; CONTRIBUTING.md: its files and commands; and ARCHITECTURE.md:
+//! its files, and the rooms of its map.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ const README: &str = include_str!("../../README.md");
 const SECURITY: &str = include_str!("../../docs/security.md");
 const PERFORMANCE: &str = include_str!("../../docs/performance.md");
 const CONTRIBUTING: &str = include_str!("../../CONTRIBUTING.md");
+const ARCHITECTURE: &str = include_str!("../../ARCHITECTURE.md");
 const SHIPPED: &str = include_str!("../../routes.toml");
 const BINARY: &str = env!("CARGO_BIN_EXE_pusher-bridge");
 
@@ -182,20 +184,53 @@ fn every_test_command_exists() {
     assert_eq!(seen, BTreeSet::from(["faults", "hostile", "soak"]));
 }
 
-/// CONTRIBUTING.md: what it names is there, and what it tells to type can be run.
+/// Files and folders that a document names, from the tree's root or from src; a file also by its mere name.
+fn paths(document: &str) -> BTreeSet<&str> {
+    let like_a_path = |name: &&str| {
+        let file = [".rs", ".toml", ".md"].iter().any(|end| name.ends_with(end));
+        (file || name.trim_end_matches('/').contains('/'))
+            && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '.')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "./_-".contains(c))
+    };
+    names(document).into_iter().filter(like_a_path).collect()
+}
+
 #[test]
-fn contributings_paths_and_commands_exist() {
+fn paths_in_documents_exist() {
+    let sources = super::imports::files("src");
+    for (document, text, least) in [
+        ("CONTRIBUTING.md", CONTRIBUTING, 20),
+        ("ARCHITECTURE.md", ARCHITECTURE, 20),
+        ("docs/security.md", SECURITY, 30),
+    ] {
+        let paths = paths(text);
+        assert!(paths.len() > least, "{document}: {paths:?}");
+        let exists = |path: &&str| {
+            let mut places = [root().join(path), root().join("src").join(path)].into_iter();
+            let by_name =
+                || !path.contains('/') && sources.keys().any(|file| file.ends_with(&format!("/{path}")));
+            places.any(|place| if path.ends_with('/') { place.is_dir() } else { place.exists() }) || by_name()
+        };
+        let gone: Vec<&str> = paths.into_iter().filter(|path| !exists(path)).collect();
+        assert_eq!(gone, [""; 0], "{document}");
+    }
+}
+
+/// A room that the map calls `name/` is a folder, and `name.rs` one file.
+#[test]
+fn the_maps_rooms_have_their_form() {
+    for room in table_of(ARCHITECTURE, "room").iter().flat_map(|row| names(row[0])) {
+        let folder = root().join("src").join(room.trim_end_matches(".rs"));
+        let (folder, file) = (folder.is_dir(), root().join("src").join(room).is_file());
+        assert_eq!((folder, file), (room.ends_with('/'), room.ends_with(".rs")), "{room}");
+    }
+}
+
+/// What CONTRIBUTING.md tells to type can be run.
+#[test]
+fn contributings_commands_exist() {
     let text =
         |file: &str| std::fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
-    let like_a_path = |name: &&str| {
-        let file = [".toml", ".md"].iter().any(|end| name.ends_with(end));
-        (file || name.contains('/')) && name.chars().all(|c| c.is_ascii_alphanumeric() || "./_-".contains(c))
-    };
-    let paths: BTreeSet<&str> = names(CONTRIBUTING).into_iter().filter(like_a_path).collect();
-    assert!(paths.len() > 20, "{paths:?}");
-    for path in paths {
-        assert!(root().join(path).exists(), "{path}");
-    }
     let flags =
         [text("tests/run"), text("tests/fuzz/run"), text("benches/run"), text("benches/load/src/args.rs")];
     let mut programs = BTreeSet::new();
