@@ -146,7 +146,7 @@ impl<'s> Problems<'s> {
         let Some(raw) = raw else { return default };
         let value = match raw.get() {
             Number::Integer(value) => Some(*value),
-            Number::Text(text) if text.is_empty() => return default,
+            number if number.is_unset() => return default,
             Number::Text(text) => text.trim().parse().ok(),
         };
         match value {

@@ -99,6 +99,13 @@ pub(super) enum Number {
     Text(String),
 }
 
+impl Number {
+    /// What an unset variable leaves, as in `"${MAX:-}"`: as if the key were not there.
+    pub(super) const fn is_unset(&self) -> bool {
+        matches!(self, Self::Text(text) if text.is_empty())
+    }
+}
+
 scalar_schema!(Number, "Number", {
     "anyOf": [
         { "type": "integer" },

@@ -328,6 +328,22 @@ fn a_group_and_a_route_of_one_name_count_apart() {
     assert!(describe(&config).contains("counted over the group x"));
 }
 
+/// As `"${MAX:-}"` is without the variable.
+#[test]
+fn an_empty_number_is_none() {
+    let more = "[routes.auth]\nrequired = true\n[routes.limits]\nconnections_per_user = \"\"\n\
+                connections_per_address = \"\"\ndepth = \"\"\n[[routes.publish]]\ntypes = [\"t\"]\n\
+                post = \"http://127.0.0.1:1/\"\nbody = \"{data}\"\nretry_on = [\"\", 503]";
+    let key = "[[auth.keys]]\nalgorithms = [\"HS256\"]\nsecret = \"0123456789abcdef0123456789abcdef\"";
+    let dialect = "[dialects.d.in]\nauth = { type = \"auth\" }";
+    let loaded = load_without_environment(&file(&format!("{key}\n{dialect}"), &route("a", more)));
+    let config = loaded.unwrap_or_else(|errors| panic!("{}", shown(&errors))).config;
+    let limits = &config.routes[0].limits;
+    assert!(limits.connections_per_user.is_none() && limits.connections_per_address.is_none());
+    assert_eq!(limits.depth_max, 64);
+    assert!(describe(&config).contains("again after a status of 503,"), "{}", describe(&config));
+}
+
 #[test]
 fn mapped_ranges_of_proxies_are_ipv4() {
     let proxies = |list: &str| {

@@ -40,7 +40,7 @@ pub(super) fn limits(
 ) -> Limits {
     let nothing = raw::Limits::default();
     let raw = raw.unwrap_or(&nothing);
-    let per_address = raw.connections_per_address.as_ref();
+    let per_address = raw.connections_per_address.as_ref().filter(|at| !at.get().is_unset());
     let control = raw.control_frames.as_ref();
     // A client that is reading the largest event is not slow.
     let outbox_bytes = OUTBOX_BYTES.max(event_bytes_max.saturating_mul(2));
@@ -48,16 +48,18 @@ pub(super) fn limits(
     let (bytes_least, depth_least) =
         if context.authenticated { (AUTH_MESSAGE_BYTES_LEAST, AUTH_DEPTH_LEAST) } else { (1, 1) };
     Limits {
-        connections_per_user: raw.connections_per_user.as_ref().map(|at| match at.get() {
+        connections_per_user: raw.connections_per_user.as_ref().and_then(|at| match at.get() {
+            Either::Short(number) if number.is_unset() => None,
             Either::Short(number) => {
                 let max = problems.number(Some(&at.with(number.clone())), 1..=SLOTS_MAX, 1);
-                SlotLimit { max, on_conflict: OnConflict::Probe, probe_timeout: PROBE_TIMEOUT }
+                Some(SlotLimit { max, on_conflict: OnConflict::Probe, probe_timeout: PROBE_TIMEOUT })
             }
             Either::Long(table) => {
                 if table.max.is_none() {
                     problems.at(at.span(), "`max` is missing");
                 }
-                slots(problems, table.max.as_ref(), table.on_conflict.as_ref(), table.probe_timeout.as_ref())
+                let (on_conflict, timeout) = (table.on_conflict.as_ref(), table.probe_timeout.as_ref());
+                Some(slots(problems, table.max.as_ref(), on_conflict, timeout))
             }
         }),
         connections_per_address: per_address.map(|n| problems.number(Some(n), 1..=SLOTS_MAX, 1)),

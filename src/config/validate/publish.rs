@@ -283,7 +283,7 @@ fn body(
 /// Statuses of errors, each once.
 fn retry_on(problems: &mut Problems<'_>, raw: &raw::Publish) -> Vec<u16> {
     let mut statuses = Vec::new();
-    for at in raw.retry_on.iter().flatten() {
+    for at in raw.retry_on.iter().flatten().filter(|at| !at.get().is_unset()) {
         let status = problems.number(Some(at), 400..=599, 0);
         if statuses.contains(&status) && status != 0 {
             problems.at(at.span(), format!("{status} is already in this list"));
