@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use pusher_bridge::config::{Source, describe, json_schema, load};
 use serde_json::Value;
 
-use crate::keys::{Place, make_way, places, put};
+use crate::keys::{Place, defaults, described, make_way, places, put, remove};
 
 /// A file in which every key has an effect.
 const BASE: &str = r#"
@@ -227,4 +227,83 @@ fn every_value_of_every_key_is_printed() {
     }
     assert!(wrong.is_empty(), "{} of them:\n{}", wrong.len(), wrong.join("\n"));
     assert!(shown > 130, "{shown}");
+}
+
+/// Defaults that no value has, and why, or which test compares them.
+const UNSAYABLE: [(&str, &str); 11] = [
+    ("auth.audience", "a list is what is checked"),
+    ("auth.issuer", "a list is what is checked"),
+    ("auth.keys.0.audience", "config::keys_have_the_issuers_of_their_own_or_those_of_all"),
+    ("auth.keys.0.issuer", "config::keys_have_the_issuers_of_their_own_or_those_of_all"),
+    ("routes.0.filter", "a filter leaves out"),
+    ("routes.0.limits.exclusive", "slots have a key"),
+    ("routes.0.origins", "an empty list is none"),
+    ("routes.0.subprotocols", "an empty list is none"),
+    ("routes.0.subscribe", "an empty list would be none"),
+    ("server.health_path", "an empty path is none that can be asked for"),
+    ("upstream.port", "one that is given is printed, the scheme's own too"),
+];
+
+/// What a file would say to mean the same as by leaving the key out.
+fn spelled_out(default: &str) -> Vec<toml::Value> {
+    let number = |text: &str| text.parse::<i64>().ok();
+    if let Some(count) = default.strip_suffix(" a minute").and_then(number) {
+        let rate =
+            toml::Table::from_iter([("count".to_owned(), count.into()), ("per".to_owned(), "1m".into())]);
+        return vec![toml::Value::Table(rate)];
+    }
+    match default {
+        "none" | "nothing" => vec![toml::Value::Array(Vec::new()), "".into(), "unlimited".into()],
+        "the machine's cores" => {
+            let cores = std::thread::available_parallelism().unwrap().get().min(64);
+            vec![i64::try_from(cores).unwrap().into()]
+        }
+        "count" => vec![5.into()], // in BASE
+        "true" | "false" => vec![(default == "true").into()],
+        text => vec![number(text).map_or_else(|| text.into(), Into::into)],
+    }
+}
+
+/// A file that spells a default out means what the file without the key means.
+#[test]
+fn every_default_is_the_one_that_its_comment_tells() {
+    let base: toml::Value = toml::Value::Table(toml::from_str(BASE).unwrap());
+    let (mut same, mut wrong) = (0, Vec::new());
+    let mut unsayable: BTreeMap<&str, &str> = UNSAYABLE.iter().copied().collect();
+    for (place, default) in defaults().iter().filter(|(place, _)| applies(place)) {
+        let what = place.join(".");
+        let mut file = base.clone();
+        prepare(&mut file, place);
+        remove(&mut file, place);
+        let without = printed(&file);
+        let said: Vec<String> = spelled_out(default)
+            .iter()
+            .filter_map(|value| {
+                let mut file = file.clone();
+                put(&mut file, place, value);
+                printed(&file)
+            })
+            .collect();
+        let is_same =
+            without.is_some() && !said.is_empty() && said.iter().all(|text| Some(text) == without.as_ref());
+        match (is_same, unsayable.remove(what.as_str())) {
+            (true, None) => same += 1,
+            (false, Some(_)) => {}
+            (true, Some(_)) => wrong.push(format!("{what} can be said, and needs no entry in UNSAYABLE")),
+            (false, None) => wrong.push(format!("{what}: not {default}, or {default} cannot be said")),
+        }
+    }
+    wrong.extend(unsayable.keys().map(|what| format!("{what} in UNSAYABLE tells no default")));
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), wrong.len() + same, wrong.join("\n"));
+    assert!(same > 60, "{same}");
+}
+
+/// No other words tell one, which would not be compared.
+#[test]
+fn every_default_is_told_in_one_form() {
+    let told: Vec<Place> = defaults().into_iter().map(|(place, _)| place).collect();
+    for (place, text) in described() {
+        let tells = text.to_lowercase().contains("default") && place != ["defaults"];
+        assert_eq!(tells, told.contains(&place), "{}: {text}", place.join("."));
+    }
 }

@@ -8,7 +8,22 @@ pub type Place = Vec<String>;
 
 /// Every key of the schema, in the places of a file with one of each kind.
 pub fn places() -> Vec<Place> {
-    fn walk(root: &Value, schema: &Value, at: &Place, found: &mut Vec<Place>) {
+    described().into_iter().map(|(place, _)| place).collect()
+}
+
+/// The keys whose text in the schema tells a default, and what it tells.
+pub fn defaults() -> Vec<(Place, String)> {
+    let told = |(place, text): (Place, String)| {
+        let (_, rest) = text.split_once("(default")?;
+        let default = rest.trim_start_matches(':').split([')', ';']).next().unwrap();
+        Some((place, default.trim().to_owned()))
+    };
+    described().into_iter().filter_map(told).collect()
+}
+
+/// Every key with what the schema says of it; what only has a name of the file's own says nothing.
+pub fn described() -> Vec<(Place, String)> {
+    fn walk(root: &Value, schema: &Value, at: &Place, found: &mut Vec<(Place, String)>) {
         if let Some(name) = schema.get("$ref").and_then(Value::as_str) {
             let name = name.rsplit('/').next().unwrap();
             return walk(root, &root["definitions"][name], at, found);
@@ -20,8 +35,10 @@ pub fn places() -> Vec<Place> {
         }
         for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
             let here: Place = at.iter().cloned().chain([name.clone()]).collect();
-            if !found.contains(&here) {
-                found.push(here.clone());
+            if !found.iter().any(|(place, _)| *place == here) {
+                assert!(property.get("default").is_none(), "{here:?}: its comment tells the default");
+                let text = property.get("description").and_then(Value::as_str).unwrap_or_default();
+                found.push((here.clone(), text.to_owned()));
                 walk(root, property, &here, found);
             }
         }
@@ -43,7 +60,7 @@ pub fn places() -> Vec<Place> {
                 _ => "x",
             };
             let here = below(name);
-            found.push(here.clone());
+            found.push((here.clone(), String::new()));
             walk(root, any, &here, found);
         }
     }
@@ -51,7 +68,7 @@ pub fn places() -> Vec<Place> {
     let mut found = Vec::new();
     walk(&schema, &schema, &Vec::new(), &mut found);
     // What a group, the defaults and every route share is tried in a route; the second route is there for its `post`.
-    found.retain(|place| match place.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    found.retain(|(place, _)| match place.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["groups", _, _, ..] | ["defaults", _, _, ..] => false,
         ["routes", "1", part, ..] => *part == "publish",
         _ => true,
@@ -80,6 +97,21 @@ pub fn put(into: &mut toml::Value, place: &[String], value: &toml::Value) {
     }
     let entry = into.as_table_mut().unwrap().entry(first.clone());
     put(entry.or_insert(toml::Value::Table(toml::Table::new())), rest, value);
+}
+
+/// Takes the key at `place` away, if it is there.
+pub fn remove(from: &mut toml::Value, place: &[String]) {
+    match place {
+        [] => {}
+        [name] => _ = from.as_table_mut().and_then(|table| table.remove(name)),
+        [first, rest @ ..] => {
+            let below = match first.parse::<usize>() {
+                Ok(index) => from.get_mut(index),
+                Err(_) => from.get_mut(first.as_str()),
+            };
+            below.into_iter().for_each(|below| remove(below, rest));
+        }
+    }
 }
 
 /// A key's source replaces the one that is there, and its algorithm.

@@ -11,8 +11,9 @@ use pusher_bridge::app::metrics::Metrics;
 use pusher_bridge::config::{self, Source};
 use pusher_bridge::legacy::close::CloseReason;
 use pusher_bridge::legacy::error::ErrorCode;
-use pusher_bridge::limits::rate::Rate;
 use pusher_bridge::server::refusal::Refusal;
+
+use crate::keys;
 
 const README: &str = include_str!("../../README.md");
 const SECURITY: &str = include_str!("../../docs/security.md");
@@ -256,30 +257,14 @@ fn contributings_commands_exist() {
     }
 }
 
-/// Key → default, as the schema tells them. The schema's texts are the comments of the code that reads the file.
+/// Key → default, as the schema tells them and as the loader has them:
+/// `check::every_default_is_the_one_that_its_comment_tells`. Keys are named as README.md does.
 fn defaults() -> BTreeMap<String, String> {
-    let places = [
-        ("ServerLimits", "server.limits"),
-        ("Shutdown", "server.shutdown"),
-        ("Auth", "auth"),
-        ("RouteAuth", "routes.auth"),
-        ("Limits", "limits"),
-        ("Heartbeat", "heartbeat"),
-        ("Upstream", "upstream"),
-        ("UpstreamPublish", "upstream.publish"),
-    ];
-    let schema = config::json_schema();
-    let schema = serde_json::to_value(&schema).unwrap();
-    let mut out = BTreeMap::new();
-    for (definition, place) in places {
-        for (key, property) in schema["definitions"][definition]["properties"].as_object().unwrap() {
-            let description = property["description"].as_str().unwrap();
-            if let Some((_, rest)) = description.split_once("(default ") {
-                out.insert(format!("{place}.{key}"), rest.split(')').next().unwrap().to_owned());
-            }
-        }
-    }
-    out
+    let named = |(place, default): (keys::Place, String)| {
+        let key = place.join(".").replace("routes.0.auth.", "routes.auth.");
+        (key.trim_start_matches("routes.0.").to_owned(), default)
+    };
+    keys::defaults().into_iter().map(named).collect()
 }
 
 #[test]
@@ -291,57 +276,47 @@ fn the_limits_table_has_every_limit_with_its_default() {
         assert_eq!(defaults.get(key).map(String::as_str), Some(row[1]), "{key}");
         told.insert(key);
     }
-    for key in defaults.keys().filter(|key| key.contains("limits.")) {
+    let is_limit = |key: &str| key.split_once("limits.").is_some_and(|(_, name)| !name.contains('.'));
+    for key in defaults.keys().filter(|key| is_limit(key)) {
         assert!(told.contains(key.as_str()), "README's table has no {key}");
     }
 }
 
-/// The schema says the same defaults as the loader.
+/// In a piece of TOML, `key = … # … default …`; in a sentence, `table.key` (default).
 #[test]
-fn defaults_are_what_a_minimal_file_gets() {
-    let source = Source { name: "minimal".into(), text: completed("") };
-    let config = config::load(&source, &|_| None).unwrap().config;
-    let limits = &config.routes[0].limits;
-    let (server, upstream) = (&config.server, &config.upstream);
-    let publish = &upstream.publish;
-    let seconds = |duration: std::time::Duration| format!("{}s", duration.as_secs());
-    let rate = |rate: Rate| {
-        assert_eq!((rate.per.as_secs(), rate.count), (60, rate.burst));
-        format!("{} a minute", rate.count)
-    };
+fn defaults_beside_the_tables_are_those_of_the_schema() {
     let defaults = defaults();
-    for (key, real) in [
-        ("server.limits.connections", server.connections_max.to_string()),
-        ("server.limits.buffered_bytes", server.buffered_bytes_max.to_string()),
-        ("server.limits.header_timeout", seconds(server.header_timeout)),
-        ("server.limits.header_bytes", server.header_bytes_max.to_string()),
-        ("server.limits.headers", server.headers_max.to_string()),
-        ("server.shutdown.close_window", seconds(server.close_window)),
-        ("server.shutdown.grace", seconds(server.grace)),
-        ("auth.token_bytes", config.auth.as_ref().unwrap().token_bytes_max.to_string()),
-        ("auth.failures_per_address", rate(config.auth.as_ref().unwrap().failures_per_address)),
-        ("limits.messages", rate(limits.messages.unwrap())),
-        ("limits.auth_attempts", rate(limits.auth_attempts.unwrap())),
-        ("limits.control_frames", rate(limits.control_frames)),
-        ("limits.message_bytes", limits.message_bytes_max.to_string()),
-        ("limits.depth", limits.depth_max.to_string()),
-        ("limits.subscriptions", limits.subscriptions_max.to_string()),
-        ("limits.outbox_frames", limits.outbox_frames_max.to_string()),
-        ("limits.outbox_bytes", limits.outbox_bytes_max.to_string()),
-        ("heartbeat.timeout", seconds(config.routes[0].heartbeat.timeout)),
-        ("upstream.connect_timeout", seconds(upstream.connect_timeout)),
-        ("upstream.subscribe_timeout", seconds(upstream.subscribe_timeout)),
-        ("upstream.reconnect_delay_max", seconds(upstream.reconnect_delay_max)),
-        ("upstream.event_bytes", upstream.event_bytes_max.to_string()),
-        ("upstream.frame_bytes", upstream.frame_bytes_max.to_string()),
-        ("upstream.publish.queue_messages", publish.queue_messages_max.to_string()),
-        ("upstream.publish.queue_bytes", publish.queue_bytes_max.to_string()),
-        ("upstream.publish.batch", publish.batch_max.to_string()),
-        ("upstream.publish.timeout", seconds(publish.timeout)),
-        ("upstream.publish.deadline", seconds(publish.deadline)),
-    ] {
-        assert_eq!(defaults.get(key), Some(&real), "{key}");
+    let (mut pieces, mut sentences) = (0, 0);
+    for piece in README.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()) {
+        for line in piece.lines() {
+            let Some((key, _)) = line.split_once(" = ").filter(|_| line.contains("default")) else {
+                continue;
+            };
+            let ends = |name: &str| name == key || name.ends_with(&format!(".{key}"));
+            let real: Vec<&String> = defaults.iter().filter(|(name, _)| ends(name)).map(|(_, d)| d).collect();
+            assert!(
+                real.is_empty() || real.iter().any(|default| line.contains(*default)),
+                "{line}: {real:?}"
+            );
+            pieces += usize::from(!real.is_empty());
+        }
     }
+    let parts: Vec<&str> = README.split('`').collect();
+    for pair in parts.windows(2) {
+        let [key, behind] = pair else { unreachable!() };
+        let told = behind.strip_prefix(" (").filter(|told| told.starts_with(|c: char| c.is_ascii_digit()));
+        if let (Some(default), Some(told)) = (defaults.get(*key), told) {
+            assert_eq!(told.split([',', ')', ';']).next(), Some(default.as_str()), "{key}");
+            sentences += 1;
+        }
+    }
+    assert!(pieces > 6 && sentences > 3, "{pieces} pieces and {sentences} sentences were looked at");
+}
+
+#[test]
+fn a_minimal_file_limits_no_slots() {
+    let source = Source { name: "minimal".into(), text: completed("") };
+    let limits = &config::load(&source, &|_| None).unwrap().config.routes[0].limits;
     assert!(limits.connections_per_user.is_none() && limits.connections_per_address.is_none());
     assert!(limits.exclusive.is_none());
 }
