@@ -35,7 +35,8 @@ impl Succession {
         publishing.join_ended();
         let Some(sessions) = self.sessions.upgrade() else { return Ok(()) };
         let before = self.generations.held();
-        let judged_by = (self.ipv6_prefix, Now::read().mono);
+        let now = Now::read();
+        let judged_by = (self.ipv6_prefix, now.mono);
         let judge = config.auth.as_ref().map(|auth| {
             Judge::after(before.judge(), auth, &self.http, &self.metrics.auth, judged_by)
                 .map_err(failed("keys"))
@@ -53,7 +54,12 @@ impl Succession {
         let backends = editions.iter().flat_map(|edition| backends(edition));
         sessions.publisher.follow(backends, &mut publishing.running);
         self.undelivered.follow(next.routes().iter().map(|route| (route.id(), route.rules().clone())));
+        let judge = next.judge().cloned();
         self.generations.replace(next);
+        match judge {
+            Some(judge) => judge.verifier.show(now),
+            None => self.metrics.auth.show_keys([]),
+        }
         Ok(())
     }
 }

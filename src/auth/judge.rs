@@ -21,8 +21,8 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// The judge by `settings`, after the one `before`: the same where they are, so that fetched keys stay at hand;
-    /// and a guesser begins anew only where other guesses are borne.
+    /// The judge by `settings`, after the one `before`: the same where they are; else fetched keys stay at hand where
+    /// their source does, and a guesser begins anew only where other guesses are borne. Nothing is shown of it yet.
     ///
     /// # Errors
     /// As [`Verifier::new`].
@@ -40,7 +40,7 @@ impl Judge {
         let counted = before.filter(|before| before.settings.failures_per_address == rate);
         Ok(Arc::new(Self {
             settings: settings.clone(),
-            verifier: Verifier::new(settings, http, metrics)?,
+            verifier: Verifier::after(before.map(|before| &before.verifier), settings, http, metrics)?,
             wrong_tokens: counted.map_or_else(
                 || Arc::new(AddressGate::new(rate, ipv6_prefix, now)),
                 |before| before.wrong_tokens.clone(),

@@ -23,7 +23,7 @@ pub const JWKS_BYTES_MAX: usize = 256 * 1024;
 pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long keys are cached, and how often they are fetched; see [`crate::auth::settings::KeySource::JwksUrl`].
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Times {
     pub(super) refresh: Duration,
     pub(super) refresh_min: Duration,
@@ -34,9 +34,7 @@ pub(super) struct Times {
 pub(super) struct RemoteKeys {
     uri: Uri,
     pub(super) algorithms: Vec<Algorithm>,
-    refresh: Duration,
-    refresh_min: Duration,
-    max_age: Duration,
+    times: Times,
     http: Arc<Client>,
     fetched: ArcSwapOption<Fetched>,
     fetching: Mutex<Fetching>,
@@ -86,9 +84,7 @@ impl RemoteKeys {
         Ok(Self {
             uri,
             algorithms: algorithms.to_vec(),
-            refresh: times.refresh,
-            refresh_min: times.refresh_min,
-            max_age: times.max_age,
+            times,
             http,
             fetched: ArcSwapOption::empty(),
             fetching: Mutex::default(),
@@ -96,10 +92,19 @@ impl RemoteKeys {
         })
     }
 
+    /// Whether the other would fetch the same keys at the same times.
+    pub(super) fn fetches_as(&self, other: &Self) -> bool {
+        (&self.uri, &self.algorithms, self.times) == (&other.uri, &other.algorithms, other.times)
+            && Arc::ptr_eq(&self.http, &other.http)
+    }
+
     /// Calls `f` with the keys at hand; `None` when none were ever fetched, or not for `max_age`.
     pub(super) fn with_keys<T>(&self, now: Now, f: impl FnOnce(&[Key]) -> T) -> Option<T> {
         let fetched = self.fetched.load();
-        fetched.as_ref().filter(|fetched| fetched.age(now) < self.max_age).map(|fetched| f(&fetched.keys))
+        fetched
+            .as_ref()
+            .filter(|fetched| fetched.age(now) < self.times.max_age)
+            .map(|fetched| f(&fetched.keys))
     }
 
     /// How long ago the set was asked for that is kept; `None`: none was ever fetched.
@@ -109,13 +114,15 @@ impl RemoteKeys {
 
     /// After so long without a good answer, the kept keys are not believed any more.
     pub(super) fn max_age(&self) -> Duration {
-        self.max_age
+        self.times.max_age
     }
 
     /// Until when nothing is fetched again.
     pub(super) fn retry_after(&self, now: Now) -> Duration {
         let last = self.fetching().last;
-        last.map_or(Duration::ZERO, |last| (last + self.refresh_min).saturating_duration_since(now.mono))
+        last.map_or(Duration::ZERO, |last| {
+            (last + self.times.refresh_min).saturating_duration_since(now.mono)
+        })
     }
 
     /// Whether a fetch is in flight, or may be begun now.
@@ -127,7 +134,7 @@ impl RemoteKeys {
     /// Begins a fetch if the keys are older than `refresh`, or not there. Nobody waits for it: old keys are
     /// still good.
     pub(super) fn refresh_if_old(self: &Arc<Self>, now: Now) {
-        let old = self.fetched.load().as_ref().is_none_or(|fetched| fetched.age(now) >= self.refresh);
+        let old = self.fetched.load().as_ref().is_none_or(|fetched| fetched.age(now) >= self.times.refresh);
         if old {
             drop(self.begin_refresh(now));
         }
@@ -163,7 +170,7 @@ impl RemoteKeys {
     }
 
     fn is_due(&self, fetching: &Fetching, now: Now) -> bool {
-        fetching.last.is_none_or(|last| now.mono.saturating_duration_since(last) >= self.refresh_min)
+        fetching.last.is_none_or(|last| now.mono.saturating_duration_since(last) >= self.times.refresh_min)
     }
 
     async fn fetch_and_keep(&self, now: Now) {

@@ -19,13 +19,11 @@ use super::settings::{AuthKey, ClaimNames, KeySource, Settings};
 use super::{Claims, Refused};
 use crate::clock::Now;
 use crate::http::Client;
-use crate::metrics::Gauge;
 
 /// Verifies tokens as `[auth]` says.
 pub struct Verifier {
     sources: Vec<Source>,
-    /// As `/metrics` shows them, of each source.
-    ages: Vec<Gauge>,
+    metrics: Metrics,
     names: ClaimNames,
     token_bytes_max: usize,
 }
@@ -74,12 +72,21 @@ pub fn check_key(key: &AuthKey) -> Result<(), String> {
 }
 
 impl Source {
-    fn new(key: &AuthKey, leeway: Duration, http: &Arc<Client>, metrics: &Metrics) -> Result<Self, String> {
+    /// Keys at a URL are those of `before`, where that has such a source.
+    fn new(
+        key: &AuthKey,
+        leeway: Duration,
+        before: Option<&Verifier>,
+        http: &Arc<Client>,
+        metrics: &Metrics,
+    ) -> Result<Self, String> {
         let algorithms = key.algorithms.clone();
         let keys = if let KeySource::JwksUrl { url, refresh, refresh_min, max_age } = &key.source {
             let times = Times { refresh: *refresh, refresh_min: *refresh_min, max_age: *max_age };
             let (http, fetches) = (Arc::clone(http), metrics.fetches.clone());
-            Keys::Remote(Arc::new(RemoteKeys::new(url, &algorithms, times, http, fetches)?))
+            let new = RemoteKeys::new(url, &algorithms, times, http, fetches)?;
+            let same = before.and_then(|before| before.remotes().find(|remote| remote.fetches_as(&new)));
+            Keys::Remote(same.cloned().unwrap_or_else(|| Arc::new(new)))
         } else {
             Keys::Fixed(fixed_keys(key)?)
         };
@@ -144,30 +151,47 @@ impl Verifier {
     /// # Errors
     /// A key that is none, or that cannot verify the algorithms it is configured for.
     pub fn new(auth: &Settings, http: &Arc<Client>, metrics: &Metrics) -> Result<Self, AuthConfigError> {
+        Self::after(None, auth, http, metrics)
+    }
+
+    /// As [`Self::new`], but what `before` has fetched, or is fetching, from a URL stays at hand where this would
+    /// fetch the same in the same way. Nothing is shown yet; see [`Self::show`].
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn after(
+        before: Option<&Self>,
+        auth: &Settings,
+        http: &Arc<Client>,
+        metrics: &Metrics,
+    ) -> Result<Self, AuthConfigError> {
         let sources = auth.keys.iter().enumerate().map(|(key_index, key)| {
-            Source::new(key, auth.leeway, http, metrics)
+            Source::new(key, auth.leeway, before, http, metrics)
                 .map_err(|message| AuthConfigError { key_index, message })
         });
         let sources = sources.collect::<Result<Vec<_>, _>>()?;
-        let max_ages = sources.iter().map(Source::max_age).enumerate();
         Ok(Self {
-            ages: max_ages.map(|(index, max_age)| metrics.age_of_key(index, max_age)).collect(),
             sources,
+            metrics: metrics.clone(),
             names: auth.claims.clone(),
             token_bytes_max: auth.token_bytes_max,
         })
     }
 
-    /// Begins to fetch each JWKS that is older than its `refresh` or was never fetched, and shows the keys' ages. To be called at start
-    /// and then by a timer, within a tokio runtime.
+    /// Begins to fetch each JWKS that is older than its `refresh` or was never fetched, and shows the keys' ages. To be
+    /// called at start and then by a timer, within a tokio runtime.
     pub fn upkeep(&self, now: Now) {
         for remote in self.remotes() {
             remote.refresh_if_old(now);
         }
-        for (gauge, (age, max_age)) in self.ages.iter().zip(self.key_ages(now)) {
-            // One that was never fetched is as good as one that is too old.
-            gauge.set(age.unwrap_or(max_age).as_secs_f64());
-        }
+        self.show(now);
+    }
+
+    /// Shows the keys' ages on `/metrics`, and no other verifier's any more.
+    pub fn show(&self, now: Now) {
+        // One that was never fetched is as good as one that is too old.
+        let ages = self.key_ages(now).map(|(age, max_age)| (age.unwrap_or(max_age), max_age));
+        self.metrics.show_keys(ages);
     }
 
     /// Verifies `token`, without `Bearer`, with the keys at hand.

@@ -39,6 +39,21 @@ impl std::error::Error for TooManyRoutes {}
 pub struct RouteIds(HashMap<Arc<str>, RouteId>);
 
 impl RouteIds {
+    /// The ids of the routes of these names, none of which comes twice. All of them are given, or none.
+    ///
+    /// # Errors
+    /// There are not enough left.
+    pub fn of_all<'a>(
+        &mut self,
+        names: impl Iterator<Item = &'a Arc<str>> + Clone,
+    ) -> Result<Vec<RouteId>, TooManyRoutes> {
+        let new = names.clone().filter(|name| !self.0.contains_key(*name)).count();
+        if self.0.len() + new > ROUTES_EVER_MAX {
+            return Err(TooManyRoutes);
+        }
+        names.map(|name| self.of(name)).collect()
+    }
+
     /// The id of the routes of this name.
     ///
     /// # Errors
@@ -97,16 +112,21 @@ mod tests {
     #[test]
     fn a_name_keeps_its_id_and_shares_it_with_no_other() {
         let mut ids = RouteIds::default();
-        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        let first = ids.of(&a).unwrap();
-        let second = ids.of(&b).unwrap();
+        let mut of = |names: &[&str]| {
+            let names: Vec<Arc<str>> = names.iter().map(|&name| name.into()).collect();
+            ids.of_all(names.iter())
+        };
+        let first = of(&["a"]).unwrap();
+        let second = of(&["b"]).unwrap();
         assert_ne!(first, second);
-        assert_eq!(ids.of(&"a".into()), Ok(first));
-        for n in 2..ROUTES_EVER_MAX {
-            assert!(ids.of(&n.to_string().into()).is_ok());
+        assert_eq!(of(&["a"]), Ok(first));
+        for n in 3..ROUTES_EVER_MAX {
+            assert!(of(&[&n.to_string()]).is_ok());
         }
-        assert_eq!(ids.of(&"one too many".into()), Err(TooManyRoutes));
-        assert_eq!(ids.of(&b), Ok(second), "who has an id keeps it");
+        assert_eq!(of(&["the last", "one too many"]), Err(TooManyRoutes));
+        assert!(of(&["another"]).is_ok(), "the last was not given");
+        assert_eq!(of(&["one too many"]), Err(TooManyRoutes));
+        assert_eq!(of(&["b"]), Ok(second), "who has an id keeps it");
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl History {
     /// still alive is that edition; `traffic` gives what counts the messages of a route by its name.
     ///
     /// # Errors
-    /// Too many routes.
+    /// Too many routes; then nothing has changed.
     pub fn next(
         &mut self,
         routes: &[Arc<Route>],
@@ -151,17 +151,17 @@ impl History {
         judge: Option<Arc<Judge>>,
         traffic: impl Fn(&str) -> Traffic,
     ) -> Result<Generation, TooManyRoutes> {
+        let ids = self.ids.of_all(routes.iter().map(|route| &route.name))?;
         self.generations += 1;
         let alive: Vec<Arc<RouteState>> = self.editions().collect();
         let same = |route: &Route| alive.iter().rev().find(|edition| *edition.rules == *route).cloned();
-        let routes = routes.iter().map(|route| match same(route) {
-            Some(edition) => Ok(edition),
-            None => {
-                let edition = Edition { route: self.ids.of(&route.name)?, since: self.generations };
-                Ok(Arc::new(RouteState { edition, rules: route.clone(), traffic: traffic(&route.name) }))
-            }
+        let routes = routes.iter().zip(ids).map(|(route, id)| {
+            same(route).unwrap_or_else(|| {
+                let edition = Edition { route: id, since: self.generations };
+                Arc::new(RouteState { edition, rules: route.clone(), traffic: traffic(&route.name) })
+            })
         });
-        let routes = routes.collect::<Result<Vec<_>, _>>()?;
+        let routes: Vec<_> = routes.collect();
         let new = routes.iter().filter(|route| route.edition.since == self.generations);
         let all: Vec<&Arc<RouteState>> = alive.iter().chain(new).collect();
         self.editions = all.iter().map(|edition| Arc::downgrade(edition)).collect();

@@ -1,15 +1,21 @@
 //! A generation of routes is replaced while clients talk: who has an unchanged route notices nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use pusher_bridge::config::Config;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::admin::get;
 use crate::support::backend::Backend;
-use crate::support::bridge::{SHIPPED, config, token};
+use crate::support::bridge::{SHIPPED, config, config_text, token};
 use crate::support::{Bridge, OldClient, patiently};
 
 /// Messages of each client; each text comes twice in a row.
@@ -240,4 +246,49 @@ async fn tokens_are_judged_by_the_newest_keys_on_old_connections_too() {
     assert_eq!(client.json().await["type"], "auth_response");
     client.send(r#"{"type":"run","data":1}"#).await;
     assert_eq!(newcomer.json().await["type"], "client-run");
+}
+
+/// A JWKS endpoint, and how often it was asked.
+async fn jwks() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/jwks", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+            count.fetch_add(1, Ordering::SeqCst);
+            let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 11\r\n\r\n{\"keys\":[]}";
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (url, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_were_fetched_stay_at_hand_when_something_else_of_auth_changes() {
+    let (url, asked) = jwks().await;
+    let routes = config_text(
+        SHIPPED,
+        "algorithms = [\"HS256\"]             # what a token may use is said here, never by the token\nsecret = \"${JWT_SECRET}\"           # or secret_file, pem, pem_file, jwks_file, jwks_url",
+        &format!("algorithms = [\"RS256\"]\njwks_url = \"{url}\""),
+    );
+    let two = format!("{routes}\n[[auth.keys]]\nalgorithms = [\"RS256\"]\njwks_url = \"{url}/2\"\n");
+    let mut bridge = Bridge::with(&two, |_| {}).await;
+    let max_age = |key: usize| format!("pusher_bridge_jwks_max_age_seconds{{key=\"{key}\"}}");
+    assert_eq!([0, 1].map(|key| bridge.metric(&max_age(key))), [86_400.0; 2]);
+    let admin = bridge.running.admin_address;
+    patiently("both", async {
+        while !get(admin, "/readyz").await.body.ends_with("keys at hand: 2 of 2\n") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let mut lenient = next(&bridge, &routes, &[]);
+    lenient.auth.as_mut().unwrap().leeway = Duration::from_secs(1);
+    bridge.running.replace(&lenient).unwrap();
+    let ready = get(admin, "/readyz").await;
+    assert_eq!(ready.body, "ready\nlinks connected: 1 of 1\nkeys at hand: 1 of 1\n");
+    assert_eq!([0, 1].map(|key| bridge.metric(&max_age(key))), [86_400.0, 0.0]);
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
 }

@@ -66,7 +66,9 @@ impl Server {
         let source = KeySource::JwksUrl { url: self.url.clone(), refresh, refresh_min, max_age: MAX_AGE };
         let auth = auth(vec![key(&[Algorithm::EdDSA], source)]);
         let http = Client::new(&crate::tls::client_config(None).unwrap());
-        Verifier::new(&auth, &Arc::new(http), metrics).unwrap()
+        let verifier = Verifier::new(&auth, &Arc::new(http), metrics).unwrap();
+        verifier.show(now());
+        verifier
     }
 }
 
@@ -102,6 +104,63 @@ async fn the_first_token_fetches_and_the_next_does_not() {
     assert_eq!(user(&verifier, &token("k1"), now()).await, ok());
     assert_eq!(verifier.user(&token("k1")), Ok("user_1".to_owned()), "now at once");
     assert_eq!(server.fetches(), 1);
+}
+
+#[tokio::test]
+async fn what_was_fetched_stays_at_hand_while_its_source_is_the_same() {
+    let server = Server::start(set(&["k1"])).await;
+    let http = Arc::new(Client::new(&crate::tls::client_config(None).unwrap()));
+    let from = |url: &str, refresh: Duration| {
+        let (refresh_min, max_age) = (REFRESH_MIN, MAX_AGE);
+        let source = KeySource::JwksUrl { url: url.to_owned(), refresh, refresh_min, max_age };
+        key(&[Algorithm::EdDSA], source)
+    };
+    let before = Verifier::new(&auth(vec![from(&server.url, REFRESH)]), &http, &metrics()).unwrap();
+    assert_eq!(user(&before, &token("k1"), now()).await, ok());
+    let after = |keys: Vec<AuthKey>| {
+        let settings = Settings { leeway: Duration::from_secs(1), ..auth(keys) };
+        Verifier::after(Some(&before), &settings, &http, &metrics()).unwrap()
+    };
+    let stricter = AuthKey { issuers: vec!["me".into()], ..from(&server.url, REFRESH) };
+    let further = vec![secret_key(SECRET, &HMAC), stricter, from(&server.url, REFRESH)];
+    for keys in [vec![from(&server.url, REFRESH)], further] {
+        assert_eq!(after(keys).user(&token("k1")), ok());
+    }
+    for other in [from(&format!("{}?", server.url), REFRESH), from(&server.url, 2 * REFRESH)] {
+        assert_eq!(after(vec![other]).user(&token("k1")), Err("needs keys"));
+    }
+    assert_eq!(server.fetches(), 1);
+}
+
+#[test]
+fn keys_are_shown_when_they_are_in_force_and_those_that_are_gone_are_zero() {
+    let registry = Registry::new().unwrap();
+    let metrics = Metrics::new(&registry);
+    let http = Arc::new(Client::new(&crate::tls::client_config(None).unwrap()));
+    let remote = || {
+        let (url, refresh, refresh_min) = ("http://127.0.0.1:1/".to_owned(), REFRESH, REFRESH_MIN);
+        key(&[Algorithm::EdDSA], KeySource::JwksUrl { url, refresh, refresh_min, max_age: MAX_AGE })
+    };
+    let shown = |keys: &[u64]| {
+        let lines = |what: &str| {
+            let line =
+                |(index, age): (usize, &u64)| format!("jwks_{what}_seconds{{key=\"{index}\"}} {age}\n");
+            keys.iter().enumerate().map(line).collect::<Vec<_>>()
+        };
+        let text = registry.render();
+        assert!([lines("age"), lines("max_age")].concat().iter().all(|line| text.contains(line)), "{text}");
+        assert!(!text.contains(&format!("key=\"{}\"", keys.len())), "{text}");
+    };
+    let two = Verifier::new(&auth(vec![remote(), remote()]), &http, &metrics).unwrap();
+    shown(&[]);
+    two.show(now());
+    shown(&[10800, 10800]);
+    let one = Verifier::new(&auth(vec![remote()]), &http, &metrics).unwrap();
+    shown(&[10800, 10800]);
+    one.show(now());
+    shown(&[10800, 0]);
+    metrics.show_keys([]);
+    shown(&[0, 0]);
 }
 
 #[tokio::test]
