@@ -166,6 +166,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         metrics: metrics.clone(),
         http: client,
         ipv6_prefix: config.server.ipv6_prefix,
+        health_path: config.server.health_path.clone(),
         sessions: Arc::downgrade(&shared),
     };
     succession.replace(&config, &mut publishing)?;
@@ -294,7 +295,8 @@ impl Running {
     /// there keeps the route it has: where that is the same in `config`, nothing has happened.
     ///
     /// # Errors
-    /// A key cannot be used, or there have been too many routes; then everything is as it was.
+    /// A key cannot be used, a route has the `health_path` of the start, or there have been too many routes; then
+    /// everything is as it was.
     #[doc(hidden)]
     pub fn replace(&mut self, config: &Config) -> Result<(), StartError> {
         self.succession.replace(config, &mut self.publishing)

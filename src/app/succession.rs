@@ -23,6 +23,8 @@ pub(super) struct Succession {
     /// Fetches keys.
     pub(super) http: Arc<http::Client>,
     pub(super) ipv6_prefix: u8,
+    /// Stays what it is, whatever a later file says.
+    pub(super) health_path: Option<String>,
     /// Not owned: with the last session the publisher's entrance is gone.
     pub(super) sessions: Weak<Shared>,
 }
@@ -34,6 +36,13 @@ impl Succession {
     pub(super) fn replace(&mut self, config: &Config, publishing: &mut Tasks) -> Result<(), StartError> {
         publishing.join_ended();
         let Some(sessions) = self.sessions.upgrade() else { return Ok(()) };
+        if let Some(path) = &self.health_path
+            && let Some(route) = config.route_of(path)
+        {
+            let why =
+                format!("`{path}`, a path of the route `{}`, is the `health_path` in force", route.name);
+            return Err(failed("routes")(why));
+        }
         let before = self.generations.held();
         let now = Now::read();
         let judged_by = (self.ipv6_prefix, now.mono);

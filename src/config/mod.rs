@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::admin::settings::Settings as Admin;
 use crate::auth::settings::Settings as Auth;
-use crate::routes::path::Router;
+use crate::routes::path::{Matched, Router};
 use crate::routes::route::Route;
 use crate::server::settings::Settings as Server;
 use crate::upstream::settings::Settings as Upstream;
@@ -44,4 +44,15 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     /// Finds a route's place there for a path.
     pub router: Router,
+}
+
+impl Config {
+    /// The route that `path` leads to, even with values that its channel cannot hold.
+    #[must_use]
+    pub(crate) fn route_of(&self, path: &str) -> Option<&Arc<Route>> {
+        match self.router.find(path) {
+            Matched::Route(index, _) | Matched::BadValue(index, _) => self.routes.get(index),
+            Matched::Nothing => None,
+        }
+    }
 }

@@ -13,7 +13,8 @@ pub enum Target {
     Nothing,
 }
 
-/// What a request for `path` is for. The health path is no route's: the configuration sees to that.
+/// What a request for `path` is for. The health path is no route's: the configuration sees to that, and who replaces
+/// the routes.
 #[must_use]
 pub fn classify(path: &str, health_path: Option<&str>, router: &Router) -> Target {
     if health_path == Some(path) {

@@ -292,3 +292,20 @@ async fn keys_that_were_fetched_stay_at_hand_when_something_else_of_auth_changes
     assert_eq!([0, 1].map(|key| bridge.metric(&max_age(key))), [86_400.0, 0.0]);
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_on_the_health_path_in_force_is_refused_and_nothing_has_changed() {
+    let healthy = |config: &mut Config| config.server.health_path = Some("/healthz".to_owned());
+    let mut bridge = Bridge::with(&(SHIPPED.to_owned() + &typed("a")), healthy).await;
+    let shadowed = typed("b").replace("/b/{room}", "/healthz").replace("-{room}", "");
+    let rotated = [("JWT_SECRET", "another secret, as long as it has to be")];
+    let error = bridge.running.replace(&next(&bridge, &(SHIPPED.to_owned() + &shadowed), &rotated));
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "routes: `/healthz`, a path of the route `b`, is the `health_path` in force"
+    );
+    assert_eq!(get(bridge.address(), "/healthz").await.status, 200);
+    assert!(!bridge.running.metrics.render().contains("route=\"b\""));
+    let _client = bridge.connect("/a/1").await;
+    bridge.login("/ws/plugin/p1").await;
+}

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::At;
-use crate::routes::path::{Matched, PathTemplate};
+use crate::routes::path::PathTemplate;
 use crate::server::forwarded::ForwardedHeader;
 use crate::server::settings::Settings;
 use crate::upstream::hubs::Hubs;
@@ -138,11 +138,7 @@ fn health_path(problems: &mut Problems<'_>, raw: &At<String>) -> Option<String> 
 /// `health_path` must not be a path of a route.
 pub(super) fn check_health_path(problems: &mut Problems<'_>, raw: Option<&raw::Server>, config: &Config) {
     let Some(raw) = raw.and_then(|server| server.health_path.as_ref()) else { return };
-    let found = match config.router.find(raw.get()) {
-        Matched::Route(index, _) | Matched::BadValue(index, _) => config.routes.get(index),
-        Matched::Nothing => None,
-    };
-    if let Some(route) = found {
+    if let Some(route) = config.route_of(raw.get()) {
         let (path, name) = (route.path.source(), &route.name);
         problems.at(raw.span(), format!("this is also a path of the route `{name}`, `{path}`"));
     }
