@@ -60,7 +60,9 @@ impl Publisher {
     }
 
     /// From now on messages are posted to `backends`, by their URLs, and nowhere else: lanes to others begin on the
-    /// current runtime, as tasks of `tasks`, and those that are not needed any more end when they have done their work.
+    /// current runtime, as tasks of `tasks`, and those that nobody needs any more end. While they work they are kept
+    /// until the next call: a backend that comes back must not get a second lane, which would know nothing of the
+    /// channels' order in the first.
     pub fn follow<'a>(&self, backends: impl Iterator<Item = &'a str>, tasks: &mut JoinSet<()>) {
         let before = self.posts.load();
         let mut posts: HashMap<Box<str>, Lanes> = HashMap::new();
@@ -68,6 +70,12 @@ impl Publisher {
             if !posts.contains_key(place) {
                 let there = before.get(place).cloned();
                 posts.insert(place.into(), there.unwrap_or_else(|| lanes(&self.shared, true, tasks)));
+            }
+        }
+        for (place, lanes) in before.iter() {
+            // Whoever posts there is of an edition that is alive, and its backend is listed: nothing more comes into these.
+            if !posts.contains_key(place) && lanes.iter().any(|lane| !lane.room.is_empty()) {
+                posts.insert(place.clone(), lanes.clone());
             }
         }
         self.posts.store(Arc::new(posts));
@@ -157,9 +165,11 @@ pub fn note_untold(messages: usize, code: ErrorCode) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::metrics::Registry;
-    use crate::upstream::runner::tests::shared;
+    use crate::upstream::runner::tests::{item, shared};
 
     const LANES: usize = 2;
 
@@ -185,6 +195,31 @@ mod tests {
         assert!(tasks.try_join_next().is_none(), "the others go on");
         drop(publisher);
         assert_eq!(tasks.join_all().await.len(), 2 * LANES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_comes_back_while_its_lane_works_has_the_same_lane() {
+        let mut tasks = JoinSet::new();
+        let publisher = publisher(&mut tasks);
+        let mut follow = |backends: &[&str]| publisher.follow(backends.iter().copied(), &mut tasks);
+        follow(&["http://a/x"]);
+        let lanes = Arc::downgrade(&publisher.posts.load()["http://a"]);
+        {
+            let lane = &lanes.upgrade().unwrap()[0];
+            lane.items.send(item("c", 60, &publisher.shared, &lane.room)).ok().unwrap();
+        }
+        follow(&[]);
+        follow(&["http://a/y"]);
+        assert!(Arc::ptr_eq(&lanes.upgrade().unwrap(), &publisher.posts.load()["http://a"]));
+        follow(&[]);
+        assert!(lanes.upgrade().is_some());
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        follow(&[]);
+        assert!(lanes.upgrade().is_none(), "the message was given up");
+        for _ in 0..LANES {
+            tasks.join_next().await.unwrap().unwrap();
+        }
+        assert_eq!(tasks.len(), LANES);
     }
 
     #[test]

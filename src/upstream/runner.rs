@@ -49,6 +49,11 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// Whether all its messages are settled: each has bytes, as long as it is there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) == 0
+    }
+
     /// Counts a message's bytes, as long as it is there.
     pub(super) fn held(self: &Arc<Self>, bytes: usize) -> Held {
         let bytes_then = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -448,7 +453,12 @@ pub(super) mod tests {
         })
     }
 
-    fn item(channel: &str, seconds: u64, shared: &Shared, room: &Arc<Room>) -> Item<Job> {
+    pub(in crate::upstream) fn item(
+        channel: &str,
+        seconds: u64,
+        shared: &Shared,
+        room: &Arc<Room>,
+    ) -> Item<Job> {
         let url = "http://127.0.0.1:1/".to_owned();
         let backend = Backend { url, body: String::new(), headers: Vec::new(), retry_on: Vec::new() };
         let job = Job {
