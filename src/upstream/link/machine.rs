@@ -8,6 +8,7 @@ mod frames;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use super::checks::Checks;
 use super::liveness::{self, Liveness};
 use super::probe::{self, Probe};
 use super::table::{LinkTable, Op};
-use crate::exchange::LinkId;
+use crate::exchange::{ConnId, LinkId};
 use crate::pusher::channel;
 use crate::pusher::close::Reconnect;
 use crate::pusher::frame;
@@ -262,7 +263,13 @@ impl Machine {
     pub fn command(&mut self, command: Command, now: Instant, out: &mut Vec<Action>) {
         match command {
             Command::Subscribe(channel, hub) => self.table.subscribe(&channel, hub, now, &mut self.ops),
-            Command::Unsubscribe(channel, hub) => self.table.unsubscribe(&channel, hub, now),
+            Command::Unsubscribe(channel, hub) => {
+                self.table.unsubscribe(&channel, hub, now);
+                if self.table.hubs(&channel).is_empty() && self.table.lingering(&channel).is_none() {
+                    // Nothing keeps its last event up to date.
+                    self.cache.unsubscribed(&channel, false);
+                }
+            }
             Command::Ended { flight, accepted } => {
                 let released = self.flights.lock().end(flight, now);
                 self.table.release(&released, now);
@@ -276,17 +283,16 @@ impl Machine {
     /// lost.
     fn deliver_local(&mut self, sent: &Sent, now: Instant, out: &mut Vec<Action>) {
         let hubs = self.table.hubs(&sent.channel);
+        let (data, origin) = (|| frame::text_json(&sent.data), Some(sent.origin));
         if hubs.is_empty() {
-            return;
+            return self.keep_for_later(&sent.channel, &sent.event, data, now, origin);
         }
         if self.cache.awaits_last() && self.table.receivers(&sent.channel).is_some() {
             // It would have come before: what comes now is somebody's.
             self.cache.has_no_last(&sent.channel);
         }
         out.push(Action::Note(Note::Local));
-        let data = frame::text_json(&sent.data);
-        let origin = Some(sent.origin);
-        self.deliver(hubs, Event::new(self.id, sent.channel.clone(), &sent.event, &data, now, origin), out);
+        self.deliver(hubs, Event::new(self.id, sent.channel.clone(), &sent.event, &data(), now, origin), out);
     }
 
     fn deliver(&mut self, hubs: Hubs, event: Event, out: &mut Vec<Action>) {
@@ -296,6 +302,24 @@ impl Machine {
             self.cache.keep(&event);
         }
         out.push(Action::Tell(hubs, Delivery::Event(event)));
+    }
+
+    /// Keeps what nobody gets as its channel's last event: whoever comes while the subscription lingers has it from here
+    /// only.
+    fn keep_for_later<'a>(
+        &mut self,
+        channel: &str,
+        name: &str,
+        data: impl FnOnce() -> Cow<'a, str>,
+        at: Instant,
+        origin: Option<ConnId>,
+    ) {
+        if channel::is_cache(channel)
+            && let Some(channel) = self.table.lingering(channel)
+        {
+            self.cache.has_no_last(&channel);
+            self.cache.keep(&Arc::new(Event::new(self.id, channel, name, &data(), at, origin)));
+        }
     }
 
     /// Makes actions of what the table asks for.

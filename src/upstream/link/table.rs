@@ -358,6 +358,13 @@ impl LinkTable {
         entry.is_subscribed().then(|| (name.clone(), entry.hubs))
     }
 
+    /// The shared name of `channel`, when it is subscribed and no more wanted.
+    #[must_use]
+    pub fn lingering(&self, channel: &str) -> Option<Arc<str>> {
+        let (name, entry) = self.channels.get_key_value(channel)?;
+        (entry.hubs.is_empty() && entry.state == State::Live).then(|| name.clone())
+    }
+
     /// The hubs that want `channel`, whether it is subscribed or not: they have the receivers of what this
     /// bridge publishes itself.
     #[must_use]

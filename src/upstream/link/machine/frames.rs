@@ -52,6 +52,7 @@ impl Machine {
             if *channel == *self.own_channel {
                 self.probe.arrived(at);
             } else {
+                self.keep_for_later(channel, name, || data_json(data), at, None);
                 let (channel, event) = (channel.to_owned(), name.to_owned());
                 out.push(Action::Note(Note::Unwanted { channel, event }));
             }

@@ -1,5 +1,6 @@
-//! The machine before a model of Pusher's server.
+//! The machine before a model of Pusher's server, and in single cases.
 
+mod cases;
 mod hubs;
 mod pair;
 mod pusher;
