@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::exchange::LinkId;
+use crate::pusher::channel;
 use crate::upstream::delivery::{Delivery, Event};
 
 /// The event of a stranger; its data is its number on its channel, from 1.
@@ -29,7 +30,7 @@ struct Subscription {
 pub(super) struct Hub {
     subscriptions: BTreeMap<Arc<str>, Subscription>,
     /// Events of the bridge's own clients that came.
-    locals: BTreeSet<u64>,
+    locals: BTreeSet<(Arc<str>, u64)>,
 }
 
 /// What is true at the server when a hub is told something.
@@ -51,14 +52,18 @@ impl Hub {
 
     pub(super) fn subscribe(&mut self, channel: &Arc<str>) {
         self.subscriptions.insert(channel.clone(), Subscription::default());
+        if channel::is_cache(channel) {
+            // The last one comes to each new subscription.
+            self.locals.retain(|(of, _)| of != channel);
+        }
     }
 
     pub(super) fn unsubscribe(&mut self, channel: &str) {
         self.subscriptions.remove(channel);
     }
 
-    pub(super) fn has_local(&self, number: u64) -> bool {
-        self.locals.contains(&number)
+    pub(super) fn has_local(&self, channel: &Arc<str>, number: u64) -> bool {
+        self.locals.contains(&(channel.clone(), number))
     }
 
     /// All that was published is accounted for.
@@ -88,7 +93,8 @@ impl Hub {
                 subscription.up = true;
                 subscription.accounted = published;
                 if let Some(event) = cached {
-                    assert!(event.channel == *channel && number(event) <= published);
+                    assert!(event.channel == *channel);
+                    assert!(*event.name == *LOCAL || number(event) <= published);
                 }
             }
             Delivery::Down(of) => {
@@ -103,7 +109,8 @@ impl Hub {
         let subscription =
             self.subscriptions.get_mut(channel).unwrap_or_else(|| panic!("{channel} is not wanted"));
         if *event.name == *LOCAL {
-            return assert!(self.locals.insert(number), "{channel}: local event {number} comes twice");
+            let is_new = self.locals.insert((channel.clone(), number));
+            return assert!(is_new, "{channel}: local event {number} comes twice");
         }
         assert!(subscription.up, "{channel}: event {number} comes before the confirmation");
         assert!(number > subscription.last, "{channel}: event {number} comes after {}", subscription.last);

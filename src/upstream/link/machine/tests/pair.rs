@@ -140,12 +140,14 @@ fn whatever_happens_each_event_comes_once_in_order_or_a_gap_is_told() {
         "a failed subscription",
         "a forgotten subscription",
         "a gap",
+        "a last event",
         "a local event",
         "a ping",
         "a probe",
         "a subscription without an answer",
         "an event of a cache channel that was there",
         "an event that nobody wants",
+        "no last event",
     ] {
         assert!(seen.get(what).is_some_and(|times| *times > 5), "it hardly saw {what}: {seen:?}");
     }

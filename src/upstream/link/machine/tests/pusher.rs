@@ -167,6 +167,11 @@ impl Pusher {
         answers
     }
 
+    /// The frame of a cache channel's last event.
+    pub(super) fn last(&self, channel: &str) -> Option<&String> {
+        self.last.get(channel)
+    }
+
     /// Confirms a subscription that was delayed, if it still is.
     pub(super) fn confirm_delayed(&mut self, channel: &Arc<str>) -> Vec<Answer> {
         if self.delayed.remove(channel) { self.subscribe(channel, None) } else { Vec::new() }

@@ -1,7 +1,9 @@
 //! A link and a server as a pair of endpoints: a network with latency between them, that loses what is in a connection
 //! when it breaks, and a clock that goes from one event to the next.
 
-use std::collections::BTreeMap;
+mod cache;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,7 @@ use super::hubs::{Hub, LOCAL, NUMBERED, Truth};
 use super::pusher::{Answer, Failure, Pusher, Twice};
 use crate::clock::tests::now;
 use crate::exchange::{ConnId, LinkId};
+use crate::pusher::channel;
 use crate::pusher::close::Reconnect;
 use crate::pusher::frame::ServerFrame;
 use crate::upstream::delivery::Sent;
@@ -100,6 +103,10 @@ pub(super) struct World {
     request_count: u64,
     /// The server has forgotten a channel, or was late with an answer.
     may_be_lost: bool,
+    /// Cache channels of which the link was given an event since it let them go.
+    cached: BTreeSet<Arc<str>>,
+    /// A hub is just subscribing.
+    joins: bool,
     wakeups: (u64, usize),
     began: Instant,
     pub(super) seen: BTreeMap<&'static str, u64>,
@@ -133,6 +140,8 @@ impl World {
             requests: BTreeMap::new(),
             request_count: 0,
             may_be_lost: false,
+            cached: BTreeSet::new(),
+            joins: false,
             wakeups: (0, 0),
             began: now,
             seen: BTreeMap::new(),
@@ -246,9 +255,12 @@ impl World {
                 let channel = sent.channel.clone();
                 let accepted: Vec<_> = accepted.then_some(sent).into_iter().collect();
                 let owed = if accepted.is_empty() { 0 } else { HUBS };
+                if owed > 0 {
+                    self.cached.insert(channel.clone());
+                }
                 self.command(Command::Ended { flight, accepted });
                 for hub in self.hubs.iter().take(owed).filter(|hub| hub.wants(&channel)) {
-                    assert!(hub.has_local(number), "a hub did not get local event {number}");
+                    assert!(hub.has_local(&channel, number), "a hub did not get local event {number}");
                 }
                 self.saw("a local event");
             }
@@ -283,6 +295,9 @@ impl World {
             Answer::Frame(text) => {
                 let frame = ServerFrame::decode(&text).unwrap();
                 let is_ping = frame == ServerFrame::Ping;
+                if let ServerFrame::Event { channel, .. } = &frame {
+                    self.cached.insert((&**channel).into());
+                }
                 let actions = self.act(|machine, now, out| machine.frame(frame, now, out));
                 assert!(!is_ping || actions.contains(&Frame::Pong), "a ping without a pong");
             }
@@ -314,6 +329,8 @@ impl World {
                     self.stalled_until = self.now;
                     self.last_arrivals = [self.now; 2];
                     self.last_ping = None;
+                    let hubs = &self.hubs;
+                    self.cached.retain(|channel| hubs.iter().any(|hub| hub.wants(channel)));
                     // The server learns of it before it gets another one.
                     self.pusher.disconnect();
                 }
@@ -321,6 +338,11 @@ impl World {
                     assert!(self.connected.is_some(), "{frame:?} without a connection");
                     if frame == Frame::Ping {
                         self.pinged();
+                    }
+                    if let Frame::Unsubscribe(channel) = &frame
+                        && !self.hubs.iter().any(|hub| hub.wants(channel))
+                    {
+                        self.cached.remove(channel);
                     }
                     frames.push(frame.clone());
                     self.carry(1, Happening::ToPusher(self.connection, frame));
@@ -330,6 +352,7 @@ impl World {
                     self.later(latency, Happening::Probe(channel));
                 }
                 Action::Tell(hubs, delivery) => {
+                    self.check_cached(&delivery);
                     let truth = Truth { published: &self.published, may_be_lost: self.may_be_lost };
                     hubs.for_each(|hub| self.hubs[hub].told(&delivery, LINK, &truth));
                 }
@@ -390,7 +413,10 @@ impl World {
                 assert!(self.may_be_lost, "{channel} was not forgotten");
                 self.saw("a forgotten subscription");
             }
-            Note::SubscriptionFailed(_, Some(_)) => self.saw("a failed subscription"),
+            Note::SubscriptionFailed(_, Some(why)) => {
+                assert!(!why.starts_with("No current subscription"), "it answers an unsubscription");
+                self.saw("a failed subscription");
+            }
             Note::SubscriptionFailed(_, None) => {
                 self.may_be_lost = true;
                 self.saw("a subscription without an answer");
@@ -408,12 +434,14 @@ impl World {
     pub(super) fn subscribe(&mut self, hub: usize, channel: &Arc<str>) {
         if !self.hubs[hub].wants(channel) {
             self.hubs[hub].subscribe(channel);
+            self.joins = true;
             self.command(Command::Subscribe(channel.clone(), hub));
+            self.joins = false;
         }
     }
 
     pub(super) fn unsubscribe(&mut self, hub: usize, channel: &Arc<str>) {
-        if self.hubs[hub].wants(channel) {
+        if self.hubs[hub].wants(channel) && !self.is_fixed(channel) {
             self.hubs[hub].unsubscribe(channel);
             self.command(Command::Unsubscribe(channel.clone(), hub));
         }
@@ -421,6 +449,9 @@ impl World {
 
     /// A stranger publishes.
     pub(super) fn publish(&mut self, channel: &Arc<str>) {
+        if self.is_fixed(channel) {
+            return;
+        }
         let number = self.published.get_mut(channel).unwrap();
         *number += 1;
         let data = number.to_string();
@@ -431,9 +462,9 @@ impl World {
 
     /// A client of the bridge publishes; a channel has one request under way.
     pub(super) fn request(&mut self, channel: &Arc<str>) {
+        let is_cache = channel::is_cache(channel);
         // What a cache channel's last event is would depend on the order of its publishers.
-        let is_busy = self.requests.values().any(|request| request.sent.channel == *channel);
-        if is_busy || crate::pusher::channel::is_cache(channel) {
+        if self.is_requested(channel) || (is_cache && !self.is_steady(channel)) {
             return;
         }
         self.request_count += 1;
@@ -445,12 +476,15 @@ impl World {
         self.requests.insert(number, Request { flight, sent: sent.clone() });
         let (there, back) = (self.latency(), self.latency());
         if !self.goes_wrong() {
-            let answers_earlier = ANSWERS_EARLIER_MAX.mul_f64(self.rng.f64());
+            // A cache channel's event is its last one before the request is answered.
+            let earlier_max = if is_cache { Duration::ZERO } else { ANSWERS_EARLIER_MAX };
+            let answers_earlier = earlier_max.mul_f64(self.rng.f64());
             self.later(there + answers_earlier, Happening::Deliver(sent, excluded));
             return self.later(there + back, Happening::RequestEnds(number, true));
         }
         // It never reaches the server, or its answer is lost.
-        if self.rng.bool() {
+        // No link would know what a cache channel's last event is then.
+        if self.rng.bool() && !is_cache {
             self.later(there, Happening::Deliver(sent, excluded));
         }
         self.later(there + back + Duration::from_secs(5), Happening::RequestEnds(number, false));
@@ -495,11 +529,17 @@ impl World {
     }
 
     pub(super) fn forget(&mut self, channel: &Arc<str>) {
+        if self.is_fixed(channel) {
+            return;
+        }
         self.may_be_lost = true;
         self.pusher.forget(channel);
     }
 
     pub(super) fn forget_all(&mut self) {
+        if self.channels.iter().any(|channel| self.is_fixed(channel)) {
+            return;
+        }
         self.may_be_lost = true;
         self.pusher.forget_all();
     }
