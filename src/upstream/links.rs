@@ -95,6 +95,9 @@ impl Links {
     }
 
     /// A request with these messages is about to be sent.
+    ///
+    /// Each event excludes one socket, that of its channel's shared link: a sender that were subscribed over a link of its
+    /// own would need that link's excluded, or get its event back.
     #[must_use]
     pub fn begin(&self, batch: &[Arc<Sent>]) -> UnderWay {
         let mut parts: Vec<Part> = Vec::new();
