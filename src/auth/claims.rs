@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use super::{Identity, Refused};
+use super::{Identity, TokenError};
 use crate::auth::settings::ClaimNames;
 use crate::clock::Now;
 use crate::json::{Object, scalar, string};
@@ -61,8 +61,8 @@ impl Claims {
     ///
     /// # Errors
     /// Not an object, a claim that is needed is missing, or one is of the wrong type.
-    pub fn parse(json: String, names: &ClaimNames) -> Result<Self, Refused> {
-        let object = Object::parse(&json).map_err(|_| Refused::Malformed)?;
+    pub fn parse(json: String, names: &ClaimNames) -> Result<Self, TokenError> {
+        let object = Object::parse(&json).map_err(|_| TokenError::Malformed)?;
         let user = needed(&object, &names.user)?;
         let user = scalar(user).filter(|user| !user.is_empty()).ok_or_else(|| bad(&names.user))?.into_owned();
         let role = present(&object, &names.role).and_then(scalar).map(|role| role.into_owned());
@@ -72,7 +72,7 @@ impl Claims {
             Some(value) => permissions(value).ok_or_else(|| bad(&names.permissions))?,
             None => Vec::new(),
         };
-        let permissions_json = serde_json::to_string(&permissions).map_err(|_| Refused::Malformed)?;
+        let permissions_json = serde_json::to_string(&permissions).map_err(|_| TokenError::Malformed)?;
         let expires_at_unix = numeric_date(needed(&object, "exp")?, f64::floor).ok_or_else(|| bad("exp"))?;
         Ok(Self {
             user,
@@ -99,30 +99,30 @@ pub(super) struct Expected {
 
 impl Expected {
     /// Checks the time, the issuer and the audience of a verified token. Gives its issuer, where that is checked.
-    pub(super) fn check(&self, claims: &Claims, now: Now) -> Result<Option<Arc<str>>, Refused> {
-        let object = Object::parse(&claims.json).map_err(|_| Refused::Malformed)?;
+    pub(super) fn check(&self, claims: &Claims, now: Now) -> Result<Option<Arc<str>>, TokenError> {
+        let object = Object::parse(&claims.json).map_err(|_| TokenError::Malformed)?;
         let leeway_ms = i64::try_from(self.leeway.as_millis()).unwrap_or(i64::MAX);
         // RFC 7519 §4.1.4: the current time must be before `exp`.
         let ends_ms = claims.expires_at_unix.saturating_mul(1000).saturating_add(leeway_ms);
         if now.unix_ms >= ends_ms {
-            return Err(Refused::Expired);
+            return Err(TokenError::Expired);
         }
         if let Some(value) = present(&object, "nbf") {
             let begins = numeric_date(value, f64::ceil).ok_or_else(|| bad("nbf"))?;
             if now.unix_ms.saturating_add(leeway_ms) < begins.saturating_mul(1000) {
-                return Err(Refused::NotYetValid);
+                return Err(TokenError::NotYetValid);
             }
         }
         let mut issuer = None;
         if !self.issuers.is_empty() {
             let named = string(needed(&object, "iss")?).ok_or_else(|| bad("iss"))?;
             let known = self.issuers.iter().find(|expected| expected.as_ref() == named.as_ref());
-            issuer = Some(known.ok_or(Refused::WrongIssuer)?.clone());
+            issuer = Some(known.ok_or(TokenError::WrongIssuer)?.clone());
         }
         if !self.audiences.is_empty() {
             let audiences = audiences(needed(&object, "aud")?).ok_or_else(|| bad("aud"))?;
             if !self.audiences.iter().any(|expected| audiences.contains(expected)) {
-                return Err(Refused::WrongAudience);
+                return Err(TokenError::WrongAudience);
             }
         }
         Ok(issuer)
@@ -134,12 +134,12 @@ fn present<'a>(object: &Object<'a>, name: &str) -> Option<&'a str> {
     object.at(name).filter(|value| *value != "null")
 }
 
-fn needed<'a>(object: &Object<'a>, name: &str) -> Result<&'a str, Refused> {
-    present(object, name).ok_or_else(|| Refused::MissingClaim(name.into()))
+fn needed<'a>(object: &Object<'a>, name: &str) -> Result<&'a str, TokenError> {
+    present(object, name).ok_or_else(|| TokenError::MissingClaim(name.into()))
 }
 
-fn bad(name: &str) -> Refused {
-    Refused::BadClaim(name.into())
+fn bad(name: &str) -> TokenError {
+    TokenError::BadClaim(name.into())
 }
 
 /// An array of strings, or a string of space-separated ones as OAuth's `scope` (RFC 8693 §4.2).
@@ -186,7 +186,7 @@ mod tests {
         ClaimNames { user: "user_id".to_owned(), role: "role".to_owned(), permissions: "scope".to_owned() }
     }
 
-    fn parse(json: &str) -> Result<Claims, Refused> {
+    fn parse(json: &str) -> Result<Claims, TokenError> {
         Claims::parse(json.to_owned(), &names())
     }
 
@@ -209,7 +209,7 @@ mod tests {
         let user = |json: &str| parse(&format!(r#"{{"exp":1,"user_id":{json}}}"#)).map(|c| c.user);
         assert_eq!(user("12345678901234567890").as_deref(), Ok("12345678901234567890"));
         assert_eq!(user(r#""""#), Err(bad("user_id")));
-        assert_eq!(user("null"), Err(Refused::MissingClaim("user_id".into())));
+        assert_eq!(user("null"), Err(TokenError::MissingClaim("user_id".into())));
         assert_eq!(user("[1]"), Err(bad("user_id")));
         assert_eq!(user("true"), Err(bad("user_id")));
 
@@ -222,10 +222,10 @@ mod tests {
         assert_eq!(scope(r#"["a",1]"#), Err(bad("scope")));
         assert_eq!(scope("1"), Err(bad("scope")));
 
-        assert_eq!(parse(r#"{"user_id":1}"#), Err(Refused::MissingClaim("exp".into())));
-        assert_eq!(parse(r#"{"user_id":1,"exp":null}"#), Err(Refused::MissingClaim("exp".into())));
-        assert_eq!(parse("[]"), Err(Refused::Malformed));
-        assert_eq!(parse(""), Err(Refused::Malformed));
+        assert_eq!(parse(r#"{"user_id":1}"#), Err(TokenError::MissingClaim("exp".into())));
+        assert_eq!(parse(r#"{"user_id":1,"exp":null}"#), Err(TokenError::MissingClaim("exp".into())));
+        assert_eq!(parse("[]"), Err(TokenError::Malformed));
+        assert_eq!(parse(""), Err(TokenError::Malformed));
         let twice = parse(r#"{"user_id":"a","user_id":"b","exp":1}"#).unwrap();
         assert_eq!((twice.user.as_str(), twice.get("user_id")), ("b", Some(r#""b""#)), "one rule for both");
     }
@@ -305,7 +305,7 @@ mod tests {
             };
             expected.check(&parse(&format!(r#"{{"user_id":1{rest}}}"#)).unwrap(), now).map(drop)
         };
-        use Refused::{Expired, MissingClaim, NotYetValid, WrongAudience, WrongIssuer};
+        use TokenError::{Expired, MissingClaim, NotYetValid, WrongAudience, WrongIssuer};
         let none: &[&str] = &[];
         for (leeway, issuers, audiences, rest, expected) in [
             (0, none, none, r#","exp":1001"#, Ok(())),

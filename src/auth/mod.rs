@@ -14,8 +14,8 @@ mod keys;
 pub mod metrics;
 mod mint;
 mod permits;
-mod refused;
 pub mod settings;
+mod token_error;
 mod verifier;
 
 pub use claims::Claims;
@@ -25,7 +25,7 @@ pub use jwks::{JWKS_BYTES_MAX, JWKS_TIMEOUT};
 pub use keys::{AuthConfigError, JWKS_KEYS_MAX};
 pub use mint::mint_hs256;
 pub use permits::{Denied, permits};
-pub use refused::{Refused, TokenResult};
+pub use token_error::{TokenError, TokenResult};
 pub use verifier::{Verifier, Verify, check_key};
 
 /// The token in what a client sent: without surrounding spaces and without a leading `Bearer ` in any case.

@@ -158,9 +158,7 @@ impl Verifier {
     /// The user, or the refusal's label.
     fn user(&self, token: &str) -> Result<String, &'static str> {
         match self.verify(token, now()) {
-            Verify::Done(result) => {
-                result.map(|claims| claims.user).map_err(|refused| refused.result().label())
-            }
+            Verify::Done(result) => result.map(|claims| claims.user).map_err(|error| error.result().label()),
             Verify::NeedsKeys => Err("needs keys"),
         }
     }

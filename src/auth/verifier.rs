@@ -16,7 +16,7 @@ use super::jwks::{self, RemoteKeys, Times};
 use super::keys::{self, AuthConfigError, Key};
 use super::metrics::Metrics;
 use super::settings::{AuthKey, ClaimNames, KeySource, Settings};
-use super::{Claims, Refused};
+use super::{Claims, TokenError};
 use crate::clock::Now;
 use crate::http::Client;
 
@@ -32,7 +32,7 @@ pub struct Verifier {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Verify {
-    Done(Result<Claims, Refused>),
+    Done(Result<Claims, TokenError>),
     /// A JWKS has to be fetched first: ask [`Verifier::verify_after_refresh`].
     NeedsKeys,
 }
@@ -131,16 +131,16 @@ enum Tried {
 /// What all sources say about a token.
 enum Judged {
     /// A key's signature; and what that key's claims must say was looked at.
-    Signed(Result<Claims, Refused>),
+    Signed(Result<Claims, TokenError>),
     /// No key's signature, as far as is known.
-    Unsigned(Refused),
+    Unsigned(TokenError),
 }
 
 impl Judged {
-    fn into_result(self) -> Result<Claims, Refused> {
+    fn into_result(self) -> Result<Claims, TokenError> {
         match self {
             Self::Signed(result) => result,
-            Self::Unsigned(refused) => Err(refused),
+            Self::Unsigned(error) => Err(error),
         }
     }
 }
@@ -201,7 +201,7 @@ impl Verifier {
     pub fn verify(&self, token: &str, now: Now) -> Verify {
         let token = match self.parse(token) {
             Ok(token) => token,
-            Err(refused) => return Verify::Done(Err(refused)),
+            Err(error) => return Verify::Done(Err(error)),
         };
         let judged = self.try_sources(&token, now);
         for remote in self.remotes_for(token.algorithm) {
@@ -220,13 +220,13 @@ impl Verifier {
     ///
     /// # Errors
     /// The token is not accepted.
-    pub async fn verify_after_refresh(&self, token: &str, now: Now) -> Result<Claims, Refused> {
+    pub async fn verify_after_refresh(&self, token: &str, now: Now) -> Result<Claims, TokenError> {
         let token = self.parse(token)?;
         join_all(self.remotes_for(token.algorithm).map(|remote| remote.refresh(now))).await;
         self.try_sources(&token, now).into_result()
     }
 
-    /// When a token that is refused for [`Refused::KeysUnavailable`] may be judged: not before keys are asked for
+    /// When a token that is refused for [`TokenError::KeysUnavailable`] may be judged: not before keys are asked for
     /// again.
     #[must_use]
     pub fn retry_after(&self, now: Now) -> Duration {
@@ -263,13 +263,13 @@ impl Verifier {
         })
     }
 
-    fn parse<'a>(&self, token: &'a str) -> Result<Token<'a>, Refused> {
+    fn parse<'a>(&self, token: &'a str) -> Result<Token<'a>, TokenError> {
         if token.len() > self.token_bytes_max {
-            return Err(Refused::TooLong);
+            return Err(TokenError::TooLong);
         }
         let token = Token::parse(token)?;
         if !self.sources.iter().any(|source| source.algorithms.contains(&token.algorithm)) {
-            return Err(Refused::UnsupportedAlgorithm);
+            return Err(TokenError::UnsupportedAlgorithm);
         }
         Ok(token)
     }
@@ -284,7 +284,7 @@ impl Verifier {
             match source.try_keys(token, now) {
                 Tried::Verified => match self.claims(token, source, now) {
                     Ok(claims) => return Judged::Signed(Ok(claims)),
-                    Err(refused) => signed = signed.or(Some(refused)),
+                    Err(error) => signed = signed.or(Some(error)),
                 },
                 Tried::NoKeys => best = Tried::NoKeys,
                 Tried::WrongSignature if best != Tried::NoKeys => best = Tried::WrongSignature,
@@ -292,16 +292,16 @@ impl Verifier {
             }
         }
         match (signed, best) {
-            (Some(refused), _) => Judged::Signed(Err(refused)),
-            (None, Tried::NoKeys) => Judged::Unsigned(Refused::KeysUnavailable),
-            (None, Tried::WrongSignature) => Judged::Unsigned(Refused::BadSignature),
-            (None, Tried::NoSuchKey | Tried::Verified) => Judged::Unsigned(Refused::UnknownKey),
+            (Some(error), _) => Judged::Signed(Err(error)),
+            (None, Tried::NoKeys) => Judged::Unsigned(TokenError::KeysUnavailable),
+            (None, Tried::WrongSignature) => Judged::Unsigned(TokenError::BadSignature),
+            (None, Tried::NoSuchKey | Tried::Verified) => Judged::Unsigned(TokenError::UnknownKey),
         }
     }
 
     /// The claims of a token that a key of `source` has verified, if that key may speak for them.
-    fn claims(&self, token: &Token<'_>, source: &Source, now: Now) -> Result<Claims, Refused> {
-        let payload = decode(token.payload).ok_or(Refused::Malformed)?;
+    fn claims(&self, token: &Token<'_>, source: &Source, now: Now) -> Result<Claims, TokenError> {
+        let payload = decode(token.payload).ok_or(TokenError::Malformed)?;
         let mut claims = Claims::parse(payload, &self.names)?;
         claims.issuer = source.expected.check(&claims, now)?;
         Ok(claims)
@@ -339,19 +339,19 @@ struct Header {
 }
 
 impl<'a> Token<'a> {
-    fn parse(token: &'a str) -> Result<Self, Refused> {
-        let (message, signature) = token.rsplit_once('.').ok_or(Refused::Malformed)?;
-        let (header, payload) = message.split_once('.').ok_or(Refused::Malformed)?;
+    fn parse(token: &'a str) -> Result<Self, TokenError> {
+        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
+        let (header, payload) = message.split_once('.').ok_or(TokenError::Malformed)?;
         if payload.contains('.') {
-            return Err(Refused::Malformed);
+            return Err(TokenError::Malformed);
         }
-        let header = decode(header).ok_or(Refused::Malformed)?;
-        let header: Header = serde_json::from_str(&header).map_err(|_| Refused::Malformed)?;
+        let header = decode(header).ok_or(TokenError::Malformed)?;
+        let header: Header = serde_json::from_str(&header).map_err(|_| TokenError::Malformed)?;
         // RFC 7515 §4.1.11: what is critical and not understood makes the token invalid.
         if header.crit.is_some() {
-            return Err(Refused::UnsupportedHeader);
+            return Err(TokenError::UnsupportedHeader);
         }
-        let algorithm = keys::algorithm(&header.alg).ok_or(Refused::UnsupportedAlgorithm)?;
+        let algorithm = keys::algorithm(&header.alg).ok_or(TokenError::UnsupportedAlgorithm)?;
         Ok(Self { algorithm, kid: header.kid, message, payload, signature })
     }
 

@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
-use super::faults::{Fate, Refusal};
+use super::faults::{Fate, HandshakeFault};
 use super::hub::Hub;
 use super::rules::{self, HttpError, Publish, WsError};
 use crate::clock::Now;
@@ -74,14 +74,14 @@ pub(super) async fn answer(
 }
 
 fn upgrade(request: Request<Incoming>, hub: &Hub, slot: &UpgradeSlot) -> Result<Answer, Dropped> {
-    let refusal = hub.change(|inner| {
+    let fault = hub.change(|inner| {
         inner.log.attempts += 1;
-        inner.faults.refusal
+        inner.faults.handshake
     });
-    match refusal {
-        Refusal::None => {}
-        Refusal::Drop => return Err(Dropped),
-        Refusal::Status(status) => return Ok(text(status, "Refused by the sandbox")),
+    match fault {
+        HandshakeFault::None => {}
+        HandshakeFault::Drop => return Err(Dropped),
+        HandshakeFault::Status(status) => return Ok(text(status, "Refused by the sandbox")),
     }
     let answer = match create_response_with_body(&request, || full("")) {
         Ok(answer) => answer,

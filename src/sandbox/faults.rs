@@ -14,7 +14,7 @@ pub const HELD_PUBLISHES_MAX: usize = 1024;
 
 /// What happens to who asks for a WebSocket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Refusal {
+pub enum HandshakeFault {
     /// It is welcome.
     #[default]
     None,
@@ -38,7 +38,7 @@ pub(super) enum Fate {
 /// The faults that are in force.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    pub(super) refusal: Refusal,
+    pub(super) handshake: HandshakeFault,
     failures: VecDeque<Failures>,
     drops: usize,
     holds: usize,
@@ -140,8 +140,8 @@ impl SandboxHandle {
     }
 
     /// What happens to new WebSockets from now on.
-    pub fn refuse_connections(&self, refusal: Refusal) {
-        self.hub().change(|inner| inner.faults.refusal = refusal);
+    pub fn refuse_connections(&self, fault: HandshakeFault) {
+        self.hub().change(|inner| inner.faults.handshake = fault);
     }
 
     /// Answers the next `count` publishes over HTTP with `status` (200 to 599), without carrying them out, and

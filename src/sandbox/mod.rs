@@ -28,7 +28,7 @@ use self::hub::Hub;
 use crate::http::server::{self, End, Limits, Progress};
 
 pub use self::api::BODY_BYTES_MAX;
-pub use self::faults::{HELD_PUBLISHES_MAX, PublishHold, Refusal};
+pub use self::faults::{HELD_PUBLISHES_MAX, HandshakeFault, PublishHold};
 pub use self::observe::{
     ClientEvent, EVER_SUBSCRIBED_MAX, LOG_BYTES_MAX, LOG_ENTRIES_MAX, Published, Requests, View,
 };

@@ -15,7 +15,7 @@ use super::classify::{Target, classify};
 use super::forwarded::client_address;
 use super::gate::{Facts, Upgradable, admit, may_go_on, told_by_frame, upgradable};
 use super::presented::{Presented, presented_token, select_subprotocol};
-use super::refusal::{Refusal, Refused};
+use super::refusal::{ExplainedRefusal, Refusal};
 use super::respond;
 use super::upgrade::check;
 use super::worker::Worker;
@@ -118,18 +118,18 @@ async fn upgrade(
         phase,
         origin_allowed: origin_allowed(route, request),
     };
-    let refused = match grant(worker, route, request, values, address, facts).await {
+    let explained = match grant(worker, route, request, values, address, facts).await {
         Ok((answer, granted)) => return Ok((answer, Upgraded { user_agent, ..granted })),
-        Err(refused) => refused,
+        Err(explained) => explained,
     };
-    let answer = respond::refusal(&refused, Some(route));
-    door.metrics.refused(Some(route), refused.refusal);
+    let answer = respond::refusal(&explained, Some(route));
+    door.metrics.refused(Some(route), explained.refusal);
     tracing::info!(
         route = &*route.name,
         client.address = %address,
         user_agent.original = user_agent,
         status = answer.status().as_u16(),
-        why = &*refused.why,
+        why = &*explained.why,
         "refused"
     );
     Err(answer)
@@ -142,7 +142,7 @@ async fn grant(
     values: Result<PathValues, String>,
     address: IpAddr,
     facts: Facts,
-) -> Result<(Answer, Upgraded), Refused> {
+) -> Result<(Answer, Upgraded), ExplainedRefusal> {
     let Upgradable { values, key } = upgradable(values, check(request))?;
     let holder = Holder::default();
     let slot = match admit(facts) {
@@ -209,7 +209,7 @@ fn held_slot(
     let code = told_by_frame(refusal, route.refusal)?;
     let client = one_client(address, worker.door.settings.ipv6_prefix);
     match worker.door.refused_slots.acquire(&client, REFUSED_PER_ADDRESS_MAX, ()) {
-        Acquire::Granted(slot) => Some((code, AddressSlot::Refused(slot))),
+        Acquire::Granted(slot) => Some((code, AddressSlot::ForRefusal(slot))),
         Acquire::Full { .. } => None,
     }
 }

@@ -4,7 +4,7 @@
 use hyper::Method;
 use hyper::header::{CONNECTION, EXPECT, HeaderMap, UPGRADE};
 
-use super::refusal::{Refusal, Refused};
+use super::refusal::{ExplainedRefusal, Refusal};
 use super::upgrade::{NotUpgradable, has_token};
 use crate::deprecation::Phase;
 use crate::legacy::error::ErrorCode;
@@ -26,7 +26,7 @@ pub struct Upgradable<'a> {
 pub fn upgradable<'a>(
     values: Result<PathValues, String>,
     key: Result<&'a [u8], NotUpgradable>,
-) -> Result<Upgradable<'a>, Refused> {
+) -> Result<Upgradable<'a>, ExplainedRefusal> {
     let values = values.map_err(|why| Refusal::BadPath.because(why))?;
     let key = key.map_err(|wrong| match wrong {
         NotUpgradable::UpgradeRequired(why) => Refusal::UpgradeRequired.because(why),
@@ -99,14 +99,14 @@ mod tests {
     fn what_is_no_upgrade_is_refused_by_its_path_first() {
         let values = PathValues::default;
         assert_eq!(upgradable(Ok(values()), Ok(KEY)), Ok(Upgradable { values: values(), key: KEY }));
-        for (bad, key, refused) in [
+        for (bad, key, refusal) in [
             (true, Ok(KEY), Refusal::BadPath.because("why")),
             (true, Err(NotUpgradable::UpgradeRequired("no")), Refusal::BadPath.because("why")),
             (false, Err(NotUpgradable::UpgradeRequired("no")), Refusal::UpgradeRequired.because("no")),
             (false, Err(NotUpgradable::Malformed("no")), Refusal::Malformed.because("no")),
         ] {
             let values = if bad { Err("why".to_owned()) } else { Ok(values()) };
-            assert_eq!(upgradable(values, key), Err(refused));
+            assert_eq!(upgradable(values, key), Err(refusal));
         }
     }
 

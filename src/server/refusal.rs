@@ -109,20 +109,20 @@ impl Refusal {
     }
 
     /// The refusal with all that is known of its cause.
-    pub fn because(self, why: impl Into<Cow<'static, str>>) -> Refused {
-        Refused { refusal: self, why: why.into() }
+    pub fn because(self, why: impl Into<Cow<'static, str>>) -> ExplainedRefusal {
+        ExplainedRefusal { refusal: self, why: why.into() }
     }
 }
 
 /// A refusal and its cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct ExplainedRefusal {
     pub refusal: Refusal,
     /// What the client and the log are told.
     pub why: Cow<'static, str>,
 }
 
-impl From<Refusal> for Refused {
+impl From<Refusal> for ExplainedRefusal {
     fn from(refusal: Refusal) -> Self {
         refusal.because(refusal.text())
     }

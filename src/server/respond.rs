@@ -8,7 +8,7 @@ use hyper::header::{
 use hyper::{Method, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::refusal::{Refusal, Refused};
+use super::refusal::{ExplainedRefusal, Refusal};
 use crate::deprecation::Policy;
 use crate::http::server::{Answer, full, problem};
 use crate::routes::route::Route;
@@ -29,8 +29,8 @@ pub(super) fn switching_protocols(route: &Route, key: &[u8], protocol: Option<St
 }
 
 /// A refusal, of a route where its path was one's.
-pub(super) fn refusal(refused: &Refused, route: Option<&Route>) -> Answer {
-    let Refused { refusal, why } = refused;
+pub(super) fn refusal(explained: &ExplainedRefusal, route: Option<&Route>) -> Answer {
+    let ExplainedRefusal { refusal, why } = explained;
     let status = refusal.status().and_then(|status| StatusCode::from_u16(status).ok());
     let mut answer = problem(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), why).map(full);
     if let Some(route) = route {

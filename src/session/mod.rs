@@ -30,7 +30,7 @@ use self::metrics::{ConnPhase, RouteMetrics};
 use self::opening::Upgraded;
 use self::progress::Progress;
 use self::slots::{AddressSlot, Holder, UserSlots};
-use crate::auth::{Claims, Refused};
+use crate::auth::{Claims, TokenError};
 use crate::clock::Now;
 use crate::fanout::hub::Ticket;
 use crate::legacy::close::CloseReason;
@@ -52,7 +52,7 @@ type Pending = Pin<Box<dyn Future<Output = Completion> + Send>>;
 enum Completion {
     /// A throttled token, and when it came: it may be judged now.
     Judge(String, Now),
-    Verified(Result<Claims, Refused>),
+    Verified(Result<Claims, TokenError>),
     Slots(Result<UserSlots, ErrorCode>),
 }
 

@@ -28,7 +28,7 @@ pub enum AddressSlot {
     /// Among those in service.
     Counted(Slot<Key<IpAddr>>),
     /// Among those kept only to be told a refusal.
-    Refused(Permit<IpAddr, ()>),
+    ForRefusal(Permit<IpAddr, ()>),
 }
 
 impl Session {

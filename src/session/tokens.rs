@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Completion, Session};
-use crate::auth::{Claims, Refused, TokenResult, Verify};
+use crate::auth::{Claims, TokenError, TokenResult, Verify};
 use crate::clock::Now;
 use crate::session::machine::JUDGING_MAX;
 use crate::text::loggable;
@@ -32,7 +32,7 @@ impl Session {
     /// Judges a token that came at `came_at`, as of then.
     pub(super) fn judge(&mut self, token: String, came_at: Now) {
         let Some(judge) = self.context.shared.judge() else {
-            return self.verified(Err(Refused::KeysUnavailable));
+            return self.verified(Err(TokenError::KeysUnavailable));
         };
         let now = Now::read();
         let waited = now.mono.saturating_duration_since(came_at.mono).min(JUDGING_MAX);
@@ -47,15 +47,15 @@ impl Session {
         }
     }
 
-    pub(super) fn verified(&mut self, verdict: Result<Claims, Refused>) {
+    pub(super) fn verified(&mut self, verdict: Result<Claims, TokenError>) {
         let now = Now::read();
         let judge = self.context.shared.judge();
         let leeway = judge.as_ref().map_or(Duration::ZERO, |judge| judge.settings.leeway);
         let user = verdict.as_ref().map_or_else(|_| String::new(), |claims| claims.user.clone());
-        let refused = verdict.as_ref().err().cloned();
+        let error = verdict.as_ref().err().cloned();
         let outcome = match verdict {
             // A wrong token is the sender's fault only when there was a key to judge it by.
-            Err(refused) if !refused.is_tokens_fault() => {
+            Err(error) if !error.is_tokens_fault() => {
                 let retry = judge.map_or(Duration::ZERO, |judge| judge.verifier.retry_after(now));
                 self.machine.unjudged(retry, now, &mut self.actions)
             }
@@ -65,8 +65,8 @@ impl Session {
                 self.machine.verified(verdict.map_err(failed), leeway, now, &mut self.actions)
             }
         };
-        let result = refused.as_ref().map_or(outcome.result, Refused::result);
-        let why = refused.map(|refused| refused.to_string());
+        let result = error.as_ref().map_or(outcome.result, TokenError::result);
+        let why = error.map(|error| error.to_string());
         let why = why.or_else(|| outcome.denied.map(|denied| denied.to_string()));
         self.note_auth(&user, result, why);
     }

@@ -59,8 +59,8 @@ pub struct Backend {
 #[derive(Debug)]
 pub enum Outcome {
     Accepted,
-    /// Refused, and will be refused again.
-    Refused {
+    /// Refused, and will be again.
+    Rejected {
         /// For the log.
         why: String,
         /// Whether the fault may lie with one message of several.
@@ -221,7 +221,7 @@ impl Api {
             let name = HeaderName::from_bytes(name.as_bytes());
             let value = HeaderValue::from_str(value.expose_secret());
             let (Ok(name), Ok(mut value)) = (name, value) else {
-                return refused("a configured header is not sendable".to_owned(), false);
+                return rejected("a configured header is not sendable".to_owned(), false);
             };
             value.set_sensitive(true);
             headers.insert(name, value);
@@ -243,7 +243,7 @@ impl Api {
         timeout: Duration,
     ) -> Result<Response, Outcome> {
         let uri: Uri =
-            url.parse().map_err(|error| refused(format!("the URL is not usable: {error}"), false))?;
+            url.parse().map_err(|error| rejected(format!("the URL is not usable: {error}"), false))?;
         headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         let request = Request { method: Method::POST, uri, headers, body: Bytes::from(body) };
         match self.client.send(request, timeout, ANSWER_BYTES_MAX).await {
@@ -342,7 +342,7 @@ fn judge(response: &Response) -> Outcome {
         Outcome::Retry { cause, why: why(), maybe_accepted, wait: response.retry_after }
     } else {
         let about_the_app = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        refused(why(), !about_the_app)
+        rejected(why(), !about_the_app)
     }
 }
 
@@ -354,12 +354,12 @@ fn judge_backends(response: &Response, retry_on: &[u16]) -> Outcome {
     if status.is_success() {
         Outcome::Accepted
     } else if retry_on.contains(&status.as_u16()) {
-        let cause = passing(status).unwrap_or(RetryCause::Refused);
+        let cause = passing(status).unwrap_or(RetryCause::Rejected);
         Outcome::Retry { cause, why: why(), maybe_accepted: false, wait: response.retry_after }
     } else if let Some(cause) = passing(status) {
         Outcome::Retry { cause, why: why(), maybe_accepted: true, wait: None }
     } else {
-        refused(why(), false)
+        rejected(why(), false)
     }
 }
 
@@ -391,8 +391,8 @@ fn real_status(status: StatusCode, text: &str) -> StatusCode {
         .unwrap_or(status)
 }
 
-fn refused(why: String, one_may_be_bad: bool) -> Outcome {
-    Outcome::Refused { why, one_may_be_bad }
+fn rejected(why: String, one_may_be_bad: bool) -> Outcome {
+    Outcome::Rejected { why, one_may_be_bad }
 }
 
 #[cfg(test)]
@@ -512,7 +512,7 @@ mod tests {
         match outcome {
             Outcome::Accepted => "accepted".to_owned(),
             Outcome::OneByOne => "one by one".to_owned(),
-            Outcome::Refused { one_may_be_bad, .. } => {
+            Outcome::Rejected { one_may_be_bad, .. } => {
                 format!("refused, {}", if *one_may_be_bad { "one" } else { "all" })
             }
             Outcome::Retry { cause, maybe_accepted, wait, .. } => {

@@ -88,14 +88,14 @@ fn request(app: &App) -> Result<Request, WsError> {
 
 fn handshake_failed(error: &WsError) -> End {
     match error {
-        WsError::Http(response) => End::new(LostCause::Refused, format!("HTTP {}", response.status())),
+        WsError::Http(response) => End::new(LostCause::Rejected, format!("HTTP {}", response.status())),
         error => End::new(LostCause::Handshake, error),
     }
 }
 
 /// Waits for `pusher:connection_established`, or for the error or close that come instead.
 async fn greeting(connection: &mut Connection) -> Result<(String, Option<Duration>), End> {
-    let refused = |code, why| End { cause: LostCause::Refused, code, why };
+    let rejected = |code, why| End { cause: LostCause::Rejected, code, why };
     loop {
         match connection.next().await {
             Received::Frame(ServerFrame::ConnectionEstablished { socket_id, activity_timeout }) => {
@@ -103,17 +103,17 @@ async fn greeting(connection: &mut Connection) -> Result<(String, Option<Duratio
                 return Ok((socket_id, timeout));
             }
             Received::Frame(ServerFrame::Error { code, message }) => {
-                return Err(refused(code, loggable(&message)));
+                return Err(rejected(code, loggable(&message)));
             }
             Received::Frame(_) | Received::Binary | Received::Control => {}
             Received::Unreadable(_, error) => {
                 return Err(End::new(LostCause::Handshake, loggable(&error.to_string())));
             }
-            Received::Ended(Ended::Closed(code, reason)) => return Err(refused(code, reason)),
+            Received::Ended(Ended::Closed(code, reason)) => return Err(rejected(code, reason)),
             Received::Ended(Ended::Broken(error)) => return Err(End::new(LostCause::Handshake, error)),
             Received::Ended(Ended::Over) => {
                 let why = "the connection ended before a greeting: is the key right?".to_owned();
-                return Err(refused(None, why));
+                return Err(rejected(None, why));
             }
         }
     }

@@ -11,7 +11,7 @@ labels! {
         Tls = "tls",
         Handshake = "handshake",
         /// Pusher said no.
-        Refused = "refused",
+        Rejected = "refused",
         Broken = "broken",
         /// Pusher closed it, and gave no code.
         Closed = "closed",

@@ -68,7 +68,7 @@ labels! {
     /// What became of a client's message.
     pub enum PublishResult: "result" {
         Ok = "ok",
-        Refused = "refused",
+        Rejected = "refused",
         /// Not accepted within its deadline.
         Expired = "expired",
         QueueFull = "queue_full",
@@ -87,7 +87,7 @@ labels! {
         /// Another status of the server's fault.
         ServerError = "server_error",
         /// Another status by which a rule says so.
-        Refused = "refused",
+        Rejected = "refused",
         /// No answer, or none of Pusher's.
         NoAnswer = "no_answer",
         /// It could not be sent.

@@ -291,7 +291,7 @@ impl Runner {
 /// What became of some messages of a request.
 enum Tried {
     Settled,
-    Refused { items: Vec<Item<Job>>, one_may_be_bad: bool },
+    Rejected { items: Vec<Item<Job>>, one_may_be_bad: bool },
     Retry { items: Vec<Item<Job>>, wait: Duration },
 }
 
@@ -303,7 +303,7 @@ impl Shared {
         match self.attempt(items).await {
             Tried::Settled => {}
             Tried::Retry { items, wait } => left.back.extend(items.into_iter().map(|item| (item, wait))),
-            Tried::Refused { items, one_may_be_bad } if items.len() > 1 && one_may_be_bad => {
+            Tried::Rejected { items, one_may_be_bad } if items.len() > 1 && one_may_be_bad => {
                 for item in items {
                     // Behind one that waits its channel waits.
                     if left.back.iter().any(|(earlier, _)| earlier.channel == item.channel) {
@@ -315,11 +315,11 @@ impl Shared {
                         Tried::Retry { items, wait } => {
                             left.back.extend(items.into_iter().map(|item| (item, wait)));
                         }
-                        Tried::Refused { items, .. } => self.refused(items),
+                        Tried::Rejected { items, .. } => self.rejected(items),
                     }
                 }
             }
-            Tried::Refused { items, .. } => self.refused(items),
+            Tried::Rejected { items, .. } => self.rejected(items),
         }
         left
     }
@@ -343,11 +343,11 @@ impl Shared {
                 items.iter().for_each(|_| self.metrics.published(PublishResult::Ok));
                 Tried::Settled
             }
-            Outcome::Refused { why, one_may_be_bad } => {
+            Outcome::Rejected { why, one_may_be_bad } => {
                 tracing::warn!(messages = items.len(), why, "publishing was refused");
-                Tried::Refused { items, one_may_be_bad }
+                Tried::Rejected { items, one_may_be_bad }
             }
-            Outcome::OneByOne => Tried::Refused { items, one_may_be_bad: true },
+            Outcome::OneByOne => Tried::Rejected { items, one_may_be_bad: true },
             Outcome::Retry { cause, why, maybe_accepted, wait } => {
                 tracing::debug!(messages = items.len(), why, "publishing will be tried again");
                 self.metrics.retries.get(cause).increment(1);
@@ -365,10 +365,10 @@ impl Shared {
             let Work::Post(backend) = &item.job.work else { continue };
             match self.api.post(backend, self.settings.timeout).await {
                 Outcome::Accepted => self.metrics.published(PublishResult::Ok),
-                Outcome::OneByOne => self.refused(vec![item]),
-                Outcome::Refused { why, .. } => {
+                Outcome::OneByOne => self.rejected(vec![item]),
+                Outcome::Rejected { why, .. } => {
                     tracing::warn!(why, "a backend refused a message");
-                    self.refused(vec![item]);
+                    self.rejected(vec![item]);
                 }
                 // Nobody knows whether it took effect, and twice may be wrong: `rm` is no idempotent input.
                 Outcome::Retry { cause, why, maybe_accepted: true, .. } => {
@@ -385,8 +385,8 @@ impl Shared {
         left
     }
 
-    fn refused(&self, items: Vec<Item<Job>>) {
-        self.fail(items, ErrorCode::UpstreamRefused, PublishResult::Refused);
+    fn rejected(&self, items: Vec<Item<Job>>) {
+        self.fail(items, ErrorCode::UpstreamRefused, PublishResult::Rejected);
     }
 
     /// Tells the senders that their messages were not carried.

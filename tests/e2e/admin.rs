@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pusher_bridge::app;
-use pusher_bridge::sandbox::{Options, Refusal, Sandbox};
+use pusher_bridge::sandbox::{HandshakeFault, Options, Sandbox};
 use secrecy::ExposeSecret as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -140,14 +140,14 @@ async fn frames_bytes_and_tokens_are_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_tell_what_is_so() {
     let sandbox = Sandbox::start(Options::local()).await.unwrap();
-    sandbox.refuse_connections(Refusal::Drop);
+    sandbox.refuse_connections(HandshakeFault::Drop);
     let running = app::start(config(SHIPPED, &sandbox.app().environment())).await.unwrap();
     let admin = running.admin_address;
     assert_eq!(get(admin, "/healthz").await.status, 200);
     let readyz = get(admin, "/readyz").await;
     assert_eq!(readyz.status, 503);
     assert_eq!(readyz.body, "waiting for the first connection to Pusher\nlinks connected: 0 of 1\n");
-    sandbox.refuse_connections(Refusal::None);
+    sandbox.refuse_connections(HandshakeFault::None);
     patiently("the connection", running.status.wait_ready()).await;
     let readyz = get(admin, "/readyz").await;
     assert_eq!((readyz.status, readyz.body.as_str()), (200, "ready\nlinks connected: 1 of 1\n"));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pusher_bridge::app::Shutdown;
 use pusher_bridge::config::Config;
-use pusher_bridge::sandbox::{PublishHold, Refusal};
+use pusher_bridge::sandbox::{HandshakeFault, PublishHold};
 use tokio::time::Instant;
 
 use crate::near_and_far;
@@ -522,12 +522,12 @@ near_and_far!(messages_published_while_the_link_is_lost_reach_the_neighbours_her
 async fn messages_published_while_the_link_is_lost_reach_the_neighbours_here() {
     let mut stage =
         Stage::new(|config| config.upstream.reconnect_delay_max = Duration::from_millis(50)).await;
-    stage.bridge.sandbox.refuse_connections(Refusal::Drop);
+    stage.bridge.sandbox.refuse_connections(HandshakeFault::Drop);
     stage.bridge.sandbox.cut_connections();
     stage.bridge.becomes(r#"pusher_bridge_upstream_connected{link="0"}"#, 0.0).await;
     stage.send([1]).await;
     assert_eq!(stage.neighbour.json().await["data"], 1);
-    stage.bridge.sandbox.refuse_connections(Refusal::None);
+    stage.bridge.sandbox.refuse_connections(HandshakeFault::None);
     patiently("the link", stage.bridge.sandbox.wait_for(|view| view.subscribed(CHANNEL) == 1)).await;
     stage.neighbour.send(r#"{"type":"m","data":1}"#).await;
     assert_eq!(stage.sender.json().await["data"], 1, "another's message, though it says the same");

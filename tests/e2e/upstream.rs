@@ -6,7 +6,7 @@ use std::time::Duration;
 use pusher_bridge::app;
 use pusher_bridge::config::Config;
 use pusher_bridge::routes::route::OnGap;
-use pusher_bridge::sandbox::{Options, Refusal, Sandbox};
+use pusher_bridge::sandbox::{HandshakeFault, Options, Sandbox};
 use secrecy::ExposeSecret;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
@@ -240,14 +240,14 @@ async fn an_error_with_a_close_code_is_survived() {
 
 near_and_far!(refused_connections_are_tried_again);
 async fn refused_connections_are_tried_again() {
-    for refusal in [Refusal::Drop, Refusal::Status(503)] {
-        survives(if refusal == Refusal::Drop { "handshake" } else { "refused" }, async |bridge| {
+    for fault in [HandshakeFault::Drop, HandshakeFault::Status(503)] {
+        survives(if fault == HandshakeFault::Drop { "handshake" } else { "refused" }, async |bridge| {
             let before = bridge.sandbox.view(|view| view.attempts());
-            bridge.sandbox.refuse_connections(refusal);
+            bridge.sandbox.refuse_connections(fault);
             bridge.sandbox.cut_connections();
             let tried = bridge.sandbox.wait_for(|view| view.attempts() >= before + 4);
             patiently("four attempts", tried).await;
-            bridge.sandbox.refuse_connections(Refusal::None);
+            bridge.sandbox.refuse_connections(HandshakeFault::None);
         })
         .await;
     }
@@ -261,13 +261,13 @@ async fn while_pusher_is_away_newcomers_are_told_and_may_retry() {
     })
     .await;
     let mut old = bridge.login_as("/ws/plugin/p1", "1").await;
-    bridge.sandbox.refuse_connections(Refusal::Drop);
+    bridge.sandbox.refuse_connections(HandshakeFault::Drop);
     bridge.sandbox.cut_connections();
     bridge.becomes(r#"pusher_bridge_upstream_connected{link="0"}"#, 0.0).await;
     let mut new = bridge.connect("/ws/plugin/p1").await;
     new.auth(&token("2")).await;
     assert_eq!(new.error_code().await, "UPSTREAM_UNAVAILABLE");
-    bridge.sandbox.refuse_connections(Refusal::None);
+    bridge.sandbox.refuse_connections(HandshakeFault::None);
     subscribed(&bridge, PLUGIN, 1).await;
     new.auth(&token("2")).await;
     assert_eq!(new.json().await["type"], "auth_response");

@@ -12,7 +12,8 @@ use pusher_bridge::clock::Now;
 use pusher_bridge::pusher::frame::{self, ServerFrame};
 use pusher_bridge::pusher::sign;
 use pusher_bridge::sandbox::{
-    CLIENT_EVENTS_PER_SECOND_MAX, MESSAGE_BYTES_MAX, Options, Published, Refusal, Sandbox, SandboxHandle,
+    CLIENT_EVENTS_PER_SECOND_MAX, HandshakeFault, MESSAGE_BYTES_MAX, Options, Published, Sandbox,
+    SandboxHandle,
 };
 use secrecy::SecretString;
 use tokio::net::TcpStream;
@@ -468,12 +469,12 @@ async fn connections_are_cut_closed_and_refused_as_asked() {
     assert!(client.message().await.is_none());
     patient(sandbox.wait_for(|view| view.connections() == 0)).await;
 
-    sandbox.refuse_connections(Refusal::Status(503));
+    sandbox.refuse_connections(HandshakeFault::Status(503));
     assert!(open(sandbox.addr(), APP).await.unwrap_err().contains("503"));
-    sandbox.refuse_connections(Refusal::Drop);
+    sandbox.refuse_connections(HandshakeFault::Drop);
     assert!(open(sandbox.addr(), APP).await.is_err());
     assert_eq!(post(&sandbox, "events", &event_body("a", "e", "d")).await.unwrap().status, 200);
-    sandbox.refuse_connections(Refusal::None);
+    sandbox.refuse_connections(HandshakeFault::None);
     connect(&sandbox).await.expect_nothing().await;
     assert_eq!(sandbox.view(|view| (view.attempts(), view.connections_total(), view.pings())), (5, 3, 1));
 }

@@ -88,7 +88,7 @@ async fn user(verifier: &Verifier, token: &str, now: Now) -> Result<String, &'st
         Verify::Done(result) => result,
         Verify::NeedsKeys => verifier.verify_after_refresh(token, now).await,
     };
-    result.map(|claims| claims.user).map_err(|refused| refused.result().label())
+    result.map(|claims| claims.user).map_err(|error| error.result().label())
 }
 
 fn ok() -> Result<String, &'static str> {
@@ -368,7 +368,7 @@ async fn without_any_keys_the_token_is_not_to_blame() {
         assert_eq!(user(&verifier, &token("k1"), now()).await, Err("keys_unavailable"));
     }
     assert_eq!(server.fetches(), 1);
-    assert!(!Refused::KeysUnavailable.is_tokens_fault());
+    assert!(!TokenError::KeysUnavailable.is_tokens_fault());
     assert_eq!(verifier.retry_after(now()), REFRESH_MIN);
     assert_eq!(verifier.retry_after(at(Duration::from_secs(7))), Duration::from_secs(3));
     assert_eq!(verifier.retry_after(at(REFRESH)), Duration::ZERO);

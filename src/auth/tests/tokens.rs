@@ -199,7 +199,7 @@ fn a_key_speaks_for_its_own_issuer_alone() {
         let token = mint_hs256(secret.as_bytes(), &claims(rest));
         let Verify::Done(result) = verifier.verify(&token, now()) else { panic!("nothing is fetched") };
         let issuer = result.as_ref().map(|claims| claims.issuer.as_deref());
-        assert_eq!(issuer.map_err(|refused| refused.result().label()), expected, "{secret} {rest}");
+        assert_eq!(issuer.map_err(|error| error.result().label()), expected, "{secret} {rest}");
     }
 }
 
@@ -232,8 +232,8 @@ fn nothing_of_a_token_or_a_secret_is_shown() {
     let verifier = verifier(vec![secret_key(SECRET, &HMAC)]);
     let token = mint_hs256(SECRET.as_bytes(), r#"{"sub":"u","exp":9999999999,"email":"private"}"#);
     let outcome = verifier.verify(&token, now());
-    let refused = verifier.verify(&token.replace('.', ".x"), now());
-    let shown = format!("{verifier:?} {outcome:?} {refused:?}");
+    let verdict = verifier.verify(&token.replace('.', ".x"), now());
+    let shown = format!("{verifier:?} {outcome:?} {verdict:?}");
     let parts = token.split('.').chain([SECRET, "private"]);
     for part in parts {
         assert!(!shown.contains(part), "{shown}");

@@ -18,7 +18,7 @@ impl Machine {
             }
             State::Live => self.live_text(text, now, out),
             State::Unauthenticated => self.early_text(text, now, out),
-            State::Refused => self.flood_check(now, out),
+            State::RefusalTold => self.flood_check(now, out),
             _ => {}
         }
         Handled::Consumed
@@ -32,7 +32,7 @@ impl Machine {
             State::Live | State::Unauthenticated => {
                 self.reject(ErrorCode::BinaryNotSupported, now, out);
             }
-            State::Refused => self.flood_check(now, out),
+            State::RefusalTold => self.flood_check(now, out),
             _ => {}
         }
         Handled::Consumed

@@ -147,7 +147,7 @@ impl Machine {
     /// Whether the driver may hand in the client's next frame. While it may not, it reads none.
     #[must_use]
     pub const fn wants_frames(&self) -> bool {
-        matches!(self.state, State::Unauthenticated | State::Live | State::Refused)
+        matches!(self.state, State::Unauthenticated | State::Live | State::RefusalTold)
     }
 
     #[must_use]

@@ -23,7 +23,7 @@ pub(super) enum State {
     Subscribing,
     Live,
     /// Told a refusal, kept a while, then closed.
-    Refused,
+    RefusalTold,
     Closed,
 }
 
@@ -43,7 +43,7 @@ impl Machine {
     pub(super) fn refuse(&mut self, code: ErrorCode, now: Now, out: &mut Vec<Action>) {
         // On an echo route too, which says nothing else of its own.
         out.push(Action::Error(code, self.route.dialect.render_error(code, code.message(), "{}", now)));
-        self.state = State::Refused;
+        self.state = State::RefusalTold;
         let hold = match self.route.refusal {
             TellRefusal::Frame { hold } => hold,
             TellRefusal::Http => Duration::ZERO,
@@ -65,7 +65,7 @@ impl Machine {
                 self.close(self.tokens.why_late(), out);
             }
             State::Subscribing => self.give_up_subscribing(now, out),
-            State::Refused => self.close(CloseReason::Refused, out),
+            State::RefusalTold => self.close(CloseReason::Refused, out),
             State::Live => self.tell_unsubscribed(now, out),
             _ => {}
         }

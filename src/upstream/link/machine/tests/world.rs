@@ -381,7 +381,7 @@ impl World {
             // Nothing comes of it, ever.
             0 => {}
             n => {
-                let end = End { cause: LostCause::Refused, code: codes[n - 1], why: String::new() };
+                let end = End { cause: LostCause::Rejected, code: codes[n - 1], why: String::new() };
                 self.later(latency, Happening::DialFailed(of, end));
             }
         }

@@ -45,7 +45,7 @@ labels! {
 
 /// Why a token was not accepted. Nothing of the token itself is in it but claim names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum TokenError {
     /// Not three parts of base64url (RFC 7515 §3.1), or their content is not the JSON it has to be.
     Malformed,
     /// Longer than `token_bytes_max`.
@@ -75,7 +75,7 @@ pub enum Refused {
     KeysUnavailable,
 }
 
-impl Refused {
+impl TokenError {
     /// The result as a metric's label.
     #[must_use]
     pub const fn result(&self) -> TokenResult {
@@ -104,7 +104,7 @@ impl Refused {
 }
 
 /// For the log. A client is told less.
-impl fmt::Display for Refused {
+impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Malformed => f.write_str("the token is not a JWT"),
@@ -124,4 +124,4 @@ impl fmt::Display for Refused {
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for TokenError {}
