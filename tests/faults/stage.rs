@@ -262,6 +262,12 @@ impl Ear {
         matches!(self.heard.borrow().log.last(), Some(Seen::Over(_)))
     }
 
+    /// Whether its stream has ended, or its connection.
+    fn is_done(&self) -> bool {
+        let heard = self.heard.borrow();
+        heard.ended || matches!(heard.log.last(), Some(Seen::Over(_)))
+    }
+
     /// A stream's marks.
     fn marks(&self, number: impl Fn(&Seen) -> Option<u32>) -> Vec<Mark> {
         let mark = |seen: &Seen| match seen {
@@ -457,7 +463,11 @@ impl Run {
     }
 
     async fn flow_of(&self, ear: &Ear, what: &str, by: usize) {
-        let (down, up) = (ear.heard.borrow().down, ear.heard.borrow().up);
+        let (down, up) = {
+            // Looked at once: a second look beside the first waits for a writer, which waits for the first.
+            let heard = ear.heard.borrow();
+            (heard.down, heard.up)
+        };
         ear.until(&format!("numbers on {what}"), |heard| heard.down >= down + by).await;
         if what.contains("talk") {
             ear.until(&format!("clients' numbers on {what}"), |heard| heard.up >= up + by).await;
@@ -479,7 +489,7 @@ impl Run {
         let client = Client::new(&pusher_bridge::tls::client_config(None).unwrap());
         let ending = async {
             // Again and again, for one may fall into a gap.
-            while !self.ears().all(|ear| ear.heard.borrow().ended || ear.is_over()) {
+            while !self.ears().all(Ear::is_done) {
                 let channels = DOWN.map(|(channel, _)| channel);
                 let _ = self.app.try_trigger(&client, &channels, "end", "1").await;
                 sleep(LOOK_AGAIN).await;
