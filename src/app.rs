@@ -147,7 +147,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     );
     let shared = Arc::new(Shared {
         settings: Settings {
-            subscribe_wait: config.upstream.subscribe_timeout,
+            subscribe_wait: config.upstream.times.subscribe_timeout,
             close_window: config.server.close_window,
         },
         metrics: metrics.session.clone(),

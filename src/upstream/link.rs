@@ -91,10 +91,9 @@ type Dialling = Pin<Box<dyn Future<Output = Result<Established, End>> + Send>>;
 pub async fn run(shared: Arc<Shared>, end: LinkEnd, status: Status) {
     let LinkEnd { id, mut commands, flights } = end;
     let (probes, mut probed) = mpsc::unbounded_channel();
-    let times = (&*shared.settings).into();
     let mut link = Link {
         id,
-        machine: Machine::new(id, times, flights, fastrand::Rng::new(), now()),
+        machine: Machine::new(id, shared.settings.times, flights, fastrand::Rng::new(), now()),
         actions: Vec::new(),
         line: Line::default(),
         probes,

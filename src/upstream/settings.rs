@@ -15,6 +15,21 @@ pub struct Settings {
     pub app: App,
     /// Shared connections; a hash of the channel picks one (default 1).
     pub connections: usize,
+    /// What a link waits for.
+    pub times: Times,
+    /// Largest data of an event, bytes (default 10,240, the hosted service's).
+    pub event_bytes_max: usize,
+    /// Largest frame accepted from upstream, bytes (default 256 KiB, or what holds the largest event).
+    pub frame_bytes_max: usize,
+    /// Publishing by HTTP.
+    pub publish: Publish,
+    /// Forward proxies, as the environment names them; for backends and keys as well.
+    pub proxies: Arc<Proxies>,
+}
+
+/// How long a link waits for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
     /// Dialling, TLS and `pusher:connection_established` together (default 10 s).
     pub connect_timeout: Duration,
     /// From `pusher:subscribe` to its success (default 10 s).
@@ -28,14 +43,6 @@ pub struct Settings {
     pub check_interval: Option<Duration>,
     /// Longest delay between reconnects (default 30 s).
     pub reconnect_delay_max: Duration,
-    /// Largest data of an event, bytes (default 10,240, the hosted service's).
-    pub event_bytes_max: usize,
-    /// Largest frame accepted from upstream, bytes (default 256 KiB, or what holds the largest event).
-    pub frame_bytes_max: usize,
-    /// Publishing by HTTP.
-    pub publish: Publish,
-    /// Forward proxies, as the environment names them; for backends and keys as well.
-    pub proxies: Arc<Proxies>,
 }
 
 /// A Pusher app: its credentials and its addresses.

@@ -70,7 +70,7 @@ async fn promtool_finds_nothing_wrong_with_the_metrics() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gauges_return_to_nothing_when_the_clients_are_gone() {
-    let bridge = Bridge::with(SHIPPED, |config| config.upstream.linger = Duration::ZERO).await;
+    let bridge = Bridge::with(SHIPPED, |config| config.upstream.times.linger = Duration::ZERO).await;
     let address = bridge.address();
     let token = token("123");
     let live = r#"pusher_bridge_connections{route="plugin",phase="live"}"#;
@@ -395,7 +395,7 @@ async fn an_event_that_nobody_got_is_explained() {
     );
     let bridge = Bridge::with(&routes, |config| {
         config.server.workers = 2;
-        config.upstream.linger = Duration::from_secs(60);
+        config.upstream.times.linger = Duration::from_secs(60);
     })
     .await;
     let counts = |result: &str| format!("pusher_bridge_upstream_events_total{{result=\"{result}\"}}");

@@ -176,7 +176,7 @@ async fn a_head_that_trickles_in_has_a_deadline() {
 async fn a_frame_from_pusher_beyond_its_limit_costs_only_that_connection() {
     let bridge = Bridge::with(SHIPPED, |config| {
         config.upstream.frame_bytes_max = 100_000;
-        config.upstream.reconnect_delay_max = Duration::from_millis(50);
+        config.upstream.times.reconnect_delay_max = Duration::from_millis(50);
     })
     .await;
     let mut client = bridge.login("/ws/content/gen_1").await;
@@ -200,8 +200,8 @@ async fn a_pusher_that_never_greets_is_given_up() {
     let mut app = Sandbox::start(Options::local()).await.unwrap().app();
     app.address = silent.local_addr().unwrap();
     let mut config = config(SHIPPED, &app.environment());
-    config.upstream.connect_timeout = Duration::from_millis(50);
-    config.upstream.reconnect_delay_max = Duration::from_millis(50);
+    config.upstream.times.connect_timeout = Duration::from_millis(50);
+    config.upstream.times.reconnect_delay_max = Duration::from_millis(50);
     let running = pusher_bridge::app::start(config).await.unwrap();
     let mut kept_open = Vec::new();
     for _ in 0..3 {
@@ -219,7 +219,7 @@ async fn an_absurd_length_from_pusher_is_no_length() {
     let mut app = Sandbox::start(Options::local()).await.unwrap().app();
     app.address = listener.local_addr().unwrap();
     let mut config = config(SHIPPED, &app.environment());
-    config.upstream.reconnect_delay_max = Duration::from_millis(50);
+    config.upstream.times.reconnect_delay_max = Duration::from_millis(50);
     let running = pusher_bridge::app::start(config).await.unwrap();
     for length in [u64::MAX, 1 << 63, u64::MAX >> 1, 1 << 32] {
         let (mut stream, _) = patiently("the link", listener.accept()).await.unwrap();

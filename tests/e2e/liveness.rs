@@ -204,7 +204,7 @@ auth = { required = false }
 heartbeat = { kind = "none" }
 "#
     );
-    let bridge = Bridge::with(&routes, |config| config.upstream.subscribe_timeout = WAIT).await;
+    let bridge = Bridge::with(&routes, |config| config.upstream.times.subscribe_timeout = WAIT).await;
     let mut raw = Raw::open(bridge.address(), "/quiet").await;
     raw.send(frame(TEXT, br#"{"type":"subscribe","channel":"a"}"#)).await;
     patiently("the subscription", bridge.sandbox.wait_for(|view| view.subscribed("quiet-a") == 1)).await;

@@ -221,7 +221,7 @@ async fn plain_keepalives_and_json_in_binary_frames_are_understood() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_without_authentication_is_told_when_its_channel_is_not_subscribed() {
     let wait = |config: &mut pusher_bridge::config::Config| {
-        config.upstream.subscribe_timeout = Duration::from_millis(300);
+        config.upstream.times.subscribe_timeout = Duration::from_millis(300);
     };
     let bridge = Bridge::with(&format!("{SHIPPED}\n{DOORS}"), wait).await;
     bridge.sandbox.hold_subscriptions("root");

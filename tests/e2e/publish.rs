@@ -521,7 +521,7 @@ near_and_far!(messages_published_while_the_link_is_lost_reach_the_neighbours_her
 /// afterwards is not mixed up with them.
 async fn messages_published_while_the_link_is_lost_reach_the_neighbours_here() {
     let mut stage =
-        Stage::new(|config| config.upstream.reconnect_delay_max = Duration::from_millis(50)).await;
+        Stage::new(|config| config.upstream.times.reconnect_delay_max = Duration::from_millis(50)).await;
     stage.bridge.sandbox.refuse_connections(HandshakeFault::Drop);
     stage.bridge.sandbox.cut_connections();
     stage.bridge.becomes(r#"pusher_bridge_upstream_connected{link="0"}"#, 0.0).await;

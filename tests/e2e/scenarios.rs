@@ -15,7 +15,7 @@ use crate::support::pusher::{App, Pusher};
 use crate::support::{OldClient, patiently};
 
 fn quick(config: &mut Config) {
-    config.upstream.reconnect_delay_max = Duration::from_millis(50);
+    config.upstream.times.reconnect_delay_max = Duration::from_millis(50);
     config.server.close_window = Duration::ZERO;
     for route in &mut config.routes {
         Arc::get_mut(route).unwrap().limits.messages = None;

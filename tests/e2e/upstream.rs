@@ -22,7 +22,7 @@ const PLUGIN: &str = "private-plugin-p1";
 
 /// Reconnects without long delays.
 fn quick(config: &mut Config) {
-    config.upstream.reconnect_delay_max = Duration::from_millis(50);
+    config.upstream.times.reconnect_delay_max = Duration::from_millis(50);
 }
 
 fn on_gap(config: &mut Config, on_gap: OnGap) {
@@ -62,7 +62,8 @@ async fn next_is(bridge: &Bridge, client: &mut OldClient, event: &str) {
 
 near_and_far!(the_first_subscribes_and_the_last_unsubscribes);
 async fn the_first_subscribes_and_the_last_unsubscribes() {
-    let bridge = Bridge::with(SHIPPED, |config| config.upstream.linger = Duration::from_millis(30)).await;
+    let bridge =
+        Bridge::with(SHIPPED, |config| config.upstream.times.linger = Duration::from_millis(30)).await;
     assert!(bridge.sandbox.ever_subscribed().is_empty());
     let mut clients = Vec::new();
     for _ in 0..5 {
@@ -86,7 +87,8 @@ async fn the_first_subscribes_and_the_last_unsubscribes() {
 
 near_and_far!(within_the_linger_nothing_is_unsubscribed);
 async fn within_the_linger_nothing_is_unsubscribed() {
-    let bridge = Bridge::with(SHIPPED, |config| config.upstream.linger = Duration::from_secs(3600)).await;
+    let bridge =
+        Bridge::with(SHIPPED, |config| config.upstream.times.linger = Duration::from_secs(3600)).await;
     drop(bridge.login("/ws/plugin/p1").await);
     bridge.becomes(r#"pusher_bridge_subscriptions{state="lingering"}"#, 1.0).await;
     assert_eq!(bridge.sandbox.subscriptions(), [(PLUGIN.to_owned(), 1)]);
@@ -130,8 +132,8 @@ async fn a_client_is_confirmed_only_when_its_subscription_stands() {
 near_and_far!(a_subscription_that_does_not_stand_is_told_and_may_be_retried);
 async fn a_subscription_that_does_not_stand_is_told_and_may_be_retried() {
     let bridge = Bridge::with(SHIPPED, |config| {
-        config.upstream.subscribe_timeout = Duration::from_millis(400);
-        config.upstream.linger = Duration::ZERO;
+        config.upstream.times.subscribe_timeout = Duration::from_millis(400);
+        config.upstream.times.linger = Duration::ZERO;
     })
     .await;
     bridge.sandbox.hold_subscriptions(PLUGIN);
@@ -159,8 +161,8 @@ near_and_far!(a_late_subscription_that_nobody_wants_is_ended);
 /// What came to stand after everybody had given up is ended, not left for ever.
 async fn a_late_subscription_that_nobody_wants_is_ended() {
     let bridge = Bridge::with(SHIPPED, |config| {
-        config.upstream.subscribe_timeout = Duration::from_millis(50);
-        config.upstream.linger = Duration::ZERO;
+        config.upstream.times.subscribe_timeout = Duration::from_millis(50);
+        config.upstream.times.linger = Duration::ZERO;
     })
     .await;
     bridge.sandbox.hold_subscriptions(PLUGIN);
@@ -257,7 +259,7 @@ near_and_far!(while_pusher_is_away_newcomers_are_told_and_may_retry);
 async fn while_pusher_is_away_newcomers_are_told_and_may_retry() {
     let bridge = Bridge::with(SHIPPED, |config| {
         quick(config);
-        config.upstream.subscribe_timeout = Duration::from_millis(300);
+        config.upstream.times.subscribe_timeout = Duration::from_millis(300);
     })
     .await;
     let mut old = bridge.login_as("/ws/plugin/p1", "1").await;
@@ -422,7 +424,7 @@ async fn silence_is_noticed() {
     let sandbox = Sandbox::start(options).await.unwrap();
     let running = bridge::start(&sandbox.app(), SHIPPED, &[], |config| {
         quick(config);
-        config.upstream.pong_timeout = Duration::from_millis(200);
+        config.upstream.times.pong_timeout = Duration::from_millis(200);
     })
     .await;
     let bridge = Bridge { running, sandbox };
@@ -457,7 +459,7 @@ near_and_far!(a_forgotten_subscription_is_noticed_mended_and_told);
 async fn a_forgotten_subscription_is_noticed_mended_and_told() {
     let bridge = Bridge::with(SHIPPED, |config| {
         on_gap(config, OnGap::Notify);
-        config.upstream.check_interval = Some(Duration::from_millis(50));
+        config.upstream.times.check_interval = Some(Duration::from_millis(50));
     })
     .await;
     let mut client = bridge.login("/ws/plugin/p1").await;
@@ -481,8 +483,8 @@ near_and_far!(a_server_that_has_forgotten_the_connection_is_noticed);
 async fn a_server_that_has_forgotten_the_connection_is_noticed() {
     let bridge = Bridge::with(SHIPPED, |config| {
         on_gap(config, OnGap::Notify);
-        config.upstream.check_interval = Some(Duration::from_millis(50));
-        config.upstream.pong_timeout = Duration::from_millis(500);
+        config.upstream.times.check_interval = Some(Duration::from_millis(50));
+        config.upstream.times.pong_timeout = Duration::from_millis(500);
     })
     .await;
     bridge.sandbox.confirm_existing_subscriptions(true);

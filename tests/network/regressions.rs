@@ -91,7 +91,7 @@ async fn says_and_leaves(scene: &Scene, room: &mut Room, says: &[Content]) {
 on_each_upstream!(the_last_one_says_something_and_leaves_at_once);
 async fn the_last_one_says_something_and_leaves_at_once(upstream: Upstream) {
     let leaves = async |(linger, place): (Duration, Place)| {
-        let change = |config: &mut Config| config.upstream.linger = linger;
+        let change = |config: &mut Config| config.upstream.times.linger = linger;
         let Some(mut scene) = Scene::start(upstream, Profile::FAR, change).await else { return };
         let mut room = scene.room(place, "a");
         says_and_leaves(&scene, &mut room, &[TYPING, SEEN]).await;
@@ -104,7 +104,7 @@ on_each_upstream!(the_last_ones_message_is_under_way_when_it_has_left);
 /// What it said reaches Pusher when nobody is subscribed any more, or somebody else is.
 async fn the_last_ones_message_is_under_way_when_it_has_left(upstream: Upstream) {
     let leaves = async |others_come_first: bool| {
-        let change = |config: &mut Config| config.upstream.linger = Duration::ZERO;
+        let change = |config: &mut Config| config.upstream.times.linger = Duration::ZERO;
         let Some(mut scene) = Scene::start(upstream, Profile::FAR, change).await else { return };
         let mut room = scene.room(Place::Parlour, "a");
         let mut native = scene.app.native(&room.channel()).await;
@@ -178,7 +178,7 @@ on_each_upstream!(a_servers_event_cannot_be_taken_away_beforehand);
 /// Who knows what a server will say says it first, alone, and leaves: whoever comes then must get the server's.
 async fn a_servers_event_cannot_be_taken_away_beforehand(upstream: Upstream) {
     let tries = async |(linger, place): (Duration, Place)| {
-        let change = |config: &mut Config| config.upstream.linger = linger;
+        let change = |config: &mut Config| config.upstream.times.linger = linger;
         let Some(mut scene) = Scene::start(upstream, Profile::FAR, change).await else { return };
         let mut rooms = [scene.room(place, "a")];
         says_and_leaves(&scene, &mut rooms[0], &[TYPING; 5]).await;

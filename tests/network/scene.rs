@@ -94,7 +94,7 @@ impl Scene {
             let mut bridge = bridge::start(&near, &routes, &[], |config| {
                 config.server.workers = 2;
                 config.server.close_window = Duration::ZERO;
-                config.upstream.reconnect_delay_max = Duration::from_millis(50);
+                config.upstream.times.reconnect_delay_max = Duration::from_millis(50);
                 change(config);
             })
             .await;

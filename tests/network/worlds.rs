@@ -68,7 +68,7 @@ async fn world(upstream: Upstream, profile: Profile, seed: u64) {
     let replicas = rng.usize(1..=2);
     let scene = Scene::replicated(upstream, profile, replicas, |config| {
         config.upstream.connections = connections;
-        config.upstream.linger = linger;
+        config.upstream.times.linger = linger;
     });
     let Some(mut scene) = scene.await else { return };
     let about = format!("seed {seed}, {replicas} bridges, {connections} links each, lingering {linger:?}");

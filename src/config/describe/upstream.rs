@@ -1,18 +1,21 @@
 //! `[upstream]`
 
 use super::{Lines, duration};
-use crate::upstream::settings::{App, Publish, Settings};
+use crate::upstream::settings::{App, Publish, Settings, Times};
 
 pub(super) fn upstream(out: &mut Lines, settings: &Settings) {
     let Settings {
         app,
         connections,
-        connect_timeout,
-        subscribe_timeout,
-        pong_timeout,
-        linger,
-        check_interval,
-        reconnect_delay_max,
+        times:
+            Times {
+                connect_timeout,
+                subscribe_timeout,
+                pong_timeout,
+                linger,
+                check_interval,
+                reconnect_delay_max,
+            },
         event_bytes_max,
         frame_bytes_max,
         publish,

@@ -12,7 +12,7 @@ use crate::config::raw;
 use crate::config::scalars::{At, Number};
 use crate::net::host::check_host;
 use crate::pusher::channel::DATA_BYTES_MAX;
-use crate::upstream::settings::{App, Endpoint, Publish, Settings};
+use crate::upstream::settings::{App, Endpoint, Publish, Settings, Times};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,17 +57,23 @@ pub(super) fn upstream(problems: &mut Problems<'_>, raw: Option<&At<raw::Upstrea
     Settings {
         app: app.unwrap_or_else(stand_in),
         connections: problems.number(raw.connections.as_ref(), 1..=64, 1),
-        connect_timeout: problems.duration(raw.connect_timeout.as_ref(), POSITIVE, CONNECT_TIMEOUT),
-        subscribe_timeout: problems.duration(raw.subscribe_timeout.as_ref(), POSITIVE, SUBSCRIBE_TIMEOUT),
-        pong_timeout: problems.duration(raw.pong_timeout.as_ref(), POSITIVE, PONG_TIMEOUT),
-        linger: problems.duration(raw.linger.as_ref(), Duration::ZERO, LINGER),
-        check_interval: Some(problems.duration(raw.check_interval.as_ref(), Duration::ZERO, CHECK_INTERVAL))
+        times: Times {
+            connect_timeout: problems.duration(raw.connect_timeout.as_ref(), POSITIVE, CONNECT_TIMEOUT),
+            subscribe_timeout: problems.duration(raw.subscribe_timeout.as_ref(), POSITIVE, SUBSCRIBE_TIMEOUT),
+            pong_timeout: problems.duration(raw.pong_timeout.as_ref(), POSITIVE, PONG_TIMEOUT),
+            linger: problems.duration(raw.linger.as_ref(), Duration::ZERO, LINGER),
+            check_interval: Some(problems.duration(
+                raw.check_interval.as_ref(),
+                Duration::ZERO,
+                CHECK_INTERVAL,
+            ))
             .filter(|interval| !interval.is_zero()),
-        reconnect_delay_max: problems.duration(
-            raw.reconnect_delay_max.as_ref(),
-            POSITIVE,
-            RECONNECT_DELAY_MAX,
-        ),
+            reconnect_delay_max: problems.duration(
+                raw.reconnect_delay_max.as_ref(),
+                POSITIVE,
+                RECONNECT_DELAY_MAX,
+            ),
+        },
         event_bytes_max: usize::try_from(event_bytes).unwrap_or(DATA_BYTES_MAX),
         frame_bytes_max: frame_bytes(problems, raw, frame_bytes_least),
         publish: publish(problems, raw.publish.as_ref(), event_bytes),

@@ -27,7 +27,7 @@ use crate::upstream::delivery::{Delivery, Event, Sent};
 use crate::upstream::flights::SharedFlights;
 use crate::upstream::hubs::Hubs;
 use crate::upstream::lost::{End, LostCause};
-use crate::upstream::settings::Settings;
+use crate::upstream::settings::Times;
 
 /// First ceiling of the reconnect delay; it doubles.
 const RECONNECT_DELAY_FIRST: Duration = Duration::from_millis(500);
@@ -37,35 +37,6 @@ const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// Begins the name of a link's own channel; 16 hexadecimal digits follow.
 const OWN_CHANNEL: &str = "private-pusher-bridge-";
-
-#[derive(Clone, Copy, Debug)]
-pub struct Times {
-    /// See [`Settings::connect_timeout`].
-    pub connect_timeout: Duration,
-    /// See [`Settings::subscribe_timeout`].
-    pub subscribe_timeout: Duration,
-    /// See [`Settings::pong_timeout`].
-    pub pong_timeout: Duration,
-    /// See [`Settings::linger`].
-    pub linger: Duration,
-    /// See [`Settings::check_interval`].
-    pub check_interval: Option<Duration>,
-    /// See [`Settings::reconnect_delay_max`].
-    pub reconnect_delay_max: Duration,
-}
-
-impl From<&Settings> for Times {
-    fn from(settings: &Settings) -> Self {
-        Self {
-            connect_timeout: settings.connect_timeout,
-            subscribe_timeout: settings.subscribe_timeout,
-            pong_timeout: settings.pong_timeout,
-            linger: settings.linger,
-            check_interval: settings.check_interval,
-            reconnect_delay_max: settings.reconnect_delay_max,
-        }
-    }
-}
 
 #[derive(Debug)]
 enum Phase {

@@ -16,8 +16,9 @@ use crate::pusher::close::Reconnect;
 use crate::pusher::frame::ServerFrame;
 use crate::upstream::delivery::Sent;
 use crate::upstream::flights::SharedFlights;
-use crate::upstream::link::machine::{Action, Command, Frame, Machine, Note, Times};
+use crate::upstream::link::machine::{Action, Command, Frame, Machine, Note};
 use crate::upstream::lost::{End, LostCause};
+use crate::upstream::settings::Times;
 
 pub(super) const LINK: LinkId = LinkId(7);
 pub(super) const HUBS: usize = 3;
