@@ -396,14 +396,14 @@ fn rejected(why: String, one_may_be_bad: bool) -> Outcome {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::exchange::ConnId;
     use crate::upstream::settings::Endpoint;
 
-    fn api(path: &str) -> Api {
-        let there = Endpoint { host: "localhost".into(), port: None, tls: false, path: path.into() };
-        let app = App {
+    /// An app whose socket and API are both there.
+    pub(in crate::upstream) fn app(there: Endpoint) -> App {
+        App {
             id: "1".into(),
             key: "k".into(),
             secret: "s".into(),
@@ -411,8 +411,12 @@ mod tests {
             api: there,
             origin: None,
             ca_file: None,
-        };
-        Api::new(app, 10, Arc::new(Client::new(&crate::tls::client_config(None).unwrap())))
+        }
+    }
+
+    fn api(path: &str) -> Api {
+        let there = Endpoint { host: "localhost".into(), port: None, tls: false, path: path.into() };
+        Api::new(app(there), 10, Arc::new(Client::new(&crate::tls::client_config(None).unwrap())))
     }
 
     fn response(status: u16, body: &str) -> Response {

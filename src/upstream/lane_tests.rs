@@ -252,18 +252,12 @@ proptest! {
                     stage.lane.push(item(&name, u64::from(user), deadline, next));
                     next += 1;
                 }
-                Step::Take { items, bytes } => {
-                    let taken = stage.lane.take(Most { items, bytes }, stage.now);
-                    for late in stage.lane.take_late() {
-                        prop_assert!(late.deadline <= stage.now);
-                        settle(&mut open, &late, false);
-                    }
-                    prop_assert!(taken.len() <= items);
-                    check(&taken, &open, &under_way, stage.now);
-                    under_way.extend((!taken.is_empty()).then_some(taken));
-                }
-                Step::TakeAgain { items, bytes } => {
-                    let taken = stage.lane.take_again(Most { items, bytes }, stage.now);
+                Step::Take { items, bytes } | Step::TakeAgain { items, bytes } => {
+                    let most = Most { items, bytes };
+                    let taken = match step {
+                        Step::Take { .. } => stage.lane.take(most, stage.now),
+                        _ => stage.lane.take_again(most, stage.now),
+                    };
                     for late in stage.lane.take_late() {
                         prop_assert!(late.deadline <= stage.now);
                         settle(&mut open, &late, false);

@@ -426,15 +426,7 @@ pub(super) mod tests {
     pub(in crate::upstream) fn shared(registry: &Registry) -> Arc<Shared> {
         let there =
             settings::Endpoint { host: "127.0.0.1".into(), port: Some(1), tls: false, path: String::new() };
-        let app = settings::App {
-            id: "1".into(),
-            key: "k".into(),
-            secret: "s".into(),
-            ws: there.clone(),
-            api: there,
-            origin: None,
-            ca_file: None,
-        };
+        let app = crate::upstream::api::tests::app(there);
         let client = Arc::new(crate::http::Client::new(&crate::tls::client_config(None).unwrap()));
         let settings = settings::Publish {
             lanes: 1,
