@@ -3,5 +3,6 @@
 
 pub mod channel;
 pub mod close;
+pub mod encryption;
 pub mod frame;
 pub mod sign;
