@@ -27,6 +27,7 @@ use crate::session::context::{Context, Settings, Shared};
 use crate::upstream::api::Api;
 use crate::upstream::link;
 use crate::upstream::links::Links;
+use crate::upstream::members::Members;
 use crate::upstream::publisher::Publisher;
 use crate::upstream::undelivered::Undelivered;
 use crate::{http, tls};
@@ -110,6 +111,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let api =
         Arc::new(Api::new(config.upstream.app.clone(), config.upstream.publish.batch_max, client.clone()));
     let (links, ends) = Links::new(config.upstream.connections);
+    // No route has members yet, so nobody joins.
+    let (members, _) = Members::open();
     let worker_count = config.server.workers;
     let (hub_senders, hub_inboxes): (Vec<_>, Vec<_>) =
         (0..worker_count).map(|_| mpsc::channel(INBOX_MAX)).unzip();
@@ -190,6 +193,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             generations.clone(),
             undelivered.clone(),
             links.clone(),
+            members.clone(),
             metrics.fanout.clone(),
             shared.buffers.clone(),
         ));

@@ -2,6 +2,7 @@
 //! every connection that wants it.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 use super::metrics::Metrics;
 use super::table::{self, Channel, Table};
 use crate::clock::Now;
-use crate::exchange::{Interest, LinkId, Subscribe};
+use crate::exchange::{Interest, LinkId, Member, MemberKey, Subscribe, Via};
 use crate::json;
 use crate::legacy::dialect::EventData;
 use crate::limits::budget::Budget;
@@ -21,8 +22,9 @@ use crate::routes::publish::relayed_name;
 use crate::routes::route::Route;
 use crate::text::loggable;
 use crate::upstream::cached::Cached;
-use crate::upstream::delivery::{Delivery, Event};
+use crate::upstream::delivery::{Delivery, Event, Kind};
 use crate::upstream::links::{LinkHandle, Links};
+use crate::upstream::members::Members;
 use crate::upstream::metrics::EventResult;
 use crate::upstream::undelivered::{Reason, Undelivered};
 use crate::websocket::conn::{Conn, Notice};
@@ -39,7 +41,8 @@ const TURN: Duration = Duration::from_millis(2);
 /// A subscription, and the link that it goes through: that lives as long as this.
 #[derive(Debug)]
 pub struct Ticket {
-    link: LinkHandle,
+    /// `None`: a member's.
+    link: Option<LinkHandle>,
     place: table::Ticket<Arc<RouteState>>,
 }
 
@@ -59,6 +62,8 @@ struct Waiting {
     confirm: Option<Bytes>,
     /// On a cache channel: what its last event has to match.
     replay: Option<Interest>,
+    /// As whom, and the number of the join.
+    member: Option<(Arc<Member>, u64)>,
 }
 
 /// A route's subscribers are those of one edition of it: so they all see the same frame.
@@ -69,6 +74,9 @@ struct Known {
     table: ByRoute,
     /// Last events of cache channels, for clients that come later.
     cached: Cached<(LinkId, Arc<str>), Arc<Event>>,
+    /// Who is subscribed as a member, by the tickets' numbers.
+    members: HashMap<u64, (Arc<Member>, Arc<Conn>)>,
+    joins: u64,
 }
 
 pub struct Hub {
@@ -76,6 +84,7 @@ pub struct Hub {
     generations: Arc<Generations>,
     undelivered: Arc<Undelivered>,
     links: Links,
+    members: Members,
     metrics: Arc<Metrics>,
     /// Its frames count there.
     buffers: Arc<Budget>,
@@ -91,20 +100,69 @@ impl Hub {
         generations: Arc<Generations>,
         undelivered: Arc<Undelivered>,
         links: Links,
+        members: Members,
         metrics: Arc<Metrics>,
         buffers: Arc<Budget>,
     ) -> Self {
-        Self { index, generations, undelivered, links, metrics, buffers, known: Mutex::default() }
+        Self { index, generations, undelivered, links, members, metrics, buffers, known: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Subscribes a connection through the link that carries the channel for everybody. When the channel is confirmed
-    /// already, the confirming frame is sent here and `true` returned; else both happen later, by a notice.
+    /// Subscribes a connection, through the link that carries the channel for everybody or as a member. When the channel
+    /// is confirmed already, the confirming frame is sent here and `true` returned; else both happen later, by a notice.
     pub fn attach(&self, route: &Arc<RouteState>, subscribe: Subscribe, conn: &Arc<Conn>) -> (Ticket, bool) {
-        self.attach_through(self.links.of(&subscribe.channel), route, subscribe, conn)
+        match &subscribe.via {
+            Via::Shared => self.attach_through(self.links.of(&subscribe.channel), route, subscribe, conn),
+            Via::Member(member) => {
+                let member = member.clone();
+                (self.attach_member(&member, route, subscribe, conn), false)
+            }
+        }
+    }
+
+    /// Subscribes it as this member. That the channel is confirmed to others does not confirm it to him.
+    fn attach_member(
+        &self,
+        member: &Arc<Member>,
+        route: &Arc<RouteState>,
+        subscribe: Subscribe,
+        conn: &Arc<Conn>,
+    ) -> Ticket {
+        let (channel, interest, mut waiting) = self.waiting(route, subscribe, conn);
+        let mut known = self.known();
+        known.joins += 1;
+        let join = known.joins;
+        waiting.member = Some((member.clone(), join));
+        let link = self.members.id();
+        let (attached, _) =
+            known.table.attach(link, &channel, route.clone(), interest, conn.clone(), waiting);
+        let place = attached.ticket;
+        tracing::debug!(
+            route = &*route.name,
+            conn = conn.id().0,
+            channel = &**place.channel(),
+            "subscribed as a member"
+        );
+        known.members.insert(place.seq(), (member.clone(), conn.clone()));
+        self.members.join(place.channel(), member, self.index, join);
+        Ticket { link: None, place }
+    }
+
+    /// Who is to be told of a subscription's confirmation.
+    fn waiting(
+        &self,
+        route: &Arc<RouteState>,
+        subscribe: Subscribe,
+        conn: &Arc<Conn>,
+    ) -> (String, Interest, Waiting) {
+        let Subscribe { id, channel, interest, via: _, confirm } = subscribe;
+        let confirm = confirm.map(|text| self.buffers.frame(encode_frame(Opcode::Text, text.as_bytes())));
+        let replay = is_cache(&channel).then(|| interest.clone());
+        let waiting = Waiting { conn: conn.clone(), route: route.clone(), id, confirm, replay, member: None };
+        (channel, interest, waiting)
     }
 
     fn attach_through(
@@ -114,10 +172,7 @@ impl Hub {
         subscribe: Subscribe,
         conn: &Arc<Conn>,
     ) -> (Ticket, bool) {
-        let Subscribe { id, channel, interest, confirm } = subscribe;
-        let confirm = confirm.map(|text| self.buffers.frame(encode_frame(Opcode::Text, text.as_bytes())));
-        let replay = is_cache(&channel).then(|| interest.clone());
-        let waiting = Waiting { conn: conn.clone(), route: route.clone(), id, confirm, replay };
+        let (channel, interest, waiting) = self.waiting(route, subscribe, conn);
         let mut known = self.known();
         let (attached, confirmed) =
             known.table.attach(link.id(), &channel, route.clone(), interest, conn.clone(), waiting);
@@ -137,14 +192,21 @@ impl Hub {
                 self.replay(known.last(link.id(), attached.ticket.channel()), interest, route, conn);
             }
         }
-        (Ticket { link: link.clone(), place: attached.ticket }, attached.live)
+        (Ticket { link: Some(link.clone()), place: attached.ticket }, attached.live)
     }
 
     pub fn detach(&self, ticket: &Ticket) {
         let Ticket { link, place } = ticket;
         tracing::debug!(channel = &**place.channel(), "unsubscribed");
         let mut known = self.known();
-        if known.table.detach(place) {
+        let last = known.table.detach(place);
+        let Some(link) = link else {
+            if let Some((member, _)) = known.members.remove(&place.seq()) {
+                self.members.leave(place.channel(), member.key(), self.index);
+            }
+            return;
+        };
+        if last {
             known.cached.forget(&(link.id(), place.channel().clone()));
             link.unsubscribe(place.channel(), self.index);
         }
@@ -172,11 +234,11 @@ impl Hub {
             match delivery {
                 Delivery::Event(event) => {
                     self.fan_out(&known.table, &event, &generation, (!alone).then_some(&mut corked));
-                    self.metrics.delivery_delay(event.received);
+                    self.metrics.delivery_delay(event.received.mono);
                     if event.handed_out() {
                         self.settle(&event);
                     }
-                    if is_cache(&event.channel) {
+                    if is_cache(&event.channel) && event.link != self.members.id() {
                         known.keep(event);
                     }
                 }
@@ -186,6 +248,10 @@ impl Hub {
                     }
                     self.live(&mut known, link, &channel, gap);
                 }
+                Delivery::Joined { link, channel, member, join, members: _, count: _, cached } => {
+                    self.joined(&mut known, (link, &channel), (&member, join), cached.as_ref());
+                }
+                Delivery::Terminated { link, member } => self.terminated(&known, link, &member),
                 Delivery::Down(link) => known.down(link),
             }
         }
@@ -208,12 +274,46 @@ impl Hub {
                 conn.notify(Notice::Gap);
             }
         }
-        for Waiting { conn, route, id, confirm, replay } in known.table.live(link, channel) {
+        if link == self.members.id() {
+            // Each of its subscriptions is a member's, and confirmed by itself.
+            return;
+        }
+        for Waiting { conn, route, id, confirm, replay, member: _ } in known.table.live(link, channel) {
             self.confirm(confirm, &route, &conn);
             if let Some(interest) = &replay {
                 self.replay(known.last(link, channel), interest, &route, &conn);
             }
             conn.notify(Notice::Subscribed(id));
+        }
+    }
+
+    /// A member's own subscription is confirmed: those who asked for it up to this join are told.
+    fn joined(
+        &self,
+        known: &mut Known,
+        (link, channel): (LinkId, &Arc<str>),
+        (member, join): (&MemberKey, u64),
+        cached: Option<&Arc<Event>>,
+    ) {
+        tracing::debug!(channel = &**channel, worker = self.index, "a member's subscription is confirmed");
+        let confirmed = known.table.confirm(link, channel, |waiting| {
+            waiting.member.as_ref().is_some_and(|(who, number)| *number <= join && who.has_key(member))
+        });
+        for Waiting { conn, route, id, confirm, replay, member: _ } in confirmed {
+            self.confirm(confirm, &route, &conn);
+            if let Some(interest) = &replay {
+                self.replay(cached.cloned(), interest, &route, &conn);
+            }
+            conn.notify(Notice::Subscribed(id));
+        }
+    }
+
+    /// Closes the connections of whoever is subscribed as this member.
+    fn terminated(&self, known: &Known, link: LinkId, member: &MemberKey) {
+        if link == self.members.id() {
+            for (_, conn) in known.members.values().filter(|(who, _)| who.has_key(member)) {
+                conn.notify(Notice::Terminated);
+            }
         }
     }
 
@@ -237,7 +337,11 @@ impl Hub {
         };
         if wanted && event.origin != Some(conn.id()) {
             let frame = &event.shown(route.edition()).frame;
-            self.confirm(Some(frame.get_or_init(|| self.render(route, &data)).clone()), route, conn);
+            self.confirm(
+                Some(frame.get_or_init(|| self.render(route, &data, event.received)).clone()),
+                route,
+                conn,
+            );
         }
     }
 
@@ -250,6 +354,9 @@ impl Hub {
         generation: &Generation,
         mut corked: Option<&mut Vec<Arc<Conn>>>,
     ) {
+        if event.kind != Kind::Channel {
+            return;
+        }
         let Some(channel) = table.channel(event.link, &event.channel) else { return };
         let by_client = is_by_client(event, generation);
         for audience in channel.audiences() {
@@ -263,7 +370,7 @@ impl Hub {
                 if event.origin == Some(conn.id()) {
                     continue;
                 }
-                let frame = shown.frame.get_or_init(|| self.render(route, &data));
+                let frame = shown.frame.get_or_init(|| self.render(route, &data, event.received));
                 length = frame.len();
                 let pushed = match corked.as_deref_mut() {
                     None => conn.push(frame.clone()),
@@ -295,7 +402,7 @@ impl Hub {
     /// The last hub has handed the event out: whom it reached is known. A client's message that only its sender could
     /// get has not gone astray.
     fn settle(&self, event: &Event) {
-        if event.origin.is_some() {
+        if event.origin.is_some() || event.kind != Kind::Channel {
             return;
         }
         let mut nearest = Reason::NoSubscriber;
@@ -312,8 +419,9 @@ impl Hub {
         }
     }
 
-    fn render(&self, route: &Route, data: &EventData<'_>) -> Bytes {
-        let text = route.dialect.out.event.render(data, Now::read());
+    /// `at` is when the event first came.
+    fn render(&self, route: &Route, data: &EventData<'_>, at: Now) -> Bytes {
+        let text = route.dialect.out.event.render(data, at);
         self.buffers.frame(encode_frame(Opcode::Text, text.as_bytes()))
     }
 }
@@ -321,7 +429,7 @@ impl Hub {
 impl Known {
     fn keep(&mut self, event: Arc<Event>) {
         if self.table.channel(event.link, &event.channel).is_some() {
-            let (bytes, received) = (event.bytes(), event.received);
+            let (bytes, received) = (event.bytes(), event.received.mono);
             self.cached.keep((event.link, event.channel.clone()), event, bytes, received);
         }
     }

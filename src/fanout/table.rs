@@ -28,6 +28,12 @@ impl<R> Ticket<R> {
     pub const fn channel(&self) -> &Arc<str> {
         &self.channel
     }
+
+    /// Its number, unique in the table.
+    #[must_use]
+    pub const fn seq(&self) -> u64 {
+        self.seq
+    }
 }
 
 /// What a new subscription met.
@@ -179,6 +185,13 @@ impl<R: Clone + PartialEq, S, W> Table<R, S, W> {
         let Some(entry) = entry else { return Vec::new() };
         entry.live = true;
         std::mem::take(&mut entry.waiting).into_iter().map(|(_, waiting)| waiting).collect()
+    }
+
+    /// These of those who wait for the channel are confirmed, and nobody else; gives them back, in the order they came.
+    pub fn confirm(&mut self, link: LinkId, channel: &str, mut these: impl FnMut(&W) -> bool) -> Vec<W> {
+        let entry = self.links.get_mut(&link).and_then(|channels| channels.get_mut(channel));
+        let Some(entry) = entry else { return Vec::new() };
+        entry.waiting.extract_if(.., |(_, waiting)| these(waiting)).map(|(_, waiting)| waiting).collect()
     }
 
     /// The link is lost, and with it all its channels.
@@ -395,6 +408,21 @@ mod tests {
         assert!(!c.live);
         assert_eq!(table.channel(A, "c").unwrap().confirmed().collect::<Vec<_>>(), [&2]);
         assert_eq!(table.live(A, "c"), [3], "who was confirmed before is not confirmed again");
+    }
+
+    #[test]
+    fn some_of_those_who_wait_are_confirmed_by_themselves() {
+        let mut table = Plain::default();
+        for subscriber in 1..=4 {
+            table.attach(A, "c", 0, Interest::All, subscriber, subscriber);
+        }
+        assert_eq!(table.confirm(A, "c", |waiting| waiting % 2 == 0), [2, 4]);
+        assert_eq!(receivers(&table, "c", 0, None), [2, 4]);
+        let (later, waits) = table.attach(A, "c", 0, Interest::All, 5, 5);
+        assert!(!later.live && waits.is_none(), "the channel is not confirmed to whoever comes");
+        assert_eq!(table.confirm(A, "c", |_| true), [1, 3, 5]);
+        assert_eq!(table.confirm(A, "c", |_| true), [0_u32; 0]);
+        assert_eq!(table.confirm(B, "c", |_| true), [0_u32; 0]);
     }
 
     #[test]

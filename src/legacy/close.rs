@@ -34,6 +34,8 @@ labels! {
         Silent = "silent",
         /// Another connection took its slot.
         Replaced = "replaced",
+        /// A backend had the user's connections closed.
+        Terminated = "terminated",
         /// Upstream events may have been missed, and the route asks for a close.
         Gap = "gap",
         /// Refused after the upgrade, as the route asks for.
@@ -58,6 +60,7 @@ impl CloseReason {
             | Self::ControlFlood
             | Self::SlowReader
             | Self::Replaced
+            | Self::Terminated
             | Self::Refused => Some(1008),
             Self::TooBig => Some(1009),
             Self::Internal => Some(1011),
@@ -83,6 +86,7 @@ impl CloseReason {
             Self::Overload => "too much is waiting, try again later",
             Self::Silent => "nothing heard for too long",
             Self::Replaced => "replaced by a newer connection",
+            Self::Terminated => "terminated",
             Self::Gap => "events may be missing, reconnect",
             Self::Refused => "refused",
             Self::Internal => "internal error",

@@ -83,6 +83,7 @@ impl Session {
                 self.progress.expect_answer(answers);
             }
             Notice::Replaced => self.machine.replaced(out),
+            Notice::Terminated => self.machine.terminated(out),
             Notice::Drain(after) => self.machine.drain(after, now),
         }
     }

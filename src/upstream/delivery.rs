@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::undelivered::Reason;
-use crate::exchange::{ConnId, LinkId};
+use crate::clock::Now;
+use crate::exchange::{ConnId, LinkId, MemberKey};
 use crate::routes::edition::{Edition, RouteId};
 
 /// An event from Pusher, decoded once and shared by all hubs.
@@ -19,14 +19,30 @@ pub struct Event {
     pub name: Box<str>,
     /// Its data, JSON text as it came.
     pub data: Box<str>,
-    /// When its frame had been read.
-    pub received: Instant,
+    /// When its frame had been read: of an event that is sent again, when it first came.
+    pub received: Now,
     /// The connection of this bridge that published it, and must not get it back.
     pub origin: Option<ConnId>,
+    /// The member who sent it, as Pusher says of a client event on a presence channel.
+    pub sender: Option<Box<str>>,
+    pub kind: Kind,
     /// What becomes of it on the first edition of a route that is looked at, and behind that on the others.
     shown: OnceLock<Shown>,
     /// Hubs that have yet to hand it out.
     awaited: AtomicU32,
+}
+
+/// What an event is about. Each kind has a frame of its own in a dialect, or is not sent there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An event of the channel, of whoever published it.
+    Channel,
+    /// A member has come: the name is its id, the data its info.
+    MemberAdded,
+    /// A member has left: the name is its id, the data the info it had.
+    MemberRemoved,
+    /// The cache channel has no last event.
+    CacheMiss,
 }
 
 /// An event on one edition of a route: there is one for each that has subscribers, in whatever hub.
@@ -48,7 +64,7 @@ impl Event {
         channel: Arc<str>,
         name: &str,
         data: &str,
-        received: Instant,
+        received: Now,
         origin: Option<ConnId>,
     ) -> Self {
         Self {
@@ -58,9 +74,25 @@ impl Event {
             data: data.into(),
             received,
             origin,
+            sender: None,
+            kind: Kind::Channel,
             shown: OnceLock::new(),
             awaited: AtomicU32::new(0),
         }
+    }
+
+    /// The same, sent by this member.
+    #[must_use]
+    pub fn by_member(mut self, sender: Option<&str>) -> Self {
+        self.sender = sender.map(Into::into);
+        self
+    }
+
+    /// The same, of this kind.
+    #[must_use]
+    pub fn of_kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
     }
 
     /// So many hubs are to hand it out; to be said before they are told.
@@ -159,6 +191,27 @@ pub enum Delivery {
         /// The last event of a cache channel.
         cached: Option<Arc<Event>>,
     },
+    /// A member's own subscription is confirmed: whoever waits for it is told, and nobody else. Events of the channel
+    /// that follow are not in `members` yet, and those that came before are.
+    Joined {
+        link: LinkId,
+        channel: Arc<str>,
+        member: MemberKey,
+        /// The number of the hub's join that it answers. Earlier ones of the same channel and member are answered too, and
+        /// later ones get an answer of their own: in between the hub may have left, and missed who came or went.
+        join: u64,
+        /// Who is on the channel, himself included: a JSON array of `{"id","info"}`. `None`: it has no members.
+        members: Option<Arc<str>>,
+        /// How many these are.
+        count: u32,
+        /// The last event of a cache channel.
+        cached: Option<Arc<Event>>,
+    },
+    /// A backend wants this user's connections closed.
+    Terminated {
+        link: LinkId,
+        member: MemberKey,
+    },
     /// The link's connection is lost, and with it all its channels.
     Down(LinkId),
 }
@@ -186,7 +239,7 @@ mod tests {
     }
 
     fn event() -> Event {
-        Event::new(LinkId(0), "c".into(), "e", "{}", now().mono, None)
+        Event::new(LinkId(0), "c".into(), "e", "{}", now(), None)
     }
 
     #[test]

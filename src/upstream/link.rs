@@ -119,7 +119,7 @@ pub async fn run(shared: Arc<Shared>, end: LinkEnd, status: Status) {
                 if taken == 0 {
                     return link.close().await;
                 }
-                let now = now();
+                let now = Now::read();
                 for command in batch.drain(..) {
                     link.machine.command(command, now, &mut link.actions);
                 }
@@ -158,7 +158,7 @@ fn receive(
     actions: &mut Vec<Action>,
 ) {
     match received {
-        Received::Frame(frame) => machine.frame(frame, now(), actions),
+        Received::Frame(frame) => machine.frame(frame, Now::read(), actions),
         Received::Unreadable(text, error) => {
             machine.heard();
             metrics.event(EventResult::Malformed);

@@ -41,8 +41,7 @@ impl LinkHandle {
     /// The handle of a new link, and what the link needs of it.
     #[must_use]
     pub fn open() -> (Self, LinkEnd) {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = LinkId(NEXT.fetch_add(1, Ordering::Relaxed));
+        let id = next_id();
         let (sender, commands) = mpsc::unbounded_channel();
         let flights = SharedFlights::default();
         let entrance = Entrance { id, commands: sender, flights: flights.clone() };
@@ -68,6 +67,12 @@ impl LinkHandle {
         // Only a link that has been aborted receives nothing.
         let _ = self.0.commands.send(command);
     }
+}
+
+/// The number of a new link, or of what hubs take for one.
+pub(super) fn next_id() -> LinkId {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    LinkId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// The links that all clients share: each channel has its own one.

@@ -12,6 +12,7 @@ pub mod lane;
 pub mod link;
 pub mod links;
 pub mod lost;
+pub mod members;
 pub mod metrics;
 pub mod publisher;
 mod runner;

@@ -42,6 +42,8 @@ pub enum Notice {
     },
     /// Another connection took the slot.
     Replaced,
+    /// A backend wants the user's connections closed.
+    Terminated,
     /// Close after this time: the server shuts down.
     Drain(Duration),
 }

@@ -9,6 +9,7 @@ use crate::metrics::Registry;
 use crate::routes::generation::History;
 use crate::upstream::link::machine::Command;
 use crate::upstream::links::LinkEnd;
+use crate::upstream::members::{self, MembersEnd};
 use crate::upstream::metrics::LinkMetrics;
 use crate::websocket;
 use crate::websocket::outbox::Bounds;
@@ -49,6 +50,7 @@ struct Bench {
     route: Arc<RouteState>,
     buffers: Arc<Budget>,
     listener: TcpListener,
+    pool: MembersEnd,
 }
 
 /// A client, and the link of its own.
@@ -68,9 +70,9 @@ impl Bench {
         generations.replace(generation);
         let metrics = Arc::new(Metrics::new(&registry, LinkMetrics::new(&registry).events));
         let buffers = Budget::new(1 << 20, 100);
-        let (links, _) = Links::new(1);
-        let hub = Hub::new(0, generations, Arc::default(), links, metrics, buffers.clone());
-        Self { hub, route, buffers, listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+        let ((links, _), (members, pool)) = (Links::new(1), Members::open());
+        let hub = Hub::new(0, generations, Arc::default(), links, members, metrics, buffers.clone());
+        Self { hub, route, buffers, listener: TcpListener::bind("127.0.0.1:0").await.unwrap(), pool }
     }
 
     /// Somebody who is subscribed through this link.
@@ -78,7 +80,8 @@ impl Bench {
         let (conn, client) = self.connected(n).await;
         let filtered = self.route.filter.as_ref().map(|_| Interest::Value("1".to_owned()));
         let interest = filtered.unwrap_or(Interest::All);
-        let subscribe = Subscribe { id: 0, channel: channel.to_owned(), interest, confirm: None };
+        let subscribe =
+            Subscribe { id: 0, channel: channel.to_owned(), interest, via: Via::Shared, confirm: None };
         (self.hub.attach_through(link, &self.route, subscribe, &conn).0, client)
     }
 
@@ -93,8 +96,13 @@ impl Bench {
     async fn user(&self, n: u64) -> User {
         let (conn, client) = self.connected(n).await;
         let (link, mut end) = LinkHandle::open();
-        let subscribe =
-            Subscribe { id: 0, channel: CHANNEL.to_owned(), interest: Interest::All, confirm: None };
+        let subscribe = Subscribe {
+            id: 0,
+            channel: CHANNEL.to_owned(),
+            interest: Interest::All,
+            via: Via::Shared,
+            confirm: None,
+        };
         let (ticket, live) = self.hub.attach_through(&link, &self.route, subscribe, &conn);
         let Ok(Command::Subscribe(channel, 0)) = end.commands.try_recv() else {
             panic!("each link has its own subscription")
@@ -114,7 +122,7 @@ fn live(user: &User) -> Delivery {
 
 /// The same event, as it comes over this one's link.
 fn event(user: &User) -> Delivery {
-    let event = Event::new(user.end.id, CHANNEL.into(), "e", "1", Now::read().mono, None);
+    let event = Event::new(user.end.id, CHANNEL.into(), "e", "1", Now::read(), None);
     event.expect_hubs(1);
     Delivery::Event(Arc::new(event))
 }
@@ -143,14 +151,15 @@ async fn what_comes_over_a_link_of_a_single_user_goes_to_that_user_alone() {
 
     // A lost link is nobody else's matter.
     bench.tell([Delivery::Down(users[7].end.id)]);
-    let (link, subscribe) = (users[7].ticket.link.clone(), |id| Subscribe {
+    let (link, subscribe) = (users[7].ticket.link.clone().unwrap(), |id| Subscribe {
         id,
         channel: CHANNEL.to_owned(),
         interest: Interest::All,
+        via: Via::Shared,
         confirm: None,
     });
     assert!(!bench.hub.attach_through(&link, &bench.route, subscribe(1), &users[7].conn).1);
-    let other = users[8].ticket.link.clone();
+    let other = users[8].ticket.link.clone().unwrap();
     assert!(bench.hub.attach_through(&other, &bench.route, subscribe(1), &users[8].conn).1);
 }
 
@@ -164,6 +173,107 @@ async fn a_link_lives_as_long_as_somebody_is_subscribed_through_it() {
     drop(user.ticket);
     assert!(user.end.commands.recv().await.is_none(), "nobody has a handle any more");
     assert!(other.end.commands.try_recv().is_err_and(|error| error == TryRecvError::Empty));
+}
+
+const ROOM: &str = "presence-room";
+
+fn member(user_id: &str) -> Arc<Member> {
+    Arc::new(Member { issuer: None, user_id: user_id.into(), info: None, user_data: None })
+}
+
+/// A client that is subscribed as a member.
+struct Person {
+    conn: Arc<Conn>,
+    client: TcpStream,
+    member: Arc<Member>,
+    ticket: Ticket,
+    join: u64,
+}
+
+impl Bench {
+    async fn person(&mut self, n: u64, user_id: &str) -> Person {
+        let (conn, client) = self.connected(n).await;
+        let member = member(user_id);
+        let via = Via::Member(member.clone());
+        let confirm = Some(format!("\"hello {n}\""));
+        let subscribe = Subscribe { id: 0, channel: ROOM.to_owned(), interest: Interest::All, via, confirm };
+        let (ticket, live) = self.hub.attach(&self.route, subscribe, &conn);
+        assert!(!live, "that others are subscribed says nothing");
+        let Ok(members::Command::Join { channel, member: who, hub: 0, join }) = self.pool.commands.try_recv()
+        else {
+            panic!("the pool is asked")
+        };
+        assert_eq!((&*channel, &who), (ROOM, &member));
+        Person { conn, client, member, ticket, join }
+    }
+
+    fn joined(&self, person: &Person, join: u64) -> Delivery {
+        let (link, channel, member) = (self.pool.id, ROOM.into(), person.member.key());
+        Delivery::Joined { link, channel, member, join, members: None, count: 1, cached: None }
+    }
+
+    fn room_event(&self, data: &str) -> Delivery {
+        let event = Event::new(self.pool.id, ROOM.into(), "e", data, Now::read(), None);
+        event.expect_hubs(1);
+        Delivery::Event(Arc::new(event))
+    }
+}
+
+impl Person {
+    async fn frame(&mut self) -> String {
+        let mut head = [0; 2];
+        self.client.read_exact(&mut head).await.unwrap();
+        let mut frame = vec![0; usize::from(head[1])];
+        self.client.read_exact(&mut frame).await.unwrap();
+        String::from_utf8(frame).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_members_subscription_is_confirmed_to_his_own_connections_and_to_nobody_else() {
+    let mut bench = Bench::new().await;
+    let mut ann = bench.person(1, "ann").await;
+    let mut bob = bench.person(2, "bob").await;
+    bench.tell([bench.room_event("1"), bench.joined(&ann, ann.join), bench.room_event("2")]);
+    assert_eq!(ann.frame().await, r#""hello 1""#);
+    assert_eq!(ann.frame().await, r#"{"type":"e","data":2}"#, "and nothing from before");
+    assert_eq!(bob.conn.sent().0, 0, "another's confirmation is not his");
+
+    // He comes a second time, while the answer to the first is on its way.
+    let mut again = bench.person(3, "bob").await;
+    bench.tell([bench.joined(&bob, bob.join), bench.room_event("3")]);
+    assert_eq!(bob.frame().await, r#""hello 2""#);
+    assert_eq!(bob.frame().await, r#"{"type":"e","data":3}"#);
+    assert_eq!(again.conn.sent().0, 0, "what the answer says may be from before he left");
+    bench.tell([bench.joined(&again, again.join), bench.room_event("4")]);
+    assert_eq!(again.frame().await, r#""hello 3""#);
+    for person in [&mut ann, &mut bob, &mut again] {
+        while person.frame().await != r#"{"type":"e","data":4}"# {}
+    }
+
+    // Each tells the pool when it leaves.
+    bench.hub.detach(&again.ticket);
+    let left = bench.pool.commands.try_recv();
+    assert!(
+        matches!(&left, Ok(members::Command::Leave { channel, member, hub: 0 })
+            if **channel == *ROOM && *member == bob.member.key()),
+        "{left:?}"
+    );
+    // What a gap is to those who are confirmed is no confirmation for others.
+    let late = bench.person(4, "cat").await;
+    bench.tell([Delivery::Live { link: bench.pool.id, channel: ROOM.into(), gap: true, cached: None }]);
+    assert_eq!(late.conn.sent().0, 0);
+    let noticed = |conn: &Conn| conn.leave().into_iter().filter(|n| matches!(n, Notice::Gap)).count();
+    assert_eq!([&ann, &bob, &late].map(|person| noticed(&person.conn)), [1, 1, 0]);
+}
+
+#[tokio::test]
+async fn a_backend_ends_one_users_connections() {
+    let mut bench = Bench::new().await;
+    let people = [bench.person(1, "ann").await, bench.person(2, "bob").await, bench.person(3, "ann").await];
+    bench.tell([Delivery::Terminated { link: bench.pool.id, member: people[0].member.key() }]);
+    let told = |conn: &Conn| conn.leave().iter().any(|notice| matches!(notice, Notice::Terminated));
+    assert_eq!(people.map(|person| told(&person.conn)), [true, false, true]);
 }
 
 /// Nothing of one edition comes to clients of another, whichever hub is first, and also when it comes again from what
@@ -188,7 +298,7 @@ async fn each_client_sees_an_event_as_the_edition_of_its_route_shows_it() {
         bench.tell([Delivery::Live { link: end.id, channel: channel.clone(), gap: false, cached: None }]);
     }
     let data = r#"{"x":1}"#;
-    let event = Arc::new(Event::new(end.id, channel, "e", data, Now::read().mono, None));
+    let event = Arc::new(Event::new(end.id, channel, "e", data, Now::read(), None));
     event.expect_hubs(2);
     for bench in hubs.iter().rev() {
         bench.tell([Delivery::Event(event.clone())]);

@@ -44,6 +44,13 @@ impl Machine {
         }
     }
 
+    /// A backend wants the user's connections closed.
+    pub fn terminated(&mut self, out: &mut Vec<Action>) {
+        if !matches!(self.state, State::Closed) {
+            self.close(CloseReason::Terminated, out);
+        }
+    }
+
     /// The server shuts down; this connection is to close `after` some time.
     pub fn drain(&mut self, after: Duration, now: Now) {
         if !matches!(self.state, State::Closed) {

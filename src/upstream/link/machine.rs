@@ -18,6 +18,7 @@ use super::checks::Checks;
 use super::liveness::{self, Liveness};
 use super::probe::{self, Probe};
 use super::table::{LinkTable, Op};
+use crate::clock::Now;
 use crate::exchange::{ConnId, LinkId};
 use crate::pusher::channel;
 use crate::pusher::close::Reconnect;
@@ -231,7 +232,8 @@ impl Machine {
     // ------------------------------------------------------------------------------- from hubs and the publisher
 
     /// A hub or the publisher says something.
-    pub fn command(&mut self, command: Command, now: Instant, out: &mut Vec<Action>) {
+    pub fn command(&mut self, command: Command, at: Now, out: &mut Vec<Action>) {
+        let now = at.mono;
         match command {
             Command::Subscribe(channel, hub) => self.table.subscribe(&channel, hub, now, &mut self.ops),
             Command::Unsubscribe(channel, hub) => {
@@ -244,7 +246,7 @@ impl Machine {
             Command::Ended { flight, accepted } => {
                 let released = self.flights.lock().end(flight, now);
                 self.table.release(&released, now);
-                accepted.iter().for_each(|sent| self.deliver_local(sent, now, out));
+                accepted.iter().for_each(|sent| self.deliver_local(sent, at, out));
             }
         }
         self.carry_over(now, out);
@@ -252,7 +254,7 @@ impl Machine {
 
     /// Hands what Pusher accepted to the hubs. They know who is subscribed, and go on with it while the link is
     /// lost.
-    fn deliver_local(&mut self, sent: &Sent, now: Instant, out: &mut Vec<Action>) {
+    fn deliver_local(&mut self, sent: &Sent, now: Now, out: &mut Vec<Action>) {
         let hubs = self.table.hubs(&sent.channel);
         let (data, origin) = (|| frame::text_json(&sent.data), Some(sent.origin));
         if hubs.is_empty() {
@@ -282,7 +284,7 @@ impl Machine {
         channel: &str,
         name: &str,
         data: impl FnOnce() -> Cow<'a, str>,
-        at: Instant,
+        at: Now,
         origin: Option<ConnId>,
     ) {
         if channel::is_cache(channel)

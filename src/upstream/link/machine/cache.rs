@@ -56,7 +56,7 @@ impl CacheChannels {
 
     /// Keeps an event as its channel's last one.
     pub(super) fn keep(&mut self, event: &Arc<Event>) {
-        self.last.keep(event.channel.clone(), event.clone(), event.bytes(), event.received);
+        self.last.keep(event.channel.clone(), event.clone(), event.bytes(), event.received.mono);
     }
 
     /// The channel's last event.

@@ -3,11 +3,20 @@
 use std::time::Instant;
 
 use super::{Action, Frame, Machine, Note, Phase};
+use crate::clock::Now;
 use crate::pusher::channel;
 use crate::pusher::frame::{ServerFrame, data_json, is_pushers_own};
 use crate::text::loggable;
 use crate::upstream::delivery::Event;
 use crate::upstream::lost::End;
+
+/// An event, as it came.
+struct Came<'a> {
+    event: &'a str,
+    channel: &'a str,
+    data: Option<&'a str>,
+    sender: Option<&'a str>,
+}
 
 impl Machine {
     /// Something came from Pusher, whatever it is.
@@ -18,10 +27,17 @@ impl Machine {
     }
 
     /// A frame came from Pusher, at `at`.
-    pub fn frame(&mut self, frame: ServerFrame<'_>, at: Instant, out: &mut Vec<Action>) {
+    pub fn frame(&mut self, frame: ServerFrame<'_>, came: Now, out: &mut Vec<Action>) {
+        let at = came.mono;
         self.heard();
         match frame {
-            ServerFrame::Event { event, channel, data, .. } => self.event(&event, &channel, data, at, out),
+            ServerFrame::Event { event, channel, data, user_id } => {
+                self.event(
+                    &Came { event: &event, channel: &channel, data, sender: user_id.as_deref() },
+                    came,
+                    out,
+                );
+            }
             ServerFrame::Ping => out.push(Action::Send(Frame::Pong)),
             ServerFrame::SubscriptionSucceeded { channel, .. } => {
                 let answer = self.checks.confirmed(&channel, at);
@@ -47,12 +63,14 @@ impl Machine {
         self.carry_over(at, out);
     }
 
-    fn event(&mut self, name: &str, channel: &str, data: Option<&str>, at: Instant, out: &mut Vec<Action>) {
+    fn event(&mut self, event: &Came<'_>, came: Now, out: &mut Vec<Action>) {
+        let Came { event: name, channel, data, sender } = *event;
+        let at = came.mono;
         let Some((channel, hubs)) = self.table.receivers(channel) else {
             if *channel == *self.own_channel {
                 self.probe.arrived(at);
             } else {
-                self.keep_for_later(channel, name, || data_json(data), at, None);
+                self.keep_for_later(channel, name, || data_json(data), came, None);
                 let (channel, event) = (channel.to_owned(), name.to_owned());
                 out.push(Action::Note(Note::Unwanted { channel, event }));
             }
@@ -63,7 +81,8 @@ impl Machine {
         if self.cache.is_had_already(&channel, name, &data, at) {
             return out.push(Action::Note(Note::HadAlready));
         }
-        self.deliver(hubs, Event::new(self.id, channel, name, &data, at, None), out);
+        let event = Event::new(self.id, channel, name, &data, came, None).by_member(sender);
+        self.deliver(hubs, event, out);
     }
 
     /// An error is about the connection when its code is a close code (soketi and sockudo send one before they

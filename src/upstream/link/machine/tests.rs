@@ -5,3 +5,12 @@ mod hubs;
 mod pair;
 mod pusher;
 mod world;
+
+use std::time::Instant;
+
+use crate::clock::Now;
+
+/// This moment, at whatever time of the day.
+fn at(mono: Instant) -> Now {
+    Now { mono, unix_ms: 0 }
+}

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::at;
 use super::world::{LINK, TIMES};
 use crate::clock::tests::now;
 use crate::exchange::ConnId;
@@ -63,7 +64,7 @@ impl Bench {
     }
 
     fn frame(&mut self, text: &str) -> Vec<Action> {
-        self.act(|machine, now, out| machine.frame(ServerFrame::decode(text).unwrap(), now, out))
+        self.act(|machine, now, out| machine.frame(ServerFrame::decode(text).unwrap(), at(now), out))
     }
 
     fn confirmed(&mut self, channel: &str) -> Vec<Action> {
@@ -75,11 +76,11 @@ impl Bench {
     }
 
     fn subscribe(&mut self, channel: &str) -> Vec<Action> {
-        self.act(|machine, now, out| machine.command(Command::Subscribe(channel.into(), 0), now, out))
+        self.act(|machine, now, out| machine.command(Command::Subscribe(channel.into(), 0), at(now), out))
     }
 
     fn unsubscribe(&mut self, channel: &str) {
-        self.act(|machine, now, out| machine.command(Command::Unsubscribe(channel.into(), 0), now, out));
+        self.act(|machine, now, out| machine.command(Command::Unsubscribe(channel.into(), 0), at(now), out));
     }
 
     /// A client publishes what [`Self::event`] would bring, and Pusher accepts it.
@@ -88,7 +89,7 @@ impl Bench {
         let (flight, _) = self.flights.lock().begin(vec![channel.clone()]);
         let sent = Sent { channel, event: "changed".to_owned(), data: data.to_owned(), origin: ConnId(1) };
         let accepted = vec![Arc::new(sent)];
-        self.act(|machine, now, out| machine.command(Command::Ended { flight, accepted }, now, out))
+        self.act(|machine, now, out| machine.command(Command::Ended { flight, accepted }, at(now), out))
     }
 
     fn end(&mut self, code: Option<u16>) -> Duration {

@@ -97,6 +97,9 @@ impl Hub {
                     assert!(*event.name == *LOCAL || number(event) <= published);
                 }
             }
+            Delivery::Joined { .. } | Delivery::Terminated { .. } => {
+                panic!("a link has no members: {delivery:?}")
+            }
             Delivery::Down(of) => {
                 assert_eq!(*of, link);
                 self.subscriptions.values_mut().for_each(|subscription| subscription.up = false);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::at;
 use super::hubs::{Hub, LOCAL, NUMBERED, Truth};
 use super::pusher::{Answer, Failure, Pusher, Twice};
 use crate::clock::tests::now;
@@ -299,7 +300,7 @@ impl World {
                 if let ServerFrame::Event { channel, .. } = &frame {
                     self.cached.insert((&**channel).into());
                 }
-                let actions = self.act(|machine, now, out| machine.frame(frame, now, out));
+                let actions = self.act(|machine, now, out| machine.frame(frame, at(now), out));
                 assert!(!is_ping || actions.contains(&Frame::Pong), "a ping without a pong");
             }
             Answer::Close(code) => self.end(End::closed(code, String::new())),
@@ -311,7 +312,7 @@ impl World {
     }
 
     pub(super) fn command(&mut self, command: Command) {
-        self.act(|machine, now, out| machine.command(command, now, out));
+        self.act(|machine, now, out| machine.command(command, at(now), out));
     }
 
     // ------------------------------------------------------------------------------------------ what the link does
