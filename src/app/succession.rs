@@ -77,6 +77,6 @@ impl Succession {
 fn backends(route: &RouteState) -> impl Iterator<Item = &str> {
     route.publish.iter().filter_map(|rule| match &rule.action {
         PublishAction::Post { url, .. } => Some(url.source()),
-        PublishAction::Trigger { .. } => None,
+        PublishAction::Trigger { .. } | PublishAction::Drop => None,
     })
 }

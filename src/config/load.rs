@@ -118,7 +118,7 @@ fn destinations(config: &Config) -> Vec<(&'static str, bool, String, u16)> {
     let rules = config.routes.iter().flat_map(|route| &route.publish);
     all.extend(rules.filter_map(|rule| match &rule.action {
         PublishAction::Post { url, .. } => destination("a backend", url.source()),
-        PublishAction::Trigger { .. } => None,
+        PublishAction::Trigger { .. } | PublishAction::Drop => None,
     }));
     all.extend(config.auth.iter().flat_map(|auth| &auth.keys).filter_map(|key| match &key.source {
         KeySource::JwksUrl { url, .. } => destination("keys", url),

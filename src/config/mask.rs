@@ -336,6 +336,7 @@ impl fmt::Debug for PublishAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Trigger { event, .. } => write!(f, "Trigger({})", event.source()),
+            Self::Drop => f.write_str("Drop"),
             Self::Post { url, .. } => write!(f, "Post({})", self::url(url.source())),
         }
     }

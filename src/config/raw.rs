@@ -58,6 +58,10 @@ choice! {
     Relay { AsPublished = "as_published", AsSent = "as_sent" }
 }
 choice! {
+    /// `publish.via`
+    Via { Api = "api", Drop = "drop" }
+}
+choice! {
     /// An algorithm of RFC 7518 or RFC 8037; there is no `none`.
     Algorithm {
         HS256 = "HS256", HS384 = "HS384", HS512 = "HS512", ES256 = "ES256", ES384 = "ES384", RS256 = "RS256",

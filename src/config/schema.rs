@@ -185,12 +185,15 @@ pub(super) fn event_rules() -> Value {
     ])
 }
 
-/// A trigger (`event`, `data`, `relay`) or a POST (`post`, `body`, `headers`, `retry_on`).
+/// A trigger (`event`, `data`, `relay`, `channel`), a POST (`post`, `body`, `headers`, `retry_on`) or nothing.
 pub(super) fn publish_forms() -> Value {
-    let none = |keys: &[&str]| json!({ "anyOf": one_of(keys) });
+    let any = |keys: &[&str]| json!({ "anyOf": one_of(keys) });
+    let (event, post) = (["event", "data", "relay", "channel"], ["post", "body", "headers", "retry_on"]);
+    let dropped = json!({ "required": ["via"], "properties": { "via": { "const": "drop" } } });
     json!([
-        { "not": none(&["post", "body", "headers", "retry_on"]) },
-        { "required": ["post", "body"], "not": none(&["event", "data", "relay"]) },
+        { "not": { "anyOf": [any(&post), dropped] } },
+        { "required": ["post", "body"], "not": any(&[&event[..], &["via"]].concat()) },
+        { "allOf": [dropped], "not": any(&[event, post].concat()) },
     ])
 }
 

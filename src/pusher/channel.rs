@@ -54,6 +54,12 @@ pub fn is_cache(channel: &str) -> bool {
         .any(|prefix| channel.starts_with(prefix))
 }
 
+/// The prefix by which Pusher knows the kind of `channel`; none for a public one.
+#[must_use]
+pub fn kind_prefix(channel: &str) -> &'static str {
+    KIND_PREFIXES.into_iter().find(|prefix| channel.starts_with(prefix)).unwrap_or("")
+}
+
 /// Whether `byte` may stand in a channel name (Pusher docs, "Channel naming conventions").
 #[must_use]
 pub const fn is_channel_byte(byte: u8) -> bool {

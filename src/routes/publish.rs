@@ -7,9 +7,9 @@ use secrecy::SecretString;
 use crate::clock::Now;
 use crate::json::{self, Object};
 use crate::legacy::error::ErrorCode;
-use crate::pusher::channel::EVENT_BYTES_MAX;
+use crate::pusher::channel::{EVENT_BYTES_MAX, check_channel, kind_prefix};
 use crate::routes::path::PathValues;
-use crate::routes::route::{PublishAction, PublishRule, Route, TypeSet};
+use crate::routes::route::{Elsewhere, PublishAction, PublishRule, Route, TypeSet};
 use crate::template::{Fill, Frame, Slot, Text, Var};
 
 /// How Pusher has clients' events begin (Pusher docs, "Client events").
@@ -18,12 +18,16 @@ const CLIENT_PREFIX: &str = "client-";
 /// A client message, ready to leave.
 #[derive(Clone, Debug)]
 pub enum Outgoing {
-    /// An event on the client's channel.
+    /// An event by the API.
     Trigger {
         event: String,
         /// The event's data, JSON text of at most the route's `event_bytes_max` bytes.
         data: String,
+        /// Its channel, where it is not the client's own.
+        elsewhere: Option<String>,
     },
+    /// Nothing.
+    Drop,
     /// A POST to a backend.
     Post {
         url: String,
@@ -60,11 +64,12 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
         .find(|rule| has_type(rule, message.message_type))
         .ok_or(ErrorCode::NotPublished)?;
     match &rule.action {
-        PublishAction::Trigger { event, data, relay_as_sent } => {
+        PublishAction::Trigger { event, data, relay_as_sent, elsewhere } => {
             let event = event.fill(|var| value(var, message)).ok_or(ErrorCode::InvalidField)?;
             check_event(&event)?;
             let shown = if *relay_as_sent { message.message_type } else { event.as_str() };
-            if route.reserved.iter().any(|name| name == shown || *name == event) {
+            let reserved = elsewhere.as_ref().map_or(&route.reserved, |elsewhere| &elsewhere.reserved);
+            if reserved.iter().any(|name| name == shown || *name == event) {
                 return Err(ErrorCode::NotPublished);
             }
             let data = match data {
@@ -74,8 +79,10 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
             if data.len() > route.event_bytes_max {
                 return Err(ErrorCode::TooLarge);
             }
-            Ok(Outgoing::Trigger { event, data })
+            let elsewhere = elsewhere.as_ref().map(|elsewhere| channel_of(elsewhere, message)).transpose()?;
+            Ok(Outgoing::Trigger { event, data, elsewhere })
         }
+        PublishAction::Drop => Ok(Outgoing::Drop),
         PublishAction::Post { url, body, headers, retry_on } => Ok(Outgoing::Post {
             url: url.fill_url(|var| value(var, message)).ok_or(ErrorCode::InvalidField)?,
             body: render(route, body, message, now)?,
@@ -83,6 +90,14 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
             retry_on: retry_on.clone(),
         }),
     }
+}
+
+/// The other channel that a rule names. What a client writes never makes it one of another kind.
+fn channel_of(elsewhere: &Elsewhere, message: &Message<'_>) -> Result<String, ErrorCode> {
+    let channel = elsewhere.channel.fill(|var| value(var, message)).ok_or(ErrorCode::InvalidField)?;
+    let is_legal = check_channel(&channel).is_ok()
+        && kind_prefix(&channel) == kind_prefix(elsewhere.channel.literal_prefix());
+    if is_legal { Ok(channel) } else { Err(ErrorCode::InvalidField) }
 }
 
 fn has_type(rule: &PublishRule, message_type: &str) -> bool {
@@ -104,7 +119,8 @@ fn value<'a>(var: &Var, message: &Message<'a>) -> Option<Cow<'a, str>> {
         Var::Path(name) => message.values.get(name).map(Cow::Borrowed),
         Var::User => message.user.map(Cow::Borrowed),
         Var::Type => Some(Cow::Borrowed(message.message_type)),
-        Var::Subscribe(_) => None,
+        // Whether the client is subscribed with this value is looked at by whoever knows its subscriptions.
+        Var::Subscribe(field) => message.object.at(field).and_then(json::scalar),
     }
 }
 
@@ -140,7 +156,7 @@ pub fn relayed_name<'a>(route: &Route, event: &'a str) -> &'a str {
         .publish
         .iter()
         .find_map(|rule| match &rule.action {
-            PublishAction::Trigger { event: template, relay_as_sent: true, .. } => {
+            PublishAction::Trigger { event: template, relay_as_sent: true, elsewhere: None, .. } => {
                 template.invert(event).filter(|message_type| has_type(rule, message_type))
             }
             _ => None,
@@ -166,7 +182,7 @@ impl ClientEvents {
         let mut events = Vec::new();
         for route in routes {
             for rule in &route.publish {
-                let PublishAction::Trigger { event, .. } = &rule.action else { continue };
+                let PublishAction::Trigger { event, elsewhere, .. } = &rule.action else { continue };
                 if event.literal_prefix().starts_with(CLIENT_PREFIX) {
                     continue;
                 }
@@ -174,9 +190,8 @@ impl ClientEvents {
                     TypeSet::Any => vec![event.clone()],
                     TypeSet::Listed(types) => types.iter().map(|named| event.with_type(named)).collect(),
                 };
-                events.extend(
-                    names.into_iter().map(|name| ClientEvent { channel: route.channel.clone(), name }),
-                );
+                let channel = elsewhere.as_ref().map_or(&route.channel, |elsewhere| &elsewhere.channel);
+                events.extend(names.into_iter().map(|name| ClientEvent { channel: channel.clone(), name }));
             }
         }
         Self(events)

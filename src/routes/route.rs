@@ -119,7 +119,7 @@ pub enum TypeSet {
 /// What becomes of a client message.
 #[derive(Clone)]
 pub enum PublishAction {
-    /// An event on the client's channel.
+    /// An event on the client's channel, or on another.
     Trigger {
         /// The event's name (default `client-{type}`).
         event: Text,
@@ -128,7 +128,11 @@ pub enum PublishAction {
         data: Option<Frame>,
         /// Whether old clients on this bridge see the name as sent, not as published.
         relay_as_sent: bool,
+        /// The channel, where it is not the client's own.
+        elsewhere: Option<Elsewhere>,
     },
+    /// Nothing: it is counted, and its sender is not told.
+    Drop,
     /// A POST to a backend.
     Post {
         /// The URL; values are percent-encoded into it.
@@ -141,6 +145,14 @@ pub enum PublishAction {
     },
 }
 
+/// A publish rule's `channel`: another than the route's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    pub channel: Text,
+    /// As [`Route::reserved`], of the routes that may share that channel.
+    pub reserved: Vec<String>,
+}
+
 impl PartialEq for PublishAction {
     fn eq(&self, other: &Self) -> bool {
         let same = |headers: &[(String, SecretString)], others: &[(String, SecretString)]| {
@@ -151,9 +163,18 @@ impl PartialEq for PublishAction {
         };
         match (self, other) {
             (
-                Self::Trigger { event, data, relay_as_sent },
-                Self::Trigger { event: other_event, data: other_data, relay_as_sent: other_relay },
-            ) => (event, data, relay_as_sent) == (other_event, other_data, other_relay),
+                Self::Trigger { event, data, relay_as_sent, elsewhere },
+                Self::Trigger {
+                    event: other_event,
+                    data: other_data,
+                    relay_as_sent: other_relay,
+                    elsewhere: other_elsewhere,
+                },
+            ) => {
+                (event, data, relay_as_sent, elsewhere)
+                    == (other_event, other_data, other_relay, other_elsewhere)
+            }
+            (Self::Drop, Self::Drop) => true,
             (
                 Self::Post { url, body, headers, retry_on },
                 Self::Post {
@@ -165,7 +186,7 @@ impl PartialEq for PublishAction {
             ) => {
                 (url, body, retry_on) == (other_url, other_body, other_retry) && same(headers, other_headers)
             }
-            (Self::Trigger { .. } | Self::Post { .. }, _) => false,
+            (Self::Trigger { .. } | Self::Drop | Self::Post { .. }, _) => false,
         }
     }
 }

@@ -74,6 +74,8 @@ labels! {
         QueueFull = "queue_full",
         /// A backend may have taken it, or not.
         Unknown = "unknown",
+        /// A rule says that it goes nowhere.
+        Dropped = "dropped",
     }
 }
 

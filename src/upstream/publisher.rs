@@ -98,10 +98,16 @@ impl Publisher {
         outgoing: Outgoing,
         message_type: String,
     ) -> Result<(), ErrorCode> {
-        let channel: Arc<str> = channel.into();
         let (posts, settings, metrics) = (self.posts.load(), &self.shared.settings, &self.shared.metrics);
+        let mut channel: Arc<str> = channel.into();
         let (lanes, work, bytes) = match outgoing {
-            Outgoing::Trigger { event, data } => {
+            Outgoing::Drop => {
+                metrics.published(PublishResult::Dropped);
+                return Ok(());
+            }
+            Outgoing::Trigger { event, data, elsewhere } => {
+                // A message has its place in the order of the channel that it is for.
+                channel = elsewhere.map_or(channel, Into::into);
                 let bytes = channel.len() + event.len() + data.len();
                 let sent = Sent { channel: channel.clone(), event, data, origin: conn.id() };
                 (Some(&self.triggers), Work::Trigger(Arc::new(sent)), bytes)

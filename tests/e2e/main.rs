@@ -28,6 +28,7 @@ mod liveness;
 mod logs;
 mod old_clients;
 mod publish;
+mod publish_rules;
 mod relay;
 mod scenarios;
 mod self_hosted;

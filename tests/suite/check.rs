@@ -176,7 +176,7 @@ fn applies(place: &Place) -> bool {
     match place.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["defaults" | "groups", ..] => false,
         ["routes", "0", "publish", _, key, ..] => !["post", "body", "headers", "retry_on"].contains(key),
-        ["routes", "1", "publish", _, key, ..] => !["event", "data", "relay"].contains(key),
+        ["routes", "1", "publish", _, key, ..] => !["event", "data", "relay", "via", "channel"].contains(key),
         _ => true,
     }
 }

@@ -4,8 +4,8 @@ use super::limits::limits;
 use super::{Lines, auth, duration, mask, one_line};
 use crate::deprecation::Policy;
 use crate::routes::route::{
-    Filter, Heartbeat, HeartbeatKind, OnGap, PublishAction, PublishRule, Route, TellRefusal, TypeSet,
-    ValueSets,
+    Elsewhere, Filter, Heartbeat, HeartbeatKind, OnGap, PublishAction, PublishRule, Route, TellRefusal,
+    TypeSet, ValueSets,
 };
 
 pub(super) fn route(out: &mut Lines, route: &Route) {
@@ -98,10 +98,15 @@ fn publish(rule: &PublishRule) -> String {
         TypeSet::Listed(types) => types.join(", "),
     };
     match action {
-        PublishAction::Trigger { event, data, relay_as_sent } => {
+        PublishAction::Drop => format!("{types} nowhere: counted, and the sender is not told"),
+        PublishAction::Trigger { event, data, relay_as_sent, elsewhere } => {
+            let place = elsewhere
+                .as_ref()
+                .map(|Elsewhere { channel, reserved: _ }| format!(" on the channel {}", channel.source()));
             let data = data.as_ref().map(|data| format!(", with the data {}", one_line(data.source())));
             let relay = if *relay_as_sent { ", relayed as sent" } else { "" };
-            format!("{types} as the event {}{relay}{}", event.source(), data.unwrap_or_default())
+            let place = place.unwrap_or_default();
+            format!("{types} as the event {}{place}{relay}{}", event.source(), data.unwrap_or_default())
         }
         PublishAction::Post { url, body, headers, retry_on } => {
             let mut text = format!("{types} by POST {}", mask::url(url.source()));

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{
     AfterSunset, Bool, Exclusive, HeartbeatKind, List, Num, OnGap, Rate, RateOrNone, Refusal, Relay, Slash,
-    Slots, Str,
+    Slots, Str, Via,
 };
 use crate::config::scalars::{At, Number};
 use crate::config::schema as s;
@@ -102,6 +102,11 @@ pub(in crate::config) struct Publish {
     /// Client message types; "*" is any.
     #[schemars(extend("minItems" = 1, "anyOf" = s::publish_types()))]
     pub(in crate::config) types: List,
+    /// api: as an event, by the HTTP API. drop: nowhere, and the sender is not told. (default api)
+    pub(in crate::config) via: Option<At<Via>>,
+    /// The event's channel, where it is not the route's, with {placeholders} as there.
+    #[schemars(extend("allOf" = s::channel()))]
+    pub(in crate::config) channel: Str,
     /// The event's name (default client-{type}).
     #[schemars(extend("pattern" = s::EVENT, "not" = s::plain(r"^pusher(_internal)?:")))]
     pub(in crate::config) event: Str,

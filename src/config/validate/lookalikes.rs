@@ -1,6 +1,6 @@
 //! Clients' events that old clients could take for the server's frames.
 
-use super::sharing::{Valid, pattern};
+use super::sharing::{Valid, pattern, pattern_of};
 use crate::config::problems::Problems;
 use crate::legacy::lookalike;
 use crate::routes::route::{PublishAction, PublishRule};
@@ -13,10 +13,16 @@ pub(super) fn check(problems: &mut Problems<'_>, routes: &[Valid<'_>]) {
     for (input, route) in routes {
         let rules = input.route.publish.iter().flatten().zip(&route.publish);
         for (raw, rule) in rules {
-            let PublishRule { action: PublishAction::Trigger { data, .. }, .. } = rule else { continue };
+            let PublishRule { action: PublishAction::Trigger { data, elsewhere, .. }, .. } = rule else {
+                continue;
+            };
+            let channel = elsewhere.as_ref().map_or(&route.channel, |elsewhere| &elsewhere.channel);
             let found = routes.iter().find_map(|(_, other)| {
                 let frames = lookalike::of(&other.dialect, data.as_ref());
-                let shared = || other.name == route.name || pattern(route).overlap(&pattern(other)).is_some();
+                let shared = || {
+                    (other.name == route.name && elsewhere.is_none())
+                        || pattern_of(route, channel).overlap(&pattern(other)).is_some()
+                };
                 (!frames.is_empty() && shared()).then_some((&other.dialect.name, frames))
             });
             let Some((dialect, frames)) = found else { continue };

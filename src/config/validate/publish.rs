@@ -1,9 +1,11 @@
 //! `[[routes.publish]]`
 
+use std::ops::Range;
+
 use secrecy::SecretString;
 
 use super::dialect::frame;
-use super::route::Context;
+use super::route::{Context, channel};
 use super::template;
 use super::values::Place;
 use crate::config::problems::Problems;
@@ -13,7 +15,7 @@ use crate::legacy::dialect::Frames;
 use crate::legacy::outline::Outline;
 use crate::net::host;
 use crate::pusher::channel::EVENT_BYTES_MAX;
-use crate::routes::route::{PublishAction, PublishRule, TypeSet};
+use crate::routes::route::{Elsewhere, PublishAction, PublishRule, TypeSet};
 use crate::template::{Allow, Slot, Text, Var};
 
 /// Names that only Pusher's own server may use.
@@ -33,10 +35,18 @@ const FRAMING: [&str; 9] = [
 /// What an event is called unless the rule says otherwise: nobody can take it for the server's.
 const EVENT: &str = "client-{type}";
 
+/// The route's own channel, and the values that its fields are listed to have.
+#[derive(Clone, Copy)]
+pub(super) struct Own<'r> {
+    pub(super) channel: Option<&'r Text>,
+    pub(super) listed: &'r [(String, Vec<String>)],
+}
+
 pub(super) fn rules(
     problems: &mut Problems<'_>,
     raw: &raw::Route,
     context: &Context<'_>,
+    own: Own<'_>,
 ) -> Vec<PublishRule> {
     let rules: &[At<raw::Publish>] = raw.publish.as_deref().unwrap_or_default();
     if let Some(first) = rules.first().filter(|_| problems.flag(raw.echo.as_ref(), false)) {
@@ -47,9 +57,10 @@ pub(super) fn rules(
     for rule in rules {
         let types = types(problems, rule, context, &mut taken);
         let raw = rule.get();
-        let action = match &raw.post {
-            Some(url) => post(problems, url, rule, types.as_ref(), context),
-            None => trigger(problems, rule, types.as_ref(), context),
+        let action = match (&raw.post, raw.via.as_ref().map(At::get)) {
+            (_, Some(raw::Via::Drop)) => dropped(problems, raw),
+            (Some(url), _) => post(problems, url, rule, types.as_ref(), context),
+            (None, _) => trigger(problems, rule, types.as_ref(), context, own),
         };
         if let (Some(types), Some(action)) = (types, action) {
             out.push(PublishRule { types, action });
@@ -109,13 +120,82 @@ fn types(
     Some(TypeSet::Listed(types.iter().map(|t| t.get().clone()).collect()))
 }
 
+/// Where the keys stand that say how a message looks, or where it goes.
+fn keys_of_events(raw: &raw::Publish) -> [(&'static str, Option<Range<usize>>); 4] {
+    let raw::Publish {
+        types: _,
+        via: _,
+        channel,
+        event,
+        data,
+        relay,
+        post: _,
+        body: _,
+        retry_on: _,
+        headers: _,
+    } = raw;
+    [
+        ("channel", channel.as_ref().map(At::span)),
+        ("event", event.as_ref().map(At::span)),
+        ("data", data.as_ref().map(At::span)),
+        ("relay", relay.as_ref().map(At::span)),
+    ]
+}
+
+/// The same of those that go with `post`.
+fn keys_of_posts(raw: &raw::Publish) -> [(&'static str, Option<Range<usize>>); 3] {
+    [
+        ("body", raw.body.as_ref().map(At::span)),
+        ("headers", raw.headers.iter().flat_map(|headers| headers.keys()).next().map(At::span)),
+        ("retry_on", raw.retry_on.iter().flatten().next().map(At::span)),
+    ]
+}
+
+fn dropped(problems: &mut Problems<'_>, raw: &raw::Publish) -> Option<PublishAction> {
+    let post = [("post", raw.post.as_ref().map(At::span))];
+    for (key, span) in keys_of_events(raw).into_iter().chain(post).chain(keys_of_posts(raw)) {
+        if let Some(span) = span {
+            problems.at(span, format!("`{key}` has no meaning with `via = \"drop\"`: nothing is sent"));
+        }
+    }
+    Some(PublishAction::Drop)
+}
+
 // ---------------------------------------------------------------------------------------------- events
+
+/// A rule's `channel`. A field of the client's message may stand in it where it chooses the route's own channel: there it
+/// is one that the client is subscribed with.
+fn elsewhere(
+    problems: &mut Problems<'_>,
+    raw: &At<String>,
+    context: &Context<'_>,
+    own: Own<'_>,
+) -> Option<Elsewhere> {
+    let raw = problems.text(Some(raw))?;
+    let text = channel(problems, raw, context, own.listed)?;
+    let chosen = own.channel.and_then(Text::subscribe_field);
+    if let Some(field) = text.subscribe_field().filter(|field| Some(*field) != chosen)
+        && own.channel.is_some()
+    {
+        let span = problems.inside(raw, raw.get().find("{subscribe.").unwrap_or(0));
+        problems.with_help(
+            span,
+            format!(
+                "the route's `channel` has no `{{subscribe.{field}}}`: any client could choose any value here"
+            ),
+            "a value in band is one that the client is subscribed with",
+        );
+        return None;
+    }
+    Some(Elsewhere { channel: text, reserved: Vec::new() })
+}
 
 fn trigger(
     problems: &mut Problems<'_>,
     rule: &At<raw::Publish>,
     types: Option<&TypeSet>,
     context: &Context<'_>,
+    own: Own<'_>,
 ) -> Option<PublishAction> {
     let raw = rule.get();
     if let Some(body) = &raw.body {
@@ -136,12 +216,19 @@ fn trigger(
         check_event(problems, event, text, types);
         context.placeholders.check(problems, event, text, listed(types), Place::Plain);
     }
+    let elsewhere = raw.channel.as_ref().map(|raw| elsewhere(problems, raw, context, own));
     let relay_as_sent = raw.relay.as_ref().filter(|relay| *relay.get() == raw::Relay::AsSent);
+    if let Some(relay) = relay_as_sent.filter(|_| elsewhere.is_some()) {
+        problems.at(
+            relay.span(),
+            "on another channel nobody knows what this rule's messages were called: they are seen as published",
+        );
+    }
     if let (Some(text), Some(types)) = (&text, types) {
         check_shown(problems, rule, text, types, relay_as_sent.is_some(), context);
     }
     let data = raw.data.as_ref().map(|raw| body(problems, raw, context));
-    if let (Some(raw), Some(Some(frame))) = (&raw.data, &data) {
+    if let (Some(raw), Some(Some(frame)), None) = (&raw.data, &data, &elsewhere) {
         check_filter(problems, raw, frame, context);
     }
     Some(PublishAction::Trigger {
@@ -151,6 +238,10 @@ fn trigger(
             None => None,
         },
         relay_as_sent: relay_as_sent.is_some(),
+        elsewhere: match elsewhere {
+            Some(elsewhere) => Some(elsewhere?),
+            None => None,
+        },
     })
 }
 
@@ -301,11 +392,7 @@ fn post(
     context: &Context<'_>,
 ) -> Option<PublishAction> {
     let raw = rule.get();
-    for (name, at) in [
-        ("event", raw.event.as_ref().map(At::span)),
-        ("data", raw.data.as_ref().map(At::span)),
-        ("relay", raw.relay.as_ref().map(At::span)),
-    ] {
+    for (name, at) in keys_of_events(raw).into_iter().chain([("via", raw.via.as_ref().map(At::span))]) {
         if let Some(span) = at {
             problems.at(span, format!("`{name}` and `post` are both set: a rule triggers an event or posts"));
         }

@@ -81,7 +81,8 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
         owned_is_used(problems, raw, auth, &texts);
     }
     let filter_field = filter.as_ref().map(|filter| filter.field.as_slice());
-    let publish = publish::rules(problems, raw, &Context { filter_field, ..context });
+    let own = publish::Own { channel: channel.as_ref(), listed: &subscribe_values };
+    let publish = publish::rules(problems, raw, &Context { filter_field, ..context }, own);
     let scope = match &raw.group {
         Some(group) => Scope::Group(group.get().as_str().into()),
         None => Scope::Route(name.get().as_str().into()),
@@ -357,7 +358,7 @@ fn check_subscribe(problems: &mut Problems<'_>, raw: &At<String>, text: &Text, c
     }
 }
 
-fn channel(
+pub(super) fn channel(
     problems: &mut Problems<'_>,
     raw: &At<String>,
     context: &Context<'_>,

@@ -77,9 +77,14 @@ fn unknown(problems: &mut Problems<'_>, named: &At<String>, routes: &[Valid<'_>]
 
 /// All channels of a route.
 pub(super) fn pattern(route: &Route) -> Pattern {
+    pattern_of(route, &route.channel)
+}
+
+/// All channels that this text of the route's can be.
+pub(super) fn pattern_of(route: &Route, channel: &Text) -> Pattern {
     let placeholders =
         Placeholders::new(&route.path, route.channel.source(), &route.subscribe_values, &route.value_sets);
-    placeholders.pattern(&route.channel, None, Place::Channel)
+    placeholders.pattern(channel, None, Place::Channel)
 }
 
 /// The first rule that the two do not have in common.
@@ -123,10 +128,13 @@ impl Rules {
         let mut order: Vec<Var> = Vec::new();
         let filter = route.filter.as_ref();
         let owns = route.auth.iter().flat_map(|auth| &auth.owns);
-        let events = route.publish.iter().filter_map(|rule| match &rule.action {
-            PublishAction::Trigger { event, .. } => Some(event),
-            PublishAction::Post { .. } => None,
+        let events = route.publish.iter().flat_map(|rule| match &rule.action {
+            PublishAction::Trigger { event, elsewhere, .. } => {
+                [Some(event), elsewhere.as_ref().map(|elsewhere| &elsewhere.channel)]
+            }
+            PublishAction::Post { .. } | PublishAction::Drop => [None, None],
         });
+        let events = events.flatten();
         let texts = [&route.channel]
             .into_iter()
             .chain(filter.map(|filter| &filter.equals))
@@ -155,13 +163,16 @@ impl Rules {
         let mut owned: Vec<_> = owns.clone().map(|own| (own.claim.clone(), named(&own.contains))).collect();
         owned.sort_unstable();
         let publish = route.publish.iter().filter_map(|rule| {
-            let PublishAction::Trigger { event, data, relay_as_sent } = &rule.action else { return None };
+            let PublishAction::Trigger { event, data, relay_as_sent, elsewhere } = &rule.action else {
+                return None;
+            };
             let types = match &rule.types {
                 TypeSet::Any => "*".to_owned(),
                 TypeSet::Listed(list) => sorted(list.clone()).join("\0"),
             };
             let data = data.as_ref().map_or("", |data| data.source());
-            Some(format!("{types}\0\0{}\0\0{data}\0\0{relay_as_sent}", named(event)))
+            let place = elsewhere.as_ref().map(|elsewhere| named(&elsewhere.channel)).unwrap_or_default();
+            Some(format!("{types}\0\0{}\0\0{data}\0\0{relay_as_sent}\0\0{place}", named(event)))
         });
         Self {
             channel: named(&route.channel),

@@ -119,6 +119,11 @@ impl Machine {
     ) {
         let message = Message { text, message_type, object, values: &self.values, user: self.user() };
         match publish::prepare(&self.route, &message, now) {
+            Ok(outgoing @ Outgoing::Drop) => out.push(Action::Publish {
+                outgoing,
+                channel: String::new(),
+                message_type: message_type.to_owned(),
+            }),
             Ok(outgoing) => match self.channel_of(object) {
                 Some(channel) => match self.outside_of_filter(&outgoing, &channel) {
                     None => {
@@ -139,10 +144,11 @@ impl Machine {
     }
 
     /// What a client writes on a filtered route is for those who have the same value as it, and for nobody else: the
-    /// filter's field, if an event has another value there, or none. A backend judges for itself what is posted to it.
+    /// filter's field, if an event has another value there, or none. A backend judges for itself what is posted to it, and
+    /// another channel has not this filter.
     fn outside_of_filter(&self, outgoing: &Outgoing, channel: &str) -> Option<String> {
         let filter = self.route.filter.as_ref()?;
-        let Outgoing::Trigger { data, .. } = outgoing else { return None };
+        let Outgoing::Trigger { data, elsewhere: None, .. } = outgoing else { return None };
         let own = publish::filtered_value(data, &filter.field).is_some_and(|value| {
             if self.route.filter_is_chosen() {
                 self.subscriptions.has_with(channel, &value)

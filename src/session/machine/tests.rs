@@ -149,9 +149,10 @@ fn short(action: &Action) -> String {
         Action::Release => "release".into(),
         Action::Subscribe(s) => format!("subscribe {} {} {:?}", s.id, s.channel, s.interest),
         Action::Unsubscribe(id) => format!("unsubscribe {id}"),
-        Action::Publish { outgoing: Outgoing::Trigger { event, data }, channel, .. } => {
-            format!("trigger {channel} {event} {data}")
+        Action::Publish { outgoing: Outgoing::Trigger { event, data, elsewhere }, channel, .. } => {
+            format!("trigger {} {event} {data}", elsewhere.as_ref().unwrap_or(channel))
         }
+        Action::Publish { outgoing: Outgoing::Drop, .. } => "drop".into(),
         Action::Publish { outgoing: Outgoing::Post { url, body, .. }, .. } => format!("post {url} {body}"),
         Action::Close(reason) => format!("close {}", reason.label()),
     }

@@ -130,7 +130,8 @@ fn publishing(route: &Route, values: &PathValues, text: &str, message_type: &str
     let data = object.get("data");
     match publish::prepare(route, &message, now()) {
         Err(_) => {}
-        Ok(Outgoing::Trigger { event, data: out }) => {
+        Ok(Outgoing::Drop) => {}
+        Ok(Outgoing::Trigger { event, data: out, .. }) => {
             assert!(!event.is_empty() && event.len() <= EVENT_BYTES_MAX);
             assert!(!event.starts_with("pusher:") && !event.starts_with("pusher_internal:"));
             assert!(!event.chars().any(char::is_control));

@@ -586,6 +586,9 @@ impl World {
 
     fn publish(&mut self, outgoing: &Outgoing, channel: &str) {
         assert!(self.machine.is_live() && (!self.needs_auth() || self.granted.is_some()));
+        if matches!(outgoing, Outgoing::Drop) {
+            return;
+        }
         check_channel(channel).unwrap();
         assert!(
             !self.route.channel_is_chosen() || self.subscriptions.values().any(|(s, _)| s.channel == channel),
@@ -596,6 +599,7 @@ impl World {
                 assert_json(data);
                 assert!(data.len() <= DATA_BYTES_MAX);
             }
+            Outgoing::Drop => {}
             Outgoing::Post { body, .. } => {
                 assert_json(body);
                 let body: Value = serde_json::from_str(body).unwrap_or_default();

@@ -215,3 +215,61 @@ event = "by-{type}"
         assert_eq!(events.has(channel, name), by_client, "{channel} {name}");
     }
 }
+
+#[test]
+fn what_is_for_another_channel_has_that_channels_rules() {
+    let config = shipped(
+        r#"
+[[routes]]
+name = "room"
+dialect = "typed"
+path = "/w/{id:[0-9]+}/{other}"
+channel = "room-{subscribe.room}"
+filter = { field = "env", equals = "{other}" }
+[[routes.publish]]
+types = ["ask"]
+channel = "private-asked-{id}-{subscribe.room}"
+event = "{type}-{id}"
+[[routes.publish]]
+types = ["oops"]
+channel = "plain-{other}"
+event = "{type}"
+[[routes.publish]]
+types = ["quiet"]
+via = "drop"
+
+[dialects.plain.in]
+subscribe = { type = "subscribe" }
+[dialects.plain.out]
+event = '{"type":{event},"data":{data}}'
+error = '{"type":"oops","why":{code}}'
+
+[[routes]]
+name = "plain"
+dialect = "plain"
+path = "/plain/{x}"
+channel = "plain-{x}"
+"#,
+    );
+    let mut b = Bench::open_in(&config, "/w/1/a", |_| {});
+    let ask = |room: &str| format!(r#"{{"type":"ask","room":"{room}"}}"#);
+    assert_eq!(b.text(&ask("r")), ["error MESSAGE_TYPE_NOT_PUBLISHED"], "not subscribed with it");
+    b.text(r#"{"type":"subscribe","room":"r"}"#);
+    let sent = b.text(&ask("r"));
+    assert_eq!(sent, [format!("trigger private-asked-1-r ask-1 {}", ask("r"))], "without the filter's value");
+    assert_eq!(b.text(&ask("s")), ["error MESSAGE_TYPE_NOT_PUBLISHED"]);
+    // A name of the server's in a dialect that is read there, and not here.
+    assert_eq!(b.text(r#"{"type":"oops","room":"r"}"#), ["error MESSAGE_TYPE_NOT_PUBLISHED"]);
+    assert_eq!(b.text(r#"{"type":"quiet"}"#), ["drop"]);
+    let events = publish::ClientEvents::of(config.routes.iter().map(AsRef::as_ref));
+    for (channel, name, by_client) in
+        [("private-asked-1-r", "ask-1", true), ("room-r", "ask-1", false), ("plain-a", "oops", true)]
+    {
+        assert_eq!(events.has(channel, name), by_client, "{channel} {name}");
+    }
+    // A value of the path that no channel may have.
+    let mut b = Bench::open_in(&config, "/w/1/a%2Fb", |_| {});
+    b.text(r#"{"type":"subscribe","room":"r"}"#);
+    let plain = r#"{"type":"oops","room":"r"}"#;
+    assert!(b.text(plain)[0].starts_with("error"), "{plain}");
+}
