@@ -2,7 +2,7 @@
 //! every connection that wants it.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::metrics::Metrics;
 use super::table::{self, Channel, Table};
 use crate::clock::Now;
-use crate::exchange::{Interest, LinkId, Member, MemberKey, Subscribe, Via};
+use crate::exchange::{ConnId, Interest, LinkId, Member, MemberKey, Subscribe, Via};
 use crate::json;
 use crate::legacy::dialect::EventData;
 use crate::limits::budget::Budget;
@@ -26,6 +26,7 @@ use crate::upstream::delivery::{Delivery, Event, Kind};
 use crate::upstream::links::{LinkHandle, Links};
 use crate::upstream::members::Members;
 use crate::upstream::metrics::EventResult;
+use crate::upstream::refused::Refused;
 use crate::upstream::undelivered::{Reason, Undelivered};
 use crate::websocket::conn::{Conn, Notice};
 use crate::websocket::outbox::{Opcode, Pushed, encode_frame};
@@ -172,6 +173,7 @@ impl Hub {
         subscribe: Subscribe,
         conn: &Arc<Conn>,
     ) -> (Ticket, bool) {
+        let id = subscribe.id;
         let (channel, interest, waiting) = self.waiting(route, subscribe, conn);
         let mut known = self.known();
         let (attached, confirmed) =
@@ -191,6 +193,9 @@ impl Hub {
             if let Some(interest) = &waiting.replay {
                 self.replay(known.last(link.id(), attached.ticket.channel()), interest, route, conn);
             }
+        }
+        if let Some(why) = attached.refused {
+            conn.notify(refused(Some(id), attached.ticket.channel(), why));
         }
         (Ticket { link: Some(link.clone()), place: attached.ticket }, attached.live)
     }
@@ -252,6 +257,12 @@ impl Hub {
                     self.joined(&mut known, (link, &channel), (&member, join), cached.as_ref());
                 }
                 Delivery::Terminated { link, member } => self.terminated(&known, link, &member),
+                Delivery::Refused { link, channel, member, why } => {
+                    if member.is_none() {
+                        known.table.refuse(link, &channel, why);
+                    }
+                    known.tell_refused(link, &channel, member.as_ref(), why);
+                }
                 Delivery::Down(link) => known.down(link),
             }
         }
@@ -439,12 +450,40 @@ impl Known {
         self.cached.get(&(link, channel.clone()), Now::read().mono)
     }
 
+    /// Tells the channel's subscribers, or those as this member, and nobody else, that it is refused: who waits for it by
+    /// the number of what waits, and who had it confirmed before once.
+    fn tell_refused(&self, link: LinkId, channel: &Arc<str>, member: Option<&MemberKey>, why: Refused) {
+        let Some(entry) = self.table.channel(link, channel) else { return };
+        let is_meant = |who: &Arc<Member>| member.is_none_or(|key| who.has_key(key));
+        for Waiting { conn, id, member: who, .. } in entry.waiting() {
+            if who.as_ref().map_or(member.is_none(), |(who, _)| is_meant(who)) {
+                conn.notify(refused(Some(*id), channel, why));
+            }
+        }
+        let of_member: HashSet<ConnId> = match member {
+            None => HashSet::new(),
+            Some(_) => {
+                self.members.values().filter(|(who, _)| is_meant(who)).map(|(_, conn)| conn.id()).collect()
+            }
+        };
+        let mut told = HashSet::new();
+        for conn in entry.confirmed() {
+            if (member.is_none() || of_member.contains(&conn.id())) && told.insert(conn.id()) {
+                conn.notify(refused(None, channel, why));
+            }
+        }
+    }
+
     fn down(&mut self, link: LinkId) {
         self.table.down(link);
         for channel in self.table.channels(link).filter(|channel| is_cache(channel)) {
             self.cached.forget(&(link, channel.clone()));
         }
     }
+}
+
+fn refused(id: Option<u32>, channel: &Arc<str>, why: Refused) -> Notice {
+    Notice::Refused { id, channel: channel.clone(), code: why.code(), is_retried: why.is_retried() }
 }
 
 /// Whether a client wrote the event, here or elsewhere.

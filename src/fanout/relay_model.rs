@@ -245,7 +245,7 @@ impl World {
                     self.to_bridge.push_back(Frame::Subscribed);
                 }
                 Op::Unsubscribe(_) => self.subscribed = false,
-                Op::TellLive { .. } => unreachable!(),
+                Op::TellLive { .. } | Op::TellRefused { .. } => unreachable!(),
             },
             Step::BridgeReads => match self.to_bridge.pop_front().unwrap() {
                 Frame::Subscribed => self.link.succeeded(CHANNEL, self.now, &mut ops),

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::exchange::{Interest, LinkId};
+use crate::upstream::refused::Refused;
 
 /// A subscription's place in the table; needed to end it.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct Attached<R> {
     pub live: bool,
     /// Whether it is the first of its channel through its link here.
     pub first: bool,
+    /// Why the channel's subscription was refused, if it is not confirmed since.
+    pub refused: Option<Refused>,
 }
 
 /// One link's channels.
@@ -63,6 +66,8 @@ pub struct Channel<R, S, W> {
     groups: Vec<Group<R, S>>,
     /// Who waits for the channel to be confirmed, by the ticket's number.
     waiting: Vec<(u64, W)>,
+    /// Why its subscription was refused, for those that come later.
+    refused: Option<Refused>,
     subscriptions: usize,
 }
 
@@ -142,6 +147,7 @@ impl<R: Clone + PartialEq, S, W> Table<R, S, W> {
             live: false,
             groups: Vec::new(),
             waiting: Vec::new(),
+            refused: None,
             subscriptions: 0,
         });
         let seq = self.next_seq;
@@ -158,6 +164,7 @@ impl<R: Clone + PartialEq, S, W> Table<R, S, W> {
             ticket: Ticket { link, channel: name, route, interest, seq },
             live: entry.live,
             first: entry.subscriptions == 1,
+            refused: entry.refused,
         };
         (attached, waiting)
     }
@@ -184,6 +191,7 @@ impl<R: Clone + PartialEq, S, W> Table<R, S, W> {
         let entry = self.links.get_mut(&link).and_then(|channels| channels.get_mut(channel));
         let Some(entry) = entry else { return Vec::new() };
         entry.live = true;
+        entry.refused = None;
         std::mem::take(&mut entry.waiting).into_iter().map(|(_, waiting)| waiting).collect()
     }
 
@@ -198,6 +206,14 @@ impl<R: Clone + PartialEq, S, W> Table<R, S, W> {
     pub fn down(&mut self, link: LinkId) {
         for entry in self.links.get_mut(&link).into_iter().flat_map(HashMap::values_mut) {
             entry.live = false;
+            entry.refused = None;
+        }
+    }
+
+    /// The link's channel is refused: who comes later learns it.
+    pub fn refuse(&mut self, link: LinkId, channel: &str, why: Refused) {
+        if let Some(entry) = self.links.get_mut(&link).and_then(|channels| channels.get_mut(channel)) {
+            entry.refused = Some(why);
         }
     }
 
@@ -257,6 +273,11 @@ impl<R, S, W> Channel<R, S, W> {
                 .chain(group.by_value.values().flat_map(Members::numbered))
         });
         members.filter_map(|(seq, subscriber)| self.is_confirmed(seq).then_some(subscriber))
+    }
+
+    /// Who waits for it to be confirmed.
+    pub fn waiting(&self) -> impl Iterator<Item = &W> {
+        self.waiting.iter().map(|(_, waiting)| waiting)
     }
 
     /// Whether this subscription does not wait for the channel any more.

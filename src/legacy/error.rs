@@ -52,6 +52,16 @@ labels! {
         UpstreamUnavailable = "UPSTREAM_UNAVAILABLE",
         /// Pusher refused.
         UpstreamRefused = "UPSTREAM_REFUSED",
+        /// Pusher does not accept the channel's signature.
+        ChannelUnauthorized = "CHANNEL_UNAUTHORIZED",
+        /// Pusher says that a limit is reached.
+        ChannelQuota = "CHANNEL_QUOTA",
+        /// Pusher has a feature switched off that the channel needs.
+        ChannelFeatureOff = "CHANNEL_FEATURE_OFF",
+        /// The channel has as many members as it may.
+        ChannelFull = "CHANNEL_FULL",
+        /// Pusher does not carry the channel, for another reason.
+        ChannelRefused = "CHANNEL_REFUSED",
         /// The queue to Pusher is full.
         QueueFull = "QUEUE_FULL",
         /// Events may have been missed.
@@ -99,6 +109,13 @@ impl ErrorCode {
             Self::BinaryNotSupported => "Binary messages are not accepted on this endpoint",
             Self::UpstreamUnavailable => "The message service cannot be reached at the moment",
             Self::UpstreamRefused => "The message service refused the message",
+            Self::ChannelUnauthorized => "The message service does not authorize this channel",
+            Self::ChannelQuota => "The message service has reached a limit for this channel",
+            Self::ChannelFeatureOff => {
+                "The message service has a feature switched off that this channel needs"
+            }
+            Self::ChannelFull => "This channel has as many members as it may have",
+            Self::ChannelRefused => "The message service refused this channel",
             Self::QueueFull => "Too many messages are waiting to be sent",
             Self::Gap => "Events may have been missed",
             Self::EndpointGone => "This endpoint has been switched off",

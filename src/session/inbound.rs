@@ -69,6 +69,9 @@ impl Session {
         let (now, out) = (Now::read(), &mut self.actions);
         match notice {
             Notice::Subscribed(id) => self.machine.subscribed(id, now),
+            Notice::Refused { id, channel, code, is_retried } => {
+                self.machine.subscription_refused(id, &channel, code, is_retried, now, out);
+            }
             Notice::PublishFailed { code, message_type } => {
                 self.machine.publish_failed(code, &message_type, now, out);
             }

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use super::refused::Refused;
 use super::undelivered::Reason;
 use crate::clock::Now;
 use crate::exchange::{ConnId, LinkId, MemberKey};
@@ -211,6 +212,13 @@ pub enum Delivery {
     Terminated {
         link: LinkId,
         member: MemberKey,
+    },
+    /// The channel's subscription is refused, for good or for now: that of everybody, or of one member.
+    Refused {
+        link: LinkId,
+        channel: Arc<str>,
+        member: Option<MemberKey>,
+        why: Refused,
     },
     /// The link's connection is lost, and with it all its channels.
     Down(LinkId),

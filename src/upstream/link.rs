@@ -274,14 +274,20 @@ impl Link {
                     "Pusher had forgotten a subscription: events may have been missed"
                 );
             }
-            Note::SubscriptionFailed(channel, why) => {
-                metrics.subscription_failures.increment(1);
-                let channel = loggable(&channel);
-                match why {
+            Note::SubscriptionFailed { channel, why: reason, text } => {
+                metrics.subscription_failures.get(reason).increment(1);
+                let (channel, reason) = (loggable(&channel), reason.label());
+                match text {
                     Some(why) => {
-                        tracing::warn!(channel, why = loggable(&why), "Pusher refused a subscription");
+                        tracing::warn!(
+                            link,
+                            channel,
+                            reason,
+                            why = loggable(&why),
+                            "Pusher refused a subscription"
+                        );
                     }
-                    None => tracing::warn!(channel, "Pusher did not answer a subscription in time"),
+                    None => tracing::warn!(link, channel, "Pusher did not answer a subscription in time"),
                 }
             }
             Note::Error(code, why) => {

@@ -1,6 +1,7 @@
 //! What links and the publisher count.
 
 use super::lost::LostCause;
+use super::refused::Refused;
 use super::undelivered::Reason;
 use crate::metrics::label::labels;
 use crate::metrics::{Counter, Family, Gauge, GaugeGuard, Histogram, Label, Named, Registry};
@@ -114,7 +115,7 @@ pub struct LinkMetrics {
     pub local_events: Counter,
     subscriptions: Family<SubscriptionState, Gauge>,
     /// Subscriptions refused or not answered.
-    pub subscription_failures: Counter,
+    pub subscription_failures: Family<Refused>,
 }
 
 impl LinkMetrics {
@@ -144,7 +145,7 @@ impl LinkMetrics {
                 .declare("pusher_bridge_subscriptions", "Channels by the state of their subscription"),
             subscription_failures: registry.declare(
                 "pusher_bridge_subscription_failures_total",
-                "Subscriptions that Pusher refused or did not answer",
+                "Subscriptions that Pusher refused or did not answer, by reason",
             ),
         }
     }

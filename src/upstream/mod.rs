@@ -15,6 +15,7 @@ pub mod lost;
 pub mod members;
 pub mod metrics;
 pub mod publisher;
+pub mod refused;
 mod runner;
 pub mod settings;
 pub mod undelivered;

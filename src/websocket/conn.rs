@@ -27,6 +27,15 @@ const DISCARDED_MAX: usize = 1024 * 1024;
 pub enum Notice {
     /// The subscription with this number is confirmed.
     Subscribed(u32),
+    /// The subscription with this number is refused; without one, all that this connection has on the channel and were
+    /// confirmed before.
+    Refused {
+        id: Option<u32>,
+        channel: Arc<str>,
+        code: ErrorCode,
+        /// It may yet be confirmed.
+        is_retried: bool,
+    },
     /// A message could not be carried.
     PublishFailed { code: ErrorCode, message_type: String },
     /// Events may have been missed.

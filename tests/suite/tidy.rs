@@ -55,6 +55,7 @@ const PURE: &[&str] = &[
     "src/upstream/lane.rs",
     "src/upstream/link",
     "src/upstream/lost.rs",
+    "src/upstream/refused.rs",
     "src/upstream/settings.rs",
     "src/upstream/undelivered.rs",
     "src/websocket/incoming.rs",

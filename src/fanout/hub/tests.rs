@@ -316,3 +316,44 @@ async fn each_client_sees_an_event_as_the_edition_of_its_route_shows_it() {
         assert_eq!(String::from_utf8_lossy(&frame[..length]), String::from_utf8_lossy(expected));
     }
 }
+
+/// What was refused of this connection's subscriptions: the number and the code.
+fn refusals(conn: &Conn) -> Vec<(Option<u32>, &'static str)> {
+    let code = |notice| match notice {
+        Notice::Refused { id, code, .. } => Some((id, code.as_str())),
+        _ => None,
+    };
+    conn.leave().into_iter().filter_map(code).collect()
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_to_the_channels_subscribers_and_to_nobody_else() {
+    let bench = Bench::new().await;
+    let users = [bench.user(1).await, bench.user(2).await, bench.user(3).await];
+    bench.tell(users[1..].iter().map(live));
+    let refused = |user: &User, why| {
+        let (link, channel) = (user.end.id, CHANNEL.into());
+        Delivery::Refused { link, channel, member: None, why }
+    };
+    bench.tell([Delivery::Down(users[1].end.id), refused(&users[1], Refused::Quota)]);
+    bench.tell([refused(&users[0], Refused::Unauthorized)]);
+    let link = users[0].ticket.link.clone().unwrap();
+    let (conn, _client) = bench.connected(4).await;
+    let (id, interest, confirm) = (7, Interest::All, None);
+    let subscribe = Subscribe { id, channel: CHANNEL.to_owned(), interest, via: Via::Shared, confirm };
+    assert!(!bench.hub.attach_through(&link, &bench.route, subscribe, &conn).1);
+    assert_eq!(refusals(&conn), [(Some(7), "CHANNEL_UNAUTHORIZED")], "who comes later is told at once");
+    let expected = [vec![(Some(0), "CHANNEL_UNAUTHORIZED")], vec![(None, "CHANNEL_QUOTA")], vec![]];
+    assert_eq!(users.map(|user| refusals(&user.conn)), expected);
+}
+
+#[tokio::test]
+async fn a_members_refusal_is_told_to_him_alone() {
+    let mut bench = Bench::new().await;
+    let people = [bench.person(1, "ann").await, bench.person(2, "bob").await, bench.person(3, "ann").await];
+    bench.tell([bench.joined(&people[0], people[0].join)]);
+    let (link, channel, member) = (bench.pool.id, ROOM.into(), Some(people[0].member.key()));
+    bench.tell([Delivery::Refused { link, channel, member, why: Refused::Full }]);
+    let expected = [vec![(None, "CHANNEL_FULL")], vec![], vec![(Some(0), "CHANNEL_FULL")]];
+    assert_eq!(people.map(|person| refusals(&person.conn)), expected);
+}

@@ -64,7 +64,7 @@ impl Machine {
             State::Unauthenticated | State::Verifying { renewal: false, .. } => {
                 self.close(self.tokens.why_late(), out);
             }
-            State::Subscribing => self.give_up_subscribing(now, out),
+            State::Subscribing => self.give_up_subscribing(ErrorCode::UpstreamUnavailable, now, out),
             State::RefusalTold => self.close(CloseReason::Refused, out),
             State::Live => self.tell_unsubscribed(now, out),
             _ => {}

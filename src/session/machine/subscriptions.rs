@@ -112,13 +112,58 @@ impl Machine {
     }
 
     /// The subscription is not confirmed in time: the client is told, and may try again.
-    pub(super) fn give_up_subscribing(&mut self, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn give_up_subscribing(&mut self, code: ErrorCode, now: Now, out: &mut Vec<Action>) {
         out.push(Action::Unsubscribe(FIXED));
         out.push(Action::Release);
         self.user = None;
         self.timers.clear(Timer::Expiry);
-        self.error(ErrorCode::UpstreamUnavailable, None, now, out);
+        self.error(code, None, now, out);
         self.await_token(now);
+    }
+
+    /// Pusher refuses the subscription with this number, or `None`, what was confirmed before on this channel. The
+    /// client is told, and stays: if it were closed it would come back at once, to be refused again. What may yet be
+    /// confirmed has its time.
+    pub fn subscription_refused(
+        &mut self,
+        id: Option<u32>,
+        channel: &str,
+        code: ErrorCode,
+        is_retried: bool,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        // Whoever still waits is told by its own timer that there is no answer.
+        let is_silence = code == ErrorCode::UpstreamUnavailable;
+        match id {
+            None => self.tell_refused(channel, code, now, out),
+            Some(_) if is_silence => {}
+            Some(FIXED) => match self.state {
+                State::Subscribing if !is_retried => self.give_up_subscribing(code, now, out),
+                State::Subscribing => self.tell_refused(channel, code, now, out),
+                // It is in service already: told once, whatever becomes of it.
+                State::Live if self.timers.is_set(Timer::Phase) => {
+                    self.timers.clear(Timer::Phase);
+                    self.tell_refused(channel, code, now, out);
+                }
+                _ => {}
+            },
+            Some(id) => {
+                let chosen = self.subscriptions.chosen.iter().position(|chosen| chosen.id == id);
+                let Some(at) = chosen else { return };
+                if !is_retried {
+                    self.subscriptions.chosen.swap_remove(at);
+                    out.push(Action::Unsubscribe(id));
+                    self.watch_chosen();
+                }
+                self.tell_refused(channel, code, now, out);
+            }
+        }
+    }
+
+    fn tell_refused(&self, channel: &str, code: ErrorCode, now: Now, out: &mut Vec<Action>) {
+        let details = serde_json::json!({ "channel": self.route.alias(channel) }).to_string();
+        self.error(code, Some(&details), now, out);
     }
 
     /// On a route without authentication the client stays in service: its channel may yet be subscribed, and if it

@@ -152,7 +152,7 @@ impl Machine {
         }
         self.state = State::Subscribing;
         if !self.subscribe_fixed(confirm, now, out) {
-            self.give_up_subscribing(now, out);
+            self.give_up_subscribing(ErrorCode::UpstreamUnavailable, now, out);
         }
     }
 

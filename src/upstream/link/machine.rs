@@ -28,6 +28,7 @@ use crate::upstream::delivery::{Delivery, Event, Sent};
 use crate::upstream::flights::SharedFlights;
 use crate::upstream::hubs::Hubs;
 use crate::upstream::lost::{End, LostCause};
+use crate::upstream::refused::Refused;
 use crate::upstream::settings::Times;
 
 /// First ceiling of the reconnect delay; it doubles.
@@ -212,7 +213,8 @@ impl Machine {
             },
         }
         for channel in self.table.timer(now, &mut self.ops) {
-            out.push(Action::Note(Note::SubscriptionFailed(channel, None)));
+            let (why, text) = (Refused::Unanswered, None);
+            out.push(Action::Note(Note::SubscriptionFailed { channel, why, text }));
         }
         self.check(now, out);
         match self.probe.timer(now) {
@@ -309,6 +311,9 @@ impl Machine {
                 Op::TellLive { hubs, channel, gap } => {
                     let cached = self.cache.last(&channel, now);
                     Action::Tell(hubs, Delivery::Live { link: self.id, channel, gap, cached })
+                }
+                Op::TellRefused { hubs, channel, why } => {
+                    Action::Tell(hubs, Delivery::Refused { link: self.id, channel, member: None, why })
                 }
             });
         }

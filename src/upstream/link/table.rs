@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::upstream::flights::{DELIVERY_TIME, Held};
 use crate::upstream::hubs::Hubs;
+use crate::upstream::refused::{self, Refused};
 
 /// Subscriptions under way at once. More would only wait in the server's buffers, and ours.
 const IN_FLIGHT_MAX: usize = 256;
@@ -29,6 +30,8 @@ pub enum Op {
         /// Whether events may have been missed since it was confirmed last.
         gap: bool,
     },
+    /// Tell these hubs that the channel is refused.
+    TellRefused { hubs: Hubs, channel: Arc<str>, why: Refused },
 }
 
 /// What a lost connection means.
@@ -61,6 +64,8 @@ enum State {
     Live,
     /// It failed, or was released a moment ago; tried again later.
     Retrying,
+    /// It failed as it would again over this connection.
+    Refused,
 }
 
 #[derive(Debug)]
@@ -71,6 +76,8 @@ struct Entry {
     /// It was confirmed before the connection was lost.
     missed: bool,
     attempts: u32,
+    /// Why it was refused over this connection, as its hubs were told.
+    told: Option<Refused>,
     /// Subscriptions on this connection whose answer did not come in time, and may come yet.
     unanswered: u32,
     /// While nobody wants it: the timer after which it goes.
@@ -142,6 +149,8 @@ impl LinkTable {
             }
             if entry.state == State::Live {
                 out.push(Op::TellLive { hubs: hub, channel: channel.clone(), gap: false });
+            } else if let Some(why) = entry.told {
+                out.push(Op::TellRefused { hubs: hub, channel: channel.clone(), why });
             }
             return;
         }
@@ -150,6 +159,7 @@ impl LinkTable {
             state: State::Queued,
             missed: false,
             attempts: 0,
+            told: None,
             unanswered: 0,
             linger: None,
             attempt: None,
@@ -221,6 +231,7 @@ impl LinkTable {
             entry.missed |= entry.state == State::Live;
             entry.state = State::Queued;
             entry.attempts = 0;
+            entry.told = None;
             entry.unanswered = 0;
             entry.linger = None;
             entry.attempt = None;
@@ -243,7 +254,9 @@ impl LinkTable {
             }
             return;
         };
-        if entry.state != State::Subscribing {
+        // The error that was taken for its answer was about something else.
+        let is_refused = entry.state == State::Refused && entry.unanswered == 0;
+        if entry.state != State::Subscribing && !is_refused {
             let is_late = entry.unanswered > 0;
             entry.unanswered = entry.unanswered.saturating_sub(1);
             // The answer before was the late one, to a subscription that was ended meanwhile: this one is the next.
@@ -256,6 +269,7 @@ impl LinkTable {
         entry.state = State::Live;
         self.counts.enter(entry);
         entry.attempts = 0;
+        entry.told = None;
         let gap = std::mem::take(&mut entry.missed);
         let hubs = entry.hubs;
         if let Some(timeout) = entry.attempt.take() {
@@ -266,20 +280,43 @@ impl LinkTable {
         } else {
             out.push(Op::TellLive { hubs, channel: name, gap });
         }
-        self.in_flight = self.in_flight.saturating_sub(1);
+        if !is_refused {
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
         self.pump(now, out);
     }
 
-    /// The subscription of `channel` failed.
-    pub fn failed(&mut self, channel: &str, now: Instant, out: &mut Vec<Op>) {
-        let Some(entry) = self.channels.get_mut(channel) else { return };
+    /// The subscription of `channel` failed. Its hubs are told once over a connection, and when the reason changes.
+    pub fn failed(&mut self, channel: &str, why: Refused, now: Instant, out: &mut Vec<Op>) {
+        let Some((name, entry)) = self
+            .channels
+            .get_key_value(channel)
+            .map(|(name, _)| name.clone())
+            .and_then(|name| self.channels.get_mut(channel).map(|entry| (name, entry)))
+        else {
+            return;
+        };
         if entry.state != State::Subscribing {
             return;
         }
-        entry.state = State::Retrying;
-        let delay = RETRY_DELAY_MIN.saturating_mul(1 << entry.attempts.min(6)).min(RETRY_DELAY_MAX);
-        entry.attempts += 1;
-        self.set_attempt(&Arc::from(channel), now + delay, Timer::Retry);
+        if entry.told.replace(why) != Some(why) && !entry.hubs.is_empty() {
+            out.push(Op::TellRefused { hubs: entry.hubs, channel: name.clone(), why });
+        }
+        if why.is_retried() {
+            entry.state = State::Retrying;
+            let delay = RETRY_DELAY_MIN.saturating_mul(1 << entry.attempts.min(6)).min(RETRY_DELAY_MAX);
+            entry.attempts += 1;
+            self.set_attempt(&name, now + delay, Timer::Retry);
+        } else {
+            entry.state = State::Refused;
+            let is_unwanted = entry.hubs.is_empty();
+            if let Some(timeout) = entry.attempt.take() {
+                self.timers.remove(&timeout);
+            }
+            if is_unwanted {
+                self.set_linger(&name, now);
+            }
+        }
         self.in_flight = self.in_flight.saturating_sub(1);
         self.pump(now, out);
     }
@@ -291,7 +328,7 @@ impl LinkTable {
         let mut under_way = self.channels.iter().filter(|(_, entry)| entry.state == State::Subscribing);
         let named = under_way
             .clone()
-            .filter(|(name, _)| message.contains(&***name))
+            .filter(|(name, _)| refused::names(message, name))
             .max_by_key(|(name, _)| name.len());
         if let Some((name, _)) = named {
             return Some(name.clone());
@@ -315,9 +352,10 @@ impl LinkTable {
             match (timer, entry.state) {
                 // While a subscription is under way its answer must be awaited: a late success would be taken
                 // for that of the next one.
-                (Timer::Linger, State::Live | State::Queued | State::Held | State::Retrying)
-                    if entry.hubs.is_empty() =>
-                {
+                (
+                    Timer::Linger,
+                    State::Live | State::Queued | State::Held | State::Retrying | State::Refused,
+                ) if entry.hubs.is_empty() => {
                     self.counts.leave(entry);
                     if entry.state == State::Live {
                         out.push(Op::Unsubscribe(channel.clone()));
@@ -331,7 +369,7 @@ impl LinkTable {
                     // It may be confirmed yet, and nobody would know.
                     entry.unanswered += 1;
                     out.push(Op::Unsubscribe(channel.clone()));
-                    self.failed(&channel, now, out);
+                    self.failed(&channel, Refused::Unanswered, now, out);
                     unanswered.push(channel);
                 }
                 (Timer::Retry, State::Retrying) => {

@@ -9,6 +9,7 @@ use pusher_bridge::fanout::table::{Table, Ticket};
 use pusher_bridge::upstream::flights::Held;
 use pusher_bridge::upstream::hubs::Hubs;
 use pusher_bridge::upstream::link::table::{LinkTable, Op};
+use pusher_bridge::upstream::refused::Refused;
 
 use super::fixture::now;
 use super::input::Input;
@@ -100,7 +101,7 @@ impl Link {
                 if self.pusher[channel] == Some(Known::Asked) {
                     self.pusher[channel] = None;
                 }
-                self.table.failed(&NAMES[channel], self.now, &mut self.out);
+                self.table.failed(&NAMES[channel], Refused::Other, self.now, &mut self.out);
             }
             10 => {
                 let blamed = self.table.blame(input.pick(&["channel-1", "channel-12 is not allowed", ""]));
@@ -172,6 +173,9 @@ impl Link {
                     assert_eq!(before, None, "{channel} is subscribed already");
                 }
                 Op::Unsubscribe(channel) => self.pusher[number(&channel)] = None,
+                Op::TellRefused { hubs, channel, .. } => {
+                    assert!(hubs.without(self.wanted[number(&channel)]).is_empty());
+                }
                 Op::TellLive { hubs, channel, .. } => {
                     let channel = number(&channel);
                     assert!(

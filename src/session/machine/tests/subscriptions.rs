@@ -73,3 +73,67 @@ fn with_chosen_channels_a_message_names_its_own() {
     assert_eq!(b.text(say), ["trigger x-a client-say 1"]);
     assert_eq!(b.text(r#"{"type":"say","data":1}"#), ["error MESSAGE_TYPE_NOT_PUBLISHED"]);
 }
+
+fn refused(b: &mut Bench, id: Option<u32>, channel: &str, code: ErrorCode, is_retried: bool) -> Vec<String> {
+    b.machine.subscription_refused(id, channel, code, is_retried, b.now, &mut b.out);
+    b.seen()
+}
+
+#[test]
+fn who_is_refused_for_good_is_told_why_and_may_try_again() {
+    let mut b = Bench::open("/ws/content/gen_1");
+    b.text(r#"{"type":"auth","token":"t"}"#);
+    b.verified(Ok(b.claims("123", 3600)));
+    b.slots(Ok(()));
+    let seen =
+        refused(&mut b, Some(FIXED), "content-generation-gen_1", ErrorCode::ChannelUnauthorized, false);
+    assert_eq!(seen, ["unsubscribe 0", "release", "error CHANNEL_UNAUTHORIZED"]);
+    assert!(b.after(Duration::from_secs(29)).is_empty(), "it stays, or it would be back in a second");
+    assert_eq!(b.text(r#"{"type":"auth","token":"t"}"#), ["verify t"]);
+}
+
+#[test]
+fn who_is_refused_for_now_is_told_and_confirmed_when_it_is_accepted() {
+    let mut b = Bench::open("/ws/content/gen_1");
+    b.text(r#"{"type":"auth","token":"t"}"#);
+    b.verified(Ok(b.claims("123", 3600)));
+    b.slots(Ok(()));
+    let channel = "content-generation-gen_1";
+    assert_eq!(refused(&mut b, Some(FIXED), channel, ErrorCode::ChannelQuota, true), ["error CHANNEL_QUOTA"]);
+    assert!(refused(&mut b, Some(FIXED), channel, ErrorCode::UpstreamUnavailable, true).is_empty());
+    b.subscribed(FIXED);
+    assert!(b.machine.is_live());
+    assert!(refused(&mut b, Some(FIXED), channel, ErrorCode::ChannelQuota, true).is_empty(), "too late");
+    let again = refused(&mut b, None, channel, ErrorCode::ChannelUnauthorized, false);
+    assert_eq!(again, ["error CHANNEL_UNAUTHORIZED"], "after a lost connection");
+    assert!(b.machine.is_live(), "it is in service");
+}
+
+#[test]
+fn one_chosen_channel_fails_and_the_others_stay() {
+    let mut b = Bench::open("/ws");
+    for channel in ["files", "git", "search"] {
+        b.text(&format!(r#"{{"type":"subscribe","channel":"{channel}"}}"#));
+    }
+    b.subscribed(1);
+    let seen = refused(&mut b, Some(2), "git", ErrorCode::ChannelRefused, false);
+    assert_eq!(seen, ["unsubscribe 2", "error CHANNEL_REFUSED"]);
+    assert_eq!(refused(&mut b, Some(3), "search", ErrorCode::ChannelQuota, true), ["error CHANNEL_QUOTA"]);
+    b.subscribed(3);
+    assert!(b.after(Duration::from_secs(10)).is_empty(), "nothing is waited for any more");
+    assert_eq!(b.text(r#"{"type":"subscribe","channel":"git"}"#), ["subscribe 4 git All"]);
+    assert!(refused(&mut b, Some(2), "git", ErrorCode::ChannelRefused, false).is_empty(), "it is gone");
+}
+
+#[test]
+fn without_authentication_a_refusal_is_told_once() {
+    let config = shipped(
+        "[[routes]]\nname = \"o\"\npath = \"/o\"\ndialect = \"typed\"\nchannel = \"o\"\nauth.required = false\n",
+    );
+    let mut b = Bench::open_in(&config, "/o", |_| {});
+    assert_eq!(b.seen(), ["subscribe 0 o All"]);
+    let seen = refused(&mut b, Some(FIXED), "o", ErrorCode::ChannelFeatureOff, false);
+    assert_eq!(seen, ["error CHANNEL_FEATURE_OFF"]);
+    assert!(b.after(Duration::from_secs(11)).iter().all(|action| !action.starts_with("error")));
+    assert!(b.machine.is_live());
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::upstream::delivery::{Delivery, Sent};
 use crate::upstream::hubs::Hubs;
 use crate::upstream::lost::End;
+use crate::upstream::refused::Refused;
 
 /// Something a link is told by hubs and the publisher.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ pub enum Note {
     /// There is no connection, for this reason; the next attempt comes after this time.
     Ended(End, Duration),
     /// A subscription was refused, with this text, or not answered.
-    SubscriptionFailed(Arc<str>, Option<String>),
+    SubscriptionFailed { channel: Arc<str>, why: Refused, text: Option<String> },
     /// Pusher had forgotten this subscription: events may have been missed.
     Forgotten(Arc<str>),
     /// Pusher reports an error that is about nothing known here.

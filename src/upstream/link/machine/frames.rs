@@ -9,6 +9,7 @@ use crate::pusher::frame::{ServerFrame, data_json, is_pushers_own};
 use crate::text::loggable;
 use crate::upstream::delivery::Event;
 use crate::upstream::lost::End;
+use crate::upstream::refused::Refused;
 
 /// An event, as it came.
 struct Came<'a> {
@@ -48,8 +49,8 @@ impl Machine {
                     self.subscribed(&channel, at);
                 }
             }
-            ServerFrame::SubscriptionError { channel, message, .. } => {
-                self.subscription_failed(&channel, message, at, out);
+            ServerFrame::SubscriptionError { channel, message, status } => {
+                self.subscription_failed(&channel, status, message, at, out);
             }
             ServerFrame::Error { code, message } => self.error(code, message, at, out),
             ServerFrame::Other { channel: Some(channel), event, .. } if event == "pusher:cache_miss" => {
@@ -109,7 +110,7 @@ impl Machine {
             return;
         }
         match self.table.blame(&message) {
-            Some(channel) => self.subscription_failed(&channel, message, at, out),
+            Some(channel) => self.subscription_failed(&channel, code, message, at, out),
             None => out.push(Action::Note(Note::Error(code, message))),
         }
     }
@@ -121,8 +122,16 @@ impl Machine {
         self.table.succeeded(channel, at, &mut self.ops);
     }
 
-    fn subscription_failed(&mut self, channel: &str, why: String, at: Instant, out: &mut Vec<Action>) {
-        out.push(Action::Note(Note::SubscriptionFailed(channel.into(), Some(why))));
-        self.table.failed(channel, at, &mut self.ops);
+    fn subscription_failed(
+        &mut self,
+        channel: &str,
+        code: Option<u16>,
+        text: String,
+        at: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let why = Refused::of(channel, code, &text);
+        out.push(Action::Note(Note::SubscriptionFailed { channel: channel.into(), why, text: Some(text) }));
+        self.table.failed(channel, why, at, &mut self.ops);
     }
 }

@@ -52,6 +52,10 @@ fn live<const N: usize>(hubs: [usize; N], channel: &str, gap: bool) -> Op {
     Op::TellLive { hubs: all(hubs), channel: channel.into(), gap }
 }
 
+fn refused<const N: usize>(hubs: [usize; N], channel: &str, why: Refused) -> Op {
+    Op::TellRefused { hubs: all(hubs), channel: channel.into(), why }
+}
+
 fn all<const N: usize>(hubs: [usize; N]) -> Hubs {
     hubs.map(Hubs::only).into_iter().fold(Hubs::default(), Hubs::with)
 }
@@ -175,7 +179,8 @@ fn timers_of_the_past_do_nothing_and_do_not_pile_up() {
     assert_eq!(b.after(LINGER / 4), [Op::Unsubscribe("c".into())]);
 
     b.subscribe("d", 0);
-    b.table.failed("d", b.now, &mut b.out);
+    b.table.failed("d", Refused::Other, b.now, &mut b.out);
+    assert_eq!(std::mem::take(&mut b.out), [refused([0], "d", Refused::Other)]);
     assert_eq!(b.after(RETRY_DELAY_MIN), [subscribe("d")]);
     assert_eq!(b.after(TIMEOUT - RETRY_DELAY_MIN), [], "the first attempt's time is not the second's");
     assert_eq!(b.table.timers.len(), 1);
@@ -209,7 +214,9 @@ fn failures_are_tried_again_ever_more_slowly() {
     let mut b = Bench::connected();
     b.subscribe("c", 0);
     for delay in [1, 2, 4, 8, 16, 32, 60, 60] {
-        b.table.failed("c", b.now, &mut b.out);
+        b.table.failed("c", Refused::Quota, b.now, &mut b.out);
+        let told = (delay == 1).then(|| refused([0], "c", Refused::Quota));
+        assert_eq!(b.out.drain(..).collect::<Vec<_>>(), Vec::from_iter(told), "told once");
         assert_eq!(b.after(Duration::from_millis(delay * 1000 - 1)), [], "{delay}");
         assert_eq!(b.after(Duration::from_millis(1)), [subscribe("c")]);
     }
@@ -221,7 +228,8 @@ fn failures_are_tried_again_ever_more_slowly() {
 fn an_answer_that_is_late_may_be_of_a_subscription_that_was_ended() {
     let mut b = Bench::connected();
     b.subscribe("c", 0);
-    assert_eq!(b.after(TIMEOUT), [Op::Unsubscribe("c".into())]);
+    let unanswered = refused([0], "c", Refused::Unanswered);
+    assert_eq!(b.after(TIMEOUT), [Op::Unsubscribe("c".into()), unanswered]);
     assert_eq!(b.after(RETRY_DELAY_MIN), [subscribe("c")]);
     assert_eq!(b.succeeded("c"), [live([0], "c", false)], "to the first one, perhaps");
     assert_eq!(
@@ -242,6 +250,41 @@ fn an_error_without_a_channel_finds_its_subscription() {
     assert_eq!(b.table.blame("Auth info required to subscribe to private-ab"), Some("private-ab".into()));
     b.succeeded("private-ab");
     assert_eq!(b.table.blame("Auth info required to subscribe to private-ab"), Some("private-a".into()));
+}
+
+#[test]
+fn what_is_refused_for_good_is_not_tried_again_over_this_connection() {
+    let mut b = Bench::connected();
+    b.subscribe("c", 0);
+    b.table.failed("c", Refused::Unauthorized, b.now, &mut b.out);
+    assert_eq!(std::mem::take(&mut b.out), [refused([0], "c", Refused::Unauthorized)]);
+    assert_eq!(b.after(Duration::from_secs(3600)), []);
+    assert_eq!(b.subscribe("c", 1), [refused([1], "c", Refused::Unauthorized)], "who comes later is told");
+    b.table.disconnected();
+    b.table.connected(&Held::default(), b.now, &mut b.out);
+    assert_eq!(std::mem::take(&mut b.out), [subscribe("c")]);
+    b.table.failed("c", Refused::Unauthorized, b.now, &mut b.out);
+    assert_eq!(std::mem::take(&mut b.out), [refused([0, 1], "c", Refused::Unauthorized)]);
+    (0..2).for_each(|hub| b.unsubscribe("c", hub));
+    assert_eq!(b.after(LINGER), [], "there is nothing to end");
+    assert_eq!(b.table.counts(), Counts::default());
+    assert_eq!(b.subscribe("c", 0), [subscribe("c")], "whoever comes after all have left asks anew");
+    b.unsubscribe("c", 0);
+    b.after(LINGER);
+    b.table.failed("c", Refused::Name, b.now, &mut b.out);
+    assert_eq!(std::mem::take(&mut b.out), [], "nobody is there to be told");
+    b.after(LINGER);
+    assert_eq!(b.table.counts(), Counts::default());
+}
+
+#[test]
+fn what_was_only_thought_to_be_refused_is_confirmed() {
+    let mut b = Bench::connected();
+    b.subscribe("c", 0);
+    b.table.failed("c", Refused::Name, b.now, &mut b.out);
+    b.out.clear();
+    assert_eq!(b.succeeded("c"), [live([0], "c", false)]);
+    assert_eq!(b.table.counts(), Counts { live: 1, ..Counts::default() });
 }
 
 #[test]
@@ -306,7 +349,8 @@ proptest! {
                     if asked.is_some_and(|entry| entry.state == State::Subscribing) {
                         sent.remove(name.as_str());
                     }
-                    b.table.failed(&name, b.now, &mut b.out);
+                    let why = if hub == 0 { Refused::Unauthorized } else { Refused::Quota };
+                    b.table.failed(&name, why, b.now, &mut b.out);
                 }
                 5 if connected => {
                     b.table.disconnected();
@@ -323,11 +367,12 @@ proptest! {
                 }
             }
             for op in b.out.drain(..) {
-                prop_assert!(connected || matches!(op, Op::TellLive { .. }), "sent while not connected");
+                let is_told = matches!(op, Op::TellLive { .. } | Op::TellRefused { .. });
+                prop_assert!(connected || is_told, "sent while not connected");
                 match op {
                     Op::Subscribe(channel) => prop_assert!(sent.insert(channel)),
                     Op::Unsubscribe(channel) => prop_assert!(sent.remove(&channel)),
-                    Op::TellLive { .. } => {}
+                    Op::TellLive { .. } | Op::TellRefused { .. } => {}
                 }
             }
             let mut counts = Counts::default();

@@ -13,6 +13,7 @@ use crate::upstream::delivery::{Delivery, Sent};
 use crate::upstream::flights::SharedFlights;
 use crate::upstream::link::machine::{Action, Command, Frame, Machine, Note};
 use crate::upstream::lost::{End, LostCause};
+use crate::upstream::refused::Refused;
 
 const CACHE: &str = "cache-price";
 const NO_SUBSCRIPTION: &str = "No current subscription to channel a, or subscription in progress";
@@ -240,7 +241,7 @@ fn nothing_is_sent_over_a_connection_that_is_given_up() {
         }
         b.frame(frame::PONG);
     };
-    let given_up = Note::SubscriptionFailed("b".into(), None);
+    let given_up = Note::SubscriptionFailed { channel: "b".into(), why: Refused::Unanswered, text: None };
     assert!(actions.iter().any(|action| matches!(action, Action::Note(note) if *note == given_up)));
     let after = actions.iter().skip_while(|action| !matches!(action, Action::HangUp));
     assert!(!after.into_iter().any(|action| matches!(action, Action::Send(_))), "{actions:?}");

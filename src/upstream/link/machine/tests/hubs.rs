@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::exchange::LinkId;
 use crate::pusher::channel;
 use crate::upstream::delivery::{Delivery, Event};
+use crate::upstream::refused::Refused;
 
 /// The event of a stranger; its data is its number on its channel, from 1.
 pub(super) const NUMBERED: &str = "numbered";
@@ -20,6 +21,8 @@ struct Subscription {
     confirmed: bool,
     /// Whether it is confirmed, and the link was not lost since.
     up: bool,
+    /// Why it is refused over this connection.
+    refused: Option<Refused>,
     /// The last event that came.
     last: u64,
     /// The hub has, or knows that it may miss, all events up to this one.
@@ -66,6 +69,11 @@ impl Hub {
         self.locals.contains(&(channel.clone(), number))
     }
 
+    /// Whether it was told so of any channel, over this connection.
+    pub(super) fn is_refused_for_good(&self) -> bool {
+        self.subscriptions.values().any(|one| one.refused.is_some_and(|why| !why.is_retried()))
+    }
+
     /// All that was published is accounted for.
     pub(super) fn assert_complete(&self, truth: &Truth<'_>) {
         for (channel, subscription) in &self.subscriptions {
@@ -91,6 +99,7 @@ impl Hub {
                 }
                 subscription.confirmed = true;
                 subscription.up = true;
+                subscription.refused = None;
                 subscription.accounted = published;
                 if let Some(event) = cached {
                     assert!(event.channel == *channel);
@@ -100,9 +109,19 @@ impl Hub {
             Delivery::Joined { .. } | Delivery::Terminated { .. } => {
                 panic!("a link has no members: {delivery:?}")
             }
+            Delivery::Refused { link: of, channel, why, .. } => {
+                assert_eq!(*of, link);
+                let subscription =
+                    self.subscriptions.get_mut(channel).unwrap_or_else(|| panic!("{channel} is not wanted"));
+                assert!(!subscription.up, "{channel} is refused, and was confirmed");
+                assert_ne!(subscription.refused.replace(*why), Some(*why), "{channel}: told twice");
+            }
             Delivery::Down(of) => {
                 assert_eq!(*of, link);
-                self.subscriptions.values_mut().for_each(|subscription| subscription.up = false);
+                for subscription in self.subscriptions.values_mut() {
+                    subscription.up = false;
+                    subscription.refused = None;
+                }
             }
         }
     }

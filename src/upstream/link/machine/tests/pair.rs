@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::hubs::Hub;
 use super::pusher::Twice;
 use super::world::{CHANNELS, HUBS, Weather, World};
 use crate::upstream::link::table::Counts;
@@ -54,8 +55,10 @@ fn run(seed: u64) -> BTreeMap<&'static str, u64> {
     }
 
     world.weather.failures = 0;
-    if !world.machine.checks.rejects() {
-        // A single forgotten channel shows only where that is known.
+    // What is under way arrives.
+    world.pass(Duration::from_secs(5));
+    if !world.machine.checks.rejects() || world.hubs.iter().any(Hub::is_refused_for_good) {
+        // A single forgotten channel shows only where that is known, and what was refused so is left alone.
         world.cut();
     }
     let end = world.now + CALM;

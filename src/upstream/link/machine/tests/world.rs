@@ -415,11 +415,11 @@ impl World {
                 assert!(self.may_be_lost, "{channel} was not forgotten");
                 self.saw("a forgotten subscription");
             }
-            Note::SubscriptionFailed(_, Some(why)) => {
-                assert!(!why.starts_with("No current subscription"), "it answers an unsubscription");
+            Note::SubscriptionFailed { text: Some(text), .. } => {
+                assert!(!text.starts_with("No current subscription"), "it answers an unsubscription");
                 self.saw("a failed subscription");
             }
-            Note::SubscriptionFailed(_, None) => {
+            Note::SubscriptionFailed { text: None, .. } => {
                 self.may_be_lost = true;
                 self.saw("a subscription without an answer");
             }
