@@ -21,6 +21,8 @@ pub mod clock;
 #[doc(hidden)]
 pub mod deprecation;
 #[doc(hidden)]
+pub mod endpoints;
+#[doc(hidden)]
 pub mod exchange;
 #[doc(hidden)]
 pub mod fanout;

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::{ConfigArgs, Failure, load, print, print_err, process_env};
 use crate::config;
+use crate::config::diagnostics::Warning;
 
 pub(super) fn run(args: &ConfigArgs) -> Result<(), Failure> {
     let loaded = load(&args.config, &process_env)?;
@@ -14,6 +15,9 @@ pub(super) fn run(args: &ConfigArgs) -> Result<(), Failure> {
             "warning: {} is not set ({}, line {}): `serve` will need it",
             variable.name, variable.key, variable.line
         );
+    }
+    for doubtful in &loaded.warnings {
+        let _ = write!(warnings, "{}", Warning(doubtful));
     }
     print_err(&warnings);
     print(&config::describe(&loaded.config))

@@ -12,6 +12,7 @@ use crate::text::printable;
 
 mod auth;
 mod dialect;
+mod endpoints;
 mod limits;
 mod route;
 mod server;
@@ -26,13 +27,14 @@ const INDENT: usize = 15;
 /// of its group and of the defaults merged into it.
 #[must_use]
 pub fn describe(config: &Config) -> String {
-    let Config { server, admin, upstream, auth, routes, router: _ } = config;
+    let Config { server, admin, upstream, auth, endpoints, routes, router: _ } = config;
     let mut out = Lines(String::new());
     server::server(&mut out, server, admin);
     upstream::upstream(&mut out, upstream);
     if let Some(auth) = auth {
         auth::tokens(&mut out, auth);
     }
+    endpoints::endpoints(&mut out, endpoints);
     let mut dialects: Vec<&Dialect> = Vec::new();
     for route in routes {
         if !dialects.iter().any(|dialect| dialect.name == route.dialect.name) {

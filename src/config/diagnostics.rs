@@ -91,11 +91,27 @@ impl Place {
     }
 }
 
+/// A diagnostic shown as a warning.
+#[derive(Clone, Copy, Debug)]
+pub struct Warning<'d>(pub &'d Diagnostic);
+
+impl fmt::Display for Warning<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write(f, "warning")
+    }
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, "error")
+    }
+}
+
+impl Diagnostic {
+    fn write(&self, f: &mut fmt::Formatter<'_>, kind: &str) -> fmt::Result {
         let number = self.line.to_string();
         let gutter = " ".repeat(number.len());
-        writeln!(f, "error: {}", printable(&self.message))?;
+        writeln!(f, "{kind}: {}", printable(&self.message))?;
         writeln!(f, "{gutter}--> {}:{}:{}", printable(&self.file), self.line, self.column)?;
         writeln!(f, "{gutter} |")?;
         writeln!(f, "{number} | {}", printable(&self.text))?;

@@ -31,6 +31,8 @@ pub struct Loaded {
     pub config: Config,
     /// Variables that have neither a value nor a default, in the file's order.
     pub missing: Vec<Missing>,
+    /// What works, and may not be what is meant: for `check`.
+    pub warnings: Vec<Diagnostic>,
 }
 
 impl Loaded {
@@ -100,11 +102,12 @@ pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Vec<Diagnos
     if !problems.is_empty() {
         return Err(problems.into_diagnostics());
     }
+    let warnings = problems.warnings();
     let missing = outcome.missing.into_iter();
     let mut missing: Vec<Missing> =
         missing.map(|(name, key, span)| Missing { name, key, line: problems.line(&span) }).collect();
     missing.sort_by_key(|m| m.line);
-    Ok(Loaded { config, missing })
+    Ok(Loaded { config, missing, warnings })
 }
 
 /// Where requests go: what for, whether over TLS, host and port.

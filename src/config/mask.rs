@@ -309,11 +309,17 @@ impl Scan<'_> {
     }
 
     fn is_secret(&self) -> bool {
-        let names = |path: &str| path.split('.').any(|name| is_near(name.trim(), "headers"));
-        if names(&self.header) || names(&self.key) || self.open.iter().any(|key| names(key)) {
+        let within = |table: &str| {
+            let names = |path: &str| path.split('.').any(|name| is_near(name.trim(), table));
+            names(&self.header) || names(&self.key) || self.open.iter().any(|key| names(key))
+        };
+        if within("headers") {
             return true;
         }
         let name = self.key.rsplit('.').next().unwrap_or("").to_ascii_lowercase();
+        if is_near(&name, "token") && within("notify") {
+            return true;
+        }
         let is_place = PLACES.iter().any(|place| name.ends_with(place));
         !is_place
             && (SECRETS.iter().any(|secret| name.contains(secret))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::admin::settings::Settings as Admin;
 use crate::auth::settings::Settings as Auth;
+use crate::endpoints::settings::Settings as Endpoints;
 use crate::routes::path::{Matched, Router};
 use crate::routes::route::Route;
 use crate::server::settings::Settings as Server;
@@ -40,6 +41,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Token verification; `None` when no route needs it.
     pub auth: Option<Auth>,
+    /// What new clients and publishers may ask for.
+    pub endpoints: Endpoints,
     /// The routes, in the file's order.
     pub routes: Vec<Arc<Route>>,
     /// Finds a route's place there for a path.

@@ -27,8 +27,13 @@ pub(super) struct Problems<'s> {
     secrets: Vec<Range<usize>>,
     /// Values that messages must not quote.
     quotes: Quotes,
-    found: Vec<(Range<usize>, String, Option<String>)>,
+    found: Vec<Finding>,
+    /// What may be meant as it is.
+    doubtful: Vec<Finding>,
 }
+
+/// A place, what is to be said of it, and what to do about it.
+type Finding = (Range<usize>, String, Option<String>);
 
 impl<'s> Problems<'s> {
     pub(super) fn new(
@@ -37,7 +42,7 @@ impl<'s> Problems<'s> {
         secrets: Vec<Range<usize>>,
         quotes: Quotes,
     ) -> Self {
-        Self { source, stand_ins, secrets, quotes, found: Vec::new() }
+        Self { source, stand_ins, secrets, quotes, found: Vec::new(), doubtful: Vec::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -66,13 +71,28 @@ impl<'s> Problems<'s> {
         self.push(span, message.into(), Some(help.into()));
     }
 
+    /// Something that works, and may not be what is meant: `check` shows it as a warning.
+    pub(super) fn warn(
+        &mut self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let finding = self.finding(span, message.into(), Some(help.into()));
+        add(&mut self.doubtful, finding);
+    }
+
     fn push(&mut self, span: Range<usize>, message: String, help: Option<String>) {
+        if !self.stands_in(&span) {
+            let finding = self.finding(span, message, help);
+            add(&mut self.found, finding);
+        }
+    }
+
+    fn finding(&self, span: Range<usize>, message: String, help: Option<String>) -> Finding {
         let message = self.quotes.shown(&span, &message);
         let help = help.map(|help| self.quotes.shown(&span, &help));
-        let known = self.found.iter().any(|(s, m, _)| *s == span && *m == message);
-        if !known && !self.stands_in(&span) && self.found.len() < PROBLEMS_MAX {
-            self.found.push((span, message, help));
-        }
+        (span, message, help)
     }
 
     /// An error within a template, at its byte offset `at`.
@@ -123,15 +143,25 @@ impl<'s> Problems<'s> {
         Place::of(&self.source.text, span.start).line
     }
 
-    /// Everything found, in the file's order.
-    pub(super) fn into_diagnostics(mut self) -> Vec<Diagnostic> {
-        self.found.sort_by_key(|(span, ..)| span.start);
+    /// Everything that is wrong, in the file's order.
+    pub(super) fn into_diagnostics(self) -> Vec<Diagnostic> {
+        self.shown(&self.found)
+    }
+
+    /// Everything that works and is doubtful, in the file's order.
+    pub(super) fn warnings(&self) -> Vec<Diagnostic> {
+        self.shown(&self.doubtful)
+    }
+
+    fn shown(&self, findings: &[Finding]) -> Vec<Diagnostic> {
+        let mut findings: Vec<&Finding> = findings.iter().collect();
+        findings.sort_by_key(|(span, ..)| span.start);
         let text = secrets::mask(&self.source.text, &self.secrets);
         let shown = Source { name: self.source.name.clone(), text };
-        self.found
-            .into_iter()
-            .map(|(span, message, help)| Diagnostic::new(&shown, span, message, help))
-            .collect()
+        let diagnostic = |(span, message, help): &Finding| {
+            Diagnostic::new(&shown, span.clone(), message.clone(), help.clone())
+        };
+        findings.into_iter().map(diagnostic).collect()
     }
 
     // ------------------------------------------------------------------------------------ plain values
@@ -269,6 +299,14 @@ impl<'s> Problems<'s> {
                 None
             }
         }
+    }
+}
+
+/// Adds a finding that is not there yet.
+fn add(findings: &mut Vec<Finding>, finding: Finding) {
+    let known = findings.iter().any(|(span, message, _)| *span == finding.0 && *message == finding.1);
+    if !known && findings.len() < PROBLEMS_MAX {
+        findings.push(finding);
     }
 }
 

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+mod endpoints;
 mod route;
 
+pub(super) use endpoints::{EndpointLimits, Endpoints, Notify};
 pub(super) use route::{Deprecation, Filter, Heartbeat, Limits, Publish, Route, Shared};
 
 use super::scalars::{At, Either, Flag, Number, Unlimited, choice};
@@ -77,6 +79,7 @@ pub(super) struct Root {
     pub(super) upstream: Option<At<Upstream>>,
     pub(super) auth: Option<At<Auth>>,
     pub(super) dialects: Option<BTreeMap<At<String>, At<Dialect>>>,
+    pub(super) endpoints: Option<Endpoints>,
 }
 
 /// routes.toml of pusher-bridge: which old WebSocket endpoint is carried to which Pusher channel, and how.
@@ -95,6 +98,8 @@ pub(super) struct File {
     /// Families of old clients, by name.
     #[schemars(extend("propertyNames" = s::name()))]
     dialects: Option<BTreeMap<String, Dialect>>,
+    /// What new clients and publishers may ask for.
+    endpoints: Option<Endpoints>,
     /// What all routes share.
     defaults: Option<Shared>,
     /// What the routes of a group share, by the group's name.

@@ -42,6 +42,8 @@ const CHANNEL: &str =
     r"^([A-Za-z0-9_=@,.;-]|\{(auth\.user|subscribe(\.[A-Za-z0-9_]+)+|[A-Za-z_][A-Za-z0-9_]*)\})+$|\$\{";
 pub(super) const HOST_NAME: &str = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$|\$\{";
 pub(super) const HEALTH_PATH: &str = r"^(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+$|\$\{";
+/// The same, or nothing.
+pub(super) const ENDPOINT_PATH: &str = r"^((/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?)?$|\$\{";
 
 /// The sources of a key, of which each key has one.
 pub(super) const KEY_SOURCES: &[&str] =
@@ -90,6 +92,11 @@ pub(super) fn one_of(keys: &[&str]) -> Value {
     keys.iter().map(|key| json!({ "required": [key] })).collect()
 }
 
+/// All of these keys.
+pub(super) fn both(keys: &[&str]) -> Value {
+    json!({ "required": keys })
+}
+
 /// Where the server is: a cluster, one host, or one for each side.
 pub(super) fn upstream_places() -> Value {
     json!([
@@ -97,6 +104,11 @@ pub(super) fn upstream_places() -> Value {
         { "required": ["host"] },
         { "required": ["ws_host", "api_host"] },
     ])
+}
+
+/// A path that is one of several.
+pub(super) fn endpoint_path() -> Value {
+    json!({ "type": "string", "pattern": HEALTH_PATH, "not": { "pattern": r"/\.{1,2}(/|$)" } })
 }
 
 /// An HTTP status of an error.

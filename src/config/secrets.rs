@@ -5,24 +5,25 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Where the file's secrets are: every `secret`, and the values of every `headers` table. A mere
+/// Where the file's secrets are: every `secret`, `notify`'s token, and the values of every `headers` table. A mere
 /// variable is not a secret.
 pub(super) fn spans(root: &DeTable<'_>, text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
-    walk(root, false, &mut found);
+    walk(root, false, "", &mut found);
     found.retain(|span| text.get(span.clone()).is_some_and(|raw| !is_variable(raw)));
     found
 }
 
-fn walk(table: &DeTable<'_>, all: bool, found: &mut Vec<Range<usize>>) {
+fn walk(table: &DeTable<'_>, all: bool, within: &str, found: &mut Vec<Range<usize>>) {
     for (key, value) in table.iter() {
+        let all = all || (within == "notify" && key.get_ref() == "token");
         look(value, all, key.get_ref(), found);
     }
 }
 
 fn look(value: &Spanned<DeValue<'_>>, all: bool, key: &str, found: &mut Vec<Range<usize>>) {
     match value.get_ref() {
-        DeValue::Table(inner) => walk(inner, all || key == "headers", found),
+        DeValue::Table(inner) => walk(inner, all || key == "headers", key, found),
         DeValue::Array(list) => list.iter().for_each(|item| look(item, all, key, found)),
         _ if all || key == "secret" => found.push(value.span()),
         _ => {}

@@ -132,7 +132,15 @@ async fn check_prints_the_table_and_schema_the_schema() {
     env.insert("PUSHER_SECRET".to_owned(), "never-to-be-shown".to_owned());
     env.insert("JWT_SECRET".to_owned(), "never-to-be-shown".to_owned());
     let check = run(&["check"], &env).await;
-    assert_eq!((check.code, check.stderr.as_str()), (Some(0), ""));
+    assert_eq!(check.code, Some(0));
+    let warnings: Vec<&str> = check.stderr.lines().filter(|line| line.starts_with("warning: ")).collect();
+    for (route, channel) in [("content", "content-generation-{session_id}"), ("agent", "agent-status")] {
+        let told = |line: &&&str| line.contains(&format!("`{route}`")) && line.contains("public");
+        assert_eq!(warnings.iter().filter(told).count(), 1, "{}", check.stderr);
+        assert!(check.stderr.contains(&format!("| channel = \"{channel}\"")), "{}", check.stderr);
+    }
+    assert!(warnings.iter().all(|line| line.contains("public")), "{}", check.stderr);
+    assert!(!check.stderr.contains("plugin"), "its channel is private: {}", check.stderr);
     assert!(!check.stdout.contains("never-to-be-shown"));
 
     let schema = run(&["schema"], &no_env()).await;

@@ -31,6 +31,17 @@ burst = 5
 algorithms = ["HS256"]
 secret = "0123456789abcdef0123456789abcdef"
 
+[endpoints]
+user_auth = "/user-auth"
+
+[endpoints.notify]
+path = "/notify"
+token = "0123456789abcdef"
+
+[endpoints.limits]
+unproven_per_address = { count = 5, per = "1m", burst = 5 }
+requests_per_user = { count = 5, per = "1m", burst = 5 }
+
 [dialects.d.in]
 auth = { type = "auth" }
 subscribe = { type = "subscribe" }
@@ -98,7 +109,7 @@ numbers = [2, 3, 50, 70, 450, 550, 9000, 70000, 3000000]
 flags = [true, false]
 texts = [
     "7s", "8s", "40s", "50s", "3h", "4h", "2030-01-01T00:00:00Z", "2031-01-01T00:00:00Z",
-    "unlimited", "header", "query:t", "d", "e", "g", "h", "b", "x-y", "{id}", "x{id}", "client-x", "[a-c]+", "[a-d]+",
+    "unlimited", "header", "query:t", "a", "d", "e", "g", "h", "b", "x-y", "{id}", "x{id}", "client-x", "[a-c]+", "[a-d]+",
     "127.0.0.1:71", "127.0.0.1:72", "10.0.0.0/8", "10.0.0.1", "a.example", "https://a.example", "https://b.example",
     "/h1", "/h2", "/x/{id}", "/y/{id}",
     '{"type":{event},"data":{data},"n":1}', '{"type":{event},"data":{data},"n":2}',
@@ -174,6 +185,7 @@ fn applies(place: &Place) -> bool {
         return false;
     }
     match place.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["endpoints", "notify", "token" | "token_file"] => false,
         ["defaults" | "groups", ..] => false,
         ["routes", "0", "publish", _, key, ..] => !["post", "body", "headers", "retry_on"].contains(key),
         ["routes", "1", "publish", _, key, ..] => !["event", "data", "relay", "via", "channel"].contains(key),

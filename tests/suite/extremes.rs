@@ -38,6 +38,10 @@ leeway = "10s"
 algorithms = ["HS256"]
 secret = "0123456789abcdef0123456789abcdef"
 
+[endpoints.notify]
+path = "/notify"
+token = "0123456789abcdef"
+
 [dialects.d.in]
 auth = { type = "auth" }
 subscribe = { type = "subscribe" }
@@ -210,7 +214,8 @@ fn extremes() -> Vec<toml::Value> {
 /// What must not be shown of a value that stands there.
 fn hides(place: &Place) -> &'static [&'static str] {
     let name = place.last().map_or("", String::as_str);
-    if ["secret", "pem", "jwks"].contains(&name) || place.iter().any(|name| name == "headers") {
+    let token = place.first().is_some_and(|table| table == "endpoints") && name == "token";
+    if token || ["secret", "pem", "jwks"].contains(&name) || place.iter().any(|name| name == "headers") {
         return &["s3cret"];
     }
     // Of a URL: its credentials, and the values of its query.

@@ -20,6 +20,7 @@ const PURE: &[&str] = &[
     "src/clock.rs",
     "src/config",
     "src/deprecation.rs",
+    "src/endpoints/settings.rs",
     "src/exchange.rs",
     "src/fanout/table.rs",
     "src/http/spelling.rs",

@@ -5,6 +5,7 @@ mod auth;
 mod deprecation;
 mod dialect;
 mod door;
+mod endpoints;
 mod limits;
 mod lookalikes;
 mod publish;
@@ -88,10 +89,21 @@ pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[Ro
         sharing::check(problems, &routes);
         lookalikes::check(problems, &routes);
     }
+    for (input, route) in &routes {
+        if let Some(channel) = &input.route.channel {
+            endpoints::warn_of_public(problems, channel, route);
+        }
+    }
     let routes: Vec<_> = routes.into_iter().map(|(_, route)| route).collect();
     let router = Router::new(routes.iter().map(|route| route.path.clone()).collect());
-    let config = Config { server, admin, upstream, auth, routes, router };
+    let endpoints = {
+        let (has_keys, event_bytes_max) = (shared.has_keys, shared.event_bytes_max);
+        endpoints::endpoints(problems, root.endpoints.as_ref(), has_keys, event_bytes_max)
+    };
+    let config = Config { server, admin, upstream, auth, endpoints, routes, router };
     server::check_health_path(problems, root.server.as_ref(), &config);
+    let health_path = root.server.as_ref().and_then(|server| server.health_path.as_ref());
+    endpoints::check(problems, root.endpoints.as_ref(), health_path, (&config.routes, &config.router));
     config
 }
 

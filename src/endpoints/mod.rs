@@ -1,0 +1,5 @@
+//! What new clients and publishers ask for at the traffic port, beside WebSockets: channels authorized for Pusher's
+//! clients by the same rules as old clients', sign-ins, backends' events, and Pusher's webhooks. Each is there only when
+//! it is configured.
+
+pub mod settings;
