@@ -13,6 +13,7 @@ pub mod link;
 pub mod links;
 pub mod lost;
 pub mod members;
+pub mod merge;
 pub mod metrics;
 pub mod publisher;
 pub mod refused;

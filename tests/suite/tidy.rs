@@ -56,6 +56,8 @@ const PURE: &[&str] = &[
     "src/upstream/lane.rs",
     "src/upstream/link",
     "src/upstream/lost.rs",
+    "src/upstream/merge",
+    "src/upstream/merge.rs",
     "src/upstream/refused.rs",
     "src/upstream/settings.rs",
     "src/upstream/undelivered.rs",

@@ -1,0 +1,374 @@
+//! One channel's events from several sources, each delivered once: whichever source brings an event first wins.
+//! Pusher's events have no id, so copies are known by their digest and by order: a log has what was delivered, and each
+//! source a position in it. Sources may differ in the order of neighbouring events.
+//!
+//! **A source is *certain*** when each event that is delivered from now on is one that it will bring, or has. Copies of
+//! certain sources are matched one to one, so equal events are told apart by their count, in whatever order they come.
+//!
+//! **A source that is confirmed while another is certain is not so at once.** Of what was delivered about the time of
+//! its subscription nobody knows whether it was published before it, and so whether this source will bring it. What it
+//! brings that equals one of those is *held*: it is either a copy, or a new event that a certain source brings as well,
+//! and delivers. So nothing is lost and nothing comes twice, whatever is equal to what, while a certain source stays
+//! ([`Merge::caught_up`] says when it has passed the time in doubt; then what is held is forgotten, and the new source
+//! is certain soon).
+//!
+//! **When the last certain source is lost in that time**, what is held is delivered, and so is whatever else may be new:
+//! a duplicate rather than a loss. Each is flagged ([`Out::doubtful`]). It cannot be exact: `A`, the subscription, the
+//! certain source's end, then `A` from the new source look the same whether one `A` was published, or a second one that
+//! the other did not bring any more. [`Merge::lost`] says whether something may have been missed altogether.
+//!
+//! **Own messages** are entries without a source. Between [`Merge::begin`] and the request's end, what equals one of them
+//! is held (*early*), for it may be its copy, and its publisher must not get it.
+//!
+//! Pure. An offer costs the same for any number of sources; a source has a few words.
+
+mod certainty;
+mod log;
+mod own;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+use self::log::{Log, Position};
+use self::own::{Early, Flight};
+use self::source::{Source, Stretch};
+
+/// Doubtful copies held at most for one channel. Beyond it the oldest goes: as long as a certain source is there, it is
+/// a copy, or comes again.
+pub const HELD_MAX: usize = 1024;
+
+/// How often offers look whether it is time to settle, in [`Times::settle`].
+const LOOKS: u32 = 16;
+
+/// What a merge waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// How much earlier than over another source an event may have come that was published at the same time.
+    pub skew: Duration,
+    /// How long it takes at most from a subscription's request to its confirmation.
+    pub confirm: Duration,
+    /// After this a source that is not lost has brought everything. `None`: only [`Merge::caught_up`] tells.
+    pub settle: Option<Duration>,
+}
+
+/// An event to be delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Out<S, E> {
+    pub event: E,
+    /// Who brought it; `None`: it is an own message.
+    pub source: Option<S>,
+    /// It may be one that was delivered before.
+    pub doubtful: bool,
+}
+
+/// What became of an offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is delivered.
+    First,
+    /// Another source brought it before.
+    Copy,
+    /// It may be a copy of what was delivered before this source was certain.
+    Held,
+    /// It may be the copy of an own message whose request is under way.
+    Early,
+    /// It is delivered, and may be a copy: no certain source can tell.
+    Doubtful,
+}
+
+#[derive(Clone, Debug)]
+pub struct Merge<S, E> {
+    times: Times,
+    log: Log,
+    /// Those that are confirmed.
+    sources: HashMap<S, Source>,
+    /// Sources that have an open stretch.
+    open: Vec<S>,
+    /// Sources that are never held back, since what they bring is complete or as complete as can be.
+    bases: usize,
+    /// Sources that have a position.
+    placed: u32,
+    /// All that was published before is delivered.
+    horizon: Option<Instant>,
+    held: VecDeque<Held<S, E>>,
+    flights: Vec<Flight<S>>,
+    early: Vec<Early<S, E>>,
+    /// Of what was delivered last, also when the log has it no more.
+    last: Option<u64>,
+    /// Confirmations and requests, numbered.
+    steps: u64,
+    /// The last confirmation's number.
+    confirmed: u64,
+    /// When offers look again at whether it is time to settle.
+    look: Option<Instant>,
+    let_go: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Held<S, E> {
+    source: S,
+    digest: u64,
+    event: E,
+    at: Instant,
+}
+
+/// An entry that may be the one that was brought.
+enum Match {
+    Certain,
+    Early(u64),
+    Doubtful,
+    None,
+}
+
+impl<S: Copy + Eq + Hash, E> Merge<S, E> {
+    /// Of a channel that no source has yet.
+    #[must_use]
+    pub fn new(times: Times) -> Self {
+        Self {
+            times,
+            log: Log::default(),
+            sources: HashMap::new(),
+            open: Vec::new(),
+            bases: 0,
+            placed: 0,
+            horizon: None,
+            held: VecDeque::new(),
+            flights: Vec::new(),
+            early: Vec::new(),
+            last: None,
+            steps: 0,
+            confirmed: 0,
+            look: None,
+            let_go: 0,
+        }
+    }
+
+    /// Whether any source has the channel.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        !self.sources.is_empty()
+    }
+
+    /// Whether this source has it.
+    #[must_use]
+    pub fn has(&self, source: S) -> bool {
+        self.sources.contains_key(&source)
+    }
+
+    /// Whether [`Self::caught_up`] would change anything.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        !self.open.is_empty() || !self.held.is_empty()
+    }
+
+    /// Entries of the log, and copies that are held.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        (self.log.len(), self.held.len() + self.early.len())
+    }
+
+    /// How many held copies there was no room for, since this was asked last.
+    pub fn take_let_go(&mut self) -> u64 {
+        std::mem::take(&mut self.let_go)
+    }
+
+    // ------------------------------------------------------------------------------------------------- the sources
+
+    /// The source's subscription, which it asked for at `asked` or later, is confirmed.
+    pub fn confirmed(&mut self, source: S, asked: Instant, now: Instant, out: &mut Vec<Out<S, E>>) {
+        if self.has(source) {
+            self.lost(source, now, out);
+        }
+        self.steps += 1;
+        self.confirmed = self.steps;
+        let from = self.log.since(asked.checked_sub(self.times.skew).unwrap_or(asked));
+        let stretch = Stretch { confirmed: now, from, until: None, taken: Vec::new(), is_base: false };
+        let position = Position::at(self.log.end());
+        self.sources.insert(source, Source { position, since: self.steps, stretch: Some(Box::new(stretch)) });
+        self.open.push(source);
+        if self.bases == 0 {
+            self.promote(now);
+        }
+        self.progress(now);
+    }
+
+    /// The source has the channel no more. `true`: no other is certain to have had all that it did not bring, so events
+    /// may have been missed.
+    pub fn lost(&mut self, source: S, now: Instant, out: &mut Vec<Out<S, E>>) -> bool {
+        self.progress(now);
+        let bases = self.bases;
+        if !self.remove(source) || bases == 0 || self.bases > 0 {
+            return false;
+        }
+        let is_covered =
+            self.open.iter().any(|source| self.sources.get(source).is_some_and(Source::is_placed));
+        self.promote(now);
+        let held = std::mem::take(&mut self.held);
+        let ghosts = self.raise(held.iter().map(|held| held.source));
+        for Held { source, digest, event, .. } in held {
+            let is_copy =
+                self.sources.get(&source).and_then(|source| source.position.find(&self.log, digest));
+            match is_copy {
+                Some(number) => self.bring(source, number),
+                None => self.deliver(source, digest, event, true, now, out),
+            }
+        }
+        self.lay(ghosts);
+        !is_covered
+    }
+
+    /// The source has brought all that was published before `at`: an answer came over its connection to a question that
+    /// was asked a [`Times::skew`] later than that.
+    pub fn caught_up(&mut self, source: S, at: Instant, now: Instant) {
+        let Some(entry) = self.sources.get(&source) else { return };
+        if entry.is_base() {
+            self.horizon = self.horizon.max(Some(at));
+        }
+        if entry.stretch.as_ref().and_then(|stretch| stretch.until).is_some_and(|(_, found)| found <= at) {
+            self.close(source);
+        }
+        self.progress(now);
+    }
+
+    /// When [`Self::settle`] wants to be called.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let settle = self.times.settle?;
+        let stretches = self.open.iter().filter_map(|source| self.sources.get(source)?.stretch.as_ref());
+        let stretches = stretches.map(|stretch| stretch.until.map_or(stretch.confirmed, |(_, found)| found));
+        Some(self.held.front().map(|held| held.at).into_iter().chain(stretches).min()? + settle)
+    }
+
+    /// Time has passed.
+    pub fn settle(&mut self, now: Instant) {
+        self.progress(now);
+        self.prune(now);
+    }
+
+    // -------------------------------------------------------------------------------------------------- the events
+
+    /// The source brings an event. What is to be delivered is added to `out`.
+    pub fn offer(
+        &mut self,
+        source: S,
+        digest: u64,
+        event: E,
+        now: Instant,
+        out: &mut Vec<Out<S, E>>,
+    ) -> Verdict {
+        // Not each time: of many sources, many may be new.
+        if self.is_in_doubt() && self.look.is_none_or(|look| look <= now) {
+            self.progress(now);
+        }
+        self.prune(now);
+        self.place(source, digest, event, now, out)
+    }
+
+    /// The source brings the last event of a cache channel, as the first one after its confirmation. It is no copy of
+    /// one that the source will bring, or has brought.
+    pub fn offer_last(
+        &mut self,
+        source: S,
+        digest: u64,
+        event: E,
+        now: Instant,
+        out: &mut Vec<Out<S, E>>,
+    ) -> Verdict {
+        let from = self.sources.get(&source).and_then(|source| Some(source.stretch.as_ref()?.from));
+        let others = self.sources.len() > 1;
+        let is_known =
+            from.is_some_and(|from| others && self.log.find(digest, from, u64::MAX, |_| false).is_some());
+        if self.last == Some(digest) || is_known {
+            return Verdict::Copy;
+        }
+        if let Some(flight) = self.flight_of(source, digest) {
+            self.early.push(Early { flight, source, digest, event });
+            return Verdict::Early;
+        }
+        self.deliver(source, digest, event, false, now, out);
+        Verdict::First
+    }
+
+    fn place(&mut self, source: S, digest: u64, event: E, now: Instant, out: &mut Vec<Out<S, E>>) -> Verdict {
+        match self.find(source, digest, now) {
+            Match::Certain => Verdict::Copy,
+            Match::Early(flight) => {
+                self.early.push(Early { flight, source, digest, event });
+                Verdict::Early
+            }
+            Match::Doubtful if self.bases > 0 && self.sources.get(&source).is_some_and(|s| !s.is_base()) => {
+                if self.held.len() >= HELD_MAX {
+                    self.held.pop_front();
+                    self.let_go += 1;
+                }
+                self.held.push_back(Held { source, digest, event, at: now });
+                Verdict::Held
+            }
+            Match::Doubtful => {
+                self.deliver(source, digest, event, true, now, out);
+                Verdict::Doubtful
+            }
+            Match::None => {
+                self.deliver(source, digest, event, false, now, out);
+                Verdict::First
+            }
+        }
+    }
+
+    /// What the source may have brought; it has, then. A certain match goes first: one that is left over would be taken
+    /// for a later event's.
+    fn find(&mut self, source: S, digest: u64, now: Instant) -> Match {
+        let Some(entry) = self.sources.get_mut(&source) else {
+            let is_known = self.log.find(digest, 0, u64::MAX, |_| false).is_some();
+            return if is_known { Match::Doubtful } else { Match::None };
+        };
+        if entry.is_placed() {
+            entry.position.forgive(&mut self.log, now);
+            if let Some(number) = entry.position.find(&self.log, digest) {
+                entry.position.bring(number, &mut self.log);
+                return Match::Certain;
+            }
+        }
+        if let Some(flight) = self.flight_of(source, digest) {
+            return Match::Early(flight);
+        }
+        let Some(stretch) = self.sources.get_mut(&source).and_then(|source| source.stretch.as_mut()) else {
+            return Match::None;
+        };
+        match stretch.find(&self.log, digest) {
+            Some(number) => {
+                stretch.take(number);
+                Match::Doubtful
+            }
+            None => Match::None,
+        }
+    }
+
+    fn deliver(
+        &mut self,
+        source: S,
+        digest: u64,
+        event: E,
+        doubtful: bool,
+        now: Instant,
+        out: &mut Vec<Out<S, E>>,
+    ) {
+        let number = self.log.push(digest, now, self.placed);
+        self.last = Some(digest);
+        self.bring(source, number);
+        out.push(Out { event, source: Some(source), doubtful });
+    }
+
+    /// The source has brought this entry, or never will.
+    fn bring(&mut self, source: S, number: u64) {
+        let Some(source) = self.sources.get_mut(&source) else { return };
+        match source.stretch.as_mut().filter(|stretch| stretch.until.is_none()) {
+            Some(stretch) => stretch.take(number),
+            None => source.position.bring(number, &mut self.log),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Own messages: which requests are under way, and what may be their copies.
+
+use std::hash::Hash;
+use std::time::Instant;
+
+use super::source::Source;
+use super::{Merge, Out};
+
+#[derive(Clone, Debug)]
+pub(super) struct Flight<S> {
+    pub(super) id: u64,
+    pub(super) since: u64,
+    pub(super) digests: Vec<u64>,
+    /// The source that gets no copy, and the number of its confirmation.
+    pub(super) excluded: Option<(S, u64)>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Early<S, E> {
+    pub(super) flight: u64,
+    pub(super) source: S,
+    pub(super) digest: u64,
+    pub(super) event: E,
+}
+
+impl<S: Copy + Eq + Hash, E> Merge<S, E> {
+    /// A request with own messages on this channel is about to be sent; `excluded` gets no copies.
+    pub fn begin(&mut self, flight: u64, digests: Vec<u64>, excluded: Option<S>) {
+        self.steps += 1;
+        let excluded = excluded.and_then(|source| Some((source, self.sources.get(&source)?.since)));
+        self.flights.push(Flight { id: flight, since: self.steps, digests, excluded });
+    }
+
+    /// Pusher has accepted the request; `events` are its messages, in the order of their digests.
+    pub fn accepted(
+        &mut self,
+        flight: u64,
+        events: impl IntoIterator<Item = E>,
+        now: Instant,
+        out: &mut Vec<Out<S, E>>,
+    ) {
+        self.ended(flight, events, now, out);
+    }
+
+    /// The request has failed, or was given up: what came and equals its messages is taken for somebody's.
+    pub fn failed(&mut self, flight: u64, now: Instant, out: &mut Vec<Out<S, E>>) {
+        self.ended(flight, std::iter::empty(), now, out);
+    }
+
+    fn ended(
+        &mut self,
+        id: u64,
+        events: impl IntoIterator<Item = E>,
+        now: Instant,
+        out: &mut Vec<Out<S, E>>,
+    ) {
+        let Some(place) = self.flights.iter().position(|flight| flight.id == id) else { return };
+        let flight = self.flights.remove(place);
+        let (early, others) =
+            std::mem::take(&mut self.early).into_iter().partition(|early| early.flight == id);
+        self.early = others;
+        let early: Vec<Early<S, E>> = early;
+        let ghosts = self.raise(early.iter().map(|early| early.source));
+        for (digest, event) in flight.digests.iter().zip(events) {
+            self.publish(&flight, *digest, now);
+            out.push(Out { event, source: None, doubtful: false });
+        }
+        for Early { source, digest, event, .. } in early {
+            self.place(source, digest, event, now, out);
+        }
+        self.lay(ghosts);
+        self.progress(now);
+    }
+
+    /// Enters an own message, which the source that it excluded does not bring. Nor is it certain that those do that
+    /// were confirmed since: they are taken not to, for a duplicate is better than a loss.
+    fn publish(&mut self, flight: &Flight<S>, digest: u64, now: Instant) {
+        let number = self.log.push(digest, now, self.placed);
+        self.last = Some(digest);
+        if let Some((source, since)) = flight.excluded
+            && self.sources.get(&source).is_some_and(|source| source.since == since)
+        {
+            self.bring(source, number);
+        }
+        if self.confirmed > flight.since {
+            let late = |source: &Source| source.since > flight.since && source.is_placed();
+            let late: Vec<S> =
+                self.sources.iter().filter(|(_, s)| late(s)).map(|(source, _)| *source).collect();
+            late.into_iter().for_each(|source| self.bring(source, number));
+        }
+    }
+
+    /// The request under way whose message it may be.
+    pub(super) fn flight_of(&self, source: S, digest: u64) -> Option<u64> {
+        let since = self.sources.get(&source)?.since;
+        let may_be = |flight: &&Flight<S>| {
+            let sent = flight.digests.iter().filter(|other| **other == digest).count();
+            let came = |early: &&Early<S, E>| {
+                early.flight == flight.id && early.source == source && early.digest == digest
+            };
+            sent > 0
+                && flight.excluded != Some((source, since))
+                && self.early.iter().filter(came).count() < sent
+        };
+        self.flights.iter().find(may_be).map(|flight| flight.id)
+    }
+}

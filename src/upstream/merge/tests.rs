@@ -1,0 +1,11 @@
+mod cases;
+
+use super::*;
+use crate::clock::tests::now;
+
+const SKEW: Duration = Duration::from_millis(250);
+const CONFIRM: Duration = Duration::from_secs(10);
+
+fn times() -> Times {
+    Times { skew: SKEW, confirm: CONFIRM, settle: None }
+}
