@@ -138,6 +138,12 @@ struct SandboxArgs {
     /// The app's secret.
     #[arg(long, default_value = "sandbox-secret")]
     secret: String,
+    /// Where webhooks are sent, an HTTP URL.
+    #[arg(long, value_name = "URL")]
+    webhooks: Option<String>,
+    /// Tells subscribers how many they are, as an app with subscription counting does.
+    #[arg(long)]
+    subscription_counts: bool,
     #[command(flatten)]
     log: LogArgs,
 }

@@ -46,6 +46,15 @@ impl ChannelKind {
     }
 }
 
+/// How the channel begins that has the events of one user's own (Pusher docs, "Sending events to users").
+pub const USER_PREFIX: &str = "#server-to-user-";
+
+/// The user whose own channel this is.
+#[must_use]
+pub fn user_of(channel: &str) -> Option<&str> {
+    channel.strip_prefix(USER_PREFIX)
+}
+
 /// Whether Pusher keeps the last event of `channel` for new subscribers (Pusher docs, "Cache channels").
 #[must_use]
 pub fn is_cache(channel: &str) -> bool {

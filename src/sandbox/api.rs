@@ -1,5 +1,6 @@
 //! The HTTP API: publishes and channel queries, signed; and the upgrade to a WebSocket.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,11 +15,12 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
 use super::faults::{Fate, HandshakeFault};
-use super::hub::Hub;
-use super::rules::{self, HttpError, Publish, WsError};
+use super::hub::{Hub, Inner};
+use super::members::Members;
+use super::rules::{self, Attributes, HttpError, Publish, WsError};
 use crate::clock::Now;
 use crate::http::server::{Answer, full};
-use crate::pusher::channel::check_channel;
+use crate::pusher::channel::{ChannelKind, check_channel};
 use crate::pusher::frame::string_into;
 use crate::pusher::sign;
 
@@ -129,9 +131,19 @@ async fn api(request: Request<Incoming>, hub: &Hub) -> Result<Answer, Failure> {
             Ok(channels(hub, param("filter_by_prefix").unwrap_or_default(), param("info"))?)
         }
         (&Method::GET, ["channels", name]) => Ok(channel(hub, name, param("info"))?),
-        (_, ["events" | "batch_events" | "channels"] | ["channels", _]) => {
-            Err(HttpError::new(405, format!("{} is not for {path}", head.method)).into())
+        (&Method::GET, ["channels", name, "users"]) => Ok(users(hub, name)?),
+        (&Method::POST, ["users", user, "terminate_connections"]) => {
+            let user = decoded(user)?;
+            hub.change(|inner| inner.terminate(&user));
+            Ok(json("{}".to_owned()))
         }
+        (
+            _,
+            ["events" | "batch_events" | "channels"]
+            | ["channels", _]
+            | ["channels", _, "users"]
+            | ["users", _, "terminate_connections"],
+        ) => Err(HttpError::new(405, format!("{} is not for {path}", head.method)).into()),
         _ => Err(HttpError::new(404, format!("This sandbox has no {path}")).into()),
     }
 }
@@ -163,8 +175,10 @@ async fn read_body(body: Incoming) -> Result<Bytes, HttpError> {
 }
 
 async fn publish(hub: &Hub, events: Vec<Publish>, is_batch: bool) -> Result<Answer, Failure> {
-    let wanted: Vec<Option<Vec<String>>> =
-        events.iter().map(|event| event.wants_count.then(|| event.channels.clone())).collect();
+    let wanted: Vec<Wanted> = events
+        .iter()
+        .map(|event| Wanted { channels: event.channels.clone(), attributes: event.wants })
+        .collect();
     let cut = match hub.change(|inner| inner.receive_publish(events)) {
         Fate::Process { cut } => cut,
         Fate::Fail { status, retry_after_s } => return Ok(failed(status, retry_after_s)),
@@ -180,25 +194,59 @@ async fn publish(hub: &Hub, events: Vec<Publish>, is_batch: bool) -> Result<Answ
     Ok(json(publish_answer(hub, &wanted, is_batch)))
 }
 
-/// `{}`, but with `info`, the counts: of the channels, or in a batch, of each event.
-fn publish_answer(hub: &Hub, wanted: &[Option<Vec<String>>], is_batch: bool) -> String {
-    if wanted.iter().all(Option::is_none) {
+/// What the answer to an event gives, of these channels.
+struct Wanted {
+    channels: Vec<String>,
+    attributes: Attributes,
+}
+
+/// `{}`, but with `info`, what it asks for: of the channels, or in a batch, of each event.
+fn publish_answer(hub: &Hub, wanted: &[Wanted], is_batch: bool) -> String {
+    if !wanted.iter().any(|wanted| wanted.attributes.any()) {
         return "{}".to_owned();
     }
-    let count = |channel: &str| hub.look(|inner| inner.state.count(channel));
-    let attributes = |channel: &String| format!(r#"{{"subscription_count":{}}}"#, count(channel));
+    let described = |channel: &str, wants: Attributes| {
+        format!("{{{}}}", hub.look(|inner| describe(inner, channel, wants)).join(","))
+    };
     if is_batch {
-        let of_event = |channels: &Option<Vec<String>>| {
-            channels.iter().flatten().next().map_or("{}".to_owned(), attributes)
+        let of_event = |wanted: &Wanted| {
+            let channel = wanted.channels.first();
+            channel.map_or("{}".to_owned(), |channel| described(channel, wanted.attributes))
         };
         let batch: Vec<String> = wanted.iter().map(of_event).collect();
         return format!(r#"{{"batch":[{}]}}"#, batch.join(","));
     }
-    let members = wanted.iter().flatten().flatten().map(|channel| (channel.as_str(), attributes(channel)));
+    let members = wanted.iter().flat_map(|wanted| {
+        wanted.channels.iter().map(|channel| (channel.as_str(), described(channel, wanted.attributes)))
+    });
     format!(r#"{{"channels":{}}}"#, object(members))
 }
 
+/// What is asked for of a channel, as members of an object.
+fn describe(inner: &Inner, channel: &str, wants: Attributes) -> Vec<String> {
+    let mut out = Vec::new();
+    if wants.subscription_count {
+        out.push(format!(r#""subscription_count":{}"#, inner.state.count(channel)));
+    }
+    if wants.user_count {
+        let count = inner.state.members(channel).map_or(0, Members::len);
+        out.push(format!(r#""user_count":{count}"#));
+    }
+    if wants.cache {
+        out.push(match inner.cached(channel) {
+            Some((data, ttl)) => {
+                let mut text = String::from(r#""cache":{"data":"#);
+                string_into(&mut text, data);
+                text + &format!(r#","ttl":{ttl}}}"#)
+            }
+            None => r#""cache":null"#.to_owned(),
+        });
+    }
+    out
+}
+
 fn channels(hub: &Hub, prefix: &str, info: Option<&str>) -> Result<Answer, HttpError> {
+    let mut wants = Attributes::default();
     if let Some(info) = info.filter(|info| !info.is_empty()) {
         let presence_only = info.split(',').all(|name| name == "user_count");
         if !presence_only || !prefix.starts_with("presence-") {
@@ -207,23 +255,54 @@ fn channels(hub: &Hub, prefix: &str, info: Option<&str>) -> Result<Answer, HttpE
                 "info is user_count here, and needs a filter_by_prefix of presence-",
             ));
         }
+        wants.user_count = true;
     }
     let members = hub.look(|inner| {
         let named = inner.state.channels().filter(|(name, _)| name.starts_with(prefix));
-        object(named.map(|(name, _)| (name, "{}".to_owned())))
+        object(named.map(|(name, _)| (name, format!("{{{}}}", describe(inner, name, wants).join(",")))))
     });
     Ok(json(format!(r#"{{"channels":{members}}}"#)))
 }
 
 fn channel(hub: &Hub, encoded: &str, info: Option<&str>) -> Result<Answer, HttpError> {
-    let name = percent_decode_str(encoded)
-        .decode_utf8()
-        .map_err(|_| HttpError::new(400, "The channel's name is not UTF-8"))?;
+    let name = channel_name(encoded)?;
+    let wants = rules::attributes(info, &name)?;
+    let members = hub.look(|inner| {
+        let mut members = vec![format!(r#""occupied":{}"#, inner.state.count(&name) > 0)];
+        members.extend(describe(inner, &name, wants));
+        members
+    });
+    Ok(json(format!("{{{}}}", members.join(","))))
+}
+
+/// The members of a presence channel.
+fn users(hub: &Hub, encoded: &str) -> Result<Answer, HttpError> {
+    let name = channel_name(encoded)?;
+    if ChannelKind::of(&name) != ChannelKind::Presence {
+        return Err(HttpError::new(400, "Users can be retrieved only for presence channels"));
+    }
+    let users: Vec<String> = hub.look(|inner| {
+        let ids = inner.state.members(&name).into_iter().flat_map(Members::ids);
+        ids.map(|id| object(std::iter::once(("id", quoted(id))))).collect()
+    });
+    Ok(json(format!(r#"{{"users":[{}]}}"#, users.join(","))))
+}
+
+fn channel_name(encoded: &str) -> Result<String, HttpError> {
+    let name = decoded(encoded)?;
     check_channel(&name).map_err(|why| HttpError::new(400, format!("Invalid channel name: {why}")))?;
-    let wants_count = rules::wants_count(info)?;
-    let count = hub.look(|inner| inner.state.count(&name));
-    let more = if wants_count { format!(r#","subscription_count":{count}"#) } else { String::new() };
-    Ok(json(format!(r#"{{"occupied":{}{more}}}"#, count > 0)))
+    Ok(name)
+}
+
+fn decoded(encoded: &str) -> Result<String, HttpError> {
+    let decoded = percent_decode_str(encoded).decode_utf8();
+    decoded.map(Cow::into_owned).map_err(|_| HttpError::new(400, "The path is not UTF-8"))
+}
+
+fn quoted(text: &str) -> String {
+    let mut out = String::new();
+    string_into(&mut out, text);
+    out
 }
 
 fn object<'a>(members: impl Iterator<Item = (&'a str, String)>) -> String {

@@ -1,13 +1,13 @@
 //! The faults a test can cause, each exactly when it says so, and the events it can inject.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::SandboxHandle;
 use super::hub::{Hub, Inner};
-use super::rules::Publish;
+use super::rules::{Attributes, Publish, WsError};
 
 /// Most publishes that can wait for a [`PublishHold`]; more are answered 503.
 pub const HELD_PUBLISHES_MAX: usize = 1024;
@@ -43,6 +43,17 @@ pub(super) struct Faults {
     drops: usize,
     holds: usize,
     held: VecDeque<Held>,
+    refusals: BTreeMap<String, Refusal>,
+    limited_client_events: usize,
+}
+
+/// How subscriptions to a channel are refused: by a `pusher:error`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its code; the hosted service has none for most.
+    pub code: Option<u16>,
+    /// Its text.
+    pub message: String,
 }
 
 #[derive(Debug)]
@@ -61,6 +72,17 @@ struct Held {
 impl Faults {
     pub(super) fn held_publishes(&self) -> usize {
         self.held.len()
+    }
+
+    pub(super) fn refusal(&self, channel: &str) -> Option<WsError> {
+        let Refusal { code, message } = self.refusals.get(channel)?.clone();
+        Some(WsError { code, message })
+    }
+
+    pub(super) fn limits_client_event(&mut self) -> bool {
+        let limited = self.limited_client_events > 0;
+        self.limited_client_events = self.limited_client_events.saturating_sub(1);
+        limited
     }
 
     fn failure(&mut self) -> Option<(u16, Option<u64>)> {
@@ -174,6 +196,29 @@ impl SandboxHandle {
         self.hub().change(|inner| inner.release_subscriptions(channel));
     }
 
+    /// Refuses subscriptions to `channel` from now on; with `None` no more.
+    pub fn refuse_subscriptions(&self, channel: &str, refusal: Option<Refusal>) {
+        self.hub().change(|inner| match refusal {
+            Some(refusal) => drop(inner.faults.refusals.insert(channel.to_owned(), refusal)),
+            None => drop(inner.faults.refusals.remove(channel)),
+        });
+    }
+
+    /// Answers the next `count` client events with 4301, as ones too many.
+    pub fn limit_client_events(&self, count: usize) {
+        self.hub().change(|inner| inner.faults.limited_client_events += count);
+    }
+
+    /// Closes the connections signed in as a user, as the HTTP API's `terminate_connections` does.
+    pub fn terminate_connections(&self, user_id: &str) {
+        self.hub().change(|inner| inner.terminate(user_id));
+    }
+
+    /// Forgets the last event of a cache channel, as if its time were over.
+    pub fn forget_cached(&self, channel: &str) {
+        self.hub().change(|inner| inner.forget_cached(channel));
+    }
+
     /// Forgets every subscription to `channel`, and tells nobody: what a server does that looks healthy.
     pub fn forget_subscriptions(&self, channel: &str) {
         self.hub().change(|inner| inner.state.forget(channel));
@@ -203,7 +248,7 @@ impl SandboxHandle {
             data: data.to_owned(),
             channels: vec![channel.to_owned()],
             socket_id: None,
-            wants_count: false,
+            wants: Attributes::default(),
         };
         self.hub().change(|inner| inner.publish(&publish));
     }

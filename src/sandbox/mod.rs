@@ -1,6 +1,6 @@
 //! A Pusher-compatible server in this process: the upstream of a bridge without an account, and of the tests,
-//! which can break it on purpose. It has public, private and encrypted channels, client events, publishes and
-//! channel queries, and remembers the last event of cache channels; no presence channels, user sign-in or webhooks.
+//! which can break it on purpose. It has every kind of channel, client events, sign-in of users with their own
+//! channel and watchlist, publishes, channel queries and webhooks, and remembers the last event of cache channels.
 //!
 //! `state` and `rules` are pure and decide; `hub` is what connections share; `ws` and `api` are the two
 //! protocols; `faults` and `observe` are the test's side.
@@ -8,10 +8,12 @@
 mod api;
 mod faults;
 mod hub;
+mod members;
 mod observe;
 mod queue;
 mod rules;
 mod state;
+mod webhooks;
 mod ws;
 
 use std::io;
@@ -21,6 +23,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -28,17 +31,20 @@ use self::hub::Hub;
 use crate::http::server::{self, End, Limits, Progress};
 
 pub use self::api::BODY_BYTES_MAX;
-pub use self::faults::{HELD_PUBLISHES_MAX, HandshakeFault, PublishHold};
+pub use self::faults::{HELD_PUBLISHES_MAX, HandshakeFault, PublishHold, Refusal};
 pub use self::observe::{
     ClientEvent, EVER_SUBSCRIBED_MAX, LOG_BYTES_MAX, LOG_ENTRIES_MAX, Published, Requests, View,
 };
 pub use self::queue::{QUEUE_BYTES_MAX, QUEUE_FRAMES_MAX};
 pub use self::rules::{CHANNELS_PER_EVENT_MAX, EVENTS_PER_BATCH_MAX};
 pub use self::state::SUBSCRIPTIONS_PER_CONNECTION_MAX;
+pub use self::webhooks::{EVENTS_PER_WEBHOOK_MAX, Webhooks};
 pub use self::ws::{CLIENT_EVENTS_PER_SECOND_MAX, MESSAGE_BYTES_MAX};
 
 /// Most TCP connections at a time; more wait in the listener's backlog.
 pub const CONNECTIONS_MAX: usize = 4096;
+/// Most members of a presence channel (Pusher docs, "Presence channels").
+const MEMBERS_MAX: usize = 100;
 /// How long a request's head may take, and how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most bytes of a request's head.
@@ -61,6 +67,10 @@ pub struct Options {
     pub activity_timeout: Duration,
     /// Silence after a ping until the WebSocket is closed with 4201.
     pub pong_timeout: Duration,
+    /// Most members of a presence channel.
+    pub members_max: usize,
+    /// Whether subscribers are told how many they are, but for those of presence channels.
+    pub subscription_counts: bool,
 }
 
 impl Options {
@@ -74,6 +84,8 @@ impl Options {
             secret: SecretString::from("sandbox-secret"),
             activity_timeout: Duration::from_secs(120),
             pong_timeout: Duration::from_secs(30),
+            members_max: MEMBERS_MAX,
+            subscription_counts: false,
         }
     }
 }
@@ -115,6 +127,17 @@ impl SandboxHandle {
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.hub.options
+    }
+
+    /// From now on sends webhooks to this place, and to no other.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn send_webhooks(&self, to: Webhooks) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.hub.change(|inner| inner.send_hooks(sender));
+        // It ends with the hub, or when webhooks go to another place.
+        tokio::spawn(webhooks::run(self.hub.options.clone(), to, receiver));
     }
 
     /// Ends it and all its connections, and waits until its port is free.

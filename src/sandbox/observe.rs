@@ -170,6 +170,19 @@ impl View<'_> {
         self.0.state.channels().map(|(channel, count)| (channel.to_owned(), count)).collect()
     }
 
+    /// The ids of a presence channel's members, in order.
+    #[must_use]
+    pub fn members(&self, channel: &str) -> Vec<String> {
+        let members = self.0.state.members(channel);
+        members.into_iter().flat_map(super::members::Members::ids).map(str::to_owned).collect()
+    }
+
+    /// Connections signed in as a user.
+    #[must_use]
+    pub fn signed_in(&self, user_id: &str) -> usize {
+        self.0.state.signed_in(user_id).len()
+    }
+
     /// The events published, oldest first, as far as the log reaches.
     pub fn published(&self) -> impl DoubleEndedIterator<Item = &Published> {
         self.0.log.published.iter()

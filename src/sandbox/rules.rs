@@ -3,14 +3,19 @@
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use super::members::{Member, User, parse_member, parse_user};
 use crate::json;
-use crate::pusher::channel::{ChannelKind, DATA_BYTES_MAX, EVENT_BYTES_MAX, check_channel};
+use crate::pusher::channel::{
+    ChannelKind, DATA_BYTES_MAX, EVENT_BYTES_MAX, check_channel, is_cache, user_of,
+};
 use crate::pusher::{frame, sign};
 
 /// The most channels of one publish (rest-api.md).
 pub const CHANNELS_PER_EVENT_MAX: usize = 100;
 /// The most events of one batch (rest-api.md).
 pub const EVENTS_PER_BATCH_MAX: usize = 10;
+/// The most users of a watchlist (Pusher docs, "Watchlist events").
+const WATCHLIST_MAX: usize = 100;
 /// The only protocol spoken here: pusher-js's, since 2.0.
 const PROTOCOL: u16 = 7;
 
@@ -51,28 +56,68 @@ pub(crate) fn check_connect(path: &str, query: &str, key: &str) -> Result<(), Ws
     }
 }
 
-/// Whether a subscription is allowed.
+/// A subscription that is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subscription<'a> {
+    pub(crate) channel: &'a str,
+    pub(crate) auth: Option<&'a str>,
+    /// The member, as it was signed.
+    pub(crate) channel_data: Option<&'a str>,
+    /// Who the connection is signed in as.
+    pub(crate) user: Option<&'a User>,
+}
+
+/// Whether a subscription is allowed, and as whom on a presence channel.
 pub(crate) fn check_subscribe(
     key: &str,
     secret: &SecretString,
     socket_id: &str,
-    channel: &str,
-    auth: Option<&str>,
-) -> Result<(), WsError> {
+    asked: Subscription<'_>,
+) -> Result<Option<Member>, WsError> {
+    let Subscription { channel, auth, channel_data, user } = asked;
+    if let Some(id) = user_of(channel) {
+        return match user {
+            Some(user) if user.id == id => Ok(None),
+            _ => Err(WsError::new(4009, format!("The connection is not signed in as the user of {channel}"))),
+        };
+    }
     check_channel(channel)
         .map_err(|why| WsError::plain(format!("Invalid channel name {}: {why}", shortened(channel))))?;
-    match ChannelKind::of(channel) {
-        ChannelKind::Public => Ok(()),
-        ChannelKind::Presence => {
-            Err(WsError::plain(format!("This sandbox has no presence channels: {channel} is one")))
-        }
-        ChannelKind::Private | ChannelKind::Encrypted => {
-            let auth =
-                auth.ok_or_else(|| WsError::plain(format!("Auth info required to subscribe to {channel}")))?;
-            sign::verify_channel_auth(key, secret, socket_id, channel, None, auth)
-                .map_err(|error| WsError::new(4009, error.to_string()))
-        }
+    let kind = ChannelKind::of(channel);
+    if kind == ChannelKind::Public {
+        return Ok(None);
     }
+    let auth = auth.ok_or_else(|| WsError::plain(format!("Auth info required to subscribe to {channel}")))?;
+    let signed_data = channel_data.filter(|_| kind == ChannelKind::Presence);
+    sign::verify_channel_auth(key, secret, socket_id, channel, signed_data, auth)
+        .map_err(|error| WsError::new(4009, error.to_string()))?;
+    match (kind, signed_data, user) {
+        (ChannelKind::Presence, Some(data), _) => parse_member(data).map(Some).map_err(WsError::plain),
+        (ChannelKind::Presence, None, Some(User { id, info, .. })) => {
+            Ok(Some(Member { user_id: id.clone(), info: info.clone() }))
+        }
+        (ChannelKind::Presence, None, None) => {
+            Err(WsError::plain(format!("channel_data is needed to subscribe to {channel}")))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Whether a sign-in is allowed, and as whom.
+pub(crate) fn check_sign_in(
+    key: &str,
+    secret: &SecretString,
+    socket_id: &str,
+    auth: &str,
+    user_data: &str,
+) -> Result<User, WsError> {
+    sign::verify_user_auth(key, secret, socket_id, user_data, auth)
+        .map_err(|error| WsError::new(4009, error.to_string()))?;
+    let user = parse_user(user_data).map_err(WsError::plain)?;
+    if user.watchlist.len() > WATCHLIST_MAX {
+        return Err(WsError::new(4302, format!("The watchlist has more than {WATCHLIST_MAX} users")));
+    }
+    Ok(user)
 }
 
 /// Whether a client event may be forwarded; `subscribed` is the sender's.
@@ -82,7 +127,7 @@ pub(crate) fn check_client_event(
     data: &str,
     subscribed: bool,
 ) -> Result<(), WsError> {
-    if ChannelKind::of(channel) != ChannelKind::Private {
+    if !matches!(ChannelKind::of(channel), ChannelKind::Private | ChannelKind::Presence) {
         return Err(WsError::plain(
             "Client event rejected - only supported on private and presence channels",
         ));
@@ -123,8 +168,24 @@ pub(crate) struct Publish {
     pub(crate) data: String,
     pub(crate) channels: Vec<String>,
     pub(crate) socket_id: Option<String>,
-    /// Whether the answer gives each channel's subscription count.
-    pub(crate) wants_count: bool,
+    /// What the answer gives of each channel.
+    pub(crate) wants: Attributes,
+}
+
+/// What a query asks of a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    pub(crate) subscription_count: bool,
+    /// Its members.
+    pub(crate) user_count: bool,
+    /// Its last event.
+    pub(crate) cache: bool,
+}
+
+impl Attributes {
+    pub(crate) fn any(self) -> bool {
+        self.subscription_count || self.user_count || self.cache
+    }
 }
 
 #[derive(Deserialize)]
@@ -185,6 +246,9 @@ fn check_trigger(trigger: Trigger) -> Result<Publish, HttpError> {
         ));
     }
     for channel in &channels {
+        if user_of(channel).is_some_and(|user| !user.is_empty()) {
+            continue;
+        }
         if let Err(why) = check_channel(channel) {
             return bad(format!("Invalid channel name {}: {why}", shortened(channel)));
         }
@@ -208,20 +272,28 @@ fn check_trigger(trigger: Trigger) -> Result<Publish, HttpError> {
             format!("The data content of this event exceeds the allowed maximum ({DATA_BYTES_MAX} bytes)"),
         ));
     }
-    let wants_count = wants_count(trigger.info.as_deref())?;
+    let mut wants = Attributes::default();
+    for channel in &channels {
+        wants = attributes(trigger.info.as_deref(), channel)?;
+    }
     let (event, data, socket_id) = (trigger.name, trigger.data, trigger.socket_id);
-    Ok(Publish { event, data, channels, socket_id, wants_count })
+    Ok(Publish { event, data, channels, socket_id, wants })
 }
 
-/// Whether `info` asks for `subscription_count`, the only attribute there is without presence channels.
-pub(crate) fn wants_count(info: Option<&str>) -> Result<bool, HttpError> {
-    let mut wants = false;
+/// What `info` asks of a channel.
+pub(crate) fn attributes(info: Option<&str>, channel: &str) -> Result<Attributes, HttpError> {
+    let mut wants = Attributes::default();
+    let is_presence = ChannelKind::of(channel) == ChannelKind::Presence;
     for attribute in info.unwrap_or_default().split(',').filter(|name| !name.is_empty()) {
         match attribute {
-            "subscription_count" => wants = true,
-            "user_count" => {
-                return Err(HttpError::new(400, "user_count is for presence channels, which are not here"));
+            "subscription_count" if is_presence => {
+                return Err(HttpError::new(400, "subscription_count is not for presence channels"));
             }
+            "subscription_count" => wants.subscription_count = true,
+            "user_count" if is_presence => wants.user_count = true,
+            "user_count" => return Err(HttpError::new(400, "user_count is for presence channels")),
+            "cache" if is_cache(channel) => wants.cache = true,
+            "cache" => return Err(HttpError::new(400, "cache is for cache channels")),
             other => {
                 return Err(HttpError::new(400, format!("Unknown info attribute {}", shortened(other))));
             }
@@ -261,11 +333,12 @@ mod tests {
     fn subscriptions_are_signed_where_the_channel_is_private() {
         let secret = SecretString::from("s");
         let check = |channel: &str, auth: Option<&str>| {
-            check_subscribe("k", &secret, "1.2", channel, auth).map_err(|error| (error.code, error.message))
+            let asked = Subscription { channel, auth, channel_data: None, user: None };
+            check_subscribe("k", &secret, "1.2", asked).map_err(|error| (error.code, error.message))
         };
         let right = sign::channel_auth("k", &secret, "1.2", "private-a", None);
-        assert_eq!(check("a", None), Ok(()));
-        assert_eq!(check("private-a", Some(&right)), Ok(()));
+        assert_eq!(check("a", None), Ok(None));
+        assert_eq!(check("private-a", Some(&right)), Ok(None));
         assert_eq!(
             check("private-a", None),
             Err((None, "Auth info required to subscribe to private-a".to_owned()))
@@ -275,15 +348,44 @@ mod tests {
             Some(4009),
             "the signature is for one channel"
         );
-        assert!(check("presence-a", Some(&right)).unwrap_err().1.contains("presence"));
         assert!(check("a#b", None).unwrap_err().1.starts_with("Invalid channel name a#b"));
         let encrypted = sign::channel_auth("k", &secret, "1.2", "private-encrypted-a", None);
-        assert_eq!(check("private-encrypted-a", Some(&encrypted)), Ok(()));
+        assert_eq!(check("private-encrypted-a", Some(&encrypted)), Ok(None));
+    }
+
+    #[test]
+    fn presence_is_signed_with_its_member_or_of_the_user_that_is_signed_in() {
+        let secret = SecretString::from("s");
+        let check = |channel: &str, auth: Option<&str>, channel_data: Option<&str>, user: Option<&User>| {
+            let asked = Subscription { channel, auth, channel_data, user };
+            check_subscribe("k", &secret, "1.2", asked).map_err(|error| error.code)
+        };
+        let data = r#"{"user_id":"u","user_info":{"n":1.0}}"#;
+        let with_data = sign::channel_auth("k", &secret, "1.2", "presence-a", Some(data));
+        let member = Member { user_id: "u".to_owned(), info: Some(r#"{"n":1.0}"#.to_owned()) };
+        assert_eq!(check("presence-a", Some(&with_data), Some(data), None), Ok(Some(member)));
+        assert_eq!(check("presence-a", Some(&with_data), Some("{}"), None), Err(Some(4009)));
+        let without = sign::channel_auth("k", &secret, "1.2", "presence-a", None);
+        assert_eq!(check("presence-a", Some(&without), None, None), Err(None));
+        let user_data = r#"{"id":"v","user_info":{"n":2}}"#;
+        let auth = sign::user_auth("k", &secret, "1.2", user_data);
+        let user = check_sign_in("k", &secret, "1.2", &auth, user_data).unwrap();
+        let member = Member { user_id: "v".to_owned(), info: Some(r#"{"n":2}"#.to_owned()) };
+        assert_eq!(check("presence-a", Some(&without), None, Some(&user)), Ok(Some(member)));
+        assert_eq!(check_sign_in("k", &secret, "1.3", &auth, user_data).unwrap_err().code, Some(4009));
+
+        assert_eq!(check("#server-to-user-v", None, None, Some(&user)), Ok(None));
+        assert_eq!(check("#server-to-user-w", None, None, Some(&user)), Err(Some(4009)));
+        assert_eq!(check("#server-to-user-v", None, None, None), Err(Some(4009)));
+        let long = format!(r#"{{"id":"v","watchlist":[{}"w"]}}"#, r#""w","#.repeat(100));
+        let auth = sign::user_auth("k", &secret, "1.2", &long);
+        assert_eq!(check_sign_in("k", &secret, "1.2", &auth, &long).unwrap_err().code, Some(4302));
     }
 
     #[test]
     fn client_events_need_a_private_subscription() {
         assert_eq!(check_client_event("client-x", "private-a", "{}", true), Ok(()));
+        assert_eq!(check_client_event("client-x", "presence-a", "{}", true), Ok(()));
         assert!(check_client_event("client-x", "a", "{}", true).is_err());
         assert!(check_client_event("client-x", "private-encrypted-a", "{}", true).is_err());
         assert!(check_client_event("client-x", "private-a", "{}", false).is_err());
@@ -298,6 +400,10 @@ mod tests {
         let event = |more: &str| format!(r#"{{"name":"e","data":"d"{more}}}"#);
         assert_eq!(status(event(r#","channel":"a""#)), None);
         assert_eq!(status(event(r#","channels":["a","b"],"socket_id":"1.2""#)), None);
+        assert_eq!(status(event(r##","channel":"#server-to-user-1""##)), None);
+        assert_eq!(status(event(r#","channel":"presence-a","info":"user_count""#)), None);
+        assert_eq!(status(event(r##","channel":"#server-to-user-""##)), Some(400));
+        assert_eq!(status(event(r#","channel":"presence-a","info":"subscription_count""#)), Some(400));
         for more in [
             "",
             r#","channel":"a","channels":["a"]"#,

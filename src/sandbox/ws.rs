@@ -156,12 +156,14 @@ async fn end(session: &Session, code: u16, reason: &str) {
 
 fn handle(text: &str, session: &Session, rate: &mut ClientEventRate) {
     match ClientFrame::decode(text) {
-        Ok(ClientFrame::Subscribe { channel, auth, .. }) => session.subscribe(&channel, auth.as_deref()),
+        Ok(ClientFrame::Subscribe { channel, auth, channel_data }) => {
+            session.subscribe(&channel, auth.as_deref(), channel_data.as_deref());
+        }
         Ok(ClientFrame::Unsubscribe { channel }) => session.unsubscribe(&channel),
         Ok(ClientFrame::Ping) => session.ping(),
         Ok(ClientFrame::Pong) => {}
         Ok(ClientFrame::ClientEvent { event, channel, data }) => {
-            if rate.allows(Instant::now()) {
+            if rate.allows(Instant::now()) && !session.is_limited() {
                 session.client_event(&event, &channel, data);
             } else {
                 let message =
@@ -169,9 +171,7 @@ fn handle(text: &str, session: &Session, rate: &mut ClientEventRate) {
                 session.error(&WsError { code: Some(4301), message });
             }
         }
-        Ok(ClientFrame::Signin { .. }) => {
-            session.error(&WsError::plain("This sandbox has no user sign-in"));
-        }
+        Ok(ClientFrame::Signin { auth, user_data }) => session.sign_in(&auth, &user_data),
         Ok(ClientFrame::Other { .. }) => {
             session.error(&WsError::plain("Client event rejected - its name must start with client-"));
         }

@@ -1,7 +1,8 @@
 // The npm packages `pusher-js` and `pusher` against the sandbox at SANDBOX_PORT. tests/suite/sandbox_clients.rs
-// starts both, closes every connection with 4200 when somebody subscribes to `close-me`, and checks what was
-// published.
+// starts both, closes every connection with 4200 when somebody subscribes to `close-me`, sends webhooks to port 1234
+// when somebody subscribes to `webhooks-to-1234`, says `ready` there, and checks what was published.
 import assert from "node:assert/strict";
+import { createServer } from "node:http";
 import { after, test } from "node:test";
 import Channels from "pusher";
 import Client from "pusher-js";
@@ -22,7 +23,8 @@ const server = new Channels({
 const clients = [];
 after(() => clients.forEach((client) => client.disconnect()));
 
-function newClient(key = SANDBOX_KEY) {
+/** A client; with `member` that one on presence channels; with `user` it can sign in as that one. */
+function newClient(key = SANDBOX_KEY, { member, user } = {}) {
   const client = new Client(key, {
     cluster: "",
     wsHost: "127.0.0.1",
@@ -35,9 +37,12 @@ function newClient(key = SANDBOX_KEY) {
         if (channelName.endsWith("-forged")) {
           callback(null, { auth: `${SANDBOX_KEY}:${"0".repeat(64)}` });
         } else {
-          callback(null, server.authorizeChannel(socketId, channelName));
+          callback(null, server.authorizeChannel(socketId, channelName, member));
         }
       },
+    },
+    userAuthentication: {
+      customHandler: ({ socketId }, callback) => callback(null, server.authenticateUser(socketId, user)),
     },
   });
   clients.push(client);
@@ -134,6 +139,116 @@ test("private channels need the right signature, and carry client events", limit
   assert.equal(data.code, 4009);
   assert.match(data.message, /^Invalid signature: Expected HMAC SHA256 hex digest of [\d.]+:private-forged/);
   assert.equal(one.connection.state, "connected");
+});
+
+test("members come, say something, and go with their last connection", limit, async () => {
+  const ann = newClient(SANDBOX_KEY, { member: { user_id: "ann", user_info: { name: "Ann", n: 1.5 } } });
+  const first = await subscribed(ann, "presence-room");
+  assert.deepEqual([first.members.count, first.members.me], [1, { id: "ann", info: { name: "Ann", n: 1.5 } }]);
+  const read = { added: inbox(first, "pusher:member_added"), removed: inbox(first, "pusher:member_removed") };
+  const bobs = [1, 2].map(() => newClient(SANDBOX_KEY, { member: { user_id: "bob", user_info: { name: "Bob" } } }));
+  const [second] = [await subscribed(bobs[0], "presence-room"), await subscribed(bobs[1], "presence-room")];
+  assert.deepEqual(await read.added(), { id: "bob", info: { name: "Bob" } });
+  assert.deepEqual(Object.keys(second.members.members).sort(), ["ann", "bob"]);
+  const users = await (await server.get({ path: "/channels/presence-room/users" })).json();
+  assert.deepEqual(users, { users: [{ id: "ann" }, { id: "bob" }] });
+  const info = await (await server.get({ path: "/channels/presence-room", params: { info: "user_count" } })).json();
+  assert.deepEqual(info, { occupied: true, user_count: 2 });
+
+  const said = new Promise((resolve) => first.bind("client-hello", (data, { user_id }) => resolve([data, user_id])));
+  assert.ok(second.trigger("client-hello", { n: 2.5 }));
+  assert.deepEqual(await said, [{ n: 2.5 }, "bob"]);
+  bobs[0].disconnect();
+  const still = next(first, "still");
+  await server.trigger("presence-room", "still", {});
+  await still;
+  assert.equal(first.members.count, 2, "one of two connections is left");
+  bobs[1].disconnect();
+  assert.deepEqual(await read.removed(), { id: "bob", info: { name: "Bob" } });
+  assert.equal(first.members.count, 1);
+});
+
+test("a user who signed in gets what is sent to the user, until the backend ends it", limit, async () => {
+  const user = { id: "ann", user_info: { name: "Ann" }, watchlist: ["bob", "cid"] };
+  const client = newClient(SANDBOX_KEY, { user });
+  const watched = inbox({ bind: (event, on) => client.user.watchlist.bind(event, on) }, "online");
+  const offline = next(client.user.watchlist, "offline");
+  client.signin();
+  assert.deepEqual((await offline).user_ids, ["bob", "cid"]);
+  const own = client.user.serverToUserChannel;
+  if (!own.subscribed) await next(own, "pusher:subscription_succeeded");
+  const got = next(client.user, "greeting");
+  await server.sendToUser("ann", "greeting", { n: 1.5 });
+  assert.deepEqual(await got, { n: 1.5 });
+  const bob = newClient(SANDBOX_KEY, { user: { id: "bob" } });
+  bob.signin();
+  assert.deepEqual((await watched()).user_ids, ["bob"]);
+  const gone = next(client.user.watchlist, "offline");
+  bob.disconnect();
+  assert.deepEqual((await gone).user_ids, ["bob"]);
+  const ended = next(client.connection, "disconnected");
+  await server.terminateUserConnections("ann");
+  await ended;
+});
+
+test("a late subscriber of a cache channel gets its last event, or hears that there is none", limit, async () => {
+  const client = newClient();
+  const missed = next(client.subscribe("cache-state"), "pusher:cache_miss");
+  await missed;
+  await server.trigger("cache-state", "state", { n: 1 });
+  await server.trigger("cache-state", "state", { n: 2 });
+  assert.deepEqual(await next(newClient().subscribe("cache-state"), "state"), { n: 2 });
+  const { cache } = await (await server.get({ path: "/channels/cache-state", params: { info: "cache" } })).json();
+  assert.deepEqual([cache.data, cache.ttl > 1700 && cache.ttl <= 1800], ['{"n":2}', true]);
+});
+
+test("subscribers hear how many they are", limit, async () => {
+  const counts = inbox(newClient().subscribe("counted"), "pusher:subscription_count");
+  assert.deepEqual(await counts(), { subscription_count: 1 });
+  const other = newClient();
+  await subscribed(other, "counted");
+  assert.deepEqual(await counts(), { subscription_count: 2 });
+  other.disconnect();
+  assert.deepEqual(await counts(), { subscription_count: 1 });
+});
+
+test("a backend is told what happens, signed, and again until it has heard", limit, async () => {
+  const heard = [];
+  let refusals = 1;
+  let wake = () => {};
+  const backend = createServer((request, response) => {
+    const chunks = [];
+    request.on("data", (chunk) => chunks.push(chunk));
+    request.on("end", () => {
+      const webhook = server.webhook({ headers: request.headers, rawBody: Buffer.concat(chunks).toString() });
+      assert.ok(webhook.isValid());
+      response.writeHead(refusals > 0 ? 500 : 200).end();
+      if (refusals-- > 0) return;
+      heard.push(...webhook.getEvents());
+      wake();
+    });
+  });
+  await new Promise((resolve) => backend.listen(0, "127.0.0.1", resolve));
+  after(() => {
+    backend.close();
+    backend.closeAllConnections();
+  });
+  const has = async (wanted) => {
+    const same = (event) => Object.entries(wanted).every(([field, value]) => event[field] === value);
+    while (!heard.some(same)) await new Promise((resolve) => (wake = resolve));
+  };
+  await next(newClient().subscribe(`webhooks-to-${backend.address().port}`), "ready");
+  const member = newClient(SANDBOX_KEY, { member: { user_id: "cid" } });
+  const channel = await subscribed(member, "presence-told");
+  await has({ name: "channel_occupied", channel: "presence-told" });
+  await has({ name: "member_added", channel: "presence-told", user_id: "cid" });
+  assert.ok(channel.trigger("client-x", { n: 1.5 }));
+  await has({ name: "client_event", channel: "presence-told", event: "client-x", data: '{"n":1.5}', user_id: "cid" });
+  member.subscribe("cache-told");
+  await has({ name: "cache_miss", channel: "cache-told" });
+  member.disconnect();
+  await has({ name: "member_removed", channel: "presence-told", user_id: "cid" });
+  await has({ name: "channel_vacated", channel: "presence-told" });
 });
 
 test("encrypted channels pass through", limit, async () => {

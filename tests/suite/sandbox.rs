@@ -12,7 +12,7 @@ use pusher_bridge::clock::Now;
 use pusher_bridge::pusher::frame::{self, ServerFrame};
 use pusher_bridge::pusher::sign;
 use pusher_bridge::sandbox::{
-    CLIENT_EVENTS_PER_SECOND_MAX, HandshakeFault, MESSAGE_BYTES_MAX, Options, Published, Sandbox,
+    CLIENT_EVENTS_PER_SECOND_MAX, HandshakeFault, MESSAGE_BYTES_MAX, Options, Published, Refusal, Sandbox,
     SandboxHandle,
 };
 use secrecy::SecretString;
@@ -254,7 +254,11 @@ async fn subscriptions_are_authorized() {
     client.send(frame::subscribe("private-b", None, None)).await;
     assert_eq!(client.error().await, (None, "Auth info required to subscribe to private-b".to_owned()));
     client.send(frame::subscribe("presence-b", Some("sandbox-key:0011"), Some("{}"))).await;
-    assert!(client.error().await.1.contains("no presence channels"));
+    let expected = format!(
+        "Invalid signature: Expected HMAC SHA256 hex digest of {}:presence-b:{{}}, but got 0011",
+        client.socket_id
+    );
+    assert_eq!(client.error().await, (Some(4009), expected));
     client.send(frame::subscribe("private-a", None, None)).await;
     assert_eq!(client.error().await.0, None);
     client.ask("private-a").await;
@@ -271,6 +275,53 @@ async fn subscriptions_are_authorized() {
     let occupied: Vec<_> = sandbox.subscriptions().into_iter().map(|(channel, _)| channel).collect();
     assert_eq!(occupied, ["private-a", "private-encrypted-a"]);
     assert!(sandbox.ever_subscribed().contains(&"presence-b".to_owned()));
+}
+
+#[tokio::test]
+async fn faults_of_members_users_and_single_channels_are_caused_when_asked_for() {
+    let sandbox = Sandbox::start(Options { members_max: 1, ..Options::local() }).await.unwrap();
+    let (mut one, mut two) = (connect(&sandbox).await, connect(&sandbox).await);
+    let join = |client: &Client, user: &str| {
+        let data = format!(r#"{{"user_id":"{user}"}}"#);
+        let auth = sign::channel_auth("sandbox-key", &secret(), &client.socket_id, "presence-a", Some(&data));
+        frame::subscribe("presence-a", Some(&auth), Some(&data))
+    };
+    one.send(join(&one, "u")).await;
+    let members = r#"{"presence":{"count":1,"ids":["u"],"hash":{"u":null}}}"#;
+    assert_eq!(one.next().await, frame::subscription_succeeded("presence-a", members));
+    two.send(join(&two, "v")).await;
+    assert!(two.error().await.1.contains("limit of 1 members"));
+    assert_eq!(sandbox.view(|view| view.members("presence-a")), ["u"]);
+
+    let refusal = Refusal { code: Some(4009), message: "not this one".to_owned() };
+    sandbox.refuse_subscriptions("news", Some(refusal));
+    two.ask("news").await;
+    assert_eq!(two.error().await, (Some(4009), "not this one".to_owned()));
+    two.subscribe("other").await;
+    sandbox.refuse_subscriptions("news", None);
+    two.subscribe("news").await;
+
+    one.subscribe("private-a").await;
+    sandbox.limit_client_events(1);
+    one.send(frame::client_event("client-x", "private-a", "{}")).await;
+    assert_eq!(one.error().await.0, Some(4301));
+    one.send(frame::client_event("client-x", "private-a", "{}")).await;
+    one.expect_nothing().await;
+
+    sandbox.trigger("cache-a", "e", "{}");
+    sandbox.forget_cached("cache-a");
+    two.subscribe("cache-a").await;
+    assert!(two.next().await.contains("pusher:cache_miss"));
+
+    let user = r#"{"id":"u"}"#;
+    let auth = sign::user_auth("sandbox-key", &secret(), &one.socket_id, user);
+    one.send(frame::signin(&auth, user)).await;
+    assert!(one.next().await.contains("pusher:signin_success"));
+    assert_eq!(sandbox.view(|view| view.signed_in("u")), 1);
+    sandbox.terminate_connections("u");
+    assert_eq!(one.error().await.0, Some(4009));
+    assert_eq!(one.close_code().await, Some(4009));
+    two.expect_nothing().await;
 }
 
 #[tokio::test]

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use pusher_bridge::sandbox::{Options, Sandbox};
+use pusher_bridge::sandbox::{Options, Sandbox, Webhooks};
 use secrecy::ExposeSecret as _;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -15,7 +16,8 @@ async fn pusher_js_and_the_node_sdk_work_against_the_sandbox() {
         assert!(!complete, "PUSHER_BRIDGE_TESTS_COMPLETE=1 allows no test to be skipped");
         return;
     }
-    let sandbox = Sandbox::start(Options::local()).await.unwrap();
+    let options = Options { subscription_counts: true, ..Options::local() };
+    let sandbox = Sandbox::start(options).await.unwrap();
     let options = sandbox.options();
     let mut command = Command::new("node");
     command
@@ -31,9 +33,19 @@ async fn pusher_js_and_the_node_sdk_work_against_the_sandbox() {
         sandbox.close_connections(4200);
         std::future::pending().await
     };
+    let send_webhooks_when_asked = async {
+        let asked = |name: &&str| name.starts_with("webhooks-to-");
+        sandbox.wait_for(|view| view.ever_subscribed().any(|name| asked(&name))).await;
+        let channel = sandbox.view(|view| view.ever_subscribed().find(asked).unwrap().to_owned());
+        let url = channel.replace("webhooks-to-", "http://127.0.0.1:");
+        sandbox.send_webhooks(Webhooks { url, delay: Duration::from_millis(100) });
+        sandbox.trigger(&channel, "ready", "{}");
+        std::future::pending().await
+    };
     let output: Output = tokio::select! {
         output = node => output.unwrap().expect("node is needed"),
         () = close_when_asked => unreachable!(),
+        () = send_webhooks_when_asked => unreachable!(),
     };
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}\n{err}");
@@ -43,4 +55,5 @@ async fn pusher_js_and_the_node_sdk_work_against_the_sandbox() {
     assert!(sandbox.requests().sizes.contains(&3), "the batch of three came as one request");
     let events = sandbox.client_events();
     assert_eq!(events.iter().filter(|event| event.channel == "private-room").count(), 2);
+    assert!(sandbox.connections() == 0 && sandbox.view(|view| view.signed_in("ann")) == 0);
 }
