@@ -49,7 +49,13 @@ pub fn render(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(json.len() as u64));
         for name in ["typed", "channel"] {
             let route = config.routes.iter().find(|route| &*route.dialect.name == name).unwrap();
-            let event = EventData { event: "agent_status", channel: "files", json: &json, by_client: false };
+            let event = EventData {
+                event: "agent_status",
+                channel: "files",
+                json: &json,
+                sender: None,
+                by_client: false,
+            };
             group.bench_with_input(BenchmarkId::new(name, size), &event, |b, event| {
                 b.iter(|| {
                     let text = route.dialect.out.event.render(black_box(event), now);

@@ -72,12 +72,7 @@ impl<'s> Problems<'s> {
     }
 
     /// Something that works, and may not be what is meant: `check` shows it as a warning.
-    pub(super) fn warn(
-        &mut self,
-        span: Range<usize>,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
+    pub(super) fn warn(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
         let finding = self.finding(span, message.into(), Some(help.into()));
         add(&mut self.doubtful, finding);
     }

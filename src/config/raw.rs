@@ -445,7 +445,7 @@ pub(super) struct AuthMessage {
 #[serde(deny_unknown_fields)]
 #[schemars(extend("required" = ["event", "error"]))]
 pub(super) struct DialectOut {
-    /// An event of a channel: {event}, {channel}, {data}, {now}.
+    /// An event of a channel: {event}, {channel}, {data}, {sender} (the member who sent it, or null), {now}.
     #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::EVENT)))]
     pub(super) event: Str,
     /// A token was accepted: {user}, {role}, {permissions}, {now}.
@@ -466,6 +466,16 @@ pub(super) struct DialectOut {
     /// An in-band subscription is confirmed: {channel}, {now}.
     #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::SUBSCRIBED)))]
     pub(super) subscribed: Str,
+    /// Who is on a presence channel, once it is subscribed: {count}, {members} (an array of {"id","info"}), {channel},
+    /// {now}.
+    #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::MEMBERS)))]
+    pub(super) members: Str,
+    /// A member has come: {member_id}, {info}, {channel}, {now}.
+    #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::MEMBER)))]
+    pub(super) member_added: Str,
+    /// A member has left: {member_id}, {info} (what was told of him), {channel}, {now}.
+    #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::MEMBER)))]
+    pub(super) member_removed: Str,
 }
 
 /// A token bucket: `burst` at once, refilled with `count` per `per`.

@@ -145,7 +145,8 @@ pub(super) fn key_rules() -> Value {
 pub(super) fn frame(slots: &[Slot]) -> Value {
     let names: Vec<&str> = slots.iter().map(|slot| slot.name()).collect();
     let unknown = format!(r"(^|[^$])\{{(?!({})\}})[A-Za-z_][A-Za-z0-9_.]*\}}", names.join("|"));
-    let raw = r#"^[^"]*("(\\.|[^"\\])*"[^"]*)*"(\\.|[^"\\])*\{(data|frame|permissions|details)\}"#;
+    let raw =
+        r#"^[^"]*("(\\.|[^"\\])*"[^"]*)*"(\\.|[^"\\])*\{(data|frame|permissions|details|members|info)\}"#;
     json!([
         { "not": { "pattern": unknown } },
         { "not": { "pattern": raw } },

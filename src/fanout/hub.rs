@@ -1,6 +1,8 @@
 //! The hub of one worker thread: it owns the worker's table, and writes each event's frame, encoded once, to
 //! every connection that wants it.
 
+mod members;
+
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use self::members::Joined;
 use super::metrics::Metrics;
 use super::table::{self, Channel, Table};
 use crate::clock::Now;
@@ -124,34 +127,6 @@ impl Hub {
         }
     }
 
-    /// Subscribes it as this member. That the channel is confirmed to others does not confirm it to him.
-    fn attach_member(
-        &self,
-        member: &Arc<Member>,
-        route: &Arc<RouteState>,
-        subscribe: Subscribe,
-        conn: &Arc<Conn>,
-    ) -> Ticket {
-        let (channel, interest, mut waiting) = self.waiting(route, subscribe, conn);
-        let mut known = self.known();
-        known.joins += 1;
-        let join = known.joins;
-        waiting.member = Some((member.clone(), join));
-        let link = self.members.id();
-        let (attached, _) =
-            known.table.attach(link, &channel, route.clone(), interest, conn.clone(), waiting);
-        let place = attached.ticket;
-        tracing::debug!(
-            route = &*route.name,
-            conn = conn.id().0,
-            channel = &**place.channel(),
-            "subscribed as a member"
-        );
-        known.members.insert(place.seq(), (member.clone(), conn.clone()));
-        self.members.join(place.channel(), member, self.index, join);
-        Ticket { link: None, place }
-    }
-
     /// Who is to be told of a subscription's confirmation.
     fn waiting(
         &self,
@@ -238,7 +213,7 @@ impl Hub {
         for delivery in burst.drain(..) {
             match delivery {
                 Delivery::Event(event) => {
-                    self.fan_out(&known.table, &event, &generation, (!alone).then_some(&mut corked));
+                    self.fan_out(&known, &event, &generation, (!alone).then_some(&mut corked));
                     self.metrics.delivery_delay(event.received.mono);
                     if event.handed_out() {
                         self.settle(&event);
@@ -253,8 +228,10 @@ impl Hub {
                     }
                     self.live(&mut known, link, &channel, gap);
                 }
-                Delivery::Joined { link, channel, member, join, members: _, count: _, cached } => {
-                    self.joined(&mut known, (link, &channel), (&member, join), cached.as_ref());
+                Delivery::Joined { link, channel, member, join, members, count, cached } => {
+                    let members = members.as_deref().map(|members| (count, members));
+                    let joined = Joined { link, channel: &channel, member: &member, join, members };
+                    self.joined(&mut known, &joined, cached.as_ref());
                 }
                 Delivery::Terminated { link, member } => self.terminated(&known, link, &member),
                 Delivery::Refused { link, channel, member, why } => {
@@ -298,36 +275,6 @@ impl Hub {
         }
     }
 
-    /// A member's own subscription is confirmed: those who asked for it up to this join are told.
-    fn joined(
-        &self,
-        known: &mut Known,
-        (link, channel): (LinkId, &Arc<str>),
-        (member, join): (&MemberKey, u64),
-        cached: Option<&Arc<Event>>,
-    ) {
-        tracing::debug!(channel = &**channel, worker = self.index, "a member's subscription is confirmed");
-        let confirmed = known.table.confirm(link, channel, |waiting| {
-            waiting.member.as_ref().is_some_and(|(who, number)| *number <= join && who.has_key(member))
-        });
-        for Waiting { conn, route, id, confirm, replay, member: _ } in confirmed {
-            self.confirm(confirm, &route, &conn);
-            if let Some(interest) = &replay {
-                self.replay(cached.cloned(), interest, &route, &conn);
-            }
-            conn.notify(Notice::Subscribed(id));
-        }
-    }
-
-    /// Closes the connections of whoever is subscribed as this member.
-    fn terminated(&self, known: &Known, link: LinkId, member: &MemberKey) {
-        if link == self.members.id() {
-            for (_, conn) in known.members.values().filter(|(who, _)| who.has_key(member)) {
-                conn.notify(Notice::Terminated);
-            }
-        }
-    }
-
     fn confirm(&self, frame: Option<Bytes>, route: &RouteState, conn: &Conn) {
         if let Some(frame) = frame {
             let length = frame.len();
@@ -360,15 +307,15 @@ impl Hub {
     /// needs a flush is noted once.
     fn fan_out(
         &self,
-        table: &ByRoute,
+        known: &Known,
         event: &Event,
         generation: &Generation,
         mut corked: Option<&mut Vec<Arc<Conn>>>,
     ) {
+        let Some(channel) = known.table.channel(event.link, &event.channel) else { return };
         if event.kind != Kind::Channel {
-            return;
+            return self.tell(known, channel, event, corked);
         }
-        let Some(channel) = table.channel(event.link, &event.channel) else { return };
         let by_client = is_by_client(event, generation);
         for audience in channel.audiences() {
             let route = audience.route();
@@ -383,17 +330,7 @@ impl Hub {
                 }
                 let frame = shown.frame.get_or_init(|| self.render(route, &data, event.received));
                 length = frame.len();
-                let pushed = match corked.as_deref_mut() {
-                    None => conn.push(frame.clone()),
-                    Some(corked) => {
-                        let (pushed, needs_flush) = conn.queue(frame.clone());
-                        if needs_flush {
-                            corked.push(conn.clone());
-                        }
-                        pushed
-                    }
-                };
-                frames += usize::from(matches!(pushed, Pushed::Written | Pushed::Queued));
+                frames += usize::from(give(conn, frame, corked.as_deref_mut()));
             }
             route.traffic.sent(frames, length);
             if length == 0 {
@@ -435,6 +372,22 @@ impl Hub {
         let text = route.dialect.out.event.render(data, at);
         self.buffers.frame(encode_frame(Opcode::Text, text.as_bytes()))
     }
+}
+
+/// Gives the frame to the connection, or only queues it, and notes the connection when it then needs a flush. Whether it
+/// is accepted.
+fn give(conn: &Arc<Conn>, frame: &Bytes, corked: Option<&mut Vec<Arc<Conn>>>) -> bool {
+    let pushed = match corked {
+        None => conn.push(frame.clone()),
+        Some(corked) => {
+            let (pushed, needs_flush) = conn.queue(frame.clone());
+            if needs_flush {
+                corked.push(conn.clone());
+            }
+            pushed
+        }
+    };
+    matches!(pushed, Pushed::Written | Pushed::Queued)
 }
 
 impl Known {
@@ -488,7 +441,9 @@ fn refused(id: Option<u32>, channel: &Arc<str>, why: Refused) -> Notice {
 
 /// Whether a client wrote the event, here or elsewhere.
 fn is_by_client(event: &Event, generation: &Generation) -> bool {
-    event.origin.is_some() || generation.client_events().has(&event.channel, &event.name)
+    event.origin.is_some()
+        || event.sender.is_some()
+        || generation.client_events().has(&event.channel, &event.name)
 }
 
 /// The event as the route's clients know it.
@@ -497,6 +452,7 @@ fn event_data<'a>(route: &'a Route, event: &'a Event, by_client: bool) -> EventD
         event: relayed_name(route, &event.name),
         channel: route.alias(&event.channel),
         json: &event.data,
+        sender: event.sender.as_deref(),
         by_client,
     }
 }

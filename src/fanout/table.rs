@@ -257,6 +257,16 @@ impl<'a, R, S, W> Audience<'a, R, S, W> {
     }
 }
 
+impl<'a, R, S, W> Audience<'a, R, S, W> {
+    /// All whose subscription has been confirmed, whatever they want.
+    pub fn confirmed(&self) -> impl Iterator<Item = &'a S> + use<'a, R, S, W> {
+        let Self { channel, group } = *self;
+        let by_value = group.by_value.values().flat_map(Members::numbered);
+        let members = group.all.numbered().chain(group.held.numbered()).chain(by_value);
+        members.filter_map(|(seq, subscriber)| channel.is_confirmed(seq).then_some(subscriber))
+    }
+}
+
 impl<R, S, W> Channel<R, S, W> {
     /// The subscribers, by route.
     pub fn audiences(&self) -> impl Iterator<Item = Audience<'_, R, S, W>> {
@@ -265,14 +275,7 @@ impl<R, S, W> Channel<R, S, W> {
 
     /// Whose subscription has been confirmed, for notices: who still waits for the channel has missed nothing.
     pub fn confirmed(&self) -> impl Iterator<Item = &S> {
-        let members = self.groups.iter().flat_map(|group| {
-            group
-                .all
-                .numbered()
-                .chain(group.held.numbered())
-                .chain(group.by_value.values().flat_map(Members::numbered))
-        });
-        members.filter_map(|(seq, subscriber)| self.is_confirmed(seq).then_some(subscriber))
+        self.audiences().flat_map(|audience| audience.confirmed())
     }
 
     /// Who waits for it to be confirmed.

@@ -65,16 +65,24 @@ pub struct Frames {
     pub pong: Option<Frame>,
     /// An in-band subscription was confirmed; without it nothing is sent.
     pub subscribed: Option<Frame>,
+    /// Who is on a presence channel, once it is subscribed; without it nothing is sent.
+    pub members: Option<Frame>,
+    /// A member has come; without it nothing is sent.
+    pub member_added: Option<Frame>,
+    /// A member has left; without it nothing is sent.
+    pub member_removed: Option<Frame>,
 }
 
 impl Frames {
     // The placeholders that each frame may use.
-    pub const EVENT: &'static [Slot] = &[Slot::Event, Slot::Channel, Slot::Data, Slot::Now];
+    pub const EVENT: &'static [Slot] = &[Slot::Event, Slot::Channel, Slot::Data, Slot::Sender, Slot::Now];
     pub const AUTH_OK: &'static [Slot] = &[Slot::User, Slot::Role, Slot::Permissions, Slot::Now];
     pub const AUTH_ERROR: &'static [Slot] = &[Slot::Code, Slot::Message, Slot::Now];
     pub const ERROR: &'static [Slot] = &[Slot::Code, Slot::Message, Slot::Details, Slot::Now];
     pub const PING: &'static [Slot] = &[Slot::Now];
     pub const SUBSCRIBED: &'static [Slot] = &[Slot::Channel, Slot::Now];
+    pub const MEMBERS: &'static [Slot] = &[Slot::Channel, Slot::Count, Slot::Members, Slot::Now];
+    pub const MEMBER: &'static [Slot] = &[Slot::Channel, Slot::MemberId, Slot::Info, Slot::Now];
     pub const BODY: &'static [Slot] = &[Slot::Data, Slot::Frame, Slot::Type, Slot::User, Slot::Now];
 }
 
@@ -96,6 +104,8 @@ pub struct EventData<'a> {
     pub channel: &'a str,
     /// The data, as JSON text.
     pub json: &'a str,
+    /// The member who sent it, where Pusher says so.
+    pub sender: Option<&'a str>,
     /// A client wrote it, here or elsewhere: it is data, whatever it looks like.
     pub by_client: bool,
 }
@@ -149,6 +159,7 @@ impl EventFrame {
             Slot::Event => Fill::Text(data.event),
             Slot::Channel => Fill::Text(data.channel),
             Slot::Data => Fill::Json(data.json),
+            Slot::Sender => data.sender.map_or(Fill::Json("null"), Fill::Text),
             _ => Fill::Text(&timestamp),
         });
         out
@@ -182,7 +193,18 @@ impl Dialect {
     /// The frames that only the server sends, by their keys: all but events.
     pub(crate) fn server_frames(&self) -> impl Iterator<Item = (&'static str, Cow<'_, Frame>)> {
         // Whole, so that none is forgotten.
-        let Frames { event: _, auth_ok, auth_error, error, ping, pong, subscribed } = &self.out;
+        let Frames {
+            event: _,
+            auth_ok,
+            auth_error,
+            error,
+            ping,
+            pong,
+            subscribed,
+            members,
+            member_added,
+            member_removed,
+        } = &self.out;
         let frames = [
             ("auth_ok", auth_ok.as_ref()),
             ("auth_error", auth_error.as_ref()),
@@ -190,6 +212,9 @@ impl Dialect {
             ("ping", ping.as_ref()),
             ("pong", pong.as_ref()),
             ("subscribed", subscribed.as_ref()),
+            ("members", members.as_ref()),
+            ("member_added", member_added.as_ref()),
+            ("member_removed", member_removed.as_ref()),
         ];
         let frames = frames.into_iter().filter_map(|(key, frame)| Some((key, Cow::Borrowed(frame?))));
         // An answer that is not JSON looks like no event.
@@ -299,6 +324,37 @@ impl Dialect {
         Some(self.render(frame, now, |slot| (slot == Slot::Channel).then_some(Fill::Text(channel))))
     }
 
+    /// The frame that says who is on a channel; `members` is a JSON array.
+    #[must_use]
+    pub fn render_members(&self, channel: &str, count: u32, members: &str, now: Now) -> Option<String> {
+        let frame = self.out.members.as_ref()?;
+        let count = count.to_string();
+        Some(self.render(frame, now, |slot| match slot {
+            Slot::Channel => Some(Fill::Text(channel)),
+            Slot::Count => Some(Fill::Json(&count)),
+            Slot::Members => Some(Fill::Json(members)),
+            _ => None,
+        }))
+    }
+
+    /// The frame that says that a member has come, or else left; `info` is JSON.
+    #[must_use]
+    pub fn render_member(
+        &self,
+        added: bool,
+        channel: &str,
+        (id, info): (&str, &str),
+        now: Now,
+    ) -> Option<String> {
+        let frame = if added { &self.out.member_added } else { &self.out.member_removed };
+        Some(self.render(frame.as_ref()?, now, |slot| match slot {
+            Slot::Channel => Some(Fill::Text(channel)),
+            Slot::MemberId => Some(Fill::Text(id)),
+            Slot::Info => Some(Fill::Json(info)),
+            _ => None,
+        }))
+    }
+
     #[allow(clippy::unused_self)]
     fn render<'a>(&self, frame: &Frame, now: Now, fill: impl Fn(Slot) -> Option<Fill<'a>>) -> String {
         let timestamp = now.rfc3339();
@@ -314,193 +370,4 @@ impl Dialect {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::clock::tests::now;
-    use proptest::prelude::*;
-
-    /// The typed dialect, as the shipped routes.toml has it.
-    pub(crate) fn typed() -> Dialect {
-        let frame = |text: &str, slots| Some(Frame::parse(text, slots).unwrap());
-        Dialect {
-            name: "typed".into(),
-            type_field: "type".into(),
-            auth: Some(AuthMessage { message_type: "auth".into(), token: "token".into() }),
-            subscribe: Some("subscribe".into()),
-            unsubscribe: Some("unsubscribe".into()),
-            pong: Some("pong".into()),
-            ping: None,
-            keepalives: Vec::new(),
-            binary_is_json: false,
-            subprotocols: Vec::new(),
-            out: Frames {
-                event: EventFrame::new(
-                    Frame::parse(r#"{"type":{event},"data":{data},"timestamp":{now}}"#, Frames::EVENT).unwrap(),
-                ),
-                auth_ok: frame(
-                    r#"{"type":"auth_response","data":{"authenticated":true,"user_id":{user},"role":{role},"permissions":{permissions}}}"#,
-                    Frames::AUTH_OK,
-                ),
-                auth_error: frame(
-                    r#"{"type":"auth_error","data":{"error":{code},"message":{message}}}"#,
-                    Frames::AUTH_ERROR,
-                ),
-                error: Frame::parse(
-                    r#"{"type":"error","data":{"error_code":{code},"message":{message},"details":{details}}}"#,
-                    Frames::ERROR,
-                )
-                .unwrap(),
-                ping: frame(r#"{"type":"ping","timestamp":{now}}"#, Frames::PING),
-                pong: None,
-                subscribed: None,
-            },
-            error_codes: Vec::new(),
-            reserved: ["auth_error", "auth_response", "error", "ping"].map(str::to_owned).to_vec(),
-        }
-    }
-
-    fn channel_event() -> EventFrame {
-        EventFrame::new(
-            Frame::parse(
-                r#"{"type":"event","channel":{channel},"data":{data},"timestamp":{now}}"#,
-                Frames::EVENT,
-            )
-            .unwrap(),
-        )
-    }
-
-    fn data<'a>(event: &'a str, json: &'a str) -> EventData<'a> {
-        EventData { event, channel: "files", json, by_client: false }
-    }
-
-    #[test]
-    fn bare_data_gets_one_envelope_and_keeps_its_text() {
-        let event = typed().out.event;
-        let json = r#"{ "n": 1.50, "s":"\u00e9\n", "big": 123456789012345678901234567890 }"#;
-        assert_eq!(
-            event.render(&data("progress_update", json), now()),
-            format!(r#"{{"type":"progress_update","data":{json},"timestamp":"2025-01-21T10:01:00Z"}}"#)
-        );
-    }
-
-    #[test]
-    fn a_whole_envelope_passes_as_it_is() {
-        let event = typed().out.event;
-        let whole = r#"{"timestamp":"t","type":"progress_update","data":{"a":1}}"#;
-        assert_eq!(event.render(&data("progress_update", whole), now()), whole);
-        assert_eq!(event.payload(&data("progress_update", whole)), r#"{"a":1}"#);
-        let channel = channel_event();
-        let whole = r#"{"type":"event","channel":"files","data":1,"timestamp":"t"}"#;
-        assert_eq!(channel.render(&data("anything", whole), now()), whole);
-    }
-
-    #[test]
-    fn data_that_only_resembles_an_envelope_is_data() {
-        let event = typed().out.event;
-        for json in [
-            r#"{"type":"stdout","data":"x"}"#,
-            r#"{"type":"output"}"#,
-            r#"{"type":7,"data":1}"#,
-            r#"{"type":"auth_error","type":"output","data":1}"#,
-            r#"{"type":"output","data":1,"t\u0079pe":"auth_error"}"#,
-            r#"{"type":"output","data":1,"data":2}"#,
-            r#"{"type":"output","data":1,"timestamp":"t","error":"x"}"#,
-            r#"["output"]"#,
-            "\"output\"",
-            "null",
-        ] {
-            let rendered = event.render(&data("output", json), now());
-            assert!(rendered.starts_with(&format!(r#"{{"type":"output","data":{json},"#)), "{rendered}");
-        }
-        let other_channel = r#"{"type":"event","channel":"git","data":1}"#;
-        assert!(channel_event().render(&data("e", other_channel), now()).contains(r#""data":{"type""#));
-    }
-
-    #[test]
-    fn a_clients_envelope_is_data() {
-        let whole = r#"{"type":"client-run","data":{"a":1},"timestamp":"t"}"#;
-        let event = typed().out.event;
-        let by_client = EventData { by_client: true, ..data("client-run", whole) };
-        assert!(
-            event.render(&by_client, now()).starts_with(&format!(r#"{{"type":"client-run","data":{whole},"#))
-        );
-        assert_eq!(event.payload(&by_client), whole, "and a filter looks into it as data");
-    }
-
-    #[test]
-    fn messages_are_told_apart() {
-        let dialect = typed();
-        let kind = |text: &str| match dialect.decode(text, 8) {
-            Ok(ClientMessage::Auth(token)) => format!("auth {token:?}"),
-            Ok(ClientMessage::Subscribe(o)) => format!("subscribe {:?}", o.get("environment_id")),
-            Ok(ClientMessage::Unsubscribe(_)) => "unsubscribe".into(),
-            Ok(ClientMessage::Pong) => "pong".into(),
-            Ok(ClientMessage::Ping) => "ping".into(),
-            Ok(ClientMessage::Application { message_type, .. }) => format!("application {message_type}"),
-            Err(code) => code.as_str().into(),
-        };
-        for (text, expected) in [
-            (r#"{"type":"auth","token":"Bearer x"}"#, "auth Some(\"Bearer x\")"),
-            (r#"{"type":"auth"}"#, "auth None"),
-            (r#"{"type":"auth","token":7}"#, "auth None"),
-            (r#"{"type":"subscribe","environment_id":"env_456"}"#, r#"subscribe Some("\"env_456\"")"#),
-            (r#"{"type":"unsubscribe"}"#, "unsubscribe"),
-            (r#"{"type":"pong","timestamp":"…"}"#, "pong"),
-            (r#"{"type":"ping"}"#, "application ping"),
-            (r#"{"type":"run","x":1}"#, "application run"),
-            (r#"{"type":"r\u0075n"}"#, "application run"),
-            ("hello", "INVALID_JSON"),
-            ("", "INVALID_JSON"),
-            ("{\"type\":\"a\"", "INVALID_JSON"),
-            ("[]", "NOT_AN_OBJECT"),
-            ("\"auth\"", "NOT_AN_OBJECT"),
-            ("{}", "MISSING_TYPE"),
-            (r#"{"type":1}"#, "MISSING_TYPE"),
-            (r#"{"type":"a","d":[[[[[[[[1]]]]]]]]}"#, "MESSAGE_TOO_DEEP"),
-        ] {
-            assert_eq!(kind(text), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn frames_are_the_contracts() {
-        let dialect = typed();
-        assert_eq!(
-            dialect
-                .render_auth_ok("123", Some("teacher"), r#"["content:generate","roblox:read"]"#, now())
-                .unwrap(),
-            r#"{"type":"auth_response","data":{"authenticated":true,"user_id":"123","role":"teacher","permissions":["content:generate","roblox:read"]}}"#
-        );
-        assert_eq!(
-            dialect.render_auth_error(
-                ErrorCode::InvalidToken,
-                "JWT token is invalid or expired",
-                "{}",
-                now()
-            ),
-            r#"{"type":"auth_error","data":{"error":"INVALID_TOKEN","message":"JWT token is invalid or expired"}}"#
-        );
-        assert_eq!(
-            dialect.render_ping(now()).unwrap(),
-            r#"{"type":"ping","timestamp":"2025-01-21T10:01:00Z"}"#
-        );
-        let renamed = Dialect { error_codes: vec![(ErrorCode::RateLimited, "SLOW_DOWN".into())], ..typed() };
-        assert!(renamed.render_error(ErrorCode::RateLimited, "m", "{}", now()).contains("\"SLOW_DOWN\""));
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_the_data_one_envelope_comes_out(event in ".{1,20}", text in ".{0,60}") {
-            let json = serde_json::to_string(&text).unwrap();
-            let rendered = typed().out.event.render(&data(&event, &json), now());
-            let object = Object::parse(&rendered).unwrap();
-            prop_assert_eq!(object.string("type").unwrap(), event.as_str());
-            prop_assert_eq!(object.get("data").unwrap(), json.as_str());
-        }
-
-        #[test]
-        fn no_frame_panics_the_decoder(text in ".*") {
-            let _ = typed().decode(&text, 64);
-        }
-    }
-}
+pub(crate) mod tests;

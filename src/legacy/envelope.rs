@@ -90,6 +90,10 @@ fn matches<'a>(frame: &Outline, json: &'a str, data: &EventData<'a>, inner: &mut
     match frame {
         Outline::Slot(Slot::Event) => json::string(json).is_some_and(|text| text == data.event),
         Outline::Slot(Slot::Channel) => json::string(json).is_some_and(|text| text == data.channel),
+        Outline::Slot(Slot::Sender) => match data.sender {
+            Some(sender) => json::string(json).is_some_and(|text| text == sender),
+            None => json == "null",
+        },
         Outline::Slot(Slot::Data) => *inner.get_or_insert(json) == json,
         // A publisher may write its time as it likes, but as no more than a time.
         Outline::Slot(_) => !json.starts_with(['{', '[']),
@@ -132,6 +136,7 @@ fn is_text(pieces: &[Piece], text: &str, data: &EventData<'_>) -> bool {
         Piece::Literal(text) => Some(text.clone()),
         Piece::Slot(Slot::Event) => Some(data.event.to_owned()),
         Piece::Slot(Slot::Channel) => Some(data.channel.to_owned()),
+        Piece::Slot(Slot::Sender) => Some(data.sender.unwrap_or("null").to_owned()),
         Piece::Slot(_) => None,
     };
     let before: String = pieces.iter().map_while(literal).collect();
@@ -156,7 +161,7 @@ mod tests {
     }
 
     fn open<'a>(source: &str, json: &'a str) -> Option<&'a str> {
-        let data = EventData { event: "run", channel: "files", json, by_client: false };
+        let data = EventData { event: "run", channel: "files", json, sender: None, by_client: false };
         let envelope = envelope(source).unwrap();
         envelope.payload(&data).filter(|_| envelope.is_whole(&data))
     }
@@ -165,7 +170,7 @@ mod tests {
     fn a_filter_looks_into_an_envelope_that_says_more() {
         let frame = envelope(r#"{"type":{event},"data":{data},"at":{now}}"#).unwrap();
         let json = r#"{"type":"run","agent":7,"data":{"agent":9}}"#;
-        let data = EventData { event: "run", channel: "c", json, by_client: false };
+        let data = EventData { event: "run", channel: "c", json, sender: None, by_client: false };
         assert_eq!((frame.payload(&data), frame.is_whole(&data)), (Some(r#"{"agent":9}"#), false));
     }
 

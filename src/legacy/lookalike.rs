@@ -39,8 +39,20 @@ impl Judge<'_> {
             (Outline::Slot(Slot::Data | Slot::Frame), _) => {
                 data.is_none_or(|data| self.may_be(data, other, None))
             }
-            (_, Outline::Slot(Slot::User | Slot::Role | Slot::Permissions | Slot::Details))
-            | (Outline::Slot(Slot::User), Outline::Scalar(_)) => true,
+            (
+                _,
+                Outline::Slot(
+                    Slot::User
+                    | Slot::Role
+                    | Slot::Permissions
+                    | Slot::Details
+                    | Slot::Count
+                    | Slot::Members
+                    | Slot::MemberId
+                    | Slot::Info,
+                ),
+            )
+            | (Outline::Slot(Slot::User | Slot::Sender), Outline::Scalar(_)) => true,
             (Outline::Scalar(a), Outline::Scalar(b)) => {
                 let numbers = (a.parse::<f64>(), b.parse::<f64>());
                 a == b || matches!(numbers, (Ok(a), Ok(b)) if a.total_cmp(&b).is_eq())
@@ -135,6 +147,9 @@ mod tests {
                 ping: optional("ping", Frames::PING),
                 pong: None,
                 subscribed: optional("subscribed", Frames::SUBSCRIBED),
+                members: optional("members", Frames::MEMBERS),
+                member_added: optional("member_added", Frames::MEMBER),
+                member_removed: optional("member_removed", Frames::MEMBER),
             },
             keepalives: if key == "keepalives" { vec![("?".into(), other.into())] } else { Vec::new() },
             ..typed()
@@ -155,6 +170,9 @@ mod tests {
             (r#"{"body":{data},"at":{now}}"#, "ping", r#"{"body":"ping","at":{now}}"#),
             (r#"["msg",{data}]"#, "auth_error", r#"["msg",{"denied":{code}}]"#),
             (r#"{"m":{"op":"msg","body":{data}}}"#, "error", r#"{"m":{"op":"msg","body":{code}}}"#),
+            (r#"{"body":{data}}"#, "members", r#"{"body":{members}}"#),
+            (r#"{"body":{data},"by":{sender}}"#, "member_added", r#"{"body":{info},"by":null}"#),
+            (r#"{"body":{data},"by":{sender}}"#, "member_added", r#"{"body":{info},"by":{member_id}}"#),
             // One reader takes the first of two members, and another the last.
             (r#"{"type":"event","type":{data}}"#, "ping", r#"{"type":"ping"}"#),
             (r#"{"type":"event","d":{data}}"#, "ping", r#"{"type":"event","type":"ping","d":1}"#),
@@ -192,6 +210,7 @@ mod tests {
             (r#"["{event} on {channel}", {data}, "{now}"]"#, "auth_ok", r#"["welcome",{user},{role}]"#),
             (r#"{"op":{event},"body":{data}}"#, "ping", r#""tick""#),
             (r#"{"body":{data}}"#, "ping", "{}"),
+            (r#"{"body":{data},"by":{sender}}"#, "member_added", r#"{"body":{info},"by":{"n":1}}"#),
             ("{data}", "keepalives", "pong"),
             (r#"{"type":{event},"data":{data}}"#, "keepalives", r#"{"type":"pong"}"#),
         ] {

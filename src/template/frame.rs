@@ -26,9 +26,27 @@ pub enum Slot {
     Message,
     /// An error's details, an object.
     Details,
+    /// The member who sent a client event, or null.
+    Sender,
+    /// How many members a channel has.
+    Count,
+    /// The members, an array.
+    Members,
+    /// The id of a member who comes or leaves.
+    MemberId,
+    /// What is told of him, or null.
+    Info,
 }
 
 impl Slot {
+    /// Whether it may be any JSON value.
+    const fn is_json(self) -> bool {
+        matches!(
+            self,
+            Self::Data | Self::Frame | Self::Permissions | Self::Details | Self::Members | Self::Info
+        )
+    }
+
     /// The name in the template.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -45,6 +63,11 @@ impl Slot {
             Self::Code => "code",
             Self::Message => "message",
             Self::Details => "details",
+            Self::Sender => "sender",
+            Self::Count => "count",
+            Self::Members => "members",
+            Self::MemberId => "member_id",
+            Self::Info => "info",
         }
     }
 }
@@ -98,9 +121,7 @@ impl Frame {
                     let Some(slot) = allowed.iter().copied().find(|slot| slot.name() == name) else {
                         return Err(Self::unknown(at, name, allowed));
                     };
-                    if in_string
-                        && matches!(slot, Slot::Data | Slot::Frame | Slot::Permissions | Slot::Details)
-                    {
+                    if in_string && slot.is_json() {
                         return Err(TemplateError::new(
                             at,
                             format!("`{{{name}}}` is a JSON value and is not allowed inside of a string"),

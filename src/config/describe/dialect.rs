@@ -38,7 +38,18 @@ pub(super) fn dialect(out: &mut Lines, dialect: &Dialect) {
         messages.push("binary messages are JSON".to_owned());
     }
     out.fact("in", messages.join("; "));
-    let Frames { event, auth_ok, auth_error, error, ping, pong, subscribed } = frames;
+    let Frames {
+        event,
+        auth_ok,
+        auth_error,
+        error,
+        ping,
+        pong,
+        subscribed,
+        members,
+        member_added,
+        member_removed,
+    } = frames;
     for (label, frame) in [
         ("event", Some(event.template())),
         ("auth_ok", auth_ok.as_ref()),
@@ -47,6 +58,9 @@ pub(super) fn dialect(out: &mut Lines, dialect: &Dialect) {
         ("ping", ping.as_ref()),
         ("pong", pong.as_ref()),
         ("subscribed", subscribed.as_ref()),
+        ("members", members.as_ref()),
+        ("member_added", member_added.as_ref()),
+        ("member_removed", member_removed.as_ref()),
     ] {
         if let Some(frame) = frame {
             out.fact(label, one_line(frame.source()));

@@ -133,6 +133,9 @@ fn frames(problems: &mut Problems<'_>, at: &At<raw::DialectOut>) -> Option<Frame
     let ping = frame(problems, raw.ping.as_ref(), Frames::PING);
     let pong = frame(problems, raw.pong.as_ref(), Frames::PING);
     let subscribed = frame(problems, raw.subscribed.as_ref(), Frames::SUBSCRIBED);
+    let members = frame(problems, raw.members.as_ref(), Frames::MEMBERS);
+    let member_added = frame(problems, raw.member_added.as_ref(), Frames::MEMBER);
+    let member_removed = frame(problems, raw.member_removed.as_ref(), Frames::MEMBER);
     Some(Frames {
         event: EventFrame::new(event?),
         auth_ok,
@@ -141,6 +144,9 @@ fn frames(problems: &mut Problems<'_>, at: &At<raw::DialectOut>) -> Option<Frame
         ping,
         pong,
         subscribed,
+        members,
+        member_added,
+        member_removed,
     })
 }
 

@@ -103,11 +103,7 @@ fn sendable(problems: &mut Problems<'_>, span: Range<usize>, token: SecretString
     None
 }
 
-fn limits(
-    problems: &mut Problems<'_>,
-    raw: Option<&raw::EndpointLimits>,
-    event_bytes_max: usize,
-) -> Limits {
+fn limits(problems: &mut Problems<'_>, raw: Option<&raw::EndpointLimits>, event_bytes_max: usize) -> Limits {
     let nothing = raw::EndpointLimits::default();
     let raw = raw.unwrap_or(&nothing);
     let event_bytes = i64::try_from(event_bytes_max).unwrap_or(BODY_BYTES_MAX);

@@ -28,6 +28,8 @@ const ROUTES: &str = r#"
 
     [dialects.typed.out]
     event = '{"type":{event},"data":{data}}'
+    members = '{"n":{count},"all":{members},"in":{channel}}'
+    member_added = '{"came":{member_id},"info":{info}}'
     error = '{"type":"error","code":{code}}'
 
     [[routes]]
@@ -265,6 +267,39 @@ async fn a_members_subscription_is_confirmed_to_his_own_connections_and_to_nobod
     assert_eq!(late.conn.sent().0, 0);
     let noticed = |conn: &Conn| conn.leave().into_iter().filter(|n| matches!(n, Notice::Gap)).count();
     assert_eq!([&ann, &bob, &late].map(|person| noticed(&person.conn)), [1, 1, 0]);
+}
+
+#[tokio::test]
+async fn members_are_listed_before_events_and_nobody_is_told_of_himself() {
+    let mut bench = Bench::new().await;
+    let (mut ann, mut bob) = (bench.person(1, "ann").await, bench.person(2, "bob").await);
+    let told = |kind, id: &str, info: &str| {
+        let event = Event::new(bench.pool.id, ROOM.into(), id, info, Now::read(), None).of_kind(kind);
+        event.expect_hubs(1);
+        Delivery::Event(Arc::new(event))
+    };
+    let joined = |person: &Person, count, list: &str| {
+        let (link, channel, member) = (bench.pool.id, ROOM.into(), person.member.key());
+        let members = Some(list.into());
+        Delivery::Joined { link, channel, member, join: person.join, members, count, cached: None }
+    };
+    let list = r#"[{"id":"ann","info":null}]"#;
+    bench.tell([joined(&ann, 1, list), told(Kind::MemberAdded, "bob", r#"{"n":1.50}"#)]);
+    assert_eq!(ann.frame().await, r#""hello 1""#);
+    assert_eq!(ann.frame().await, format!(r#"{{"n":1,"all":{list},"in":"presence-room"}}"#));
+    assert_eq!(ann.frame().await, r#"{"came":"bob","info":{"n":1.50}}"#);
+    // His link's confirmation, and then another one's word that he has come.
+    bench.tell([joined(&bob, 2, "[1,2]"), told(Kind::MemberAdded, "bob", "null"), bench.room_event("1")]);
+    assert_eq!(bob.frame().await, r#""hello 2""#);
+    assert_eq!(bob.frame().await, r#"{"n":2,"all":[1,2],"in":"presence-room"}"#);
+    assert_eq!(bob.frame().await, r#"{"type":"e","data":1}"#);
+    assert_eq!(ann.frame().await, r#"{"came":"bob","info":null}"#);
+    assert_eq!(ann.frame().await, r#"{"type":"e","data":1}"#);
+    // What the dialect has no frame for is not sent, and reached nobody in vain.
+    let before = ann.conn.sent();
+    bench.tell([told(Kind::MemberRemoved, "cat", "null")]);
+    assert_eq!(ann.conn.sent(), before);
+    assert_eq!(bench.hub.undelivered.json(), Undelivered::default().json());
 }
 
 #[tokio::test]

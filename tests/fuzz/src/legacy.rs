@@ -170,7 +170,13 @@ fn rendering(dialect: &Dialect, text: &str) {
     let named = object.as_ref().and_then(|object| object.string(&dialect.type_field));
     let event = named.as_deref().unwrap_or("an \"event\"");
     let channel = object.as_ref().and_then(|object| object.string("channel"));
-    let data = EventData { event, channel: channel.as_deref().unwrap_or("c"), json: text, by_client: false };
+    let data = EventData {
+        event,
+        channel: channel.as_deref().unwrap_or("c"),
+        json: text,
+        sender: None,
+        by_client: false,
+    };
     let frame = &dialect.out.event;
     let rendered = frame.render(&data, now());
     assert_json(&rendered);

@@ -69,11 +69,10 @@ fn serves(config: &Config, complete: bool) {
         let frames = [
             route.dialect.render_error(ErrorCode::Gap, "\"\u{7f}", "{}", now()),
             route.dialect.render_auth_error(ErrorCode::InvalidToken, "\\", "{}", now()),
-            route
-                .dialect
-                .out
-                .event
-                .render(&EventData { event: "\u{0}", channel: "c", json: "[1.50]", by_client: false }, now()),
+            route.dialect.out.event.render(
+                &EventData { event: "\u{0}", channel: "c", json: "[1.50]", sender: None, by_client: false },
+                now(),
+            ),
         ];
         frames.iter().for_each(|frame| assert_json(frame));
         converses(config, &route.path.source().replace(['{', '}'], ""));

@@ -41,7 +41,7 @@ fn frames(source: &str, slots: &[Slot], json: &str, text: &str) {
     }
     if slots == Frames::EVENT {
         let event = EventFrame::new(frame);
-        let data = EventData { event: text, channel: text, json, by_client: false };
+        let data = EventData { event: text, channel: text, json, sender: None, by_client: false };
         assert_json(&event.render(&data, now()));
         let payload = event.payload(&data);
         assert!(json.contains(payload));
