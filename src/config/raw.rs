@@ -64,6 +64,10 @@ choice! {
     Via { Api = "api", Drop = "drop" }
 }
 choice! {
+    /// `publish.reply`
+    Reply { None = "none", Json = "json" }
+}
+choice! {
     /// An algorithm of RFC 7518 or RFC 8037; there is no `none`.
     Algorithm {
         HS256 = "HS256", HS384 = "HS384", HS512 = "HS512", ES256 = "ES256", ES384 = "ES384", RS256 = "RS256",
@@ -463,6 +467,9 @@ pub(super) struct DialectOut {
     /// Answer to a client's own ping: {now}.
     #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::PING)))]
     pub(super) pong: Str,
+    /// A backend's answer, of a rule with reply = "json": {data}, {type}, {now}.
+    #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::REPLY)))]
+    pub(super) reply: Str,
     /// An in-band subscription is confirmed: {channel}, {now}.
     #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::SUBSCRIBED)))]
     pub(super) subscribed: Str,

@@ -198,15 +198,17 @@ pub(super) fn event_rules() -> Value {
     ])
 }
 
-/// A trigger (`event`, `data`, `relay`, `channel`), a POST (`post`, `body`, `headers`, `retry_on`) or nothing.
+/// A trigger (`event`, `data`, `relay`, `channel`), a POST (`post`, `body`, `headers`, `retry_on`, `reply`) or
+/// nothing.
 pub(super) fn publish_forms() -> Value {
     let any = |keys: &[&str]| json!({ "anyOf": one_of(keys) });
-    let (event, post) = (["event", "data", "relay", "channel"], ["post", "body", "headers", "retry_on"]);
+    let (event, post) =
+        (["event", "data", "relay", "channel"], ["post", "body", "headers", "retry_on", "reply"]);
     let dropped = json!({ "required": ["via"], "properties": { "via": { "const": "drop" } } });
     json!([
         { "not": { "anyOf": [any(&post), dropped] } },
         { "required": ["post", "body"], "not": any(&[&event[..], &["via"]].concat()) },
-        { "allOf": [dropped], "not": any(&[event, post].concat()) },
+        { "allOf": [dropped], "not": any(&[&event[..], &post].concat()) },
     ])
 }
 

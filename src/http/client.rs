@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use hyper::header::{
-    CONTENT_ENCODING, DATE, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT,
+    CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT,
 };
 use hyper::{Method, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -58,6 +58,8 @@ pub struct Response {
     pub retry_after: Option<Duration>,
     /// `Date`: the server's clock, Unix seconds.
     pub date: Option<i64>,
+    /// What it says that its body is.
+    pub content_type: Option<HeaderValue>,
     /// The body can be judged: its end was told beforehand or by chunks (RFC 9112 §6.3), not by a close that may have
     /// come early, and no coding hides it.
     pub readable: bool,
@@ -204,6 +206,7 @@ impl Client {
             status: head.status,
             retry_after: retry_after(&head.headers, Now::read()),
             date: head.headers.get(DATE).and_then(|value| unix_seconds(value.to_str().ok()?)),
+            content_type: head.headers.get(CONTENT_TYPE).cloned(),
             readable: !head.headers.contains_key(CONTENT_ENCODING)
                 && (body.size_hint().exact().is_some() || is_chunked(&head.headers)),
             body: Bytes::new(),

@@ -71,6 +71,8 @@ pub struct Frames {
     pub member_added: Option<Frame>,
     /// A member has left; without it nothing is sent.
     pub member_removed: Option<Frame>,
+    /// A backend's answer to a client's message; needed for `reply = "json"`.
+    pub reply: Option<Frame>,
 }
 
 impl Frames {
@@ -83,6 +85,7 @@ impl Frames {
     pub const SUBSCRIBED: &'static [Slot] = &[Slot::Channel, Slot::Now];
     pub const MEMBERS: &'static [Slot] = &[Slot::Channel, Slot::Count, Slot::Members, Slot::Now];
     pub const MEMBER: &'static [Slot] = &[Slot::Channel, Slot::MemberId, Slot::Info, Slot::Now];
+    pub const REPLY: &'static [Slot] = &[Slot::Data, Slot::Type, Slot::Now];
     pub const BODY: &'static [Slot] = &[Slot::Data, Slot::Frame, Slot::Type, Slot::User, Slot::Now];
 }
 
@@ -204,6 +207,7 @@ impl Dialect {
             members,
             member_added,
             member_removed,
+            reply,
         } = &self.out;
         let frames = [
             ("auth_ok", auth_ok.as_ref()),
@@ -215,6 +219,7 @@ impl Dialect {
             ("members", members.as_ref()),
             ("member_added", member_added.as_ref()),
             ("member_removed", member_removed.as_ref()),
+            ("reply", reply.as_ref()),
         ];
         let frames = frames.into_iter().filter_map(|(key, frame)| Some((key, Cow::Borrowed(frame?))));
         // An answer that is not JSON looks like no event.
@@ -351,6 +356,17 @@ impl Dialect {
             Slot::Channel => Some(Fill::Text(channel)),
             Slot::MemberId => Some(Fill::Text(id)),
             Slot::Info => Some(Fill::Json(info)),
+            _ => None,
+        }))
+    }
+
+    /// A backend's answer, JSON, to a client's message of this type.
+    #[must_use]
+    pub fn render_reply(&self, message_type: &str, data: &str, now: Now) -> Option<String> {
+        let frame = self.out.reply.as_ref()?;
+        Some(self.render(frame, now, |slot| match slot {
+            Slot::Data => Some(Fill::Json(data)),
+            Slot::Type => Some(Fill::Text(message_type)),
             _ => None,
         }))
     }

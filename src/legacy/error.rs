@@ -62,6 +62,8 @@ labels! {
         ChannelFull = "CHANNEL_FULL",
         /// Pusher does not carry the channel, for another reason.
         ChannelRefused = "CHANNEL_REFUSED",
+        /// A backend took the message, and its answer cannot be passed on.
+        NoReply = "NO_REPLY",
         /// The queue to Pusher is full.
         QueueFull = "QUEUE_FULL",
         /// Events may have been missed.
@@ -116,6 +118,7 @@ impl ErrorCode {
             }
             Self::ChannelFull => "This channel has as many members as it may have",
             Self::ChannelRefused => "The message service refused this channel",
+            Self::NoReply => "The message was taken, but there is no answer that could be passed on",
             Self::QueueFull => "Too many messages are waiting to be sent",
             Self::Gap => "Events may have been missed",
             Self::EndpointGone => "This endpoint has been switched off",

@@ -46,6 +46,7 @@ impl Judge<'_> {
                     | Slot::Role
                     | Slot::Permissions
                     | Slot::Details
+                    | Slot::Data
                     | Slot::Count
                     | Slot::Members
                     | Slot::MemberId
@@ -150,6 +151,7 @@ mod tests {
                 members: optional("members", Frames::MEMBERS),
                 member_added: optional("member_added", Frames::MEMBER),
                 member_removed: optional("member_removed", Frames::MEMBER),
+                reply: optional("reply", Frames::REPLY),
             },
             keepalives: if key == "keepalives" { vec![("?".into(), other.into())] } else { Vec::new() },
             ..typed()
@@ -183,6 +185,8 @@ mod tests {
             (r#"{"type":{event},"data":{data}}"#, "auth_ok", r#"{"type":{user}}"#),
             (r#"{"type":"e-{event}","data":{data}}"#, "auth_ok", r#"{"type":"{role}-ok"}"#),
             (r#"{"{channel}":{data}}"#, "error", r#"{"error":{code}}"#),
+            (r#"{"type":{event},"data":{data}}"#, "reply", r#"{"type":"{type}_reply","data":{data}}"#),
+            (r#"{"op":"event","of":{event},"d":1}"#, "reply", r#"{"op":"event","of":{data},"d":{data}}"#),
             // A template that outlines cannot read.
             ("{\"type\":\"\\u0000\",\"d\":{data}}", "ping", r#"{"type":"ping"}"#),
             ("{data}", "keepalives", r#"{"type":"pong"}"#),
@@ -213,6 +217,7 @@ mod tests {
             (r#"{"body":{data},"by":{sender}}"#, "member_added", r#"{"body":{info},"by":{"n":1}}"#),
             ("{data}", "keepalives", "pong"),
             (r#"{"type":{event},"data":{data}}"#, "keepalives", r#"{"type":"pong"}"#),
+            (r#"{"type":{event},"data":{data}}"#, "reply", r#"{"type":"reply","to":{type},"data":{data}}"#),
         ] {
             assert!(!beside(event, key, other, None), "{event} {other}");
         }

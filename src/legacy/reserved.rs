@@ -172,6 +172,7 @@ mod tests {
             members: None,
             member_added: None,
             member_removed: None,
+            reply: None,
         };
         names(&Dialect { out, ..typed() })
     }

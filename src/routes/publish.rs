@@ -36,6 +36,8 @@ pub enum Outgoing {
         headers: Vec<(String, SecretString)>,
         /// Statuses after which it may be sent again.
         retry_on: Vec<u16>,
+        /// Whether its answer goes back to the sender.
+        replies: bool,
     },
 }
 
@@ -83,11 +85,12 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
             Ok(Outgoing::Trigger { event, data, elsewhere })
         }
         PublishAction::Drop => Ok(Outgoing::Drop),
-        PublishAction::Post { url, body, headers, retry_on } => Ok(Outgoing::Post {
+        PublishAction::Post { url, body, headers, retry_on, replies } => Ok(Outgoing::Post {
             url: url.fill_url(|var| value(var, message)).ok_or(ErrorCode::InvalidField)?,
             body: render(route, body, message, now)?,
             headers: headers.clone(),
             retry_on: retry_on.clone(),
+            replies: *replies,
         }),
     }
 }

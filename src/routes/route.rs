@@ -142,6 +142,8 @@ pub enum PublishAction {
         headers: Vec<(String, SecretString)>,
         /// Statuses that mean the backend did not process the message, so that it may be sent again.
         retry_on: Vec<u16>,
+        /// Whether its answer goes back to the sender.
+        replies: bool,
     },
 }
 
@@ -176,15 +178,17 @@ impl PartialEq for PublishAction {
             }
             (Self::Drop, Self::Drop) => true,
             (
-                Self::Post { url, body, headers, retry_on },
+                Self::Post { url, body, headers, retry_on, replies },
                 Self::Post {
                     url: other_url,
                     body: other_body,
                     headers: other_headers,
                     retry_on: other_retry,
+                    replies: other_replies,
                 },
             ) => {
-                (url, body, retry_on) == (other_url, other_body, other_retry) && same(headers, other_headers)
+                (url, body, retry_on, replies) == (other_url, other_body, other_retry, other_replies)
+                    && same(headers, other_headers)
             }
             (Self::Trigger { .. } | Self::Drop | Self::Post { .. }, _) => false,
         }

@@ -10,6 +10,7 @@ use super::Session;
 use super::slots::{AddressSlot, UserSlots};
 use crate::legacy::close::CloseReason;
 use crate::text::loggable;
+use crate::upstream::metrics::ReplyResult;
 use crate::upstream::publisher::note_untold;
 use crate::websocket::conn::{Conn, Notice};
 use crate::websocket::outbox::encode_close;
@@ -28,8 +29,10 @@ impl Session {
             self.record.channels.get_or_insert((ticket.channel().clone(), 0)).1 += 1;
         }
         for notice in self.conn.leave() {
-            if let Notice::PublishFailed { code, .. } = notice {
-                note_untold(1, code);
+            match notice {
+                Notice::PublishFailed { code, .. } => note_untold(1, code),
+                Notice::Reply { .. } => self.context.shared.publisher.replied(ReplyResult::SenderGone),
+                _ => {}
             }
         }
         self.pending = None;

@@ -6,6 +6,7 @@ use super::{Completion, Session};
 use crate::clock::Now;
 use crate::legacy::close::CloseReason;
 use crate::session::machine::Handled;
+use crate::upstream::metrics::ReplyResult;
 use crate::websocket::conn::{ConnEvent, Notice};
 use crate::websocket::outbox::Opcode;
 use crate::websocket::reader::Reader;
@@ -74,6 +75,10 @@ impl Session {
             }
             Notice::PublishFailed { code, message_type } => {
                 self.machine.publish_failed(code, &message_type, now, out);
+            }
+            Notice::Reply { message_type, data } => {
+                self.machine.reply(&message_type, &data, now, out);
+                self.context.shared.publisher.replied(ReplyResult::Passed);
             }
             Notice::Gap => self.machine.gap(self.context.shared.settings.close_window, now, out),
             Notice::Probe { heard_within, answers, .. } if self.machine.heard_within(heard_within, now) => {

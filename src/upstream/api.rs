@@ -1,13 +1,12 @@
-//! Pusher's HTTP API, as far as publishing needs it, and POSTs to backends. Decides what an answer means.
+//! Pusher's HTTP API, as far as publishing needs it. Decides what an answer means.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
-use secrecy::{ExposeSecret, SecretString};
 
 use crate::clock::Now;
 use crate::http::{Client, HttpError, Request, Response};
@@ -40,19 +39,6 @@ pub struct Api {
     accepted: AtomicBool,
     /// What Pusher's clock is ahead of this machine's, as far as it mattered: seconds.
     clock_difference_s: AtomicI64,
-}
-
-/// A POST to a backend.
-#[derive(Debug)]
-pub struct Backend {
-    /// Absolute.
-    pub url: String,
-    /// JSON.
-    pub body: String,
-    /// Further headers.
-    pub headers: Vec<(String, SecretString)>,
-    /// Statuses by which it says that it did not take the message, and may be asked again.
-    pub retry_on: Vec<u16>,
 }
 
 /// What a request came to.
@@ -214,22 +200,6 @@ impl Api {
         true
     }
 
-    /// POSTs a client's message to a backend.
-    pub async fn post(&self, backend: &Backend, timeout: Duration) -> Outcome {
-        let mut headers = HeaderMap::new();
-        for (name, value) in &backend.headers {
-            let name = HeaderName::from_bytes(name.as_bytes());
-            let value = HeaderValue::from_str(value.expose_secret());
-            let (Ok(name), Ok(mut value)) = (name, value) else {
-                return rejected("a configured header is not sendable".to_owned(), false);
-            };
-            value.set_sensitive(true);
-            headers.insert(name, value);
-        }
-        let sent = self.send(backend.url.clone(), backend.body.clone(), headers, timeout).await;
-        sent.map_or_else(|outcome| outcome, |response| judge_backends(&response, &backend.retry_on))
-    }
-
     /// What the server said. Of an answer whose body is too large or did not come to its end there is the status,
     /// which is what counts.
     ///
@@ -239,29 +209,44 @@ impl Api {
         &self,
         url: String,
         body: String,
-        mut headers: HeaderMap,
+        headers: HeaderMap,
         timeout: Duration,
     ) -> Result<Response, Outcome> {
+        answered(self.request(url, body, headers, timeout).await?)
+    }
+
+    /// # Errors
+    /// Nothing can be sent there.
+    pub(super) async fn request(
+        &self,
+        url: String,
+        body: String,
+        mut headers: HeaderMap,
+        timeout: Duration,
+    ) -> Result<Result<Response, HttpError>, Outcome> {
         let uri: Uri =
             url.parse().map_err(|error| rejected(format!("the URL is not usable: {error}"), false))?;
         headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         let request = Request { method: Method::POST, uri, headers, body: Bytes::from(body) };
-        match self.client.send(request, timeout, ANSWER_BYTES_MAX).await {
-            Ok(response) => Ok(response),
-            Err(HttpError::TooLarge { answer, .. }) => {
-                Ok(Response { readable: false, body: Bytes::from_static(b"(a large answer)"), ..answer })
-            }
-            Err(HttpError::BrokenOff { answer, .. }) => Ok(answer),
-            Err(error @ HttpError::NotSent(_)) => {
-                Err(Outcome::not_taken(RetryCause::NotSent, error.to_string()))
-            }
-            Err(error @ HttpError::Ambiguous(_)) => Err(Outcome::Retry {
-                cause: RetryCause::NoAnswer,
-                why: error.to_string(),
-                maybe_accepted: true,
-                wait: None,
-            }),
+        Ok(self.client.send(request, timeout, ANSWER_BYTES_MAX).await)
+    }
+}
+
+/// See [`Api::send`].
+pub(super) fn answered(answer: Result<Response, HttpError>) -> Result<Response, Outcome> {
+    match answer {
+        Ok(response) => Ok(response),
+        Err(HttpError::TooLarge { answer, .. }) => {
+            Ok(Response { readable: false, body: Bytes::from_static(b"(a large answer)"), ..answer })
         }
+        Err(HttpError::BrokenOff { answer, .. }) => Ok(answer),
+        Err(error @ HttpError::NotSent(_)) => Err(Outcome::not_taken(RetryCause::NotSent, error.to_string())),
+        Err(error @ HttpError::Ambiguous(_)) => Err(Outcome::Retry {
+            cause: RetryCause::NoAnswer,
+            why: error.to_string(),
+            maybe_accepted: true,
+            wait: None,
+        }),
     }
 }
 
@@ -346,25 +331,8 @@ fn judge(response: &Response) -> Outcome {
     }
 }
 
-/// What a backend's answer means: a success is one whatever it says, for its text is its own affair. No other status
-/// says for certain that nothing was done, but where the rule knows better.
-fn judge_backends(response: &Response, retry_on: &[u16]) -> Outcome {
-    let status = response.status;
-    let why = || why(status, &String::from_utf8_lossy(&response.body));
-    if status.is_success() {
-        Outcome::Accepted
-    } else if retry_on.contains(&status.as_u16()) {
-        let cause = passing(status).unwrap_or(RetryCause::Rejected);
-        Outcome::Retry { cause, why: why(), maybe_accepted: false, wait: response.retry_after }
-    } else if let Some(cause) = passing(status) {
-        Outcome::Retry { cause, why: why(), maybe_accepted: true, wait: None }
-    } else {
-        rejected(why(), false)
-    }
-}
-
 /// Why a request that was answered by this status may pass the next time.
-fn passing(status: StatusCode) -> Option<RetryCause> {
+pub(super) fn passing(status: StatusCode) -> Option<RetryCause> {
     match status {
         StatusCode::TOO_MANY_REQUESTS => Some(RetryCause::RateLimited),
         StatusCode::SERVICE_UNAVAILABLE => Some(RetryCause::Unavailable),
@@ -373,7 +341,7 @@ fn passing(status: StatusCode) -> Option<RetryCause> {
     }
 }
 
-fn why(status: StatusCode, text: &str) -> String {
+pub(super) fn why(status: StatusCode, text: &str) -> String {
     let said: String = text.chars().filter(|c| !c.is_control()).take(WHY_CHARS_MAX).collect();
     format!("HTTP {}: {said}", status.as_u16())
 }
@@ -391,7 +359,7 @@ fn real_status(status: StatusCode, text: &str) -> StatusCode {
         .unwrap_or(status)
 }
 
-fn rejected(why: String, one_may_be_bad: bool) -> Outcome {
+pub(super) fn rejected(why: String, one_may_be_bad: bool) -> Outcome {
     Outcome::Rejected { why, one_may_be_bad }
 }
 
@@ -419,11 +387,12 @@ pub(super) mod tests {
         Api::new(app(there), 10, Arc::new(Client::new(&crate::tls::client_config(None).unwrap())))
     }
 
-    fn response(status: u16, body: &str) -> Response {
+    pub(in crate::upstream) fn response(status: u16, body: &str) -> Response {
         Response {
             status: StatusCode::from_u16(status).unwrap(),
             retry_after: Some(Duration::from_secs(7)),
             date: None,
+            content_type: None,
             readable: true,
             body: Bytes::copy_from_slice(body.as_bytes()),
         }
@@ -487,32 +456,7 @@ pub(super) mod tests {
         }
     }
 
-    #[test]
-    fn of_a_backends_answers_only_the_status_counts() {
-        for (status, body, retry_on, expected) in [
-            (200, "{}", [0, 0], "accepted"),
-            (204, "", [0, 0], "accepted"),
-            (200, r#"{"error":"no","code":503}"#, [0, 0], "accepted"),
-            (200, r#"{"error":"no","code":413}"#, [413, 503], "accepted"),
-            (202, "(a large answer)", [0, 0], "accepted"),
-            (400, "", [0, 0], "refused, all"),
-            (409, "", [0, 0], "refused, all"),
-            (409, "", [409, 0], "retry refused not taken 7s"),
-            (301, "", [0, 0], "refused, all"),
-            (429, "", [0, 0], "retry rate_limited maybe -"),
-            (429, "", [503, 429], "retry rate_limited not taken 7s"),
-            (503, "", [0, 0], "retry unavailable maybe -"),
-            (503, "", [502, 0], "retry unavailable maybe -"),
-            (503, "", [503, 429], "retry unavailable not taken 7s"),
-            (500, "", [503, 429], "retry server_error maybe -"),
-            (502, "", [0, 0], "retry server_error maybe -"),
-        ] {
-            let outcome = judge_backends(&response(status, body), &retry_on);
-            assert_eq!(said(&outcome), expected, "{status} {body} {retry_on:?}");
-        }
-    }
-
-    fn said(outcome: &Outcome) -> String {
+    pub(in crate::upstream) fn said(outcome: &Outcome) -> String {
         match outcome {
             Outcome::Accepted => "accepted".to_owned(),
             Outcome::OneByOne => "one by one".to_owned(),
@@ -541,7 +485,7 @@ pub(super) mod tests {
             (401, Some(i64::MIN), i64::MAX, true, i64::MIN),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            let response = Response { status, retry_after: None, date, readable: true, body: Bytes::new() };
+            let response = Response { status, date, ..response(200, "") };
             assert_eq!(api.learns_time(&response, signed, here), learns, "{date:?}");
             assert_eq!(api.clock_difference_s.load(Ordering::Relaxed), difference, "{date:?}");
         }

@@ -81,6 +81,20 @@ labels! {
 }
 
 labels! {
+    /// What became of a backend's answer that was to be passed on.
+    pub enum ReplyResult: "result" {
+        /// To the sender.
+        Passed = "passed",
+        /// It is no JSON, or does not call itself so.
+        NotJson = "not_json",
+        TooLarge = "too_large",
+        /// It broke off, or did not come in time.
+        Incomplete = "incomplete",
+        SenderGone = "sender_gone",
+    }
+}
+
+labels! {
     /// Why a request is sent again.
     pub enum RetryCause: "cause" {
         /// 429.
@@ -170,6 +184,8 @@ impl LinkMetrics {
 pub struct PublishMetrics {
     /// Client messages, by what became of them.
     pub results: Family<PublishResult>,
+    /// Backends' answers that were to be passed on.
+    pub replies: Family<ReplyResult>,
     pub retries: Family<RetryCause>,
     /// Messages sent again after an attempt without an answer.
     pub repeated: Counter,
@@ -184,6 +200,10 @@ impl PublishMetrics {
         Self {
             results: registry
                 .declare("pusher_bridge_publish_total", "Client messages, by what became of them"),
+            replies: registry.declare(
+                "pusher_bridge_replies_total",
+                "Answers of backends for the senders of messages, by what became of them",
+            ),
             retries: registry
                 .declare("pusher_bridge_publish_retries_total", "Publishing requests sent again, by cause"),
             repeated: registry.declare(

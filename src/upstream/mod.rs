@@ -1,6 +1,7 @@
 //! The way to Pusher: the links that carry events down, and the publisher that carries messages up.
 
 pub mod api;
+pub mod backend;
 pub mod backoff;
 pub mod cached;
 pub mod connection;
@@ -17,6 +18,7 @@ pub mod merge;
 pub mod metrics;
 pub mod publisher;
 pub mod refused;
+mod reply;
 mod runner;
 pub mod settings;
 pub mod undelivered;

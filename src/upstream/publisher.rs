@@ -17,10 +17,11 @@ use super::settings;
 use crate::auth::Identity;
 use crate::legacy::error::ErrorCode;
 use crate::routes::publish::Outgoing;
-use crate::upstream::api::{Api, Backend};
+use crate::upstream::api::Api;
+use crate::upstream::backend::Backend;
 use crate::upstream::lane::Item;
 use crate::upstream::links::{Links, stable_hash};
-use crate::upstream::metrics::{PublishMetrics, PublishResult};
+use crate::upstream::metrics::{PublishMetrics, PublishResult, ReplyResult};
 use crate::upstream::runner::{Job, Room, Runner, Shared, Work};
 use crate::websocket::conn::Conn;
 
@@ -86,6 +87,11 @@ impl Publisher {
         self.unsettled.clone()
     }
 
+    /// A backend's answer, which came in time, has reached its sender, or has not.
+    pub fn replied(&self, result: ReplyResult) {
+        self.shared.metrics.replies.get(result).increment(1);
+    }
+
     /// Takes a message for publishing. `user` is who has a turn for it; without one it is the connection.
     ///
     /// # Errors
@@ -112,10 +118,10 @@ impl Publisher {
                 let sent = Sent { channel: channel.clone(), event, data, origin: conn.id() };
                 (Some(&self.triggers), Work::Trigger(Arc::new(sent)), bytes)
             }
-            Outgoing::Post { url, body, headers, retry_on } => {
+            Outgoing::Post { url, body, headers, retry_on, replies } => {
                 let bytes = url.len() + body.len();
                 let lanes = posts.get(place(&url));
-                (lanes, Work::Post(Backend { url, body, headers, retry_on }), bytes)
+                (lanes, Work::Post(Backend { url, body, headers, retry_on, replies }), bytes)
             }
         };
         // All of it waits: a type may be as long as a message.

@@ -13,11 +13,12 @@ use super::delivery::Sent;
 use super::settings;
 use crate::legacy::error::ErrorCode;
 use crate::metrics::GaugeGuard;
-use crate::upstream::api::{Api, Backend, Outcome};
+use crate::upstream::api::{Api, Outcome};
+use crate::upstream::backend::Backend;
 use crate::upstream::backoff::ceiling;
 use crate::upstream::lane::{Ended, Item, Lane, Most};
 use crate::upstream::links::Links;
-use crate::upstream::metrics::{PublishMetrics, PublishResult, RetryCause};
+use crate::upstream::metrics::{PublishMetrics, PublishResult, ReplyResult, RetryCause};
 use crate::upstream::publisher::note_untold;
 use crate::websocket::conn::{Conn, Notice};
 
@@ -363,8 +364,14 @@ impl Shared {
         let mut left = Left::default();
         for item in items {
             let Work::Post(backend) = &item.job.work else { continue };
-            match self.api.post(backend, self.settings.timeout).await {
-                Outcome::Accepted => self.metrics.published(PublishResult::Ok),
+            let (outcome, reply) = self.api.post(backend, self.settings.timeout).await;
+            match outcome {
+                Outcome::Accepted => {
+                    self.metrics.published(PublishResult::Ok);
+                    if let Some(reply) = reply {
+                        self.answer(item.job, reply);
+                    }
+                }
                 Outcome::OneByOne => self.rejected(vec![item]),
                 Outcome::Rejected { why, .. } => {
                     tracing::warn!(why, "a backend refused a message");
@@ -383,6 +390,27 @@ impl Shared {
             }
         }
         left
+    }
+
+    /// Hands a backend's answer to the sender.
+    fn answer(&self, mut job: Job, reply: Result<String, ReplyResult>) {
+        let message_type = std::mem::take(&mut job.message_type);
+        let (notice, result) = match reply {
+            Ok(data) => (Notice::Reply { message_type, data }, ReplyResult::SenderGone),
+            Err(why) => {
+                tracing::debug!(why = why.label(), "a backend's answer cannot be passed on");
+                (Notice::PublishFailed { code: ErrorCode::NoReply, message_type }, why)
+            }
+        };
+        let passes = matches!(notice, Notice::Reply { .. });
+        let told = job.conn.upgrade().is_some_and(|conn| conn.notify(notice));
+        // What has arrived is counted by the session that gets it.
+        if !(passes && told) {
+            self.metrics.replies.get(result).increment(1);
+        }
+        if !passes && !told {
+            note_untold(1, ErrorCode::NoReply);
+        }
     }
 
     fn rejected(&self, items: Vec<Item<Job>>) {
@@ -452,7 +480,8 @@ pub(super) mod tests {
         room: &Arc<Room>,
     ) -> Item<Job> {
         let url = "http://127.0.0.1:1/".to_owned();
-        let backend = Backend { url, body: String::new(), headers: Vec::new(), retry_on: Vec::new() };
+        let backend =
+            Backend { url, body: String::new(), headers: Vec::new(), retry_on: Vec::new(), replies: false };
         let job = Job {
             work: Work::Post(backend),
             conn: Weak::new(),

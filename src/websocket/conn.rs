@@ -38,6 +38,8 @@ pub enum Notice {
     },
     /// A message could not be carried.
     PublishFailed { code: ErrorCode, message_type: String },
+    /// A backend's answer, JSON, to a message of this type.
+    Reply { message_type: String, data: String },
     /// Events may have been missed.
     Gap,
     /// Show a sign of life.

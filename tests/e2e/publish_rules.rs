@@ -1,7 +1,8 @@
 //! Where a client's message goes by its rule, and what comes back of it.
 
 use crate::near_and_far;
-use crate::support::Bridge;
+use crate::support::backend::Backend;
+use crate::support::{Bridge, OldClient, patiently};
 
 /// Two routes: what is written on the one may be for the other's channel.
 const DESKS: &str = r#"
@@ -76,4 +77,132 @@ async fn what_a_rule_drops_is_counted_and_goes_nowhere() {
     }
     assert_eq!(bridge.metric("pusher_bridge_publish_total{result=\"dropped\"}"), 2.0);
     assert_eq!(bridge.metric("pusher_bridge_publish_total{result=\"ok\"}"), 1.0);
+}
+
+// ------------------------------------------------------------------------------------------------ answers
+
+/// A client whose `ask` a backend answers.
+async fn asking(address: &str) -> (Bridge, OldClient) {
+    let routes = r#"
+[[routes]]
+name = "desk"
+group = "typed-api"
+path = "/desk"
+channel = "private-desk"
+
+[[routes.publish]]
+types = ["ask", "tell"]
+post = "http://ADDRESS/{type}"
+body = '{"asked":{frame}}'
+reply = "json"
+retry_on = [503]
+"#
+    .replace("http://ADDRESS", address);
+    let bridge = Bridge::start_with(&routes).await;
+    let client = bridge.login("/desk").await;
+    (bridge, client)
+}
+
+fn replies(bridge: &Bridge, result: &str) -> f64 {
+    bridge.metric(&format!("pusher_bridge_replies_total{{result=\"{result}\"}}"))
+}
+
+near_and_far!(a_backends_answer_goes_back_to_who_asked_in_order);
+async fn a_backends_answer_goes_back_to_who_asked_in_order() {
+    let mut backend = Backend::start().await;
+    let (bridge, mut client) = asking(&backend.url()).await;
+    let mut beside = bridge.login_as("/desk", "2").await;
+    // The third is not taken at first: what is behind it waits, and so do the answers.
+    for (status, n) in [(200, "0"), (201, "1.50"), (503, ""), (200, "2"), (200, "3"), (200, "4")] {
+        backend.say_next(status, Some("application/json"), format!(r#"{{"n":{n},"s":"\u00e9"}}"#));
+    }
+    for n in 0..5 {
+        client.send(&format!(r#"{{"type":"{}","data":{n}}}"#, if n % 2 == 0 { "ask" } else { "tell" })).await;
+    }
+    for (n, number) in ["0", "1.50", "2", "3", "4"].into_iter().enumerate() {
+        let text = client.text().await;
+        let to = if n % 2 == 0 { "ask" } else { "tell" };
+        let begin =
+            format!(r#"{{"type":"reply","to":"{to}","data":{{"n":{number},"s":"\u00e9"}},"timestamp":"#);
+        assert!(text.starts_with(&begin), "{text}");
+    }
+    assert_eq!(backend.next().await.body, r#"{"asked":{"type":"ask","data":0}}"#);
+    bridge.sandbox.trigger("private-desk", "fence", "1");
+    assert_eq!(beside.json().await["type"], "fence", "nobody else has it");
+    assert_eq!(
+        (replies(&bridge, "passed"), bridge.metric("pusher_bridge_publish_total{result=\"ok\"}")),
+        (5.0, 5.0)
+    );
+}
+
+near_and_far!(an_answer_that_cannot_be_passed_on_is_told);
+async fn an_answer_that_cannot_be_passed_on_is_told() {
+    let backend = Backend::start().await;
+    let (bridge, mut client) = asking(&backend.url()).await;
+    let large = format!("\"{}\"", "x".repeat(64 * 1024));
+    for (status, content_type, body, code) in [
+        (200, Some("text/html"), "<p>s3cret</p>", "NO_REPLY"),
+        (200, Some("application/json"), "{\"cut\":", "NO_REPLY"),
+        (204, None, "", "NO_REPLY"),
+        (200, Some("application/json"), &large, "NO_REPLY"),
+        (400, Some("application/json"), "{\"why\":\"s3cret\"}", "UPSTREAM_REFUSED"),
+        (500, Some("application/json"), "{}", "UPSTREAM_UNAVAILABLE"),
+    ] {
+        backend.say_next(status, content_type, body);
+        client.send(r#"{"type":"ask","data":1}"#).await;
+        let error = client.json().await;
+        assert_eq!(error["data"]["error_code"], code, "{status} {content_type:?}");
+        assert_eq!(error["data"]["details"]["type"], "ask");
+    }
+    let counted = ["not_json", "too_large", "incomplete", "passed"].map(|result| replies(&bridge, result));
+    assert_eq!(counted, [3.0, 1.0, 0.0, 0.0]);
+    backend.say_next(200, None, "true");
+    client.send(r#"{"type":"ask","data":1}"#).await;
+    assert_eq!(client.json().await["data"], true);
+}
+
+near_and_far!(an_answer_that_breaks_off_is_told_and_one_that_never_comes_too);
+async fn an_answer_that_breaks_off_is_told_and_one_that_never_comes_too() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let (bridge, mut client) = asking(&address).await;
+    for (answer, code) in [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"n\":1}", "NO_REPLY"),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n7\r\n{\"n\":1}\r\n", "NO_REPLY"),
+        ("HTTP/1.1 200 OK\r\n\r\n12", "NO_REPLY"),
+        ("HTTP/1.1 200 OK\r\n\r\n[12", "NO_REPLY"),
+        ("HTTP/1.1 200 OK\r\n\r\n[12]", "reply"),
+        ("HTTP/1.1 20", "UPSTREAM_UNAVAILABLE"),
+        ("", "UPSTREAM_UNAVAILABLE"),
+    ] {
+        client.send(r#"{"type":"ask","data":1}"#).await;
+        let (mut stream, _) = patiently("a POST", listener.accept()).await.unwrap();
+        let mut request = vec![0; 4096];
+        while !String::from_utf8_lossy(&request).contains("asked") {
+            tokio::io::AsyncReadExt::read(&mut stream, &mut request).await.unwrap();
+        }
+        tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await.unwrap();
+        drop(stream);
+        let frame = client.json().await;
+        let told = frame["data"]["error_code"].as_str().or(frame["type"].as_str());
+        assert_eq!(told, Some(code), "{answer}");
+    }
+    assert_eq!(
+        (replies(&bridge, "incomplete"), replies(&bridge, "not_json"), replies(&bridge, "passed")),
+        (3.0, 1.0, 1.0)
+    );
+}
+
+near_and_far!(an_answer_whose_sender_is_gone_is_counted);
+async fn an_answer_whose_sender_is_gone_is_counted() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let (bridge, mut client) = asking(&address).await;
+    client.send(r#"{"type":"ask","data":1}"#).await;
+    let (mut stream, _) = patiently("a POST", listener.accept()).await.unwrap();
+    drop(client);
+    bridge.becomes(r#"pusher_bridge_connections{route="desk",phase="live"}"#, 0.0).await;
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await.unwrap();
+    bridge.becomes(r#"pusher_bridge_replies_total{result="sender_gone"}"#, 1.0).await;
 }

@@ -50,6 +50,7 @@ subscribe = { type = "subscribe" }
 event = '{"type":{event},"data":{data}}'
 error = '{"type":"error","error_code":{code}}'
 ping = '{"type":"ping"}'
+reply = '{"type":"reply","data":{data}}'
 
 [dialects.e.in]
 auth = { type = "auth" }
@@ -187,7 +188,9 @@ fn applies(place: &Place) -> bool {
     match place.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["endpoints", "notify", "token" | "token_file"] => false,
         ["defaults" | "groups", ..] => false,
-        ["routes", "0", "publish", _, key, ..] => !["post", "body", "headers", "retry_on"].contains(key),
+        ["routes", "0", "publish", _, key, ..] => {
+            !["post", "body", "headers", "retry_on", "reply"].contains(key)
+        }
         ["routes", "1", "publish", _, key, ..] => !["event", "data", "relay", "via", "channel"].contains(key),
         _ => true,
     }
@@ -265,7 +268,9 @@ fn spelled_out(default: &str) -> Vec<toml::Value> {
         return vec![toml::Value::Table(rate)];
     }
     match default {
-        "none" | "nothing" => vec![toml::Value::Array(Vec::new()), "".into(), "unlimited".into()],
+        "none" | "nothing" => {
+            vec![toml::Value::Array(Vec::new()), "".into(), "unlimited".into(), "none".into()]
+        }
         "the machine's cores" => {
             let cores = std::thread::available_parallelism().unwrap().get().min(64);
             vec![i64::try_from(cores).unwrap().into()]

@@ -49,6 +49,7 @@ pub(super) fn dialect(out: &mut Lines, dialect: &Dialect) {
         members,
         member_added,
         member_removed,
+        reply,
     } = frames;
     for (label, frame) in [
         ("event", Some(event.template())),
@@ -61,6 +62,7 @@ pub(super) fn dialect(out: &mut Lines, dialect: &Dialect) {
         ("members", members.as_ref()),
         ("member_added", member_added.as_ref()),
         ("member_removed", member_removed.as_ref()),
+        ("reply", reply.as_ref()),
     ] {
         if let Some(frame) = frame {
             out.fact(label, one_line(frame.source()));

@@ -108,7 +108,7 @@ fn publish(rule: &PublishRule) -> String {
             let place = place.unwrap_or_default();
             format!("{types} as the event {}{place}{relay}{}", event.source(), data.unwrap_or_default())
         }
-        PublishAction::Post { url, body, headers, retry_on } => {
+        PublishAction::Post { url, body, headers, retry_on, replies } => {
             let mut text = format!("{types} by POST {}", mask::url(url.source()));
             if !retry_on.is_empty() {
                 let statuses: Vec<String> = retry_on.iter().map(ToString::to_string).collect();
@@ -118,7 +118,8 @@ fn publish(rule: &PublishRule) -> String {
                 let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
                 text += &format!(", with the headers {}", names.join(", "));
             }
-            text + &format!(", with the body {}", one_line(body.source()))
+            text += &format!(", with the body {}", one_line(body.source()));
+            if *replies { text + ", and its answer goes to the sender" } else { text }
         }
     }
 }

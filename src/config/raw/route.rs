@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    AfterSunset, Bool, Exclusive, HeartbeatKind, List, Num, OnGap, Rate, RateOrNone, Refusal, Relay, Slash,
-    Slots, Str, Via,
+    AfterSunset, Bool, Exclusive, HeartbeatKind, List, Num, OnGap, Rate, RateOrNone, Refusal, Relay, Reply,
+    Slash, Slots, Str, Via,
 };
 use crate::config::scalars::{At, Number};
 use crate::config::schema as s;
@@ -121,6 +121,8 @@ pub(in crate::config) struct Publish {
     /// The body: {data}, {frame}, {type}, {user}, {now}.
     #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::BODY)))]
     pub(in crate::config) body: Str,
+    /// Whether the backend's answer, JSON, goes back to the sender: none or json (default none).
+    pub(in crate::config) reply: Option<At<Reply>>,
     /// Statuses by which the backend says that it did not take the message: it is sent again (default none).
     #[schemars(extend("uniqueItems" = true, "items" = s::status()))]
     pub(in crate::config) retry_on: Option<Vec<At<Number>>>,

@@ -136,6 +136,7 @@ fn frames(problems: &mut Problems<'_>, at: &At<raw::DialectOut>) -> Option<Frame
     let members = frame(problems, raw.members.as_ref(), Frames::MEMBERS);
     let member_added = frame(problems, raw.member_added.as_ref(), Frames::MEMBER);
     let member_removed = frame(problems, raw.member_removed.as_ref(), Frames::MEMBER);
+    let reply = frame(problems, raw.reply.as_ref(), Frames::REPLY);
     Some(Frames {
         event: EventFrame::new(event?),
         auth_ok,
@@ -147,6 +148,7 @@ fn frames(problems: &mut Problems<'_>, at: &At<raw::DialectOut>) -> Option<Frame
         members,
         member_added,
         member_removed,
+        reply,
     })
 }
 

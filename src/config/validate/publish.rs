@@ -132,6 +132,7 @@ fn keys_of_events(raw: &raw::Publish) -> [(&'static str, Option<Range<usize>>); 
         post: _,
         body: _,
         retry_on: _,
+        reply: _,
         headers: _,
     } = raw;
     [
@@ -143,11 +144,12 @@ fn keys_of_events(raw: &raw::Publish) -> [(&'static str, Option<Range<usize>>); 
 }
 
 /// The same of those that go with `post`.
-fn keys_of_posts(raw: &raw::Publish) -> [(&'static str, Option<Range<usize>>); 3] {
+fn keys_of_posts(raw: &raw::Publish) -> [(&'static str, Option<Range<usize>>); 4] {
     [
         ("body", raw.body.as_ref().map(At::span)),
         ("headers", raw.headers.iter().flat_map(|headers| headers.keys()).next().map(At::span)),
         ("retry_on", raw.retry_on.iter().flatten().next().map(At::span)),
+        ("reply", raw.reply.as_ref().map(At::span)),
     ]
 }
 
@@ -206,6 +208,9 @@ fn trigger(
     }
     if let Some(status) = raw.retry_on.iter().flatten().next() {
         problems.at(status.span(), "`retry_on` goes with `post`; events are sent again until their deadline");
+    }
+    if let Some(reply) = &raw.reply {
+        problems.at(reply.span(), "`reply` goes with `post`: an event is not answered");
     }
     let default = rule.with(EVENT.to_owned());
     let named = problems.text(raw.event.as_ref());
@@ -425,7 +430,15 @@ fn post(
         headers.push((name.get().clone(), SecretString::from(value.get().clone())));
     }
     let retry_on = retry_on(problems, raw);
-    Some(PublishAction::Post { url: text?, body: body?, headers, retry_on })
+    let replies = raw.reply.as_ref().filter(|reply| *reply.get() == raw::Reply::Json);
+    if let Some(reply) = replies.filter(|_| context.dialect.out.reply.is_none()) {
+        problems.with_help(
+            reply.span(),
+            format!("an answer needs `out.reply`, but the dialect `{}` has none", context.dialect.name),
+            "for example reply = '{\"type\":\"reply\",\"to\":{type},\"data\":{data}}'",
+        );
+    }
+    Some(PublishAction::Post { url: text?, body: body?, headers, retry_on, replies: replies.is_some() })
 }
 
 /// The host must be literal: a client's value must never say where the bridge connects to.

@@ -45,6 +45,7 @@ pub(crate) fn typed() -> Dialect {
                 Frames::MEMBER,
             ),
             member_removed: frame(r#"{"type":"member_removed","data":{"id":{member_id}}}"#, Frames::MEMBER),
+            reply: frame(r#"{"type":"reply","to":{type},"data":{data},"timestamp":{now}}"#, Frames::REPLY),
         },
         error_codes: Vec::new(),
         reserved: [
@@ -55,6 +56,7 @@ pub(crate) fn typed() -> Dialect {
             "member_removed",
             "ping",
             "presence_members",
+            "reply",
         ]
         .map(str::to_owned)
         .to_vec(),

@@ -19,6 +19,13 @@ impl Machine {
         }
     }
 
+    /// A backend has answered a message of this client.
+    pub fn reply(&self, message_type: &str, data: &str, now: Now, out: &mut Vec<Action>) {
+        if self.is_live() {
+            out.extend(self.route.dialect.render_reply(message_type, data, now).map(Action::Send));
+        }
+    }
+
     /// Upstream events may have been missed. Closes are spread over `window`: everybody missed them at once, and who
     /// comes back asks for the state of things. Until then events go on.
     pub fn gap(&mut self, window: Duration, now: Now, out: &mut Vec<Action>) {

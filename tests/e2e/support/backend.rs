@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -24,15 +24,22 @@ pub struct Posted {
 
 pub struct Backend {
     address: SocketAddr,
-    answers: Arc<Mutex<VecDeque<u16>>>,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
     requests: mpsc::UnboundedReceiver<Posted>,
+}
+
+/// What it answers: a status, and perhaps what it says, and what it says that is.
+struct Answer {
+    status: u16,
+    content_type: Option<&'static str>,
+    body: String,
 }
 
 impl Backend {
     pub async fn start() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let answers: Arc<Mutex<VecDeque<u16>>> = Arc::default();
+        let answers: Arc<Mutex<VecDeque<Answer>>> = Arc::default();
         let (sender, requests) = mpsc::unbounded_channel();
         let shared = answers.clone();
         tokio::spawn(async move {
@@ -53,7 +60,13 @@ impl Backend {
 
     /// The statuses of the next answers; then 200 again.
     pub fn answer_next<const N: usize>(&self, statuses: [u16; N]) {
-        self.answers.lock().unwrap().extend(statuses);
+        let empty = |status| Answer { status, content_type: None, body: String::new() };
+        self.answers.lock().unwrap().extend(statuses.map(empty));
+    }
+
+    /// The next answer, behind those that were told before.
+    pub fn say_next(&self, status: u16, content_type: Option<&'static str>, body: impl Into<String>) {
+        self.answers.lock().unwrap().push_back(Answer { status, content_type, body: body.into() });
     }
 
     /// The requests that have come since the last look.
@@ -68,13 +81,18 @@ impl Backend {
 
 async fn answer(
     request: Request<Incoming>,
-    answers: Arc<Mutex<VecDeque<u16>>>,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
     requests: mpsc::UnboundedSender<Posted>,
-) -> Result<Response<Empty<Bytes>>, Infallible> {
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_owned();
     let content_type = request.headers().get("content-type").map(|value| value.to_str().unwrap().to_owned());
     let body = request.into_body().collect().await.unwrap().to_bytes();
-    let status = answers.lock().unwrap().pop_front().unwrap_or(200);
+    let answer = answers.lock().unwrap().pop_front();
+    let answer = answer.unwrap_or(Answer { status: 200, content_type: None, body: String::new() });
     let _ = requests.send(Posted { path, content_type, body: String::from_utf8(body.to_vec()).unwrap() });
-    Ok(Response::builder().status(status).body(Empty::new()).unwrap())
+    let mut response = Response::builder().status(answer.status);
+    if let Some(content_type) = answer.content_type {
+        response = response.header("content-type", content_type);
+    }
+    Ok(response.body(Full::from(answer.body)).unwrap())
 }
