@@ -209,6 +209,7 @@ impl<'i> Parts<'i> {
                 let place = auth.also_from.iter().flatten().map(At::span).next();
                 place.or_else(|| auth.deadline.as_ref().map(At::span))
             });
+            let own_undecryptable = own.as_ref().and_then(|own| own.on_undecryptable.as_ref()).map(At::span);
             let group = own.and_then(|own| own.group);
             let mut merged = self.defaults.clone();
             if let Some(wanted) = &group {
@@ -225,7 +226,7 @@ impl<'i> Parts<'i> {
             if problems.is_empty()
                 && let Some(route) = deserialize_all::<raw::Route>(merged, &[], problems)
             {
-                inputs.push(RouteInput { span, route, own_slots, own_asks });
+                inputs.push(RouteInput { span, route, own_slots, own_asks, own_undecryptable });
             }
         }
         root.map(|root| (root, inputs))

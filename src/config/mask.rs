@@ -9,8 +9,18 @@ use crate::routes::route::PublishAction;
 use crate::template::closest;
 
 /// Keys whose values are secrets, as are those of keys that contain one of these or differ by a typing mistake.
-const SECRETS: [&str; 9] =
-    ["secret", "password", "pem", "jwks", "authorization", "cookie", "credential", "api_key", "api-key"];
+const SECRETS: [&str; 10] = [
+    "secret",
+    "password",
+    "pem",
+    "jwks",
+    "authorization",
+    "cookie",
+    "credential",
+    "api_key",
+    "api-key",
+    "master_key",
+];
 /// How URLs begin, in keys that are not known to have one.
 const SCHEMES: [&str; 4] = ["https:", "http:", "wss:", "ws:"];
 /// Keys that contain one of [`SECRETS`] and say where it is.

@@ -52,6 +52,10 @@ choice! {
     OnGap { Ignore = "ignore", Notify = "notify", Close = "close" }
 }
 choice! {
+    /// `on_undecryptable`
+    OnUndecryptable { Drop = "drop", Notify = "notify", Close = "close" }
+}
+choice! {
     /// `deprecation.after_sunset`
     AfterSunset { Serve = "serve", Refuse = "refuse" }
 }
@@ -184,7 +188,7 @@ pub(super) struct Shutdown {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("required" = ["app_id", "key"], "oneOf" = s::one_of(&["secret", "secret_file"])))]
-#[schemars(extend("anyOf" = s::upstream_places()))]
+#[schemars(extend("anyOf" = s::upstream_places(), "not" = s::both(s::MASTER_KEYS)))]
 pub(super) struct Upstream {
     /// The app's id.
     #[schemars(extend("pattern" = s::ID))]
@@ -198,6 +202,11 @@ pub(super) struct Upstream {
     /// A file with the app's secret.
     #[schemars(extend("minLength" = 1))]
     pub(super) secret_file: Str,
+    /// The master key of encrypted channels: base64 of 32 bytes (default none).
+    #[schemars(extend("pattern" = s::MASTER_KEY))]
+    pub(super) encryption_master_key: Str,
+    /// A file with the master key of encrypted channels (default none).
+    pub(super) encryption_master_key_file: Str,
     /// The cluster of the hosted service: mt1, eu, ap1 and so on.
     #[schemars(extend("pattern" = s::CLUSTER))]
     pub(super) cluster: Str,

@@ -17,6 +17,7 @@ pub(super) const CIDR: &str = r"^([0-9]{1,3}(\.[0-9]{1,3}){3}(/([0-9]|[12][0-9]|
 pub(super) const DURATION: &str = r"^0*[1-9][0-9]*(ms|s|m|h|d)$|\$\{";
 pub(super) const DURATION_OR_ZERO: &str = r"^[0-9]+(ms|s|m|h|d)$|\$\{";
 pub(super) const ID: &str = r"^[A-Za-z0-9_.-]+$|\$\{";
+pub(super) const MASTER_KEY: &str = r"^([A-Za-z0-9+/]{43}=)?$|\$\{";
 pub(super) const CLUSTER: &str = r"^[a-z0-9-]*$|\$\{";
 pub(super) const HOST: &str = r"^(\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+|[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?)?$|\$\{";
 pub(super) const PREFIX: &str = r"^(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*$|\$\{";
@@ -48,6 +49,9 @@ pub(super) const ENDPOINT_PATH: &str = r"^((/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?)?
 /// The sources of a key, of which each key has one.
 pub(super) const KEY_SOURCES: &[&str] =
     &["secret", "secret_file", "pem", "pem_file", "jwks", "jwks_file", "jwks_url"];
+
+/// Where the master key is, of which there is one.
+pub(super) const MASTER_KEYS: &[&str] = &["encryption_master_key", "encryption_master_key_file"];
 
 /// The JSON Schema of routes.toml.
 #[must_use]
@@ -167,7 +171,7 @@ pub(super) fn channel() -> Value {
     let choosing = format!(r"^({})\{{(auth\.user|[A-Za-z_][A-Za-z0-9_]*)\}}", prefixes.join("|"));
     json!([
         { "pattern": CHANNEL },
-        { "not": { "pattern": r"^(presence-|private-encrypted-)" } },
+        { "not": { "pattern": r"^presence-" } },
         { "not": { "pattern": choosing } },
         // Placeholders apart, the literals alone may be too long.
         { "pattern": r"^[^{}]{0,164}$|\{" },

@@ -5,8 +5,8 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Where the file's secrets are: every `secret`, `notify`'s token, and the values of every `headers` table. A mere
-/// variable is not a secret.
+/// Where the file's secrets are: every `secret` and master key, `notify`'s token, and the values of every `headers`
+/// table. A mere variable is not a secret.
 pub(super) fn spans(root: &DeTable<'_>, text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     walk(root, false, "", &mut found);
@@ -25,7 +25,7 @@ fn look(value: &Spanned<DeValue<'_>>, all: bool, key: &str, found: &mut Vec<Rang
     match value.get_ref() {
         DeValue::Table(inner) => walk(inner, all || key == "headers", key, found),
         DeValue::Array(list) => list.iter().for_each(|item| look(item, all, key, found)),
-        _ if all || key == "secret" => found.push(value.span()),
+        _ if all || matches!(key, "secret" | "encryption_master_key") => found.push(value.span()),
         _ => {}
     }
 }
@@ -65,6 +65,7 @@ mod tests {
     fn secrets_are_found_and_variables_are_none() {
         let text = r#"
 secret = "s1"
+encryption_master_key = "s5"
 other = { secret = 's"2', name = "plain" }
 keys = [{ secret = "${NAME}" }, { secret = "${NAME:-s3}" }]
 [[publish]]
@@ -73,7 +74,7 @@ headers = { authorization = "Bearer s4", "x" = "${X}" }
         let tree = DeTable::parse(text).unwrap();
         let masked = mask(text, &spans(tree.get_ref(), text));
         assert_eq!(masked.len(), text.len());
-        for secret in ["s1", "2'", "s3", "s4"] {
+        for secret in ["s1", "2'", "s3", "s4", "s5"] {
             assert!(text.contains(secret) && !masked.contains(secret), "{masked}");
         }
         for kept in ["${NAME}", "plain", "\"${X}\"", "authorization"] {

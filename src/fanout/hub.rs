@@ -22,7 +22,7 @@ use crate::limits::budget::Budget;
 use crate::pusher::channel::is_cache;
 use crate::routes::generation::{Generation, Generations, RouteState};
 use crate::routes::publish::relayed_name;
-use crate::routes::route::Route;
+use crate::routes::route::{OnUndecryptable, Route};
 use crate::text::loggable;
 use crate::upstream::cached::Cached;
 use crate::upstream::delivery::{Delivery, Event, Kind};
@@ -233,6 +233,7 @@ impl Hub {
                     let joined = Joined { link, channel: &channel, member: &member, join, members };
                     self.joined(&mut known, &joined, cached.as_ref());
                 }
+                Delivery::Undecryptable { link, channel } => known.undecryptable(link, &channel),
                 Delivery::Terminated { link, member } => self.terminated(&known, link, &member),
                 Delivery::Refused { link, channel, member, why } => {
                     if member.is_none() {
@@ -391,6 +392,18 @@ fn give(conn: &Arc<Conn>, frame: &Bytes, corked: Option<&mut Vec<Arc<Conn>>>) ->
 }
 
 impl Known {
+    /// An event could not be decrypted. Clients of filtered routes are told as well: what it was is not known.
+    fn undecryptable(&mut self, link: LinkId, channel: &Arc<str>) {
+        // It is its channel's last one now.
+        self.cached.forget(&(link, channel.clone()));
+        let audiences = self.table.channel(link, channel).into_iter().flat_map(Channel::audiences);
+        for audience in audiences {
+            if audience.route().on_undecryptable != OnUndecryptable::Drop {
+                audience.confirmed().for_each(|conn| _ = conn.notify(Notice::Undecryptable));
+            }
+        }
+    }
+
     fn keep(&mut self, event: Arc<Event>) {
         if self.table.channel(event.link, &event.channel).is_some() {
             let (bytes, received) = (event.bytes(), event.received.mono);

@@ -38,6 +38,8 @@ labels! {
         Terminated = "terminated",
         /// Upstream events may have been missed, and the route asks for a close.
         Gap = "gap",
+        /// An event could not be decrypted, and the route asks for a close.
+        Undecryptable = "undecryptable",
         /// Refused after the upgrade, as the route asks for.
         Refused = "refused",
         /// A defect here.
@@ -51,7 +53,7 @@ impl CloseReason {
     pub const fn code(self) -> Option<u16> {
         match self {
             Self::ByClient | Self::Lost => None,
-            Self::GoingAway | Self::Gap | Self::Silent => Some(1001),
+            Self::GoingAway | Self::Gap | Self::Undecryptable | Self::Silent => Some(1001),
             Self::Protocol => Some(1002),
             Self::NotUtf8 => Some(1007),
             Self::AuthDeadline
@@ -88,6 +90,7 @@ impl CloseReason {
             Self::Replaced => "replaced by a newer connection",
             Self::Terminated => "terminated",
             Self::Gap => "events may be missing, reconnect",
+            Self::Undecryptable => "an event could not be decrypted, reconnect",
             Self::Refused => "refused",
             Self::Internal => "internal error",
         }

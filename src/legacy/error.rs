@@ -68,6 +68,8 @@ labels! {
         QueueFull = "QUEUE_FULL",
         /// Events may have been missed.
         Gap = "EVENTS_MAY_BE_MISSING",
+        /// An event of an encrypted channel could not be decrypted.
+        Undecryptable = "EVENT_NOT_DECRYPTED",
         /// The endpoint is gone.
         EndpointGone = "ENDPOINT_GONE",
         /// The origin is not allowed.
@@ -121,6 +123,7 @@ impl ErrorCode {
             Self::NoReply => "The message was taken, but there is no answer that could be passed on",
             Self::QueueFull => "Too many messages are waiting to be sent",
             Self::Gap => "Events may have been missed",
+            Self::Undecryptable => "An event could not be decrypted",
             Self::EndpointGone => "This endpoint has been switched off",
             Self::OriginNotAllowed => "Connections from this origin are not allowed",
             Self::Internal => "Something failed in the server",

@@ -7,7 +7,8 @@ use secrecy::SecretString;
 use crate::clock::Now;
 use crate::json::{self, Object};
 use crate::legacy::error::ErrorCode;
-use crate::pusher::channel::{EVENT_BYTES_MAX, check_channel, kind_prefix};
+use crate::pusher::channel::{ChannelKind, EVENT_BYTES_MAX, check_channel, kind_prefix};
+use crate::pusher::encryption::sealed_bytes;
 use crate::routes::path::PathValues;
 use crate::routes::route::{Elsewhere, PublishAction, PublishRule, Route, TypeSet};
 use crate::template::{Fill, Frame, Slot, Text, Var};
@@ -49,6 +50,8 @@ pub struct Message<'a> {
     pub object: &'a Object<'a>,
     pub values: &'a PathValues,
     pub user: Option<&'a str>,
+    /// The channel that it is for, as far as it has one.
+    pub channel: &'a str,
 }
 
 /// Applies the route's first rule that has the message's type.
@@ -78,10 +81,11 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
                 Some(template) => render(route, template, message, now)?,
                 None => route.dialect.out.event.data_of(message.object).unwrap_or(message.text).to_owned(),
             };
-            if data.len() > route.event_bytes_max {
+            let elsewhere = elsewhere.as_ref().map(|elsewhere| channel_of(elsewhere, message)).transpose()?;
+            let channel = elsewhere.as_deref().unwrap_or(message.channel);
+            if published_bytes(channel, data.len()) > route.event_bytes_max {
                 return Err(ErrorCode::TooLarge);
             }
-            let elsewhere = elsewhere.as_ref().map(|elsewhere| channel_of(elsewhere, message)).transpose()?;
             Ok(Outgoing::Trigger { event, data, elsewhere })
         }
         PublishAction::Drop => Ok(Outgoing::Drop),
@@ -101,6 +105,12 @@ fn channel_of(elsewhere: &Elsewhere, message: &Message<'_>) -> Result<String, Er
     let is_legal = check_channel(&channel).is_ok()
         && kind_prefix(&channel) == kind_prefix(elsewhere.channel.literal_prefix());
     if is_legal { Ok(channel) } else { Err(ErrorCode::InvalidField) }
+}
+
+/// Bytes of an event's data as it is published on `channel`: the limit counts what is sealed, not what it says.
+#[must_use]
+pub fn published_bytes(channel: &str, bytes: usize) -> usize {
+    if ChannelKind::of(channel) == ChannelKind::Encrypted { sealed_bytes(bytes) } else { bytes }
 }
 
 fn has_type(rule: &PublishRule, message_type: &str) -> bool {

@@ -50,6 +50,8 @@ pub struct Route {
     pub refusal: TellRefusal,
     /// What is sent to clients when events may have been missed.
     pub on_gap: OnGap,
+    /// What is sent to clients when an event cannot be decrypted (default nothing).
+    pub on_undecryptable: OnUndecryptable,
     /// Allowed `Origin`s; `None`: any. A request without `Origin` is not from a browser and passes.
     pub origins: Option<Origins>,
     /// Subprotocols, of which the first that a client offers is selected.
@@ -288,6 +290,17 @@ pub enum OnGap {
     /// Nothing: counted and logged only.
     Ignore,
     /// An error frame with the code `EVENTS_MAY_BE_MISSING`.
+    Notify,
+    /// Closed with 1001, so that the client reconnects and fetches its state.
+    Close,
+}
+
+/// What is sent to clients when an event of their encrypted channel cannot be decrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUndecryptable {
+    /// Nothing: counted and logged only.
+    Drop,
+    /// An error frame with the code `EVENT_NOT_DECRYPTED`.
     Notify,
     /// Closed with 1001, so that the client reconnects and fetches its state.
     Close,

@@ -80,6 +80,9 @@ impl Session {
                 self.machine.reply(&message_type, &data, now, out);
                 self.context.shared.publisher.replied(ReplyResult::Passed);
             }
+            Notice::Undecryptable => {
+                self.machine.undecryptable(self.context.shared.settings.close_window, now, out);
+            }
             Notice::Gap => self.machine.gap(self.context.shared.settings.close_window, now, out),
             Notice::Probe { heard_within, answers, .. } if self.machine.heard_within(heard_within, now) => {
                 answers.add_permits(1);

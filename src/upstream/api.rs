@@ -1,5 +1,6 @@
 //! Pusher's HTTP API, as far as publishing needs it. Decides what an answer means.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -11,6 +12,8 @@ use hyper::{Method, StatusCode, Uri};
 use crate::clock::Now;
 use crate::http::{Client, HttpError, Request, Response};
 use crate::json::Object;
+use crate::pusher::channel::ChannelKind;
+use crate::pusher::encryption::NONCE_BYTES;
 use crate::pusher::sign;
 use crate::template::escape_into;
 use crate::upstream::delivery::Sent;
@@ -104,15 +107,18 @@ impl Api {
         excluded: impl Fn(&str) -> Option<&'a str>,
         timeout: Duration,
     ) -> Outcome {
+        let Some(data) = self.data_of(batch) else {
+            return rejected("there is no key to encrypt with".to_owned(), true);
+        };
         if !self.one_by_one.load(Ordering::Relaxed) {
-            match self.call("batch_events", batch_body(batch, &excluded), timeout).await {
+            match self.call("batch_events", batch_body(batch, &data, &excluded), timeout).await {
                 Ok(response) if !is_unknown_place(response.status) => return judge(&response),
                 Ok(_) => {}
                 Err(outcome) => return outcome,
             }
         }
-        let [sent] = batch else { return Outcome::OneByOne };
-        match self.call("events", event_body(sent, excluded), timeout).await {
+        let ([sent], [data]) = (batch, data.as_slice()) else { return Outcome::OneByOne };
+        match self.call("events", event_body(sent, data, excluded), timeout).await {
             Ok(response) => {
                 let outcome = judge(&response);
                 // Only now is it known that it was not the app, or a proxy, that was not found.
@@ -123,6 +129,21 @@ impl Api {
             }
             Err(outcome) => outcome,
         }
+    }
+
+    /// The events' data as it is published: that of encrypted channels sealed, under a nonce of its own each time. `None`:
+    /// it cannot be, and nothing may leave in clear.
+    fn data_of<'s>(&self, batch: &'s [Arc<Sent>]) -> Option<Vec<Cow<'s, str>>> {
+        let data = batch.iter().map(|sent| {
+            if ChannelKind::of(&sent.channel) != ChannelKind::Encrypted {
+                return Some(Cow::Borrowed(sent.data.as_str()));
+            }
+            let key = self.app.encryption_master_key.as_ref()?.of_channel(&sent.channel);
+            let mut nonce = [0; NONCE_BYTES];
+            aws_lc_rs::rand::fill(&mut nonce).ok()?;
+            Some(Cow::Owned(key.seal(nonce, &sent.data)))
+        });
+        data.collect()
     }
 
     /// POSTs to one of the app's resources.
@@ -256,34 +277,38 @@ fn is_unknown_place(status: StatusCode) -> bool {
 }
 
 /// `excluded` gives the socket id that must not get the events of a channel.
-fn batch_body<'a>(batch: &[Arc<Sent>], excluded: impl Fn(&str) -> Option<&'a str>) -> String {
+fn batch_body<'a>(
+    batch: &[Arc<Sent>],
+    data: &[Cow<'_, str>],
+    excluded: impl Fn(&str) -> Option<&'a str>,
+) -> String {
     let mut body = String::from("{\"batch\":[");
-    for (i, sent) in batch.iter().enumerate() {
+    for (i, (sent, data)) in batch.iter().zip(data).enumerate() {
         body.push_str(if i == 0 { "{\"channel\":\"" } else { ",{\"channel\":\"" });
         escape_into(&mut body, &sent.channel);
         body.push('"');
-        rest_into(&mut body, sent, excluded(&sent.channel));
+        rest_into(&mut body, sent, data, excluded(&sent.channel));
     }
     body.push_str("]}");
     body
 }
 
 /// The body of POST event. All servers take `channels`, some of them `channel` too.
-fn event_body<'a>(sent: &Sent, excluded: impl Fn(&str) -> Option<&'a str>) -> String {
+fn event_body<'a>(sent: &Sent, data: &str, excluded: impl Fn(&str) -> Option<&'a str>) -> String {
     let mut body = String::from("{\"channels\":[\"");
     escape_into(&mut body, &sent.channel);
     body.push_str("\"]");
-    rest_into(&mut body, sent, excluded(&sent.channel));
+    rest_into(&mut body, sent, data, excluded(&sent.channel));
     body
 }
 
 /// Name, data, and the socket id to exclude.
-fn rest_into(body: &mut String, sent: &Sent, excluded: Option<&str>) {
+fn rest_into(body: &mut String, sent: &Sent, data: &str, excluded: Option<&str>) {
     body.push_str(",\"name\":\"");
     escape_into(body, &sent.event);
     // The data is a string whose text is the JSON, as Pusher wants it.
     body.push_str("\",\"data\":\"");
-    escape_into(body, &sent.data);
+    escape_into(body, data);
     if let Some(socket_id) = excluded {
         body.push_str("\",\"socket_id\":\"");
         escape_into(body, socket_id);
@@ -364,173 +389,4 @@ pub(super) fn rejected(why: String, one_may_be_bad: bool) -> Outcome {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::exchange::ConnId;
-    use crate::upstream::settings::Endpoint;
-
-    /// An app whose socket and API are both there.
-    pub(in crate::upstream) fn app(there: Endpoint) -> App {
-        App {
-            id: "1".into(),
-            key: "k".into(),
-            secret: "s".into(),
-            ws: there.clone(),
-            api: there,
-            origin: None,
-            ca_file: None,
-        }
-    }
-
-    fn api(path: &str) -> Api {
-        let there = Endpoint { host: "localhost".into(), port: None, tls: false, path: path.into() };
-        Api::new(app(there), 10, Arc::new(Client::new(&crate::tls::client_config(None).unwrap())))
-    }
-
-    pub(in crate::upstream) fn response(status: u16, body: &str) -> Response {
-        Response {
-            status: StatusCode::from_u16(status).unwrap(),
-            retry_after: Some(Duration::from_secs(7)),
-            date: None,
-            content_type: None,
-            readable: true,
-            body: Bytes::copy_from_slice(body.as_bytes()),
-        }
-    }
-
-    #[test]
-    fn a_whole_body_that_is_no_json_is_not_pushers_success() {
-        for (status, body, may_be) in [
-            (200, "{}", true),
-            (200, " {\"batch\":[{}]}\n", true),
-            (200, "", true),
-            (400, "plain text", true),
-            (502, "<p>Bad gateway</p>", true),
-            (200, "<p>Welcome!</p>", false),
-            (200, "Welcome", false),
-            (200, "{} {", false),
-            (101, "", false),
-            // It has begun as Pusher's do.
-            (200, "{\"ba", true),
-            (200, "{", true),
-            (200, "{\"batch\":[{}", true),
-            (200, "\u{FEFF}{}", true),
-        ] {
-            assert_eq!(may_be_pushers(&response(status, body)), may_be, "{status} {body}");
-        }
-        let bytes = |body: &'static [u8]| Response { body: Bytes::from_static(body), ..response(200, "") };
-        for (body, may_be) in
-            [(&b"{\"a\":\"\xFF\"}"[..], true), (b"\xFF\xFE{\0}\0", true), (b"<p>f\xFCr</p>", false)]
-        {
-            assert_eq!(may_be_pushers(&bytes(body)), may_be, "{body:?}");
-        }
-        // Nobody knows whether it is whole, or what it says.
-        for body in ["{\"ba", "<p>Welcome!</p>", "(a large answer)"] {
-            let answer = |status| Response { readable: false, ..response(status, body) };
-            assert!(may_be_pushers(&answer(200)) && !may_be_pushers(&answer(101)), "{body}");
-        }
-    }
-
-    #[test]
-    fn answers_are_judged() {
-        for (status, body, expected) in [
-            (200, "{}", "accepted"),
-            (202, "", "accepted"),
-            (200, r#"{"ok":true}"#, "accepted"),
-            (200, r#"{"error":"The payload is too large","code":413}"#, "refused, one"),
-            (400, "bad", "refused, one"),
-            (401, "", "refused, all"),
-            (403, "over quota", "refused, all"),
-            (413, "", "refused, one"),
-            (422, "", "refused, one"),
-            (301, "", "refused, one"),
-            (429, "", "retry rate_limited maybe 7s"),
-            (503, "", "retry unavailable maybe 7s"),
-            (500, "", "retry server_error maybe 7s"),
-            (502, "", "retry server_error maybe 7s"),
-            (504, "", "retry server_error maybe 7s"),
-            (200, r#"{"error":"Too many","code":429}"#, "retry rate_limited not taken 7s"),
-            (200, r#"{"error":"Away","code":503}"#, "retry unavailable not taken 7s"),
-        ] {
-            assert_eq!(said(&judge(&response(status, body))), expected, "{status} {body}");
-        }
-    }
-
-    pub(in crate::upstream) fn said(outcome: &Outcome) -> String {
-        match outcome {
-            Outcome::Accepted => "accepted".to_owned(),
-            Outcome::OneByOne => "one by one".to_owned(),
-            Outcome::Rejected { one_may_be_bad, .. } => {
-                format!("refused, {}", if *one_may_be_bad { "one" } else { "all" })
-            }
-            Outcome::Retry { cause, maybe_accepted, wait, .. } => {
-                let taken = if *maybe_accepted { "maybe" } else { "not taken" };
-                let wait = wait.map_or("-".to_owned(), |wait| format!("{wait:?}"));
-                format!("retry {} {taken} {wait}", cause.label())
-            }
-        }
-    }
-
-    #[test]
-    fn only_a_refused_signature_far_from_pushers_time_teaches_it() {
-        let api = api("");
-        let here = 1_000_000;
-        for (status, date, signed, learns, difference) in [
-            (200, Some(here + 7200), here, false, 0),
-            (401, None, here, false, 0),
-            (401, Some(here + 300), here, false, 0),
-            (401, Some(here + 7200), here, true, 7200),
-            (401, Some(here + 7201), here + 7200, false, 7200),
-            (401, Some(here - 9000), here + 7200, true, -9000),
-            (401, Some(i64::MIN), i64::MAX, true, i64::MIN),
-        ] {
-            let status = StatusCode::from_u16(status).unwrap();
-            let response = Response { status, date, ..response(200, "") };
-            assert_eq!(api.learns_time(&response, signed, here), learns, "{date:?}");
-            assert_eq!(api.clock_difference_s.load(Ordering::Relaxed), difference, "{date:?}");
-        }
-    }
-
-    #[test]
-    fn what_the_server_signs_is_found_by_two_refusals_at_most() {
-        let (refusal, success) = (response(401, ""), response(200, "{}"));
-        let plain = api("");
-        assert!(!plain.learns_prefix(&refusal, false), "there is nothing else to sign");
-        let prefixed = api("/pusher");
-        for _ in 0..3 {
-            assert!(!prefixed.learns_prefix(&success, false));
-            assert!(prefixed.learns_prefix(&refusal, false), "tried once more, with the prefix");
-            assert!(prefixed.signs_prefix.load(Ordering::Relaxed));
-            assert!(!prefixed.learns_prefix(&refusal, true), "it is the key, then");
-            assert!(!prefixed.signs_prefix.load(Ordering::Relaxed));
-        }
-        prefixed.accepted.store(true, Ordering::Relaxed);
-        assert!(!prefixed.learns_prefix(&refusal, false), "it is known what is signed");
-    }
-
-    #[test]
-    fn bodies_carry_data_as_a_string_and_keep_its_text() {
-        let sent = |channel: &str, data: &str| {
-            Arc::new(Sent {
-                channel: channel.into(),
-                event: "client-\"e".into(),
-                data: data.into(),
-                origin: ConnId(1),
-            })
-        };
-        let data = "{\"n\": 1.50, \"s\":\"a\\n\\u00e9\u{1F600}\"}";
-        let batch = [sent("private-c", data), sent("d", "7")];
-        let body = batch_body(&batch, |channel| (channel == "d").then_some("1.\"2"));
-        let value: serde_json::Value = serde_json::from_str(&body).unwrap();
-        assert_eq!(value["batch"][0]["data"].as_str(), Some(data));
-        assert_eq!(value["batch"][0]["name"].as_str(), Some("client-\"e"));
-        assert_eq!(value["batch"][1]["data"].as_str(), Some("7"));
-        assert_eq!(value["batch"][0].get("socket_id"), None);
-        assert_eq!(value["batch"][1]["socket_id"].as_str(), Some("1.\"2"));
-        assert_eq!(value["batch"].as_array().unwrap().len(), 2);
-
-        let value: serde_json::Value = serde_json::from_str(&event_body(&batch[0], |_| Some("1.2"))).unwrap();
-        let expected = serde_json::json!({"channels": ["private-c"], "name": "client-\"e", "data": data, "socket_id": "1.2"});
-        assert_eq!(value, expected);
-    }
-}
+pub(super) mod tests;

@@ -208,6 +208,11 @@ pub enum Delivery {
         /// The last event of a cache channel.
         cached: Option<Arc<Event>>,
     },
+    /// An event of an encrypted channel could not be decrypted.
+    Undecryptable {
+        link: LinkId,
+        channel: Arc<str>,
+    },
     /// A backend wants this user's connections closed.
     Terminated {
         link: LinkId,

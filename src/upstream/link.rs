@@ -93,7 +93,8 @@ pub async fn run(shared: Arc<Shared>, end: LinkEnd, status: Status) {
     let (probes, mut probed) = mpsc::unbounded_channel();
     let mut link = Link {
         id,
-        machine: Machine::new(id, shared.settings.times, flights, fastrand::Rng::new(), now()),
+        machine: Machine::new(id, shared.settings.times, flights, fastrand::Rng::new(), now())
+            .with_master_key(shared.settings.app.encryption_master_key.clone()),
         actions: Vec::new(),
         line: Line::default(),
         probes,
@@ -260,6 +261,12 @@ impl Link {
             Note::Unwanted { channel, event } => {
                 metrics.event(EventResult::Undelivered(Reason::NoSubscriber));
                 self.shared.undelivered.note_unwanted(&channel, &event, Now::read());
+            }
+            Note::Undecryptable { channel, event, why } => {
+                metrics.event(EventResult::Undecryptable);
+                metrics.undecryptable.get(why).increment(1);
+                let (channel, event) = (loggable(&channel), loggable(&event));
+                tracing::warn!(link, channel, event, why = why.label(), "an event cannot be decrypted");
             }
             Note::Missing(channels) => {
                 metrics.gaps.increment(channels as u64);

@@ -5,6 +5,7 @@ use super::refused::Refused;
 use super::undelivered::Reason;
 use crate::metrics::label::labels;
 use crate::metrics::{Counter, Family, Gauge, GaugeGuard, Histogram, Label, Named, Registry};
+use crate::pusher::encryption::Undecryptable;
 
 /// What became of an event from Pusher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum EventResult {
     HadAlready,
     /// A frame that cannot be understood.
     Malformed,
+    /// It could not be decrypted.
+    Undecryptable,
     /// No client got it.
     Undelivered(Reason),
 }
@@ -28,6 +31,7 @@ impl Label for EventResult {
         Self::NoChannel,
         Self::HadAlready,
         Self::Malformed,
+        Self::Undecryptable,
         Self::Undelivered(Reason::NoSubscriber),
         Self::Undelivered(Reason::NotJson),
         Self::Undelivered(Reason::FieldMissing),
@@ -40,7 +44,8 @@ impl Label for EventResult {
             Self::NoChannel => 1,
             Self::HadAlready => 2,
             Self::Malformed => 3,
-            Self::Undelivered(reason) => 4 + reason.index(),
+            Self::Undecryptable => 4,
+            Self::Undelivered(reason) => 5 + reason.index(),
         }
     }
 
@@ -50,6 +55,7 @@ impl Label for EventResult {
             Self::NoChannel => "no_channel",
             Self::HadAlready => "had_already",
             Self::Malformed => "malformed",
+            Self::Undecryptable => "undecryptable",
             Self::Undelivered(reason) => reason.label(),
         }
     }
@@ -125,6 +131,8 @@ pub struct LinkMetrics {
     pub gaps: Counter,
     /// Events from Pusher.
     pub events: Family<EventResult>,
+    /// Events of encrypted channels that could not be decrypted.
+    pub undecryptable: Family<Undecryptable>,
     /// Clients' messages delivered to this bridge's own clients.
     pub local_events: Counter,
     subscriptions: Family<SubscriptionState, Gauge>,
@@ -151,6 +159,10 @@ impl LinkMetrics {
                  events",
             ),
             events: registry.declare("pusher_bridge_upstream_events_total", "Events received from Pusher"),
+            undecryptable: registry.declare(
+                "pusher_bridge_undecryptable_total",
+                "Events of encrypted channels that could not be decrypted, by reason",
+            ),
             local_events: registry.declare(
                 "pusher_bridge_local_events_total",
                 "Client messages delivered to clients of this bridge, after Pusher accepted them",
@@ -240,7 +252,7 @@ mod tests {
         for (index, result) in EventResult::VALUES.iter().enumerate() {
             assert_eq!(result.index(), index, "{result:?}");
         }
-        assert_eq!(EventResult::VALUES.len(), 4 + Reason::ALL.len());
+        assert_eq!(EventResult::VALUES.len(), 5 + Reason::ALL.len());
     }
 
     #[test]

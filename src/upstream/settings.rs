@@ -7,6 +7,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::net::proxies::Proxies;
+use crate::pusher::encryption::MasterKey;
 
 /// `[upstream]`
 #[derive(Clone, Debug)]
@@ -54,6 +55,8 @@ pub struct App {
     pub key: String,
     /// The app's secret.
     pub secret: SecretString,
+    /// Of encrypted channels; `None`: no route has any.
+    pub encryption_master_key: Option<MasterKey>,
     /// Where the WebSocket is.
     pub ws: Endpoint,
     /// Where the HTTP API is.

@@ -42,6 +42,8 @@ pub enum Notice {
     Reply { message_type: String, data: String },
     /// Events may have been missed.
     Gap,
+    /// An event could not be decrypted.
+    Undecryptable,
     /// Show a sign of life.
     Probe {
         /// Within this time.
@@ -96,6 +98,8 @@ struct State {
     left: bool,
     /// Only one gap is reported at a time.
     gap: bool,
+    /// Likewise one event that could not be decrypted.
+    undecryptable: bool,
     /// Nothing is read from the client until it has read its answers.
     paused: bool,
     /// Bytes read and thrown away while closing.
@@ -115,6 +119,7 @@ impl Conn {
             notices: VecDeque::new(),
             left: false,
             gap: false,
+            undecryptable: false,
             paused: false,
             discarded: 0,
             waker: None,
@@ -195,7 +200,7 @@ impl Conn {
         if state.left {
             return false;
         }
-        if matches!(notice, Notice::Gap) && std::mem::replace(&mut state.gap, true) {
+        if state.once(&notice).is_some_and(|told| std::mem::replace(told, true)) {
             return true;
         }
         if state.notices.len() < NOTICES_MAX {
@@ -233,8 +238,8 @@ impl Conn {
     pub fn poll_event(&self, cx: &mut Context<'_>) -> Poll<ConnEvent> {
         let mut state = self.state();
         if let Some(notice) = state.notices.pop_front() {
-            if matches!(notice, Notice::Gap) {
-                state.gap = false;
+            if let Some(told) = state.once(&notice) {
+                *told = false;
             }
             if state.notices.is_empty() {
                 state.notices = VecDeque::new();
@@ -359,6 +364,15 @@ impl Conn {
 }
 
 impl State {
+    /// Whether such a notice waits already, for those of which one says all.
+    const fn once(&mut self, notice: &Notice) -> Option<&mut bool> {
+        match notice {
+            Notice::Gap => Some(&mut self.gap),
+            Notice::Undecryptable => Some(&mut self.undecryptable),
+            _ => None,
+        }
+    }
+
     /// What is held counts for the budget of all connections.
     fn account(&mut self) {
         let own = self.incoming + self.outbox.queue_bytes();

@@ -123,7 +123,17 @@ tables = [{ count = 3, per = "1m" }, { count = 4, per = "1m" }]
 const ENOUGH: usize = 4;
 
 /// Whose values nobody is to see; that they are there is shown.
-const SECRET: [&str; 7] = ["secret", "secret_file", "pem", "pem_file", "jwks", "jwks_file", "x-header"];
+const SECRET: [&str; 9] = [
+    "secret",
+    "secret_file",
+    "pem",
+    "pem_file",
+    "jwks",
+    "jwks_file",
+    "x-header",
+    "encryption_master_key",
+    "encryption_master_key_file",
+];
 
 fn samples() -> Vec<toml::Value> {
     fn words(schema: &Value, found: &mut Vec<toml::Value>) {
@@ -157,6 +167,14 @@ fn prepare(file: &mut toml::Value, place: &Place) {
     let names: Vec<&str> = place.iter().map(String::as_str).collect();
     match names.as_slice() {
         ["upstream", "cluster"] => _ = file["upstream"].as_table_mut().unwrap().remove("host"),
+        ["routes", _, "on_undecryptable"] => {
+            file["routes"][0]["channel"] = "private-encrypted-a-{id}".into();
+            put(
+                file,
+                &["upstream", "encryption_master_key"].map(str::to_owned),
+                &"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into(),
+            );
+        }
         ["routes", _, "echo"] => {
             let route = file["routes"][0].as_table_mut().unwrap();
             route.remove("publish");

@@ -215,7 +215,10 @@ fn extremes() -> Vec<toml::Value> {
 fn hides(place: &Place) -> &'static [&'static str] {
     let name = place.last().map_or("", String::as_str);
     let token = place.first().is_some_and(|table| table == "endpoints") && name == "token";
-    if token || ["secret", "pem", "jwks"].contains(&name) || place.iter().any(|name| name == "headers") {
+    if token
+        || ["secret", "pem", "jwks", "encryption_master_key"].contains(&name)
+        || place.iter().any(|name| name == "headers")
+    {
         return &["s3cret"];
     }
     // Of a URL: its credentials, and the values of its query.

@@ -56,11 +56,15 @@ fn shipped_dialects() -> &'static str {
     &SHIPPED[from..to]
 }
 
+/// A key for encrypted channels.
+const MASTER_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
 /// A piece of a routes file, with what it leaves out put behind it.
 fn completed(piece: &str) -> String {
     let mut file = piece.to_owned();
     if !piece.contains("[upstream]") {
         file.push_str("\n[upstream]\napp_id = \"1\"\nkey = \"k\"\nsecret = \"s\"\ncluster = \"mt1\"\n");
+        file.push_str(&format!("encryption_master_key = \"{MASTER_KEY}\"\n"));
     }
     if !piece.contains("[[auth.keys]]") {
         file.push_str("\n[[auth.keys]]\nalgorithms = [\"HS256\"]\nsecret = \"s\"\n");
@@ -81,7 +85,13 @@ fn every_piece_of_toml_is_valid() {
         README.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(pieces.len() >= 7, "{} pieces", pieces.len());
     let secret = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/routes/fixtures/secret.txt");
-    let env = |name: &str| Some(if name.ends_with("_FILE") { secret } else { "value" }.to_owned());
+    let env = |name: &str| {
+        Some(match name {
+            "PUSHER_ENCRYPTION_MASTER_KEY" => MASTER_KEY.to_owned(),
+            name if name.ends_with("_FILE") => secret.to_owned(),
+            _ => "value".to_owned(),
+        })
+    };
     for piece in pieces {
         let source = Source { name: "README.md".into(), text: completed(piece) };
         let loaded = config::load(&source, &env).unwrap_or_else(|errors| {

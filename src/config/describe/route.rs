@@ -4,8 +4,8 @@ use super::limits::limits;
 use super::{Lines, auth, duration, mask, one_line};
 use crate::deprecation::Policy;
 use crate::routes::route::{
-    Elsewhere, Filter, Heartbeat, HeartbeatKind, OnGap, PublishAction, PublishRule, Route, TellRefusal,
-    TypeSet, ValueSets,
+    Elsewhere, Filter, Heartbeat, HeartbeatKind, OnGap, OnUndecryptable, PublishAction, PublishRule, Route,
+    TellRefusal, TypeSet, ValueSets,
 };
 
 pub(super) fn route(out: &mut Lines, route: &Route) {
@@ -28,6 +28,7 @@ pub(super) fn route(out: &mut Lines, route: &Route) {
         deprecation,
         refusal,
         on_gap,
+        on_undecryptable,
         origins,
         subprotocols,
     } = route;
@@ -88,6 +89,11 @@ pub(super) fn route(out: &mut Lines, route: &Route) {
         OnGap::Ignore => {}
         OnGap::Notify => out.fact("on a gap", "clients are told"),
         OnGap::Close => out.fact("on a gap", "clients are closed"),
+    }
+    match on_undecryptable {
+        OnUndecryptable::Drop => {}
+        OnUndecryptable::Notify => out.fact("undecryptable", "clients are told"),
+        OnUndecryptable::Close => out.fact("undecryptable", "clients are closed"),
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn upstream(out: &mut Lines, settings: &Settings) {
         publish,
         proxies,
     } = settings;
-    let App { id, key, secret: _, ws, api, origin, ca_file } = app;
+    let App { id, key, secret: _, encryption_master_key, ws, api, origin, ca_file } = app;
     let Publish { lanes, queue_messages_max, queue_bytes_max, batch_max, timeout, deadline } = publish;
     let origin = origin.as_ref().map(|origin| format!(" from {origin}")).unwrap_or_default();
     out.fact(
@@ -39,6 +39,9 @@ pub(super) fn upstream(out: &mut Lines, settings: &Settings) {
         if let Ok(Some(proxy)) = proxies.of_host(there.tls, &there.host, port) {
             out.more(format!("{what} by the proxy {proxy}"));
         }
+    }
+    if encryption_master_key.is_some() {
+        out.more("encrypted channels have a master key");
     }
     if let Some(file) = ca_file {
         out.more(format!("the certificates in {} are trusted, too", file.display()));

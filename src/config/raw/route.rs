@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    AfterSunset, Bool, Exclusive, HeartbeatKind, List, Num, OnGap, Rate, RateOrNone, Refusal, Relay, Reply,
-    Slash, Slots, Str, Via,
+    AfterSunset, Bool, Exclusive, HeartbeatKind, List, Num, OnGap, OnUndecryptable, Rate, RateOrNone,
+    Refusal, Relay, Reply, Slash, Slots, Str, Via,
 };
 use crate::config::scalars::{At, Number};
 use crate::config::schema as s;
@@ -201,6 +201,8 @@ macro_rules! route_keys {
             pub(in crate::config) refusal_hold: Str,
             /// What a client is told when events may have been missed (default ignore).
             pub(in crate::config) on_gap: Option<At<OnGap>>,
+            /// What a client is told when an event cannot be decrypted: drop is nothing (default drop).
+            pub(in crate::config) on_undecryptable: Option<At<OnUndecryptable>>,
             /// Whether a path that differs by the `/` at its end is another one: exact or either (default exact).
             pub(in crate::config) slash: Option<At<Slash>>,
             /// Subprotocols, of which the first that a client offers is told to it (default the dialect's).

@@ -47,12 +47,16 @@ pub(super) struct RouteInput {
     pub(super) own_slots: Option<Range<usize>>,
     /// The same of `auth.also_from` and `auth.deadline`.
     pub(super) own_asks: Option<Range<usize>>,
+    /// The same of `on_undecryptable`.
+    pub(super) own_undecryptable: Option<Range<usize>>,
 }
 
 /// What all routes have in common.
 struct Shared {
     dialects: BTreeMap<String, Option<Arc<Dialect>>>,
     has_keys: bool,
+    /// Whether encrypted channels can be carried: `upstream.encryption_master_key`.
+    has_master_key: bool,
     /// `upstream.event_bytes`
     event_bytes_max: usize,
 }
@@ -64,6 +68,7 @@ pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[Ro
     let mut shared = Shared {
         dialects: BTreeMap::new(),
         event_bytes_max: upstream.event_bytes_max,
+        has_master_key: upstream.app.encryption_master_key.is_some(),
         has_keys: root
             .auth
             .as_ref()

@@ -174,7 +174,7 @@ fn elsewhere(
     own: Own<'_>,
 ) -> Option<Elsewhere> {
     let raw = problems.text(Some(raw))?;
-    let text = channel(problems, raw, context, own.listed)?;
+    let (text, _) = channel(problems, raw, context, own.listed)?;
     let chosen = own.channel.and_then(Text::subscribe_field);
     if let Some(field) = text.subscribe_field().filter(|field| Some(*field) != chosen)
         && own.channel.is_some()

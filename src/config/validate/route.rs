@@ -17,7 +17,7 @@ use crate::legacy::dialect::Dialect;
 use crate::limits::slots::Scope;
 use crate::pusher::channel::{CHANNEL_BYTES_MAX, ChannelKind, check_channel, kind_a_value_could_select};
 use crate::routes::path::PathTemplate;
-use crate::routes::route::{Filter, Heartbeat, HeartbeatKind, OnGap, Route, TellRefusal};
+use crate::routes::route::{Filter, Heartbeat, HeartbeatKind, OnGap, OnUndecryptable, Route, TellRefusal};
 use crate::template::{Allow, Text, Var, closest};
 
 const AUTH_DEADLINE: Duration = Duration::from_secs(30);
@@ -34,6 +34,8 @@ pub(super) struct Context<'r> {
     pub(super) authenticated: bool,
     pub(super) dialect: &'r Dialect,
     pub(super) placeholders: &'r Placeholders<'r>,
+    /// Whether encrypted channels can be carried.
+    pub(super) has_master_key: bool,
     /// The filter's field, by its members.
     pub(super) filter_field: Option<&'r [String]>,
 }
@@ -64,10 +66,15 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
         authenticated,
         dialect: &dialect,
         placeholders: &placeholders,
+        has_master_key: shared.has_master_key,
         filter_field: None,
     };
     let auth = auth(problems, raw, shared, &context);
     let channel = self::channel(problems, channel, &context, &subscribe_values);
+    if let (Some(span), Some((_, false))) = (input.own_undecryptable.clone(), &channel) {
+        problems.at(span, "`on_undecryptable` has no meaning on a channel that is not encrypted");
+    }
+    let channel = channel.map(|(channel, _)| channel);
     let filter = filter(problems, raw.filter.as_ref(), &context);
     let echo = problems.flag(raw.echo.as_ref(), false);
     if let Some(field) = raw.filter.as_ref().and_then(|raw| raw.field.as_ref()).filter(|_| echo) {
@@ -126,6 +133,11 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
             None | Some(raw::OnGap::Ignore) => OnGap::Ignore,
             Some(raw::OnGap::Notify) => OnGap::Notify,
             Some(raw::OnGap::Close) => OnGap::Close,
+        },
+        on_undecryptable: match raw.on_undecryptable.as_ref().map(At::get) {
+            None | Some(raw::OnUndecryptable::Drop) => OnUndecryptable::Drop,
+            Some(raw::OnUndecryptable::Notify) => OnUndecryptable::Notify,
+            Some(raw::OnUndecryptable::Close) => OnUndecryptable::Close,
         },
         origins: door::origins(problems, raw.origins.as_ref()),
         subprotocols: subprotocols.unwrap_or_else(|| dialect.subprotocols.clone()),
@@ -358,12 +370,13 @@ fn check_subscribe(problems: &mut Problems<'_>, raw: &At<String>, text: &Text, c
     }
 }
 
+/// The channel, and whether it can be an encrypted one.
 pub(super) fn channel(
     problems: &mut Problems<'_>,
     raw: &At<String>,
     context: &Context<'_>,
     closed: &[(String, Vec<String>)],
-) -> Option<Text> {
+) -> Option<(Text, bool)> {
     let allow = Allow { subscribe: true, user: true, message_type: false };
     let text = template(problems, raw, context.path_names, allow, context.authenticated)?;
     check_subscribe(problems, raw, &text, context);
@@ -386,13 +399,19 @@ pub(super) fn channel(
         problems
             .at(raw.span(), format!("the channel's name has {length} bytes of at most {CHANNEL_BYTES_MAX}"));
     }
-    check_kind(problems, raw, &text, closed);
+    let is_encrypted = check_kind(problems, raw, &text, closed, context.has_master_key);
     context.placeholders.check(problems, raw, &text, None, Place::Channel);
-    Some(text)
+    Some((text, is_encrypted))
 }
 
-/// The channel's kind must be supported, and must not depend on what a client writes.
-fn check_kind(problems: &mut Problems<'_>, raw: &At<String>, text: &Text, closed: &[(String, Vec<String>)]) {
+/// The channel's kind must be supported, and must not depend on what a client writes. Whether it can be an encrypted one.
+fn check_kind(
+    problems: &mut Problems<'_>,
+    raw: &At<String>,
+    text: &Text,
+    closed: &[(String, Vec<String>)],
+    has_master_key: bool,
+) -> bool {
     let listed = text.subscribe_field().and_then(|field| closed.iter().find(|(name, _)| name == field));
     // In a partly filled name, `{` begins what only a client knows: no channel's name has one.
     let fill = |listed: Option<&String>| {
@@ -405,6 +424,7 @@ fn check_kind(problems: &mut Problems<'_>, raw: &At<String>, text: &Text, closed
         Some((_, values)) => values.iter().filter_map(|value| fill(Some(value))).collect(),
         None => fill(None).into_iter().collect(),
     };
+    let mut is_encrypted = false;
     for name in names {
         let begin = name.split('{').next().unwrap_or("");
         if begin != name
@@ -412,19 +432,32 @@ fn check_kind(problems: &mut Problems<'_>, raw: &At<String>, text: &Text, closed
         {
             let prefix = text.literal_prefix();
             let span = if begin == prefix { problems.inside(raw, prefix.len()) } else { raw.span() };
-            return problems.with_help(
+            problems.with_help(
                 span,
                 format!("a value here could make this a `{kind}` channel"),
                 "put literal text before it, or list the values in [routes.subscribe]",
             );
+            return is_encrypted || ChannelKind::of(begin) == ChannelKind::Encrypted;
         }
-        let kind = match ChannelKind::of(begin) {
-            ChannelKind::Presence => "presence-",
-            ChannelKind::Encrypted => "private-encrypted-",
-            ChannelKind::Public | ChannelKind::Private => continue,
-        };
-        return problems.at(raw.span(), format!("`{kind}` channels are not carried yet"));
+        match ChannelKind::of(begin) {
+            ChannelKind::Presence => {
+                problems.at(raw.span(), "`presence-` channels are not carried yet");
+                return is_encrypted;
+            }
+            ChannelKind::Encrypted if !has_master_key => {
+                problems.with_help(
+                    raw.span(),
+                    "an encrypted channel needs `upstream.encryption_master_key`",
+                    "the key that the app's backends have: base64 of 32 bytes, often by a variable: \
+                     encryption_master_key = \"${PUSHER_ENCRYPTION_MASTER_KEY}\"",
+                );
+                return true;
+            }
+            ChannelKind::Encrypted => is_encrypted = true,
+            ChannelKind::Public | ChannelKind::Private => {}
+        }
     }
+    is_encrypted
 }
 
 fn filter(problems: &mut Problems<'_>, raw: Option<&raw::Filter>, context: &Context<'_>) -> Option<Filter> {

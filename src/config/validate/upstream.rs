@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{POSITIVE, required};
 use crate::config::problems::Problems;
@@ -12,6 +12,7 @@ use crate::config::raw;
 use crate::config::scalars::{At, Number};
 use crate::net::host::check_host;
 use crate::pusher::channel::DATA_BYTES_MAX;
+use crate::pusher::encryption::{KEY_BYTES, MasterKey};
 use crate::upstream::settings::{App, Endpoint, Publish, Settings, Times};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -118,6 +119,7 @@ fn stand_in() -> App {
         id: String::new(),
         key: String::new(),
         secret: SecretString::from(String::new()),
+        encryption_master_key: None,
         ws: nowhere(),
         api: nowhere(),
         origin: None,
@@ -159,11 +161,39 @@ fn app(problems: &mut Problems<'_>, at: &At<raw::Upstream>) -> App {
         id,
         key,
         secret: secret.unwrap_or_else(|| SecretString::from(String::new())),
+        encryption_master_key: master_key(problems, raw),
         ws,
         api,
         origin: origin(problems, raw.origin.as_ref()),
         ca_file: raw.ca_file.as_ref().filter(|f| !f.get().is_empty()).map(|f| problems.resolve(f.get())),
     }
+}
+
+/// The master key of encrypted channels. One that is wrong, or is not known yet, is one all the same: that a route lacks
+/// it would be no help.
+fn master_key(problems: &mut Problems<'_>, raw: &raw::Upstream) -> Option<MasterKey> {
+    let set = |raw: &'_ Option<At<String>>| raw.clone().filter(|raw| !raw.get().is_empty());
+    if let (Some(_), Some(file)) = (&raw.encryption_master_key, &raw.encryption_master_key_file) {
+        problems.at(
+            file.span(),
+            "`encryption_master_key` and `encryption_master_key_file` are both set: leave one out",
+        );
+    }
+    let before = problems.len();
+    let (at, key) = match (set(&raw.encryption_master_key), set(&raw.encryption_master_key_file)) {
+        (Some(raw), _) => (raw.span(), Some(problems.secret(&raw))),
+        (None, Some(file)) => (file.span(), problems.secret_file(&file)),
+        (None, None) => return None,
+    };
+    let parsed = key.map(|key| MasterKey::parse(key.expose_secret()));
+    if let (Some(Err(why)), true) = (&parsed, problems.len() == before) {
+        problems.with_help(
+            at,
+            why.clone(),
+            "`openssl rand -base64 32` makes one; Pusher's libraries need the same",
+        );
+    }
+    parsed.and_then(Result::ok).or_else(|| Some(MasterKey::new([0; KEY_BYTES])))
 }
 
 fn port(problems: &mut Problems<'_>, raw: Option<&At<Number>>, otherwise: Option<u16>) -> Option<u16> {

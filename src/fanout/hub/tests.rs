@@ -392,3 +392,49 @@ async fn a_members_refusal_is_told_to_him_alone() {
     let expected = [vec![(None, "CHANNEL_FULL")], vec![], vec![(Some(0), "CHANNEL_FULL")]];
     assert_eq!(people.map(|person| refusals(&person.conn)), expected);
 }
+
+#[tokio::test]
+async fn what_cannot_be_decrypted_is_told_to_who_misses_it_where_the_route_says_so() {
+    for (said, told) in [("drop", false), ("notify", true), ("close", true)] {
+        let routes = ROUTES
+            .replace(
+                "[upstream]",
+                "[upstream]\nencryption_master_key = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"",
+            )
+            .replace(
+                "channel = \"c\"",
+                &format!("channel = \"private-encrypted-a\"\non_undecryptable = \"{said}\""),
+            );
+        let mut bench = Bench::new().await;
+        bench.route = generation(&mut History::default(), &routes).routes()[0].clone();
+        let (link, end) = LinkHandle::open();
+        let channels = ["private-encrypted-a", "private-encrypted-b"];
+        let mut clients = Vec::new();
+        for (n, channel) in channels.into_iter().chain(["private-encrypted-a"]).enumerate() {
+            let (conn, client) = bench.connected(n as u64).await;
+            let (channel, interest, via) = (channel.to_owned(), Interest::Hold, Via::Shared);
+            let subscribe = Subscribe { id: 0, channel, interest, via, confirm: None };
+            clients.push((bench.hub.attach_through(&link, &bench.route, subscribe, &conn).0, conn, client));
+            if n == 1 {
+                bench.tell(channels.map(|channel| Delivery::Live {
+                    link: end.id,
+                    channel: channel.into(),
+                    gap: false,
+                    cached: None,
+                }));
+                // Who comes now waits.
+                bench.tell([Delivery::Down(end.id)]);
+            }
+        }
+        let undecryptable = || Delivery::Undecryptable { link: end.id, channel: channels[0].into() };
+        bench.tell([undecryptable(), undecryptable()]);
+        let heard = clients.iter().map(|(_, conn, _)| {
+            conn.leave().iter().filter(|notice| matches!(notice, Notice::Undecryptable)).count()
+        });
+        assert_eq!(
+            heard.collect::<Vec<_>>(),
+            [usize::from(told), 0, 0],
+            "{said}: once, and who has missed it"
+        );
+    }
+}

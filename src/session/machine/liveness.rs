@@ -16,11 +16,13 @@ pub(super) struct Liveness {
     heard: Instant,
     /// Pings that it has yet to answer, [`PINGS_OWED_MAX`] at most.
     pings_owed: u8,
+    /// Why it has a turn to be closed, if it has one: here it takes no room.
+    pub(super) missed: CloseReason,
 }
 
 impl Liveness {
     pub(super) const fn new(opened: Instant) -> Self {
-        Self { heard: opened, pings_owed: 0 }
+        Self { heard: opened, pings_owed: 0, missed: CloseReason::Gap }
     }
 
     /// Whether a frame may be the answer to a ping of ours; then it is.

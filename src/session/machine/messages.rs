@@ -117,14 +117,17 @@ impl Machine {
         now: Now,
         out: &mut Vec<Action>,
     ) {
-        let message = Message { text, message_type, object, values: &self.values, user: self.user() };
+        let channel = self.channel_of(object);
+        let (values, user) = (&self.values, self.user());
+        let named = channel.as_deref().unwrap_or_default();
+        let message = Message { text, message_type, object, values, user, channel: named };
         match publish::prepare(&self.route, &message, now) {
             Ok(outgoing @ Outgoing::Drop) => out.push(Action::Publish {
                 outgoing,
                 channel: String::new(),
                 message_type: message_type.to_owned(),
             }),
-            Ok(outgoing) => match self.channel_of(object) {
+            Ok(outgoing) => match channel {
                 Some(channel) => match self.outside_of_filter(&outgoing, &channel) {
                     None => {
                         out.push(Action::Publish { outgoing, channel, message_type: message_type.to_owned() })

@@ -8,7 +8,7 @@ use super::{Action, Machine};
 use crate::clock::{Now, spread};
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
-use crate::routes::route::OnGap;
+use crate::routes::route::{OnGap, OnUndecryptable};
 
 impl Machine {
     /// A message of this client could not be carried.
@@ -26,21 +26,37 @@ impl Machine {
         }
     }
 
-    /// Upstream events may have been missed. Closes are spread over `window`: everybody missed them at once, and who
-    /// comes back asks for the state of things. Until then events go on.
+    /// Upstream events may have been missed.
     pub fn gap(&mut self, window: Duration, now: Now, out: &mut Vec<Action>) {
         match self.route.on_gap {
             _ if !self.is_live() => {}
             OnGap::Ignore => {}
             OnGap::Notify => self.error(ErrorCode::Gap, None, now, out),
-            OnGap::Close if window.is_zero() => self.close(CloseReason::Gap, out),
-            OnGap::Close => {
-                let after = spread(window, self.rng.f64());
-                // A turn that it has already stays.
-                if !self.timers.is_set(Timer::Gap) {
-                    self.timers.set(Timer::Gap, now.mono + after);
-                }
-            }
+            OnGap::Close => self.close_in_turn(CloseReason::Gap, window, now, out),
+        }
+    }
+
+    /// An event of one of its channels could not be decrypted.
+    pub fn undecryptable(&mut self, window: Duration, now: Now, out: &mut Vec<Action>) {
+        match self.route.on_undecryptable {
+            _ if !self.is_live() => {}
+            OnUndecryptable::Drop => {}
+            OnUndecryptable::Notify => self.error(ErrorCode::Undecryptable, None, now, out),
+            OnUndecryptable::Close => self.close_in_turn(CloseReason::Undecryptable, window, now, out),
+        }
+    }
+
+    /// Closes are spread over `window`: everybody missed the same at once, and who comes back asks for the state of
+    /// things. Until then events go on.
+    fn close_in_turn(&mut self, why: CloseReason, window: Duration, now: Now, out: &mut Vec<Action>) {
+        if window.is_zero() {
+            return self.close(why, out);
+        }
+        let after = spread(window, self.rng.f64());
+        // A turn that it has already stays.
+        if !self.timers.is_set(Timer::Missed) {
+            self.liveness.missed = why;
+            self.timers.set(Timer::Missed, now.mono + after);
         }
     }
 

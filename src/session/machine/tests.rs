@@ -25,6 +25,12 @@ fn shipped(more: &str) -> Config {
     shipped_with(|text| format!("{text}\n{more}"))
 }
 
+/// The same, with a master key for encrypted channels.
+fn shipped_with_key(more: &str) -> Config {
+    const KEY: &str = "encryption_master_key = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"";
+    shipped_with(|text| format!("{}\n{more}", text.replacen("[upstream]", &format!("[upstream]\n{KEY}"), 1)))
+}
+
 /// The shipped routes, changed.
 fn shipped_with(change: impl FnOnce(&str) -> String) -> Config {
     let text = change(include_str!("../../../routes.toml"));

@@ -11,8 +11,8 @@ use crate::legacy::close::CloseReason;
 pub(super) enum Timer {
     /// Its turn in a shutdown.
     Drain,
-    /// Its turn to be closed for the events that it may have missed.
-    Gap,
+    /// Its turn to be closed for the events that it has, or may have, missed.
+    Missed,
     /// A probed client must have shown that it is alive.
     Probe,
     /// The end of the current state: the auth deadline, the fixed subscription's wait, a refusal's hold.
@@ -28,7 +28,7 @@ pub(super) enum Timer {
 impl Timer {
     const ALL: [Self; 8] = [
         Self::Drain,
-        Self::Gap,
+        Self::Missed,
         Self::Probe,
         Self::Phase,
         Self::Expiry,
@@ -143,7 +143,7 @@ impl Machine {
             }
             match timer {
                 Timer::Drain => self.close(CloseReason::GoingAway, out),
-                Timer::Gap => self.close(CloseReason::Gap, out),
+                Timer::Missed => self.close(self.liveness.missed, out),
                 Timer::Probe => self.probe_over(out),
                 Timer::Phase => self.phase_over(now, out),
                 Timer::Expiry => self.token_expired(now, out),

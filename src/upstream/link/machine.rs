@@ -22,6 +22,7 @@ use crate::clock::Now;
 use crate::exchange::{ConnId, LinkId};
 use crate::pusher::channel;
 use crate::pusher::close::Reconnect;
+use crate::pusher::encryption::{MasterKey, Undecryptable};
 use crate::pusher::frame;
 use crate::upstream::backoff::full_jitter;
 use crate::upstream::delivery::{Delivery, Event, Sent};
@@ -70,6 +71,8 @@ pub struct Machine {
     own_channel: Arc<str>,
     cache: CacheChannels,
     flights: SharedFlights,
+    /// Of encrypted channels.
+    master_key: Option<MasterKey>,
     rng: fastrand::Rng,
     /// Scratch space.
     ops: Vec<Op>,
@@ -90,9 +93,16 @@ impl Machine {
             own_channel: "".into(),
             cache: CacheChannels::default(),
             flights,
+            master_key: None,
             rng,
             ops: Vec::new(),
         }
+    }
+
+    /// The same, which decrypts what comes on encrypted channels.
+    #[must_use]
+    pub fn with_master_key(self, master_key: Option<MasterKey>) -> Self {
+        Self { master_key, ..self }
     }
 
     /// The channels and the state of each.
@@ -260,7 +270,7 @@ impl Machine {
         let hubs = self.table.hubs(&sent.channel);
         let (data, origin) = (|| frame::text_json(&sent.data), Some(sent.origin));
         if hubs.is_empty() {
-            return self.keep_for_later(&sent.channel, &sent.event, data, now, origin);
+            return self.keep_for_later(&sent.channel, &sent.event, || Ok(data()), now, origin);
         }
         if self.cache.awaits_last() && self.table.receivers(&sent.channel).is_some() {
             // It would have come before: what comes now is somebody's.
@@ -285,7 +295,7 @@ impl Machine {
         &mut self,
         channel: &str,
         name: &str,
-        data: impl FnOnce() -> Cow<'a, str>,
+        data: impl FnOnce() -> Result<Cow<'a, str>, Undecryptable>,
         at: Now,
         origin: Option<ConnId>,
     ) {
@@ -293,7 +303,13 @@ impl Machine {
             && let Some(channel) = self.table.lingering(channel)
         {
             self.cache.has_no_last(&channel);
-            self.cache.keep(&Arc::new(Event::new(self.id, channel, name, &data(), at, origin)));
+            match data() {
+                Ok(data) => {
+                    self.cache.keep(&Arc::new(Event::new(self.id, channel, name, &data, at, origin)));
+                }
+                // An older one would be a wrong one.
+                Err(_) => self.cache.unsubscribed(&channel, false),
+            }
         }
     }
 

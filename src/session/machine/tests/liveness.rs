@@ -80,11 +80,11 @@ fn closes_for_a_gap_are_spread_and_a_second_gap_moves_none() {
         b.authenticate();
         b.machine.gap(window, b.now, &mut b.out);
         assert!(b.seen().is_empty() && b.machine.is_live(), "until then it is in service");
-        let turn = b.machine.timers.get(Timer::Gap).unwrap();
+        let turn = b.machine.timers.get(Timer::Missed).unwrap();
         b.now = b.now.plus(Duration::from_millis(1));
         b.machine.gap(window, b.now, &mut b.out);
         assert_eq!(
-            b.machine.timers.get(Timer::Gap),
+            b.machine.timers.get(Timer::Missed),
             Some(turn),
             "or a link that flaps would keep it for ever"
         );
@@ -133,4 +133,28 @@ fn a_probe_is_judged_only_while_the_answer_would_be_heard() {
     b.machine.probe(Duration::from_secs(5), b.now, &mut b.out);
     b.seen();
     assert_eq!(b.after(Duration::from_secs(5)), ["close replaced"]);
+}
+
+#[test]
+fn who_misses_what_cannot_be_decrypted_is_told_as_the_route_says() {
+    for (route, told, window, then) in [
+        ("", &[][..], 0, &[][..]),
+        ("on_undecryptable = \"drop\"", &[], 0, &[]),
+        ("on_undecryptable = \"notify\"", &["error EVENT_NOT_DECRYPTED"], 0, &[]),
+        ("on_undecryptable = \"close\"", &["close undecryptable"], 0, &[]),
+        ("on_undecryptable = \"close\"\non_gap = \"close\"", &[], 3, &["close undecryptable"]),
+    ] {
+        let config = shipped_with_key(&format!(
+            "[[routes]]\nname = \"s\"\npath = \"/s\"\ngroup = \"typed-api\"\nchannel = \"private-encrypted-s\"\n{route}\n"
+        ));
+        let mut b = Bench::open_in(&config, "/s", |_| {});
+        b.authenticate();
+        let window = Duration::from_secs(window);
+        b.machine.undecryptable(window, b.now, &mut b.out);
+        b.machine.gap(window, b.now, &mut b.out);
+        assert_eq!(b.seen(), told, "{route}");
+        let ends: Vec<String> =
+            b.after(window).into_iter().filter(|action| action.starts_with("close")).collect();
+        assert_eq!(ends, then, "{route}: the first reason counts");
+    }
 }

@@ -39,6 +39,24 @@ fn messages_are_published_as_the_rules_say() {
 }
 
 #[test]
+fn what_is_sealed_counts_and_not_what_it_says() {
+    let config = shipped_with_key(
+        "[[routes]]\nname = \"s\"\npath = \"/s\"\ngroup = \"typed-api\"\nchannel = \"private-encrypted-s\"\npublish = [{ types = [\"run\"] }]\n",
+    );
+    let mut b = Bench::open_in(&config, "/s", |_| {});
+    b.authenticate();
+    let mut say = |bytes: usize| {
+        let data = format!("\"{}\"", "x".repeat(bytes - 2));
+        let said = b.text(&format!(r#"{{"type":"run","data":{data}}}"#));
+        said == [format!("trigger private-encrypted-s client-run {data}")]
+            || said.iter().any(|said| said != "error MESSAGE_TOO_LARGE")
+    };
+    // 10,240 bytes are `{"nonce":"…","ciphertext":"…"}` around 32 and 10,180: base64 of 16 and this many.
+    let most = 10_180 / 4 * 3 - 16;
+    assert!(say(most) && !say(most + 1));
+}
+
+#[test]
 fn no_value_leads_out_of_its_segment_of_a_url() {
     let config = shipped(
         "[[routes]]\nname = \"p\"\npath = \"/p/{id}\"\ndialect = \"typed\"\nchannel = \"p-{id}\"\nauth = { required = false }\n[[routes.publish]]\ntypes = [\"*\"]\npost = \"http://127.0.0.1:3000/{id}/{type}\"\nbody = '{frame}'\n",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::pusher::encryption::Undecryptable;
 use crate::upstream::delivery::{Delivery, Sent};
 use crate::upstream::hubs::Hubs;
 use crate::upstream::lost::End;
@@ -66,6 +67,8 @@ pub enum Note {
     Error(Option<u16>, String),
     /// An event on a channel that nobody is subscribed to.
     Unwanted { channel: String, event: String },
+    /// An event of an encrypted channel that could not be decrypted.
+    Undecryptable { channel: Arc<str>, event: String, why: Undecryptable },
     /// An event without a channel.
     WithoutChannel,
     /// The last event of a cache channel, sent anew, which its clients have.

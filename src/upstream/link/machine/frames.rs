@@ -1,13 +1,17 @@
 //! What comes from Pusher.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Action, Frame, Machine, Note, Phase};
 use crate::clock::Now;
-use crate::pusher::channel;
-use crate::pusher::frame::{ServerFrame, data_json, is_pushers_own};
+use crate::pusher::channel::{self, ChannelKind};
+use crate::pusher::encryption::{MasterKey, Undecryptable};
+use crate::pusher::frame::{ServerFrame, data_json, is_pushers_own, text_json};
 use crate::text::loggable;
-use crate::upstream::delivery::Event;
+use crate::upstream::delivery::{Delivery, Event};
+use crate::upstream::hubs::Hubs;
 use crate::upstream::lost::End;
 use crate::upstream::refused::Refused;
 
@@ -17,6 +21,24 @@ struct Came<'a> {
     channel: &'a str,
     data: Option<&'a str>,
     sender: Option<&'a str>,
+}
+
+/// An event's data, in clear, as JSON text: see [`data_json`].
+fn clear<'a>(
+    master_key: Option<&MasterKey>,
+    channel: &str,
+    data: Option<&'a str>,
+) -> Result<Cow<'a, str>, Undecryptable> {
+    let data = data_json(data);
+    if ChannelKind::of(channel) != ChannelKind::Encrypted {
+        return Ok(data);
+    }
+    let key = master_key.ok_or(Undecryptable::NoKey)?.of_channel(channel);
+    let text = key.open(&data)?;
+    Ok(Cow::Owned(match text_json(&text) {
+        Cow::Owned(token) => token,
+        Cow::Borrowed(_) => text,
+    }))
 }
 
 impl Machine {
@@ -71,19 +93,40 @@ impl Machine {
             if *channel == *self.own_channel {
                 self.probe.arrived(at);
             } else {
-                self.keep_for_later(channel, name, || data_json(data), came, None);
+                let master_key = self.master_key.clone();
+                let clear = || clear(master_key.as_ref(), channel, data);
+                self.keep_for_later(channel, name, clear, came, None);
                 let (channel, event) = (channel.to_owned(), name.to_owned());
                 out.push(Action::Note(Note::Unwanted { channel, event }));
             }
             return;
         };
         self.probe.heard();
-        let data = data_json(data);
+        let data = match clear(self.master_key.as_ref(), &channel, data) {
+            Ok(data) => data,
+            Err(why) => return self.undecryptable(channel, hubs, name, why, out),
+        };
         if self.cache.is_had_already(&channel, name, &data, at) {
             return out.push(Action::Note(Note::HadAlready));
         }
         let event = Event::new(self.id, channel, name, &data, came, None).by_member(sender);
         self.deliver(hubs, event, out);
+    }
+
+    /// An event could not be decrypted: nobody gets it, and whoever should have is told as his route says.
+    fn undecryptable(
+        &mut self,
+        channel: Arc<str>,
+        hubs: Hubs,
+        event: &str,
+        why: Undecryptable,
+        out: &mut Vec<Action>,
+    ) {
+        // It is its channel's last one now.
+        self.cache.unsubscribed(&channel, false);
+        let event = event.to_owned();
+        out.push(Action::Note(Note::Undecryptable { channel: channel.clone(), event, why }));
+        out.push(Action::Tell(hubs, Delivery::Undecryptable { link: self.id, channel }));
     }
 
     /// An error is about the connection when its code is a close code (soketi and sockudo send one before they

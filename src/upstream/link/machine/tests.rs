@@ -1,6 +1,7 @@
 //! The machine before a model of Pusher's server, and in single cases.
 
 mod cases;
+mod encrypted;
 mod hubs;
 mod pair;
 mod pusher;

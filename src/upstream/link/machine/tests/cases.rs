@@ -18,8 +18,8 @@ use crate::upstream::refused::Refused;
 const CACHE: &str = "cache-price";
 const NO_SUBSCRIPTION: &str = "No current subscription to channel a, or subscription in progress";
 
-struct Bench {
-    machine: Machine,
+pub(super) struct Bench {
+    pub(super) machine: Machine,
     now: Instant,
     flights: SharedFlights,
 }
@@ -31,7 +31,7 @@ impl Bench {
         Self { machine, now, flights }
     }
 
-    fn connected() -> Self {
+    pub(super) fn connected() -> Self {
         let mut b = Self::new(0);
         b.act(|machine, now, out| machine.timer(now, out));
         b.act(|machine, now, out| machine.connected("1.7", None, now, out));
@@ -64,28 +64,28 @@ impl Bench {
         self.act(|machine, now, out| machine.timer(now, out))
     }
 
-    fn frame(&mut self, text: &str) -> Vec<Action> {
+    pub(super) fn frame(&mut self, text: &str) -> Vec<Action> {
         self.act(|machine, now, out| machine.frame(ServerFrame::decode(text).unwrap(), at(now), out))
     }
 
-    fn confirmed(&mut self, channel: &str) -> Vec<Action> {
+    pub(super) fn confirmed(&mut self, channel: &str) -> Vec<Action> {
         self.frame(&frame::subscription_succeeded(channel, "{}"))
     }
 
-    fn event(&mut self, channel: &str, data: &str) -> Vec<Action> {
+    pub(super) fn event(&mut self, channel: &str, data: &str) -> Vec<Action> {
         self.frame(&frame::event("changed", channel, data, None))
     }
 
-    fn subscribe(&mut self, channel: &str) -> Vec<Action> {
+    pub(super) fn subscribe(&mut self, channel: &str) -> Vec<Action> {
         self.act(|machine, now, out| machine.command(Command::Subscribe(channel.into(), 0), at(now), out))
     }
 
-    fn unsubscribe(&mut self, channel: &str) {
+    pub(super) fn unsubscribe(&mut self, channel: &str) {
         self.act(|machine, now, out| machine.command(Command::Unsubscribe(channel.into(), 0), at(now), out));
     }
 
     /// A client publishes what [`Self::event`] would bring, and Pusher accepts it.
-    fn publish(&mut self, channel: &str, data: &str) -> Vec<Action> {
+    pub(super) fn publish(&mut self, channel: &str, data: &str) -> Vec<Action> {
         let channel: Arc<str> = channel.into();
         let (flight, _) = self.flights.lock().begin(vec![channel.clone()]);
         let sent = Sent { channel, event: "changed".to_owned(), data: data.to_owned(), origin: ConnId(1) };
@@ -113,7 +113,7 @@ fn publishes_probe(actions: &[Action]) -> bool {
 }
 
 /// The data of the events that hubs are told.
-fn events(actions: &[Action]) -> Vec<&str> {
+pub(super) fn events(actions: &[Action]) -> Vec<&str> {
     let data = |action| match action {
         &Action::Tell(_, Delivery::Event(ref event)) => Some(&*event.data),
         _ => None,
@@ -122,7 +122,7 @@ fn events(actions: &[Action]) -> Vec<&str> {
 }
 
 /// The data of the last event with which hubs are told that a channel is confirmed.
-fn cached(actions: &[Action]) -> Option<&str> {
+pub(super) fn cached(actions: &[Action]) -> Option<&str> {
     let mut told = actions.iter().filter_map(|action| match action {
         Action::Tell(_, Delivery::Live { cached, .. }) => Some(cached.as_ref().map(|event| &*event.data)),
         _ => None,

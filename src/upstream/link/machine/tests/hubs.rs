@@ -106,8 +106,8 @@ impl Hub {
                     assert!(*event.name == *LOCAL || number(event) <= published);
                 }
             }
-            Delivery::Joined { .. } | Delivery::Terminated { .. } => {
-                panic!("a link has no members: {delivery:?}")
+            Delivery::Joined { .. } | Delivery::Terminated { .. } | Delivery::Undecryptable { .. } => {
+                panic!("a link has no members, and nothing is encrypted: {delivery:?}")
             }
             Delivery::Refused { link: of, channel, why, .. } => {
                 assert_eq!(*of, link);

@@ -427,7 +427,7 @@ impl World {
             Note::Unwanted { .. } => self.saw("an event that nobody wants"),
             Note::Missing(_) => self.saw("a gap"),
             Note::Local | Note::Error(..) => {}
-            Note::WithoutChannel => unreachable!(),
+            Note::WithoutChannel | Note::Undecryptable { .. } => unreachable!(),
         }
     }
 
