@@ -321,14 +321,13 @@ impl Running {
             clean &= timeout_at(sessions_end, worker).await.is_ok();
         }
         // With the last worker the publisher's entrance is gone: its lanes finish, then the links.
-        if !self.publishing.all_done(end).await {
-            let messages = self.unsettled.load(Ordering::Relaxed);
-            if messages > 0 {
-                tracing::error!(messages, "accepted messages are lost: they could not be published in time");
-            }
+        clean &= self.publishing.all_done(end).await;
+        clean &= self.links.all_done(end).await;
+        let messages = self.unsettled.load(Ordering::Relaxed);
+        if messages > 0 {
+            tracing::error!(messages, "accepted messages are lost: they could not be published in time");
             clean = false;
         }
-        clean &= self.links.all_done(end).await;
         self.stop_admin.send_replace(true);
         let _ = timeout_at(end, self.admin).await;
         if clean { Shutdown::Clean } else { Shutdown::Cut }

@@ -278,7 +278,7 @@ impl World {
             }
             Step::Timer => {
                 self.now = self.now.max(self.link.deadline().unwrap());
-                self.link.timer(self.now, &mut ops);
+                self.link.timer(self.now, |_| false, &mut ops);
             }
         }
         for op in ops {

@@ -230,7 +230,7 @@ pub enum Delivery {
 }
 
 /// An event of a client: for Pusher, and, once Pusher has accepted it, for this bridge's own clients.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Sent {
     pub channel: Arc<str>,
     pub event: String,

@@ -114,6 +114,43 @@ impl<J> Lane<J> {
         self.put(&name, Place::InTurn);
     }
 
+    /// Whether the lane has messages of this channel, or a request has its last ones.
+    #[must_use]
+    pub fn has(&self, channel: &str) -> bool {
+        self.channels.contains_key(channel)
+    }
+
+    /// A message that was thought to be settled is its channel's first again, not before this time.
+    pub fn push_first(&mut self, item: Item<J>, until: Instant) {
+        let name = item.channel.clone();
+        if let Some(channel) = self.channels.get_mut(&name) {
+            channel.items.push_front(item);
+            if channel.place == Place::UnderWay {
+                return;
+            }
+        } else {
+            let items = VecDeque::from([item]);
+            let channel = Channel { items, place: Place::UnderWay, ticket: 0, failures: 0 };
+            self.channels.insert(name.clone(), channel);
+        }
+        self.put(&name, Place::Parked(until));
+    }
+
+    /// What the channel waited for has come.
+    pub fn release(&mut self, name: &str) {
+        let Some((name, channel)) = self.channels.get_key_value(name) else { return };
+        if matches!(channel.place, Place::Parked(_)) {
+            let name = name.clone();
+            self.put(&name, Place::Again);
+        }
+    }
+
+    /// `false`: no request can be made now.
+    #[must_use]
+    pub fn may_be_ready(&self) -> bool {
+        !self.turns.is_empty() || !self.again.is_empty()
+    }
+
     /// The next request's messages, one of each user in turn, of channels that are well.
     pub fn take(&mut self, most: Most, now: Instant) -> Vec<Item<J>> {
         let mut taken: Vec<Item<J>> = Vec::new();

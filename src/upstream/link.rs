@@ -2,6 +2,7 @@
 //! for sessions; it waits for hubs only when their inboxes are full, which slows Pusher.
 
 pub mod checks;
+pub mod client_events;
 pub mod liveness;
 pub mod machine;
 pub mod probe;
@@ -102,11 +103,15 @@ pub async fn run(shared: Arc<Shared>, end: LinkEnd, status: Status) {
         shared,
     };
     link.gauges.connected(false);
-    let mut batch = Vec::new();
+    let (mut batch, mut is_wanted) = (Vec::new(), true);
     let sleep = tokio::time::sleep_until(link.machine.deadline().into());
     tokio::pin!(sleep);
     loop {
         link.carry_out().await;
+        // What was accepted of clients leaves first.
+        if !is_wanted && !link.machine.has_client_events() {
+            return link.close().await;
+        }
         link.gauges.count(link.machine.table().counts());
         let deadline = link.machine.deadline().into();
         if sleep.deadline() != deadline {
@@ -116,16 +121,14 @@ pub async fn run(shared: Arc<Shared>, end: LinkEnd, status: Status) {
             biased;
             // Many commands at once, or events would wait for each turn of those who subscribe and unsubscribe
             // without end.
-            taken = commands.recv_many(&mut batch, COMMANDS_PER_TURN_MAX) => {
-                if taken == 0 {
-                    return link.close().await;
-                }
+            taken = commands.recv_many(&mut batch, COMMANDS_PER_TURN_MAX), if is_wanted => {
+                is_wanted = taken > 0;
                 let now = Now::read();
                 for command in batch.drain(..) {
                     link.machine.command(command, now, &mut link.actions);
                 }
             }
-            () = &mut sleep => link.machine.timer(now(), &mut link.actions),
+            () = &mut sleep => link.machine.timer(Now::read(), &mut link.actions),
             Some((channel, accepted)) = probed.recv() => link.machine.probed(&channel, accepted, now()),
             dialled = dialled(&mut link.line.dialling) => link.dialled(dialled),
             received = received(&mut link.line.connection) => {
@@ -218,6 +221,7 @@ impl Link {
         match action {
             Action::Tell(hubs, delivery) => self.tell(hubs, delivery).await,
             Action::Send(frame) => self.line.feed(frame, &self.shared.settings.app).await,
+            Action::Settle(event, fate) => event.settle(fate),
             Action::Note(note) => self.note(note),
             Action::Dial => {
                 let (settings, tls) = (self.shared.settings.clone(), self.shared.tls.clone());
@@ -297,6 +301,9 @@ impl Link {
                     None => tracing::warn!(link, channel, "Pusher did not answer a subscription in time"),
                 }
             }
+            Note::ClientEventRefused(why) => {
+                tracing::warn!(link, why = loggable(&why), "Pusher did not take a client event");
+            }
             Note::Error(code, why) => {
                 tracing::warn!(link, code, why = loggable(&why), "Pusher reports an error");
             }
@@ -322,6 +329,7 @@ impl Line {
         let text = match frame {
             Frame::Ping => Utf8Bytes::from_static(frame::PING),
             Frame::Pong => Utf8Bytes::from_static(frame::PONG),
+            Frame::ClientEvent(sent) => frame::event(&sent.event, &sent.channel, &sent.data, None).into(),
             Frame::Unsubscribe(channel) => frame::unsubscribe(&channel).into(),
             Frame::Subscribe(channel) => {
                 let auth = (ChannelKind::of(&channel) != ChannelKind::Public)

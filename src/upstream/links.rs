@@ -9,6 +9,8 @@ use tokio::sync::mpsc;
 
 use super::delivery::Sent;
 use super::flights::SharedFlights;
+use super::lane::Item;
+use super::link::client_events::ClientEvent;
 use super::link::machine::Command;
 use crate::exchange::LinkId;
 
@@ -63,6 +65,12 @@ impl LinkHandle {
         self.tell(Command::Unsubscribe(channel.clone(), hub));
     }
 
+    /// Sends a client's event over this link's connection, in its channel's order, shaped to what Pusher takes; its
+    /// sender is told what becomes of it. Whoever calls this bounds how many wait.
+    pub fn client_event(&self, event: Item<ClientEvent>) {
+        self.tell(Command::ClientEvent(event));
+    }
+
     fn tell(&self, command: Command) {
         // Only a link that has been aborted receives nothing.
         let _ = self.0.commands.send(command);
@@ -92,10 +100,22 @@ impl Links {
         (Self { first, others: others.into() }, ends)
     }
 
-    /// Which link carries `channel`: the same on every run.
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.others.len() + 1
+    }
+
+    /// The number of the link that carries `channel`, from 0: the same on every run.
+    #[must_use]
+    pub fn place_of(&self, channel: &str) -> usize {
+        stable_hash(channel) % self.count()
+    }
+
+    /// Which link carries `channel`.
     #[must_use]
     pub fn of(&self, channel: &str) -> &LinkHandle {
-        let at = stable_hash(channel) % (self.others.len() + 1);
+        let at = self.place_of(channel);
         at.checked_sub(1).and_then(|at| self.others.get(at)).unwrap_or(&self.first)
     }
 

@@ -21,4 +21,5 @@ pub mod refused;
 mod reply;
 mod runner;
 pub mod settings;
+mod told;
 pub mod undelivered;

@@ -20,9 +20,11 @@ use crate::routes::publish::Outgoing;
 use crate::upstream::api::Api;
 use crate::upstream::backend::Backend;
 use crate::upstream::lane::Item;
+use crate::upstream::link::client_events::{ClientEvent, PER_SECOND_MAX};
 use crate::upstream::links::{Links, stable_hash};
 use crate::upstream::metrics::{PublishMetrics, PublishResult, ReplyResult};
 use crate::upstream::runner::{Job, Room, Runner, Shared, Work};
+use crate::upstream::told::Told;
 use crate::websocket::conn::Conn;
 
 /// A lane's entrance.
@@ -41,8 +43,22 @@ pub struct Publisher {
     /// To backends, by scheme and authority.
     posts: ArcSwap<HashMap<Box<str>, Lanes>>,
     shared: Arc<Shared>,
+    /// Of client events, for each shared link, and behind them for the links of members.
+    client_events: Box<[Arc<Room>]>,
     unsettled: Arc<AtomicUsize>,
     hasher: RandomState,
+}
+
+/// A client event to be taken, and how other clients of this bridge see who sent it.
+#[derive(Debug)]
+pub struct ClientMessage {
+    pub event: String,
+    /// Text: it leaves as a JSON string.
+    pub data: String,
+    /// The sender's `user_id`, where it goes by a link of its own.
+    pub sender: Option<Arc<str>>,
+    /// The type of the client's message, for an error's details.
+    pub message_type: String,
 }
 
 impl Publisher {
@@ -54,10 +70,11 @@ impl Publisher {
         metrics: Arc<PublishMetrics>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
+        let client_events = (0..=links.count()).map(|_| Arc::default()).collect();
         let shared = Arc::new(Shared { api, settings, links, metrics });
         let triggers = lanes(&shared, false, tasks);
         let (posts, unsettled, hasher) = Default::default();
-        Self { triggers, posts, shared, unsettled, hasher }
+        Self { triggers, posts, shared, client_events, unsettled, hasher }
     }
 
     /// From now on messages are posted to `backends`, by their URLs, and nowhere else: lanes to others begin on the
@@ -134,10 +151,7 @@ impl Publisher {
                 && messages.count_then <= settings.queue_messages_max;
             let job = Job::new(work, conn, message_type, (held, messages), &self.unsettled, metrics);
             let item = Item {
-                user: match user {
-                    Some(user) => self.hasher.hash_one(user),
-                    None => self.hasher.hash_one(conn.id().0),
-                },
+                user: self.turn_of(user, conn),
                 deadline: (Instant::now() + settings.deadline).into_std(),
                 channel,
                 bytes,
@@ -150,6 +164,57 @@ impl Publisher {
         } else {
             metrics.published(PublishResult::QueueFull);
             Err(ErrorCode::QueueFull)
+        }
+    }
+
+    /// Takes a message that is to leave as a client event, for [`LinkHandle::client_event`] of the link that carries its
+    /// channel, or the pool of members. No more are taken than can leave within their deadline.
+    ///
+    /// [`LinkHandle::client_event`]: super::links::LinkHandle::client_event
+    ///
+    /// # Errors
+    /// [`ErrorCode::QueueFull`]: so much waits for that link already.
+    pub fn client_event(
+        &self,
+        conn: &Arc<Conn>,
+        user: Option<&Identity>,
+        channel: Arc<str>,
+        message: ClientMessage,
+    ) -> Result<Item<ClientEvent>, ErrorCode> {
+        let ClientMessage { event, data, sender, message_type } = message;
+        let Shared { settings, links, metrics, .. } = &*self.shared;
+        let in_time = usize::try_from(settings.deadline.as_secs().max(1)).unwrap_or(usize::MAX);
+        let of_link = settings.queue_messages_max.min(in_time.saturating_mul(PER_SECOND_MAX));
+        let (at, messages_max) = match &sender {
+            None => (links.place_of(&channel), of_link),
+            Some(_) => (links.count(), settings.queue_messages_max),
+        };
+        let room = self.client_events.get(at).cloned().unwrap_or_default();
+        let bytes = channel.len() + event.len() + data.len() + message_type.len();
+        let (held, place) = (room.held(bytes), room.place());
+        let has_room = held.bytes_then <= settings.queue_bytes_max && place.count_then <= messages_max;
+        let sent = Arc::new(Sent { channel: channel.clone(), event, data, origin: conn.id() });
+        let work = Work::Trigger(sent.clone());
+        let job = Job::new(work, conn, message_type, (held, place), &self.unsettled, metrics);
+        if !has_room {
+            metrics.published(PublishResult::QueueFull);
+            return Err(ErrorCode::QueueFull);
+        }
+        let receipt = Box::new(Told { job, metrics: metrics.clone() });
+        Ok(Item {
+            user: self.turn_of(user, conn),
+            deadline: (Instant::now() + settings.deadline).into_std(),
+            channel,
+            bytes,
+            job: ClientEvent::new(sent, sender, receipt),
+        })
+    }
+
+    /// Whose turn a message takes.
+    fn turn_of(&self, user: Option<&Identity>, conn: &Conn) -> u64 {
+        match user {
+            Some(user) => self.hasher.hash_one(user),
+            None => self.hasher.hash_one(conn.id().0),
         }
     }
 }

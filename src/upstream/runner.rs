@@ -138,6 +138,13 @@ impl Job {
         }
     }
 
+    /// Tells its sender that it was not carried. `false`: it is gone.
+    pub(super) fn tell(mut self, code: ErrorCode) -> bool {
+        let message_type = std::mem::take(&mut self.message_type);
+        let notice = Notice::PublishFailed { code, message_type };
+        self.conn.upgrade().is_some_and(|conn| conn.notify(notice))
+    }
+
     fn sent(&self) -> Option<&Arc<Sent>> {
         match &self.work {
             Work::Trigger(sent) => Some(sent),
@@ -419,19 +426,17 @@ impl Shared {
 
     /// Tells the senders that their messages were not carried.
     fn fail(&self, items: Vec<Item<Job>>, code: ErrorCode, result: PublishResult) {
-        let mut untold = 0;
-        for Item { mut job, .. } in items {
+        let untold = items.into_iter().filter_map(|item| {
             // What an earlier attempt came to is not known, whatever the last one was told.
-            let (code, result) = if job.maybe_accepted {
+            let (code, result) = if item.job.maybe_accepted {
                 (ErrorCode::UpstreamUnavailable, PublishResult::Unknown)
             } else {
                 (code, result)
             };
             self.metrics.published(result);
-            let message_type = std::mem::take(&mut job.message_type);
-            let notice = Notice::PublishFailed { code, message_type };
-            untold += usize::from(!job.conn.upgrade().is_some_and(|conn| conn.notify(notice)));
-        }
+            (!item.job.tell(code)).then_some(())
+        });
+        let untold = untold.count();
         if untold > 0 {
             note_untold(untold, code);
         }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 pub use self::actions::{Action, Command, Frame, Note};
 use self::cache::CacheChannels;
 use super::checks::Checks;
+use super::client_events::{ClientEvents, Step};
 use super::liveness::{self, Liveness};
 use super::probe::{self, Probe};
 use super::table::{LinkTable, Op};
@@ -73,6 +74,7 @@ pub struct Machine {
     flights: SharedFlights,
     /// Of encrypted channels.
     master_key: Option<MasterKey>,
+    client_events: ClientEvents,
     rng: fastrand::Rng,
     /// Scratch space.
     ops: Vec<Op>,
@@ -94,6 +96,7 @@ impl Machine {
             cache: CacheChannels::default(),
             flights,
             master_key: None,
+            client_events: ClientEvents::default(),
             rng,
             ops: Vec::new(),
         }
@@ -133,6 +136,12 @@ impl Machine {
         self.carry_over(now, out);
     }
 
+    /// Whether clients' events wait, which leave over this connection or are given up.
+    #[must_use]
+    pub fn has_client_events(&self) -> bool {
+        !self.client_events.is_empty()
+    }
+
     /// The connection, or the attempt, has ended.
     pub fn ended(&mut self, end: End, now: Instant, out: &mut Vec<Action>) {
         if matches!(self.phase, Phase::Waiting { .. }) {
@@ -167,6 +176,7 @@ impl Machine {
         self.cache.disconnected(|channel| table.hubs(channel).is_empty());
         self.checks.disconnected();
         self.probe.disconnected();
+        self.client_events.disconnected();
         let lost = self.table.disconnected();
         if lost.channels > 0 {
             out.push(Action::Note(Note::Missing(lost.channels)));
@@ -199,12 +209,18 @@ impl Machine {
             Phase::Waiting { until } | Phase::Dialling { until } => *until,
             Phase::Connected { live, .. } => live.deadline(),
         };
-        let others = [self.table.deadline(), self.checks.deadline(), self.probe.deadline()];
+        let others = [
+            self.table.deadline(),
+            self.checks.deadline(),
+            self.probe.deadline(),
+            self.client_events.deadline(),
+        ];
         others.into_iter().flatten().fold(phase, Instant::min)
     }
 
     /// The time has come that [`Self::deadline`] said.
-    pub fn timer(&mut self, now: Instant, out: &mut Vec<Action>) {
+    pub fn timer(&mut self, at: Now, out: &mut Vec<Action>) {
+        let now = at.mono;
         match &mut self.phase {
             Phase::Waiting { until } if now >= *until => {
                 self.phase = Phase::Dialling { until: now + self.times.connect_timeout };
@@ -216,13 +232,17 @@ impl Machine {
             Phase::Waiting { .. } | Phase::Dialling { .. } => {}
             Phase::Connected { live, .. } => match live.timer(now) {
                 liveness::Due::Nothing => {}
-                liveness::Due::Ping => out.push(Action::Send(Frame::Ping)),
+                liveness::Due::Ping => {
+                    self.client_events.pinged();
+                    out.push(Action::Send(Frame::Ping));
+                }
                 liveness::Due::Dead => {
                     self.ended(End::new(LostCause::PongTimeout, "Pusher did not answer a ping"), now, out);
                 }
             },
         }
-        for channel in self.table.timer(now, &mut self.ops) {
+        let client_events = &self.client_events;
+        for channel in self.table.timer(now, |channel| client_events.has(channel), &mut self.ops) {
             let (why, text) = (Refused::Unanswered, None);
             out.push(Action::Note(Note::SubscriptionFailed { channel, why, text }));
         }
@@ -239,6 +259,7 @@ impl Machine {
             }
         }
         self.carry_over(now, out);
+        self.turn_of_client_events(at, out);
     }
 
     // ------------------------------------------------------------------------------- from hubs and the publisher
@@ -258,15 +279,37 @@ impl Machine {
             Command::Ended { flight, accepted } => {
                 let released = self.flights.lock().end(flight, now);
                 self.table.release(&released, now);
-                accepted.iter().for_each(|sent| self.deliver_local(sent, at, out));
+                accepted.iter().for_each(|sent| self.deliver_local(sent, None, at, out));
             }
+            Command::ClientEvent(item) => self.client_events.push(item),
         }
         self.carry_over(now, out);
+        self.turn_of_client_events(at, out);
+    }
+
+    /// Sends the client events whose turn it is.
+    pub(super) fn turn_of_client_events(&mut self, at: Now, out: &mut Vec<Action>) {
+        let (mut steps, table) = (Vec::new(), &self.table);
+        self.client_events.turn(at.mono, |channel| table.is_live(channel), &mut steps);
+        self.take_steps(steps, at, out);
+    }
+
+    pub(super) fn take_steps(&mut self, steps: Vec<Step>, at: Now, out: &mut Vec<Action>) {
+        for step in steps {
+            match step {
+                Step::Send(sent) => {
+                    out.push(Action::Send(Frame::ClientEvent(sent)));
+                    out.push(Action::Send(Frame::Ping));
+                }
+                Step::Deliver(sent, sender) => self.deliver_local(&sent, sender.as_deref(), at, out),
+                Step::Settle(event, fate) => out.push(Action::Settle(event, fate)),
+            }
+        }
     }
 
     /// Hands what Pusher accepted to the hubs. They know who is subscribed, and go on with it while the link is
     /// lost.
-    fn deliver_local(&mut self, sent: &Sent, now: Now, out: &mut Vec<Action>) {
+    fn deliver_local(&mut self, sent: &Sent, sender: Option<&str>, now: Now, out: &mut Vec<Action>) {
         let hubs = self.table.hubs(&sent.channel);
         let (data, origin) = (|| frame::text_json(&sent.data), Some(sent.origin));
         if hubs.is_empty() {
@@ -277,7 +320,8 @@ impl Machine {
             self.cache.has_no_last(&sent.channel);
         }
         out.push(Action::Note(Note::Local));
-        self.deliver(hubs, Event::new(self.id, sent.channel.clone(), &sent.event, &data(), now, origin), out);
+        let event = Event::new(self.id, sent.channel.clone(), &sent.event, &data(), now, origin);
+        self.deliver(hubs, event.by_member(sender), out);
     }
 
     fn deliver(&mut self, hubs: Hubs, event: Event, out: &mut Vec<Action>) {

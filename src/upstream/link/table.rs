@@ -339,8 +339,9 @@ impl LinkTable {
         }
     }
 
-    /// The time has come that [`Self::deadline`] said. Gives the channels whose subscription was not answered.
-    pub fn timer(&mut self, now: Instant, out: &mut Vec<Op>) -> Vec<Arc<str>> {
+    /// The time has come that [`Self::deadline`] said. Gives the channels whose subscription was not answered. Those that
+    /// are `needed` linger on.
+    pub fn timer(&mut self, now: Instant, needed: impl Fn(&str) -> bool, out: &mut Vec<Op>) -> Vec<Arc<str>> {
         let mut unanswered = Vec::new();
         while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now) {
             let (timer, channel) = first.remove();
@@ -350,6 +351,9 @@ impl LinkTable {
                 Timer::SubscribeTimeout | Timer::Retry => entry.attempt = None,
             }
             match (timer, entry.state) {
+                (Timer::Linger, State::Live) if entry.hubs.is_empty() && needed(&channel) => {
+                    self.set_linger(&channel, now);
+                }
                 // While a subscription is under way its answer must be awaited: a late success would be taken
                 // for that of the next one.
                 (
@@ -394,6 +398,12 @@ impl LinkTable {
     pub fn receivers(&self, channel: &str) -> Option<(Arc<str>, Hubs)> {
         let (name, entry) = self.channels.get_key_value(channel)?;
         entry.is_subscribed().then(|| (name.clone(), entry.hubs))
+    }
+
+    /// Whether `channel` is subscribed, wanted or not.
+    #[must_use]
+    pub fn is_live(&self, channel: &str) -> bool {
+        self.channels.get(channel).is_some_and(|entry| entry.state == State::Live)
     }
 
     /// The shared name of `channel`, when it is subscribed and no more wanted.

@@ -152,7 +152,7 @@ impl Link {
     }
 
     fn timer(&mut self) {
-        self.table.timer(self.now, &mut self.out);
+        self.table.timer(self.now, |_| false, &mut self.out);
         assert!(self.table.deadline().is_none_or(|at| at > self.now), "a timer that fires for ever");
         self.settle();
     }

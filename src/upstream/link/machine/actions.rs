@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::pusher::encryption::Undecryptable;
 use crate::upstream::delivery::{Delivery, Sent};
 use crate::upstream::hubs::Hubs;
+use crate::upstream::lane::Item;
+use crate::upstream::link::client_events::{ClientEvent, Fate};
 use crate::upstream::lost::End;
 use crate::upstream::refused::Refused;
 
@@ -16,6 +18,8 @@ pub enum Command {
     Subscribe(Arc<str>, usize),
     /// The hub's last subscriber of the channel is gone.
     Unsubscribe(Arc<str>, usize),
+    /// A client's event is to leave over this connection; its channel is the lane's.
+    ClientEvent(Item<ClientEvent>),
     /// A publishing request has ended.
     Ended {
         flight: u64,
@@ -36,11 +40,14 @@ pub enum Action {
     PublishProbe(Arc<str>),
     /// Hand this to each of these hubs.
     Tell(Hubs, Delivery),
+    /// Tell the sender of a client event what became of it.
+    Settle(ClientEvent, Fate),
     /// Note this in metrics and log.
     Note(Note),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub enum Frame {
     /// `pusher:ping`
     Ping,
@@ -50,6 +57,8 @@ pub enum Frame {
     Subscribe(Arc<str>),
     /// `pusher:unsubscribe`
     Unsubscribe(Arc<str>),
+    /// A client event; its data leaves as a string, for some servers print objects anew and change digits.
+    ClientEvent(Arc<Sent>),
 }
 
 /// Something that somebody may want to know.
@@ -65,6 +74,8 @@ pub enum Note {
     Forgotten(Arc<str>),
     /// Pusher reports an error that is about nothing known here.
     Error(Option<u16>, String),
+    /// Pusher did not take a client event, with this text.
+    ClientEventRefused(String),
     /// An event on a channel that nobody is subscribed to.
     Unwanted { channel: String, event: String },
     /// An event of an encrypted channel that could not be decrypted.

@@ -12,6 +12,7 @@ use crate::pusher::frame::{ServerFrame, data_json, is_pushers_own, text_json};
 use crate::text::loggable;
 use crate::upstream::delivery::{Delivery, Event};
 use crate::upstream::hubs::Hubs;
+use crate::upstream::link::client_events::Refusal;
 use crate::upstream::lost::End;
 use crate::upstream::refused::Refused;
 
@@ -81,9 +82,17 @@ impl Machine {
             ServerFrame::Other { channel: None, event, .. } if !is_pushers_own(&event) => {
                 out.push(Action::Note(Note::WithoutChannel));
             }
-            ServerFrame::Other { .. } | ServerFrame::Pong | ServerFrame::ConnectionEstablished { .. } => {}
+            ServerFrame::Pong => {
+                let mut steps = Vec::new();
+                self.client_events.pong(at, &mut steps);
+                self.take_steps(steps, came, out);
+            }
+            ServerFrame::Other { .. } | ServerFrame::ConnectionEstablished { .. } => {}
         }
         self.carry_over(at, out);
+        if self.client_events.may_send() {
+            self.turn_of_client_events(came, out);
+        }
     }
 
     fn event(&mut self, event: &Came<'_>, came: Now, out: &mut Vec<Action>) {
@@ -132,8 +141,14 @@ impl Machine {
     /// An error is about the connection when its code is a close code (soketi and sockudo send one before they
     /// close); else it is about a subscription, which it does not name.
     fn error(&mut self, code: Option<u16>, message: String, at: Instant, out: &mut Vec<Action>) {
-        let about_subscription = matches!(code, None | Some(4009 | 4301 | 4302));
-        if !about_subscription && code.is_some_and(|code| code >= 4000) {
+        if let Some(refusal) = Refusal::of(code, &message)
+            && self.client_events.refused(refusal, &message, at)
+        {
+            return out.push(Action::Note(Note::ClientEventRefused(message)));
+        }
+        // Codes from 4300 end nothing (protocol page, "Error codes"; sockudo says 4300 of a channel's name).
+        let ends = code.is_some_and(|code| (4000..4300).contains(&code) && code != 4009);
+        if ends {
             return self.ended(End::closed(code, loggable(&message)), at, out);
         }
         // Pusher says so when it is subscribed already.
@@ -154,6 +169,12 @@ impl Machine {
         }
         match self.table.blame(&message) {
             Some(channel) => self.subscription_failed(&channel, code, message, at, out),
+            // It is about an event's data or name then.
+            None if !self.table.is_subscribing()
+                && self.client_events.refused(Refusal::ForGood, &message, at) =>
+            {
+                out.push(Action::Note(Note::ClientEventRefused(message)));
+            }
             None => out.push(Action::Note(Note::Error(code, message))),
         }
     }
@@ -163,6 +184,7 @@ impl Machine {
             self.cache.awaits(channel);
         }
         self.table.succeeded(channel, at, &mut self.ops);
+        self.client_events.subscribed(channel);
     }
 
     fn subscription_failed(

@@ -39,7 +39,7 @@ impl Bench {
 
     fn after(&mut self, time: Duration) -> Vec<Op> {
         self.now += time;
-        self.table.timer(self.now, &mut self.out);
+        self.table.timer(self.now, |_| false, &mut self.out);
         std::mem::take(&mut self.out)
     }
 }
@@ -221,7 +221,7 @@ fn failures_are_tried_again_ever_more_slowly() {
         assert_eq!(b.after(Duration::from_millis(1)), [subscribe("c")]);
     }
     b.now += TIMEOUT;
-    assert_eq!(b.table.timer(b.now, &mut b.out), [Arc::from("c")], "no answer is a failure");
+    assert_eq!(b.table.timer(b.now, |_| false, &mut b.out), [Arc::from("c")], "no answer is a failure");
 }
 
 #[test]
@@ -363,7 +363,7 @@ proptest! {
                 }
                 _ => {
                     b.now += Duration::from_millis(700);
-                    b.table.timer(b.now, &mut b.out);
+                    b.table.timer(b.now, |_| false, &mut b.out);
                 }
             }
             for op in b.out.drain(..) {

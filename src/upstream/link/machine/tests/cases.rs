@@ -33,7 +33,7 @@ impl Bench {
 
     pub(super) fn connected() -> Self {
         let mut b = Self::new(0);
-        b.act(|machine, now, out| machine.timer(now, out));
+        b.act(|machine, now, out| machine.timer(at(now), out));
         b.act(|machine, now, out| machine.connected("1.7", None, now, out));
         b
     }
@@ -61,7 +61,7 @@ impl Bench {
 
     fn go_to_deadline(&mut self) -> Vec<Action> {
         self.now = self.machine.deadline();
-        self.act(|machine, now, out| machine.timer(now, out))
+        self.act(|machine, now, out| machine.timer(at(now), out))
     }
 
     pub(super) fn frame(&mut self, text: &str) -> Vec<Action> {

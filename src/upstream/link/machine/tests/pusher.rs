@@ -110,7 +110,7 @@ impl Pusher {
     pub(super) fn receive(&mut self, frame: &Frame, failure: Option<Failure>) -> Vec<Answer> {
         match frame {
             Frame::Ping => vec![Answer::Frame(frame::PONG.to_owned())],
-            Frame::Pong => Vec::new(),
+            Frame::Pong | Frame::ClientEvent(_) => Vec::new(),
             Frame::Unsubscribe(channel) => {
                 let was_delayed = self.delayed.remove(channel);
                 if self.subscribed.remove(channel) || was_delayed || self.twice != Twice::Rejects {

@@ -191,7 +191,7 @@ impl World {
         }
         self.wakeups.1 += 1;
         assert!(self.wakeups.1 <= WAKEUPS_PER_SECOND_MAX, "a storm of timers");
-        self.act(|machine, now, out| machine.timer(now, out));
+        self.act(|machine, now, out| machine.timer(at(now), out));
         assert!(self.machine.deadline() > self.now, "a timer that fires for ever");
     }
 
@@ -358,6 +358,7 @@ impl World {
                     let truth = Truth { published: &self.published, may_be_lost: self.may_be_lost };
                     hubs.for_each(|hub| self.hubs[hub].told(&delivery, LINK, &truth));
                 }
+                Action::Settle(..) => unreachable!("nobody sends client events"),
                 Action::Note(note) => self.note(note),
             }
         }
@@ -426,7 +427,7 @@ impl World {
             Note::HadAlready => self.saw("an event of a cache channel that was there"),
             Note::Unwanted { .. } => self.saw("an event that nobody wants"),
             Note::Missing(_) => self.saw("a gap"),
-            Note::Local | Note::Error(..) => {}
+            Note::Local | Note::Error(..) | Note::ClientEventRefused(_) => {}
             Note::WithoutChannel | Note::Undecryptable { .. } => unreachable!(),
         }
     }
