@@ -22,6 +22,10 @@ pub enum Denied {
     NoClaim(String),
     /// The user's id has characters that the route's names cannot hold.
     User,
+    /// The route excludes this user's id.
+    Excluded,
+    /// The user's id would make the route's channel one of this kind.
+    Kind(&'static str),
 }
 
 impl Denied {
@@ -32,6 +36,8 @@ impl Denied {
             Self::Permission(_) | Self::NoPermissions(_) => TokenResult::MissingPermission,
             Self::Ownership(_) | Self::NoClaim(_) => TokenResult::NotOwner,
             Self::User => TokenResult::BadClaim,
+            Self::Excluded => TokenResult::ExcludedUser,
+            Self::Kind(_) => TokenResult::ChannelKind,
         }
     }
 }
@@ -44,6 +50,8 @@ impl fmt::Display for Denied {
                 write!(f, "the permission `{name}` is missing: the token has no claim of permissions")
             }
             Self::User => f.write_str("the user's id has characters that the route's names cannot hold"),
+            Self::Excluded => f.write_str("the route excludes the user's id"),
+            Self::Kind(kind) => write!(f, "with the user's id the channel would be a `{kind}` channel"),
             Self::NoClaim(claim) => write!(f, "the token lacks the claim `{claim}`"),
             Self::Ownership(claim) => write!(f, "the claim `{claim}` does not contain what the path names"),
         }

@@ -15,6 +15,10 @@ labels! {
         MissingPermission = "missing_permission",
         /// Valid, of a user who does not own what the path names.
         NotOwner = "not_owner",
+        /// Valid, of a user whom the route excludes.
+        ExcludedUser = "excluded_user",
+        /// Valid, of a user whose id would select another kind of channel.
+        ChannelKind = "channel_kind",
         /// Valid, of another user than the connection's.
         OtherUser = "other_user",
         /// Nobody waited for the result any more.

@@ -160,15 +160,14 @@ pub(super) fn frame(slots: &[Slot]) -> Value {
 
 /// A channel whose kind no path value can choose, and that can be carried.
 pub(super) fn channel() -> Value {
-    let mut prefixes: Vec<String> = Vec::new();
+    let mut cut: Vec<&str> = Vec::new();
     for kind in crate::pusher::channel::KIND_PREFIXES {
-        for (at, _) in kind.char_indices() {
-            prefixes.push(kind.get(..at).unwrap_or("").to_owned());
-        }
+        cut.extend(kind.char_indices().filter_map(|(at, _)| kind.get(..at)));
     }
-    prefixes.sort();
-    prefixes.dedup();
-    let choosing = format!(r"^({})\{{(auth\.user|[A-Za-z_][A-Za-z0-9_]*)\}}", prefixes.join("|"));
+    cut.retain(|begin| crate::pusher::channel::cut_kind_prefix(begin).is_some());
+    cut.sort_unstable();
+    cut.dedup();
+    let choosing = format!(r"^({})\{{(auth\.user|[A-Za-z_][A-Za-z0-9_]*)\}}", cut.join("|"));
     json!([
         { "pattern": CHANNEL },
         { "not": { "pattern": r"^presence-" } },
@@ -292,7 +291,20 @@ map_schema!(
         "additionalProperties": {
             "type": "array",
             "minItems": 1,
-            "items": { "type": "string", "pattern": r"^[A-Za-z0-9_=@,.;-]{1,164}$|\$\{" },
+            "items": { "type": "string", "pattern": r"^([A-Za-z0-9_=@,.;-]{1,164}|[A-Za-z0-9_=@,.;-]{0,164}\*)$|\$\{" },
+        },
+    })
+);
+map_schema!(
+    /// Values that placeholders must not have.
+    ExcludedValues,
+    json_schema!({
+        "type": "object",
+        "propertyNames": { "pattern": r"^(auth\.user|(subscribe\.)?[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*)$" },
+        "additionalProperties": {
+            "type": "array",
+            "minItems": 1,
+            "items": { "type": "string", "pattern": r"^[^*]{1,256}\*?$|\$\{" },
         },
     })
 );

@@ -42,6 +42,10 @@ labels! {
         NotPublished = "MESSAGE_TYPE_NOT_PUBLISHED",
         /// A control message lacks a field, or has a value that is not acceptable.
         InvalidField = "INVALID_FIELD",
+        /// A value that this endpoint excludes.
+        ValueExcluded = "VALUE_NOT_ALLOWED",
+        /// The value would select another kind of channel.
+        ChannelKind = "CHANNEL_KIND_NOT_ALLOWED",
         /// Too large to be carried.
         TooLarge = "MESSAGE_TOO_LARGE",
         /// Nested too deeply.
@@ -108,6 +112,8 @@ impl ErrorCode {
             Self::UnknownType => "The message's type is not known on this endpoint",
             Self::NotPublished => "Messages of this type are not accepted on this endpoint",
             Self::InvalidField => "A field of the message is missing or not acceptable",
+            Self::ValueExcluded => "This endpoint does not accept this value",
+            Self::ChannelKind => "The value would select a channel of another kind",
             Self::TooLarge => "The message is too large to be carried",
             Self::TooDeep => "The message is nested too deeply",
             Self::BinaryNotSupported => "Binary messages are not accepted on this endpoint",

@@ -102,13 +102,13 @@ impl Judge<'_> {
         for piece in pieces {
             match piece {
                 Piece::Literal(text) => pattern.push_literal(text),
-                Piece::Slot(Slot::Event | Slot::Channel) => pattern.push(Values::Of(CharSet::ANY)),
+                Piece::Slot(Slot::Event | Slot::Channel) => pattern.push(&Values::of(CharSet::ANY)),
                 Piece::Slot(Slot::Code) => {
-                    pattern.push(Values::Listed(self.codes.iter().map(|&code| code.to_owned()).collect()));
+                    pattern.push(&Values::listed(self.codes.iter().copied()));
                 }
                 // RFC 3339.
                 Piece::Slot(Slot::Now) => {
-                    pattern.push(Values::Of(CharSet::of(|b| b.is_ascii_digit() || b"TZ:.+-".contains(&b))));
+                    pattern.push(&Values::of(CharSet::of(|b| b.is_ascii_digit() || b"TZ:.+-".contains(&b))));
                 }
                 Piece::Slot(_) => pattern.push_anything(),
             }

@@ -7,7 +7,7 @@ pub const EVENT_BYTES_MAX: usize = 200;
 /// Most bytes of data in one event (Pusher docs, "HTTP API": 413 above 10 kB).
 pub const DATA_BYTES_MAX: usize = 10_240;
 
-/// Prefixes by which Pusher tells channel kinds apart.
+/// Prefixes by which Pusher tells channel kinds apart, each before those that it begins with.
 pub(crate) const KIND_PREFIXES: [&str; 7] = [
     "private-encrypted-cache-",
     "private-encrypted-",
@@ -92,12 +92,68 @@ pub fn check_channel(name: &str) -> Result<(), String> {
     }
 }
 
-/// Whether a value put behind `literal_prefix` could make the name one of another kind: the kind prefix it
-/// could complete.
+/// A kind's prefix that `begin` is cut short of: whatever follows would have to be looked at to know the kind at all.
+/// `None` for what has a kind already, also where a longer prefix begins with it: there it is the exception that what
+/// follows is another kind.
 #[must_use]
-pub fn kind_a_value_could_select(literal_prefix: &str) -> Option<&'static str> {
-    KIND_PREFIXES
-        .into_iter()
-        .rev()
-        .find(|kind| kind.len() > literal_prefix.len() && kind.starts_with(literal_prefix))
+pub fn cut_kind_prefix(begin: &str) -> Option<&'static str> {
+    let cut = |kind: &&str| kind.len() > begin.len() && kind.starts_with(begin);
+    if KIND_PREFIXES.contains(&begin) { None } else { KIND_PREFIXES.into_iter().rev().find(cut) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_prefix_is_the_kind() {
+        for (channel, kind) in [
+            ("x", ""),
+            ("", ""),
+            ("private", ""),
+            ("Private-x", ""),
+            ("xprivate-", ""),
+            ("private-", "private-"),
+            ("private-x", "private-"),
+            ("private-cache", "private-"),
+            ("private-cache-", "private-cache-"),
+            ("private-encrypted", "private-"),
+            ("private-encrypted-x", "private-encrypted-"),
+            ("private-encrypted-cache-x", "private-encrypted-cache-"),
+            ("private-cache-encrypted-x", "private-cache-"),
+            ("presence-x", "presence-"),
+            ("presence-encrypted-x", "presence-"),
+            ("presence-cache-x", "presence-cache-"),
+            ("cache-private-x", "cache-"),
+        ] {
+            assert_eq!(kind_prefix(channel), kind, "{channel}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_short_of_a_prefix_has_no_kind_yet() {
+        for (begin, cut) in [
+            ("", Some("cache-")),
+            ("p", Some("presence-")),
+            ("pr", Some("presence-")),
+            ("pri", Some("private-")),
+            ("private", Some("private-")),
+            ("private-", None),
+            ("private-c", Some("private-cache-")),
+            ("private-enc", Some("private-encrypted-")),
+            ("private-encrypted", Some("private-encrypted-")),
+            ("private-encrypted-", None),
+            ("private-encrypted-cache", Some("private-encrypted-cache-")),
+            ("private-encrypted-cache-", None),
+            ("presence-", None),
+            ("presence-cach", Some("presence-cache-")),
+            ("cach", Some("cache-")),
+            ("cache-", None),
+            ("private-plugin-", None),
+            ("content-generation-", None),
+            ("x", None),
+        ] {
+            assert_eq!(cut_kind_prefix(begin), cut, "{begin:?}");
+        }
+    }
 }

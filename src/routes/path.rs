@@ -4,18 +4,57 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use crate::pusher::channel::check_channel;
-use crate::template::CharSet;
+use crate::pusher::channel::{check_channel, kind_prefix};
+use crate::template::{CharSet, Choice, Known, Text, Var};
 
 /// Longest value of a path that is in no channel's name, in bytes.
-const VALUE_BYTES_MAX: usize = 256;
+pub const VALUE_BYTES_MAX: usize = 256;
 
 /// One segment of a path template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Segment {
     Literal(String),
-    /// A placeholder's name, and the characters that its values may have where the file says it.
-    Value(String, Option<CharSet>),
+    Value(Placeholder),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Placeholder {
+    name: String,
+    /// The characters that its values may have, where the file says it.
+    set: Option<CharSet>,
+    /// Values that it must not have.
+    excluded: Vec<Choice>,
+}
+
+impl Placeholder {
+    fn allows(&self, value: &str) -> bool {
+        self.set.is_none_or(|set| set.fits(value)) && !self.is_excluded(value)
+    }
+
+    fn is_excluded(&self, value: &str) -> bool {
+        self.excluded.iter().any(|choice| choice.fits(value))
+    }
+
+    /// Why it does not allow `value`.
+    fn refusal(&self, value: &str) -> BadValue {
+        let name = &self.name;
+        if self.is_excluded(value) {
+            BadValue::Excluded(format!("`{name}` in the path has a value that it must not have"))
+        } else {
+            BadValue::Illegal(format!("`{name}` in the path has a character that it may not have"))
+        }
+    }
+}
+
+/// Why a path's values are not acceptable, in a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BadValue {
+    /// One that no channel's name may have, or not this one.
+    Illegal(String),
+    /// One that the file excludes.
+    Excluded(String),
+    /// Together they make the channel one of another kind.
+    Kind(String),
 }
 
 /// A path template such as `/ws/content/{session_id}` or `/ws/{tenant:[a-z0-9]+}`: a placeholder is a whole
@@ -30,6 +69,8 @@ pub struct PathTemplate {
     either_slash: bool,
     /// Placeholders whose values need not be legal in a channel's name.
     free: Vec<String>,
+    /// The channel, whose kind the values must not change.
+    channel: Option<Text>,
 }
 
 /// What is wrong with a path template: a byte offset and a sentence.
@@ -83,7 +124,8 @@ impl PathTemplate {
                     return fail(at, format!("`{{{name}}}` is in this path twice"));
                 }
                 names.push(name.to_owned());
-                segments.push(Segment::Value(name.to_owned(), set));
+                let placeholder = Placeholder { name: name.to_owned(), set, excluded: Vec::new() };
+                segments.push(Segment::Value(placeholder));
             } else if let Some(offset) = text.find(['{', '}']) {
                 return fail(at + offset, "a placeholder must be a whole segment of the path".to_owned());
             } else if let Some(offset) =
@@ -100,7 +142,8 @@ impl PathTemplate {
             }
             at += text.len() + 1;
         }
-        Ok(Self { source: source.to_owned(), segments, names, either_slash: false, free: Vec::new() })
+        let source = source.to_owned();
+        Ok(Self { source, segments, names, either_slash: false, free: Vec::new(), channel: None })
     }
 
     /// The template as it was written; also the `url.path` of logs.
@@ -115,23 +158,50 @@ impl PathTemplate {
         &self.names
     }
 
+    fn placeholder(&self, name: &str) -> Option<&Placeholder> {
+        self.segments.iter().find_map(|segment| match segment {
+            Segment::Value(placeholder) if placeholder.name == name => Some(placeholder),
+            _ => None,
+        })
+    }
+
+    fn placeholder_mut(&mut self, name: &str) -> Option<&mut Placeholder> {
+        self.segments.iter_mut().find_map(|segment| match segment {
+            Segment::Value(placeholder) if placeholder.name == name => Some(placeholder),
+            _ => None,
+        })
+    }
+
     /// The characters that values of `name` may have, where the file says it.
     #[must_use]
     pub fn set_of(&self, name: &str) -> Option<CharSet> {
-        self.segments.iter().find_map(|segment| match segment {
-            Segment::Value(named, set) if named == name => *set,
-            _ => None,
-        })
+        self.placeholder(name)?.set
+    }
+
+    /// The values that `name` must not have.
+    #[must_use]
+    pub fn excluded_of(&self, name: &str) -> &[Choice] {
+        self.placeholder(name).map_or(&[], |placeholder| &placeholder.excluded)
     }
 
     /// Restricts the values of `name`; `false`: there is no such placeholder.
     #[must_use]
     pub fn restrict(&mut self, name: &str, to: CharSet) -> bool {
-        let found = self.segments.iter_mut().find_map(|segment| match segment {
-            Segment::Value(named, set) if named == name => Some(set),
-            _ => None,
-        });
-        found.map(|set| *set = Some(to)).is_some()
+        self.placeholder_mut(name).map(|placeholder| placeholder.set = Some(to)).is_some()
+    }
+
+    /// Says what values `name` must not have; `false`: there is no such placeholder.
+    #[must_use]
+    pub fn exclude(&mut self, name: &str, not: Vec<Choice>) -> bool {
+        self.placeholder_mut(name).map(|placeholder| placeholder.excluded = not).is_some()
+    }
+
+    /// Says which channel the values go into: they must not make it one of another kind than its literal beginning
+    /// says.
+    #[must_use]
+    pub fn with_channel(mut self, channel: Text) -> Self {
+        self.channel = Some(channel);
+        self
     }
 
     /// Says whose values are in no channel's name: they may have any character but control characters.
@@ -181,20 +251,20 @@ impl PathTemplate {
         form.len() == other.len()
             && form.iter().zip(other).all(|pair| match pair {
                 (Segment::Literal(a), Segment::Literal(b)) => a == b,
-                (Segment::Literal(text), Segment::Value(_, set))
-                | (Segment::Value(_, set), Segment::Literal(text)) => {
+                (Segment::Literal(text), Segment::Value(placeholder))
+                | (Segment::Value(placeholder), Segment::Literal(text)) => {
                     // No value is empty.
-                    set.unwrap_or(CharSet::ANY).fits(text)
+                    !text.is_empty() && placeholder.allows(text)
                 }
-                (Segment::Value(_, a), Segment::Value(_, b)) => {
+                (Segment::Value(a), Segment::Value(b)) => {
                     let any = CharSet::ANY;
-                    a.unwrap_or(any).and(b.unwrap_or(any)).example().is_some()
+                    a.set.unwrap_or(any).and(b.set.unwrap_or(any)).example().is_some()
                 }
             })
     }
 
     /// The values of `path` (as it came, percent-encoded) under this template; `None` when it does not match.
-    fn match_path(&self, path: &str) -> Option<Result<PathValues, String>> {
+    fn match_path(&self, path: &str) -> Option<Result<PathValues, BadValue>> {
         let mut rest = path.strip_prefix('/')?;
         let mut added = None;
         if self.either_slash {
@@ -213,23 +283,40 @@ impl PathTemplate {
             match segment {
                 Segment::Literal(literal) if is_literal(part, literal) => {}
                 Segment::Literal(_) => return None,
-                Segment::Value(name, set) => match decode_value(part, self.free.contains(name)) {
-                    Ok(value) if set.is_some_and(|set| !set.fits(&value)) => {
-                        bad.get_or_insert(format!(
-                            "`{name}` in the path has a character that it may not have"
-                        ));
+                Segment::Value(placeholder) => {
+                    let name = &placeholder.name;
+                    match decode_value(part, self.free.contains(name)) {
+                        Ok(value) if placeholder.allows(&value) => values.push((name.clone(), value)),
+                        Ok(value) => {
+                            bad.get_or_insert_with(|| placeholder.refusal(&value));
+                        }
+                        Err(error) => {
+                            bad.get_or_insert(BadValue::Illegal(format!("`{name}` in the path: {error}")));
+                        }
                     }
-                    Ok(value) => values.push((name.clone(), value)),
-                    Err(error) => {
-                        bad.get_or_insert(format!("`{name}` in the path: {error}"));
-                    }
-                },
+                }
             }
         }
         if parts.next().is_some() {
             return None;
         }
-        Some(bad.map_or(Ok(PathValues(values)), Err))
+        let values = PathValues(values);
+        let bad = bad.or_else(|| self.other_kind(&values).map(BadValue::Kind));
+        Some(bad.map_or(Ok(values), Err))
+    }
+
+    /// How the channel would be of another kind than its literal beginning. As far as the path says: what is filled in
+    /// later is looked at later (`routes/channel.rs`).
+    fn other_kind(&self, values: &PathValues) -> Option<String> {
+        let channel = self.channel.as_ref()?;
+        let (begin, _) = channel.beginning(|var| match var {
+            Var::Path(name) => values.get(name).map_or(Known::Nothing, |value| Known::Whole(value.into())),
+            _ => Known::Nothing,
+        });
+        let kind = kind_prefix(&begin);
+        (kind != kind_prefix(channel.literal_prefix())).then(|| {
+            format!("with the path's values the channel would be a `{kind}` channel, which this endpoint is not for")
+        })
     }
 }
 
@@ -273,7 +360,7 @@ pub enum Matched {
     /// The template at this index, with these values.
     Route(usize, PathValues),
     /// The template at this index, but a value is not acceptable, for this reason.
-    BadValue(usize, String),
+    BadValue(usize, BadValue),
     Nothing,
 }
 

@@ -7,8 +7,9 @@ use secrecy::SecretString;
 use crate::clock::Now;
 use crate::json::{self, Object};
 use crate::legacy::error::ErrorCode;
-use crate::pusher::channel::{ChannelKind, EVENT_BYTES_MAX, check_channel, kind_prefix};
+use crate::pusher::channel::{ChannelKind, EVENT_BYTES_MAX};
 use crate::pusher::encryption::sealed_bytes;
+use crate::routes::channel::{self, NoChannel};
 use crate::routes::path::PathValues;
 use crate::routes::route::{Elsewhere, PublishAction, PublishRule, Route, TypeSet};
 use crate::template::{Fill, Frame, Slot, Text, Var};
@@ -81,7 +82,8 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
                 Some(template) => render(route, template, message, now)?,
                 None => route.dialect.out.event.data_of(message.object).unwrap_or(message.text).to_owned(),
             };
-            let elsewhere = elsewhere.as_ref().map(|elsewhere| channel_of(elsewhere, message)).transpose()?;
+            let elsewhere =
+                elsewhere.as_ref().map(|elsewhere| channel_of(elsewhere, route, message)).transpose()?;
             let channel = elsewhere.as_deref().unwrap_or(message.channel);
             if published_bytes(channel, data.len()) > route.event_bytes_max {
                 return Err(ErrorCode::TooLarge);
@@ -100,11 +102,9 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
 }
 
 /// The other channel that a rule names. What a client writes never makes it one of another kind.
-fn channel_of(elsewhere: &Elsewhere, message: &Message<'_>) -> Result<String, ErrorCode> {
-    let channel = elsewhere.channel.fill(|var| value(var, message)).ok_or(ErrorCode::InvalidField)?;
-    let is_legal = check_channel(&channel).is_ok()
-        && kind_prefix(&channel) == kind_prefix(elsewhere.channel.literal_prefix());
-    if is_legal { Ok(channel) } else { Err(ErrorCode::InvalidField) }
+fn channel_of(elsewhere: &Elsewhere, route: &Route, message: &Message<'_>) -> Result<String, ErrorCode> {
+    channel::fill(&elsewhere.channel, &route.subscribe_values, |var| value(var, message))
+        .map_err(NoChannel::error_code)
 }
 
 /// Bytes of an event's data as it is published on `channel`: the limit counts what is sealed, not what it says.

@@ -12,7 +12,7 @@ use crate::deprecation::Policy;
 use crate::legacy::dialect::Dialect;
 use crate::limits::rate::Rate;
 use crate::limits::slots::{Scope, SlotLimit};
-use crate::template::{CharSet, Frame, Text};
+use crate::template::{CharSet, Choice, Frame, Text};
 
 /// `[[routes]]`: one old endpoint.
 #[derive(Debug, PartialEq)]
@@ -23,7 +23,7 @@ pub struct Route {
     /// The Pusher channel. With `{subscribe.x}` in it, it is chosen in band.
     pub channel: Text,
     /// Values that each in-band field may take; a field not listed may take any that is legal in a channel.
-    pub subscribe_values: Vec<(String, Vec<String>)>,
+    pub subscribe_values: Vec<Listed>,
     /// What other values may contain; the path's are in its template.
     pub value_sets: ValueSets,
     /// Routes of other rules that may have channels in common with this one.
@@ -58,16 +58,29 @@ pub struct Route {
     pub subprotocols: Vec<String>,
 }
 
-/// The characters that the values of placeholders may have, beside those of the path.
+/// An in-band field, and what its values may be.
+pub type Listed = (String, Vec<Choice>);
+
+/// What the values of placeholders may be, beside those of the path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ValueSets {
-    /// Of the user's id; tokens of other users are not accepted. `None`: any.
+    /// The characters of the user's id; tokens of other users are not accepted. `None`: any.
     pub user: Option<CharSet>,
-    /// Of in-band fields; one that is not here may have any.
+    /// The characters of in-band fields; one that is not here may have any.
     pub subscribe: Vec<(String, CharSet)>,
+    /// Ids that the user must not have; tokens of these are not accepted.
+    pub not_user: Vec<Choice>,
+    /// What in-band fields must not be.
+    pub not_subscribe: Vec<Listed>,
 }
 
 impl ValueSets {
+    /// What an in-band field must not be.
+    #[must_use]
+    pub fn not_of_field(&self, field: &str) -> &[Choice] {
+        self.not_subscribe.iter().find(|(name, _)| name == field).map_or(&[], |(_, not)| not)
+    }
+
     /// The characters of an in-band field.
     #[must_use]
     pub fn of_field(&self, field: &str) -> Option<CharSet> {

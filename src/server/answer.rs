@@ -26,7 +26,7 @@ use crate::legacy::error::ErrorCode;
 use crate::limits::address::one_client;
 use crate::limits::slots::Acquire;
 use crate::routes::generation::RouteState;
-use crate::routes::path::PathValues;
+use crate::routes::path::{BadValue, PathValues};
 use crate::routes::route::Route;
 use crate::session;
 use crate::session::opening::Upgraded;
@@ -96,7 +96,7 @@ async fn upgrade(
     worker: &Worker,
     route: &Arc<RouteState>,
     request: &Parts,
-    values: Result<PathValues, String>,
+    values: Result<PathValues, BadValue>,
     peer: IpAddr,
     over: bool,
 ) -> Result<(Answer, Upgraded), Answer> {
@@ -139,7 +139,7 @@ async fn grant(
     worker: &Worker,
     route: &Arc<RouteState>,
     request: &Parts,
-    values: Result<PathValues, String>,
+    values: Result<PathValues, BadValue>,
     address: IpAddr,
     facts: Facts,
 ) -> Result<(Answer, Upgraded), ExplainedRefusal> {

@@ -1,6 +1,6 @@
 //! Pure: what a request is for, by its path.
 
-use crate::routes::path::{Matched, PathValues, Router};
+use crate::routes::path::{BadValue, Matched, PathValues, Router};
 
 /// What a request is for.
 #[derive(Debug, PartialEq, Eq)]
@@ -8,7 +8,7 @@ pub enum Target {
     /// What load balancers ask.
     Health,
     /// A route, by its index, with the path's values, or why a channel cannot hold them.
-    Route(usize, Result<PathValues, String>),
+    Route(usize, Result<PathValues, BadValue>),
     /// Nothing that is here.
     Nothing,
 }
@@ -41,7 +41,7 @@ mod tests {
         assert!(matches!(target("/ws"), Target::Route(0, Ok(_))));
         assert!(matches!(target("/ws/a"), Target::Route(1, Ok(values)) if values.get("id") == Some("a")));
         for path in ["/ws/a%20b", "/ws/"] {
-            assert!(matches!(target(path), Target::Route(1, Err(why)) if !why.is_empty()), "{path}");
+            assert!(matches!(target(path), Target::Route(1, Err(BadValue::Illegal(_)))), "{path}");
         }
         for path in ["/healthz/", "/Healthz", "/", "/w", "*", ""] {
             assert_eq!(target(path), Target::Nothing, "{path}");

@@ -8,7 +8,7 @@ use super::refusal::{ExplainedRefusal, Refusal};
 use super::upgrade::{NotUpgradable, has_token};
 use crate::deprecation::Phase;
 use crate::legacy::error::ErrorCode;
-use crate::routes::path::PathValues;
+use crate::routes::path::{BadValue, PathValues};
 use crate::routes::route::TellRefusal;
 
 /// What an upgrade needs of its request.
@@ -24,10 +24,14 @@ pub struct Upgradable<'a> {
 /// # Errors
 /// What is wrong with its path or, if nothing is, with its head.
 pub fn upgradable<'a>(
-    values: Result<PathValues, String>,
+    values: Result<PathValues, BadValue>,
     key: Result<&'a [u8], NotUpgradable>,
 ) -> Result<Upgradable<'a>, ExplainedRefusal> {
-    let values = values.map_err(|why| Refusal::BadPath.because(why))?;
+    let values = values.map_err(|bad| match bad {
+        BadValue::Illegal(why) => Refusal::BadPath.because(why),
+        BadValue::Excluded(why) => Refusal::ExcludedValue.because(why),
+        BadValue::Kind(why) => Refusal::ChannelKind.because(why),
+    })?;
     let key = key.map_err(|wrong| match wrong {
         NotUpgradable::UpgradeRequired(why) => Refusal::UpgradeRequired.because(why),
         NotUpgradable::Malformed(why) => Refusal::Malformed.because(why),
@@ -99,13 +103,19 @@ mod tests {
     fn what_is_no_upgrade_is_refused_by_its_path_first() {
         let values = PathValues::default;
         assert_eq!(upgradable(Ok(values()), Ok(KEY)), Ok(Upgradable { values: values(), key: KEY }));
-        for (bad, key, refusal) in [
-            (true, Ok(KEY), Refusal::BadPath.because("why")),
-            (true, Err(NotUpgradable::UpgradeRequired("no")), Refusal::BadPath.because("why")),
-            (false, Err(NotUpgradable::UpgradeRequired("no")), Refusal::UpgradeRequired.because("no")),
-            (false, Err(NotUpgradable::Malformed("no")), Refusal::Malformed.because("no")),
+        let bad = |bad: fn(String) -> BadValue| Err(bad("why".to_owned()));
+        for (values, key, refusal) in [
+            (bad(BadValue::Illegal), Ok(KEY), Refusal::BadPath.because("why")),
+            (bad(BadValue::Excluded), Ok(KEY), Refusal::ExcludedValue.because("why")),
+            (bad(BadValue::Kind), Ok(KEY), Refusal::ChannelKind.because("why")),
+            (
+                bad(BadValue::Illegal),
+                Err(NotUpgradable::UpgradeRequired("no")),
+                Refusal::BadPath.because("why"),
+            ),
+            (Ok(values()), Err(NotUpgradable::UpgradeRequired("no")), Refusal::UpgradeRequired.because("no")),
+            (Ok(values()), Err(NotUpgradable::Malformed("no")), Refusal::Malformed.because("no")),
         ] {
-            let values = if bad { Err("why".to_owned()) } else { Ok(values()) };
             assert_eq!(upgradable(values, key), Err(refusal));
         }
     }

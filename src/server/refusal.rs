@@ -18,6 +18,10 @@ labels! {
         UnknownPath = "unknown_path",
         /// A value in its path that no channel's name may have.
         BadPath = "bad_path",
+        /// A value in its path that the route excludes.
+        ExcludedValue = "excluded_value",
+        /// Its values would select another kind of channel.
+        ChannelKind = "channel_kind",
         /// No upgrade, or another one.
         UpgradeRequired = "upgrade_required",
         /// Not well-formed, or its upgrade is not.
@@ -44,7 +48,7 @@ impl Refusal {
     #[must_use]
     pub const fn status(self) -> Option<u16> {
         match self {
-            Self::BadPath | Self::Malformed => Some(400),
+            Self::BadPath | Self::ExcludedValue | Self::ChannelKind | Self::Malformed => Some(400),
             Self::Origin => Some(403),
             Self::UnknownPath => Some(404),
             Self::Gone => Some(410),
@@ -61,6 +65,8 @@ impl Refusal {
         match self {
             Self::UnknownPath => "no such endpoint",
             Self::BadPath => "the path has a value that is not acceptable",
+            Self::ExcludedValue => "the path has a value that it must not have",
+            Self::ChannelKind => "the path's values would select another kind of channel",
             Self::UpgradeRequired => "this endpoint speaks WebSocket only",
             Self::Malformed => "the request is malformed",
             Self::Origin => ErrorCode::OriginNotAllowed.message(),
@@ -80,6 +86,8 @@ impl Refusal {
             Self::AddressLimit | Self::Overload | Self::Draining => Some(RETRY_AFTER_S),
             Self::UnknownPath
             | Self::BadPath
+            | Self::ExcludedValue
+            | Self::ChannelKind
             | Self::UpgradeRequired
             | Self::Malformed
             | Self::Origin
@@ -99,6 +107,8 @@ impl Refusal {
             Self::Gone => Some(ErrorCode::EndpointGone),
             Self::UnknownPath
             | Self::BadPath
+            | Self::ExcludedValue
+            | Self::ChannelKind
             | Self::UpgradeRequired
             | Self::Malformed
             | Self::Overload

@@ -80,6 +80,13 @@ impl CharSet {
         Self { ascii: self.ascii | other.ascii, beyond: self.beyond || other.beyond }
     }
 
+    /// Without `c`. Characters beyond ASCII are left as they are.
+    #[must_use]
+    pub fn without(self, c: char) -> Self {
+        let bit = u8::try_from(c).ok().filter(u8::is_ascii).map_or(0, |b| 1_u128 << b);
+        Self { ascii: self.ascii & !bit, beyond: self.beyond }
+    }
+
     /// One of its characters, a letter or digit if it has any; `None`: it is empty.
     #[must_use]
     pub fn example(self) -> Option<char> {

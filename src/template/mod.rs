@@ -2,17 +2,19 @@
 //! values and URLs with plain text; [`Frame`] fills a JSON frame with JSON values.
 
 mod charset;
+mod choice;
 mod frame;
 mod pattern;
 mod text;
 mod url;
 
 pub use charset::CharSet;
+pub use choice::{Choice, Values};
 pub(crate) use frame::FramePart;
 pub use frame::{Fill, Frame, Slot, escape_into};
-pub use pattern::{Pattern, Values};
+pub use pattern::Pattern;
 use text::TextPart;
-pub use text::{Allow, Text, Var};
+pub use text::{Allow, Known, Text, Var};
 pub use url::in_url;
 
 /// What is wrong with a template, and where.

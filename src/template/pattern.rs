@@ -1,24 +1,16 @@
 //! Which texts a template can come out as, and whether two can come out alike. A template is a sequence of literal
-//! text, of values out of a set of characters, and of values out of a list: a finite automaton, so both questions
-//! have exact answers.
+//! text, of values out of a set of characters, and of values out of a list, some of them excluded: a finite automaton, so
+//! both questions have exact answers.
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{CharSet, Text, TextPart, Var};
-
-/// What a placeholder's value can be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Values {
-    /// One or more of these characters.
-    Of(CharSet),
-    /// One of these texts. An empty text is never a value.
-    Listed(Vec<String>),
-}
+use super::choice::Excluded;
+use super::{CharSet, Text, TextPart, Values, Var};
 
 /// All that a template can come out as.
 ///
 /// A placeholder that is used twice counts as two: where its values differ, the pattern has texts that the
-/// template has not. So [`Pattern::overlap`] and [`Pattern::ambiguity`] may see one too many, never one too few.
+/// template has not; and what is excluded counts only where it is ASCII. So [`Pattern::overlap`] and [`Pattern::ambiguity`] may see one too many, never one too few.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     /// Per state its transitions; the first state begins, the last one ends.
@@ -62,7 +54,7 @@ impl Pattern {
         for part in &text.parts {
             match part {
                 TextPart::Literal(literal) => pattern.push_literal(literal),
-                TextPart::Var(var) => pattern.push(values(var)),
+                TextPart::Var(var) => pattern.push(&values(var)),
             }
         }
         pattern
@@ -70,44 +62,31 @@ impl Pattern {
 
     /// Continues with this text.
     pub(crate) fn push_literal(&mut self, literal: &str) {
-        if !literal.is_empty() {
-            self.push_texts(std::iter::once(literal));
+        for c in literal.chars() {
+            let from = self.end();
+            let to = self.push_state();
+            self.connect(from, On::One(c), to);
         }
     }
 
-    /// Continues with a value.
-    pub(crate) fn push(&mut self, values: Values) {
-        match values {
-            Values::Of(set) => self.push_set(set),
-            Values::Listed(mut list) => {
-                list.sort_unstable();
-                list.dedup();
-                self.push_texts(list.iter().map(String::as_str));
-            }
-        }
-    }
-
-    /// Continues with any text, or none.
-    pub(crate) fn push_anything(&mut self) {
-        let here = self.end();
-        self.connect(here, On::Any(CharSet::ANY), here);
-    }
-
-    /// Continues with one of `texts`.
-    fn push_texts<'a>(&mut self, texts: impl Iterator<Item = &'a str>) {
+    /// Continues with a value. Each has one way through the pattern.
+    pub(crate) fn push(&mut self, values: &Values) {
         let begin = self.end();
         let mut last = Vec::new();
-        for text in texts {
+        for (choice, excluded) in values.distinct() {
             let mut at = begin;
-            let mut characters = text.chars().peekable();
+            let mut characters = choice.begin().chars().peekable();
             while let Some(c) = characters.next() {
-                if characters.peek().is_none() {
+                if characters.peek().is_none() && choice.more().is_none() {
                     last.push((at, On::One(c)));
                     break;
                 }
                 let to = self.push_state();
                 self.connect(at, On::One(c), to);
                 at = to;
+            }
+            if let Some(set) = choice.more() {
+                self.push_more(at, set, &excluded, &mut last);
             }
         }
         let end = self.push_state();
@@ -116,12 +95,43 @@ impl Pattern {
         }
     }
 
-    /// Continues with one or more of `set`.
-    fn push_set(&mut self, set: CharSet) {
-        let begin = self.end();
-        let end = self.push_state();
-        self.connect(begin, On::Any(set), end);
-        self.connect(end, On::Any(set), end);
+    /// One or more of `set` behind the state `from`, but for what is excluded; what leads to the end is put into `last`.
+    fn push_more(&mut self, from: usize, set: CharSet, excluded: &[Excluded], last: &mut Vec<(usize, On)>) {
+        let begun: Vec<(char, &[char], bool)> = excluded
+            .iter()
+            .filter_map(|not| {
+                let (c, rest) = not.rest.split_first()?;
+                set.has(*c).then_some((*c, rest, not.longer))
+            })
+            .collect();
+        if excluded.iter().any(|not| not.rest.is_empty() && not.longer) {
+            return;
+        }
+        let free = begun.iter().fold(set, |free, (c, ..)| free.without(*c));
+        let beyond = self.push_state();
+        self.connect(from, On::Any(free), beyond);
+        self.connect(beyond, On::Any(set), beyond);
+        last.extend([(from, On::Any(free)), (beyond, On::Any(set))]);
+        for (index, (c, ..)) in begun.iter().enumerate() {
+            if begun.iter().take(index).any(|(earlier, ..)| earlier == c) {
+                continue;
+            }
+            let of_c = || begun.iter().filter(|(other, ..)| other == c);
+            let next = self.push_state();
+            self.connect(from, On::One(*c), next);
+            if !of_c().any(|(_, rest, longer)| rest.is_empty() && !longer) {
+                last.push((from, On::One(*c)));
+            }
+            let rest: Vec<Excluded> =
+                of_c().map(|(_, rest, longer)| Excluded { rest: rest.to_vec(), longer: *longer }).collect();
+            self.push_more(next, set, &rest, last);
+        }
+    }
+
+    /// Continues with any text, or none.
+    pub(crate) fn push_anything(&mut self) {
+        let here = self.end();
+        self.connect(here, On::Any(CharSet::ANY), here);
     }
 
     fn end(&self) -> usize {
@@ -191,14 +201,35 @@ fn way_to(mut at: Pair, came_from: &HashMap<Pair, Option<(Pair, char)>>) -> Stri
 mod tests {
     use super::*;
     use crate::template::Allow;
+    use crate::template::Choice;
     use proptest::prelude::*;
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
 
+    fn choices(list: &str) -> Vec<Choice> {
+        let set = CharSet::parse("[ab-]+").unwrap();
+        list.split('|').map(|choice| Choice::parse(choice, set).unwrap()).collect()
+    }
+
+    /// A class as the file has it, or a list `=a|b*`; behind a `!` what is excluded.
     fn values(class: &str) -> Values {
-        match class.strip_prefix('=') {
-            Some(list) => Values::Listed(list.split('|').map(str::to_owned).collect()),
-            None => Values::Of(CharSet::parse(class).unwrap()),
-        }
+        let (class, not) = class.split_once('!').unwrap_or((class, ""));
+        let values = match class.strip_prefix('=') {
+            Some(list) => Values::choices(&choices(list), CharSet::ANY),
+            None => Values::of(CharSet::parse(class).unwrap()),
+        };
+        if not.is_empty() { values } else { values.except(&choices(not)) }
+    }
+
+    /// Whether it is a value, without the pattern.
+    fn fits(class: &str, value: &str) -> bool {
+        let (class, not) = class.split_once('!').unwrap_or((class, ""));
+        let excluded = !not.is_empty() && choices(not).iter().any(|choice| choice.fits(value));
+        !value.is_empty()
+            && !excluded
+            && match class.strip_prefix('=') {
+                Some(list) => choices(list).iter().any(|choice| choice.fits(value)),
+                None => CharSet::parse(class).unwrap().fits(value),
+            }
     }
 
     /// A pattern from `a-{x}` and what `x`, `y` and `z` can be.
@@ -231,6 +262,10 @@ mod tests {
             ("c-{x}-{y}", "=a|b", WIDE, false),
             ("c-{x}{y}", "=a|ab", "=bc|c", true),
             ("c-{x}", "=a|b|a", "", false),
+            ("c-{x}", "=a*|ab|a", "", false),
+            ("c-{x}-{y}", "=a*|b", "=b|a-b", true),
+            ("c-{x}-{y}", "=ab*|b", "[ab]+", false),
+            ("c-{x}-{y}", "[ab-]+!*", WIDE, false),
             ("c", "", "", false),
         ] {
             let found = pattern(source, [x, y, ""]).ambiguity();
@@ -257,29 +292,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_excluded_is_no_overlap() {
+        for (not, other, overlap) in [
+            ("ab", "agent-ab", None),
+            ("ab", "agent-a", Some("agent-a")),
+            ("a", "agent-ab", Some("agent-ab")),
+            ("a*", "agent-ab", None),
+            ("a*", "agent-a", Some("agent-a")),
+            ("ab|b|-", "agent-{z}", Some("agent-a")),
+            ("ab-*", "agent-ab-{z}", None),
+            ("ab-*", "agent-ab{z}", Some("agent-aba")),
+        ] {
+            let class = format!("[ab-]+!{not}");
+            let one = pattern("agent-{x}", [&class, "", ""]);
+            let found = one.overlap(&pattern(other, ["", "", "[a-z0-9-]+"]));
+            assert_eq!(found.as_deref(), overlap, "{not} {other}");
+        }
+    }
+
     // -------------------------------------------------------------------- against trying every value
 
     /// Values of up to three characters.
     fn all_values(class: &str) -> Vec<String> {
-        match values(class) {
-            Values::Listed(list) => list.into_iter().collect::<BTreeSet<_>>().into_iter().collect(),
-            Values::Of(set) => {
-                let characters: Vec<char> = "ab-".chars().filter(|c| set.has(*c)).collect();
-                let mut all = vec![String::new()];
-                let mut from = 0;
-                for _ in 0..3 {
-                    let end = all.len();
-                    for index in from..end {
-                        for c in &characters {
-                            let longer = format!("{}{c}", all[index]);
-                            all.push(longer);
-                        }
-                    }
-                    from = end;
+        let mut all = vec![String::new()];
+        let mut from = 0;
+        for _ in 0..3 {
+            let end = all.len();
+            for index in from..end {
+                for c in "ab-".chars() {
+                    let longer = format!("{}{c}", all[index]);
+                    all.push(longer);
                 }
-                all.split_off(1)
             }
+            from = end;
         }
+        all.into_iter().filter(|value| fits(class, value)).collect()
     }
 
     /// Every text that the template produces with short values, and from how many sets of them.
@@ -303,11 +351,7 @@ mod tests {
         let Some(text) = text.strip_prefix(literal) else { return 0 };
         let (name, behind) = rest.split_at(2);
         let class = classes[usize::from(name == "y}")];
-        let fits = |value: &str| match values(class) {
-            Values::Of(set) => set.fits(value),
-            Values::Listed(list) => list.iter().any(|listed| listed == value),
-        };
-        let ends = (1..=text.len()).filter(|end| fits(&text[..*end]));
+        let ends = (1..=text.len()).filter(|end| fits(class, &text[..*end]));
         ends.map(|end| readings(behind, classes, &text[end..])).sum()
     }
 
@@ -325,7 +369,24 @@ mod tests {
 
     fn class() -> impl Strategy<Value = &'static str> {
         prop::sample::select(vec![
-            "[a]+", "[ab]+", "[a-]+", "[ab-]+", "[b]+", "=a|b", "=a|a-b", "=-", "=ab|b|ba",
+            "[a]+",
+            "[ab]+",
+            "[a-]+",
+            "[ab-]+",
+            "[b]+",
+            "=a|b",
+            "=a|a-b",
+            "=-",
+            "=ab|b|ba",
+            "=a*|b",
+            "=*",
+            "[ab]+!a",
+            "[ab-]+!ab|a|b-a",
+            "[ab-]+!a*",
+            "[a-]+!a-*|-a|-",
+            "=a*!ab|a-*",
+            "=a*|b|ab!b|aa*",
+            "[ab]+!*|a",
         ])
     }
 

@@ -28,6 +28,16 @@ pub(super) enum TextPart {
     Var(Var),
 }
 
+/// What is known of a variable's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known<'a> {
+    /// All of it.
+    Whole(std::borrow::Cow<'a, str>),
+    /// What it begins with.
+    Begin(&'a str),
+    Nothing,
+}
+
 /// Which variables a [`Text`] may use, beside the path's.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Allow {
@@ -200,6 +210,25 @@ impl Text {
         }
     }
 
+    /// The filled text as far as it is known from its beginning, and whether that is all of it.
+    pub fn beginning<'a>(&self, known: impl Fn(&Var) -> Known<'a>) -> (String, bool) {
+        let mut out = String::new();
+        for part in &self.parts {
+            match part {
+                TextPart::Literal(text) => out.push_str(text),
+                TextPart::Var(var) => match known(var) {
+                    Known::Whole(value) => out.push_str(&value),
+                    Known::Begin(begin) => {
+                        out.push_str(begin);
+                        return (out, false);
+                    }
+                    Known::Nothing => return (out, false),
+                },
+            }
+        }
+        (out, true)
+    }
+
     /// Fills the template in; `None` when `lookup` has no value for a variable.
     pub fn fill<'a>(&self, lookup: impl Fn(&Var) -> Option<std::borrow::Cow<'a, str>>) -> Option<String> {
         let mut out = String::with_capacity(self.source.len() + 16);
@@ -237,6 +266,24 @@ mod tests {
         assert_eq!(text.literal_prefix(), "a-");
         assert_eq!(text.subscribe_field(), Some("env"));
         assert_eq!(text.fill(|_| None), None);
+    }
+
+    #[test]
+    fn a_text_begins_with_what_is_known() {
+        let text = Text::parse("a-{id}-{x}b", &names(&["id", "x"]), Allow::default()).unwrap();
+        let begin = |id: Known<'static>, x: Known<'static>| {
+            text.beginning(|var| if *var == Var::Path("id".into()) { id.clone() } else { x.clone() })
+        };
+        let whole = |text: &'static str| Known::Whole(text.into());
+        for (id, x, begins) in [
+            (whole("1"), whole("2"), ("a-1-2b", true)),
+            (whole("1"), Known::Begin("2"), ("a-1-2", false)),
+            (whole("1"), Known::Nothing, ("a-1-", false)),
+            (Known::Begin("1"), whole("2"), ("a-1", false)),
+            (Known::Nothing, whole("2"), ("a-", false)),
+        ] {
+            assert_eq!(begin(id, x), (begins.0.to_owned(), begins.1));
+        }
     }
 
     #[test]

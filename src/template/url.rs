@@ -80,13 +80,9 @@ fn stays_in_segment(value: &str) -> bool {
 /// What `values` look like in a URL.
 pub fn in_url(values: Values) -> Values {
     let plain = CharSet::of(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
-    match values {
-        Values::Of(set) if set.within(plain) => Values::Of(set),
-        Values::Of(_) => Values::Of(plain.or(CharSet::of(|b| b == b'%'))),
-        Values::Listed(list) => {
-            Values::Listed(list.iter().map(|text| utf8_percent_encode(text, ENCODED).to_string()).collect())
-        }
-    }
+    let encoded = |text: &str| utf8_percent_encode(text, ENCODED).to_string();
+    let percent = CharSet::of(|b| b == b'%');
+    values.map(encoded, |set| if set.within(plain) { set } else { plain.or(percent) })
 }
 
 #[cfg(test)]

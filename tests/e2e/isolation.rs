@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::near_and_far;
 use crate::support::bridge::{JWT_SECRET, SHIPPED, config_text, token, token_with};
-use crate::support::{Bridge, OldClient, temporary_directory};
+use crate::support::raw::upgrade;
+use crate::support::{Bridge, OldClient, Raw, temporary_directory};
 
 fn claims(exp: i64) -> String {
     json!({
@@ -85,6 +86,71 @@ async fn a_neighbours_agent_events_never_arrive() {
     let own = r#"{"\ud800":1,"agent_id":"agent_7","n":"beside an unpaired surrogate"}"#;
     bridge.sandbox.trigger("agent-status", "task_result", own);
     assert!(seven.text().await.contains(own));
+}
+
+/// `agent-status` is the channel of all agents: who could name it as a session's would read all of it, unfiltered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_named_status_never_reads_the_agents_shared_channel() {
+    let bridge = Bridge::start().await;
+    for name in ["status", "%73tatus", "s%74atu%73", "%73%74%61%74%75%73"] {
+        let answer = Raw::ask(bridge.address(), upgrade(&format!("/ws/agent-session/{name}"), &[])).await;
+        assert_eq!(answer.status, 400, "{name}");
+        let problem: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(problem["detail"], "`session_id` in the path has a value that it must not have");
+    }
+    let refused = r#"pusher_bridge_refusals_total{route="agent-session",reason="excluded_value"}"#;
+    assert_eq!(bridge.metric(refused), 4.0);
+    // Names that are not it, whatever they resemble, are channels of their own.
+    let mut others = Vec::new();
+    for name in ["Status", "status-", "statu", "status.", "-status", "status;a"] {
+        others.push((name, bridge.login_as(&format!("/ws/agent-session/{name}"), "1").await));
+    }
+    let mut agent = bridge.login_as("/ws/agent/7", "2").await;
+    bridge.sandbox.trigger("agent-status", "task_result", r#"{"agent_id":"7","n":"fence"}"#);
+    gets_only(&mut agent, &[]).await;
+    for (name, client) in &mut others {
+        bridge.sandbox.trigger(&format!("agent-{name}"), "e", r#"{"n":"fence"}"#);
+        gets_only(client, &[]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_never_selects_another_kind_of_channel() {
+    let more = r#"
+[[routes]]
+name = "kind"
+path = "/kind/{name}"
+dialect = "typed"
+auth.required = true
+channel = "private-{name}"
+exclude = { name = ["plugin-*", "command-*"] }
+
+[[routes]]
+name = "kinds"
+path = "/kinds/{a}/{b:[0-9a-z]+}"
+dialect = "typed"
+channel = "cache-{a}.{b}"
+auth.required = true
+"#;
+    let bridge = Bridge::start_with(more).await;
+    let kinds = ["cache-x", "encrypted-x", "encrypted-cache-x", "%63ache%2Dx", "encrypted-", "cache-"];
+    for name in kinds {
+        let answer = Raw::ask(bridge.address(), upgrade(&format!("/kind/{name}"), &[])).await;
+        assert_eq!(answer.status, 400, "{name}");
+        let problem: Value = serde_json::from_str(&answer.body).unwrap();
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("which this endpoint is not for"), "{detail}");
+    }
+    let refused = r#"pusher_bridge_refusals_total{route="kind",reason="channel_kind"}"#;
+    assert_eq!(bridge.metric(refused), kinds.len() as f64);
+    for name in ["cache", "encrypted", "Cache-x", "x-cache-"] {
+        bridge.login_as(&format!("/kind/{name}"), "1").await;
+    }
+    bridge.login_as("/kinds/cache-/x", "1").await;
+    let prefix =
+        |channel: &String| !["private-cache-", "private-encrypted-"].iter().any(|p| channel.starts_with(p));
+    let subscribed = bridge.sandbox.ever_subscribed();
+    assert!(subscribed.len() == 5 && subscribed.iter().all(prefix), "{subscribed:?}");
 }
 
 near_and_far!(what_a_client_writes_never_reaches_anothers_filter);

@@ -224,8 +224,10 @@ fn every_value_of_every_key_is_printed() {
     let base: toml::Value = toml::Value::Table(toml::from_str(BASE).unwrap());
     let samples = samples();
     let mut places = places();
-    for name in ["auth.user", "subscribe.c"] {
-        places.push(["routes", "0", "values", name].map(str::to_owned).to_vec());
+    for key in ["values", "exclude"] {
+        for name in ["auth.user", "subscribe.c"] {
+            places.push(["routes", "0", key, name].map(str::to_owned).to_vec());
+        }
     }
     let (mut shown, mut wrong) = (0, Vec::new());
     for place in places.iter().filter(|place| applies(place)) {
@@ -263,11 +265,12 @@ fn every_value_of_every_key_is_printed() {
 }
 
 /// Defaults that no value has, and why, or which test compares them.
-const UNSAYABLE: [(&str, &str); 11] = [
+const UNSAYABLE: [(&str, &str); 12] = [
     ("auth.audience", "a list is what is checked"),
     ("auth.issuer", "a list is what is checked"),
     ("auth.keys.0.audience", "config::keys_have_the_issuers_of_their_own_or_those_of_all"),
     ("auth.keys.0.issuer", "config::keys_have_the_issuers_of_their_own_or_those_of_all"),
+    ("routes.0.exclude", "an empty table excludes nothing"),
     ("routes.0.filter", "a filter leaves out"),
     ("routes.0.limits.exclusive", "slots have a key"),
     ("routes.0.origins", "an empty list is none"),

@@ -377,6 +377,56 @@ fn everything_wrong_is_reported_in_one_run() {
 }
 
 #[test]
+fn an_overlap_comes_with_the_line_that_cures_it() {
+    let filtered = "channel = \"agent-status\"\nfilter = { field = \"f\", equals = \"{x}\" }";
+    let other = |lines: &str| format!("auth.required = true\n{lines}");
+    for (one, other, cure) in [
+        (filtered, "channel = \"agent-{x}\"".to_owned(), Some(r#"`b`: exclude = { x = ["status"] }"#)),
+        (
+            "channel = \"agent-{x}\"",
+            other("channel = \"agent-all\""),
+            Some(r#"`a`: exclude = { x = ["all"] }"#),
+        ),
+        (
+            "channel = \"agent-{x}\"\nexclude.x = [\"y\"]",
+            other("channel = \"agent-z-{x}\""),
+            Some(r#"`a`: exclude = { x = ["y", "z-*"] }"#),
+        ),
+        (
+            filtered,
+            other("channel = \"agent-{auth.user}\""),
+            Some(r#"`b`: exclude = { "auth.user" = ["status"] }"#),
+        ),
+        (
+            "channel = \"{subscribe.c}\"\nsubscribe.c = [\"a-x\", \"b-y\", \"a-z-*\"]",
+            other("channel = \"a-{subscribe.d}\""),
+            Some(r#"`b`: exclude = { "subscribe.d" = ["x", "z-*"] }"#),
+        ),
+        ("channel = \"a-{x}\"", other("channel = \"a-{x}\""), None),
+        ("channel = \"a-{x}-b\"", other("channel = \"a-b-{x}\""), None),
+    ] {
+        let base = read(&root().join("tests/routes/invalid/channels-shared-cured.toml")).text;
+        let base = base.split("[[routes]]").next().unwrap();
+        let text = format!(
+            "{base}[[routes]]\nname = \"a\"\npath = \"/a/{{x}}\"\ndialect = \"d\"\n{one}\n\
+             [[routes]]\nname = \"b\"\npath = \"/b/{{x}}\"\ndialect = \"d\"\n{other}\n"
+        );
+        let source = |text: &str| Source { name: "routes.toml".into(), text: text.into() };
+        let errors = load_without_environment(&source(&text)).unwrap_err();
+        assert_eq!(errors.len(), 1, "{text}\n{}", shown(&errors));
+        let help = errors[0].help.as_deref().unwrap();
+        let told =
+            help.strip_prefix("exclude the value in the route ").and_then(|h| h.split(", or acc").next());
+        assert_eq!(told, cure, "{text}\n{help}");
+        let Some((_, line)) = cure.and_then(|cure| cure.split_once(": ")) else { continue };
+        let route =
+            if cure.is_some_and(|cure| cure.starts_with("`a`")) { "name = \"a\"" } else { "name = \"b\"" };
+        let cured = text.replace("exclude.x = [\"y\"]\n", "").replace(route, &format!("{route}\n{line}"));
+        assert!(load_without_environment(&source(&cured)).is_ok(), "{cured}");
+    }
+}
+
+#[test]
 fn syntax_errors_have_a_place() {
     let text = "[server]\nlisten = \"127.0.0.1:1\nadmin = 1\n".to_owned();
     let errors = load_without_environment(&Source { name: "r.toml".into(), text }).unwrap_err();

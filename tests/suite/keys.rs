@@ -56,7 +56,7 @@ pub fn described() -> Vec<(Place, String)> {
                 Some("groups") => "g",
                 Some("subscribe") => "c",
                 Some("headers") => "x-header",
-                Some("values") => "id",
+                Some("values" | "exclude") => "id",
                 _ => "x",
             };
             let here = below(name);

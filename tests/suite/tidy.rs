@@ -31,6 +31,8 @@ const PURE: &[&str] = &[
     "src/net/host.rs",
     "src/net/proxies.rs",
     "src/pusher",
+    "src/routes/channel",
+    "src/routes/channel.rs",
     "src/routes/edition.rs",
     "src/routes/origins.rs",
     "src/routes/path",

@@ -7,6 +7,7 @@ use crate::routes::route::{
     Elsewhere, Filter, Heartbeat, HeartbeatKind, OnGap, OnUndecryptable, PublishAction, PublishRule, Route,
     TellRefusal, TypeSet, ValueSets,
 };
+use crate::template::Choice;
 
 pub(super) fn route(out: &mut Lines, route: &Route) {
     let Route {
@@ -39,17 +40,22 @@ pub(super) fn route(out: &mut Lines, route: &Route) {
         if let Some(set) = path.set_of(name).filter(|_| !path.source().contains(&format!("{{{name}:"))) {
             out.more(format!("{{{name}}} is {set}"));
         }
+        excluded(out, name, path.excluded_of(name));
     }
     out.fact("channel", channel.source());
     for (field, values) in subscribe_values {
-        out.more(format!("{{subscribe.{field}}} is one of {}", values.join(", ")));
+        out.more(format!("{{subscribe.{field}}} is one of {}", choices(values)));
     }
-    let ValueSets { user, subscribe } = value_sets;
+    let ValueSets { user, subscribe, not_user, not_subscribe } = value_sets;
     if let Some(set) = user {
         out.more(format!("{{auth.user}} is {set}"));
     }
     for (field, set) in subscribe {
         out.more(format!("{{subscribe.{field}}} is {set}"));
+    }
+    excluded(out, "auth.user", not_user);
+    for (field, not) in not_subscribe {
+        excluded(out, &format!("subscribe.{field}"), not);
     }
     if !shares.is_empty() {
         out.more(format!("may be one of {} too, whose rules differ", shares.join(", ")));
@@ -94,6 +100,16 @@ pub(super) fn route(out: &mut Lines, route: &Route) {
         OnUndecryptable::Drop => {}
         OnUndecryptable::Notify => out.fact("undecryptable", "clients are told"),
         OnUndecryptable::Close => out.fact("undecryptable", "clients are closed"),
+    }
+}
+
+fn choices(choices: &[Choice]) -> String {
+    choices.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn excluded(out: &mut Lines, name: &str, not: &[Choice]) {
+    if !not.is_empty() {
+        out.more(format!("{{{name}}} is none of {}", choices(not)));
     }
 }
 

@@ -12,6 +12,8 @@ use super::{
 use crate::config::scalars::{At, Number};
 use crate::config::schema as s;
 
+type ByPlaceholder = BTreeMap<At<String>, At<Vec<At<String>>>>;
+
 /// A route's bounds.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -211,9 +213,10 @@ macro_rules! route_keys {
             /// Allowed origins; an empty list is none (default any).
             #[schemars(extend("items" = s::pattern(s::ORIGIN)))]
             pub(in crate::config) origins: List,
-            /// Values that each field of an in-band subscribe message may take (default any legal one).
+            /// Values that each field of an in-band subscribe message may take; a `*` at the end is one or more
+            /// characters (default any legal one).
             #[schemars(with = "Option<s::SubscribeValues>")]
-            pub(in crate::config) subscribe: Option<BTreeMap<At<String>, At<Vec<At<String>>>>>,
+            pub(in crate::config) subscribe: Option<ByPlaceholder>,
         }
     };
 }
@@ -242,6 +245,10 @@ route_keys! {
         /// What values of placeholders may contain, as in `[a-z0-9]+`: of the path's, `auth.user`, `subscribe.NAME`.
         #[schemars(with = "Option<s::ValueSets>")]
         pub(in crate::config) values: Option<BTreeMap<At<String>, At<String>>>,
+        /// Values that placeholders must not have; a `*` at the end is one or more characters: of the path's,
+        /// `auth.user`, `subscribe.NAME` (default none).
+        #[schemars(with = "Option<s::ExcludedValues>")]
+        pub(in crate::config) exclude: Option<ByPlaceholder>,
         /// Routes of other rules that may have channels in common with this one (default none).
         #[schemars(extend("items" = s::pattern(s::NAME)))]
         pub(in crate::config) shares: List,

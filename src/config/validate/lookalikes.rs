@@ -1,6 +1,6 @@
 //! Clients' events that old clients could take for the server's frames.
 
-use super::sharing::{Valid, pattern, pattern_of};
+use super::sharing::{Channels, Valid};
 use crate::config::problems::Problems;
 use crate::legacy::lookalike;
 use crate::routes::route::{PublishAction, PublishRule};
@@ -21,7 +21,7 @@ pub(super) fn check(problems: &mut Problems<'_>, routes: &[Valid<'_>]) {
                 let frames = lookalike::of(&other.dialect, data.as_ref());
                 let shared = || {
                     (other.name == route.name && elsewhere.is_none())
-                        || pattern_of(route, channel).overlap(&pattern(other)).is_some()
+                        || Channels::by(route, channel).overlap(&Channels::of(other)).is_some()
                 };
                 (!frames.is_empty() && shared()).then_some((&other.dialect.name, frames))
             });

@@ -2,10 +2,13 @@
 //! one run reports everything; a configuration with any report is never used.
 
 mod auth;
+mod channel;
+mod cure;
 mod deprecation;
 mod dialect;
 mod door;
 mod endpoints;
+mod exclude;
 mod limits;
 mod lookalikes;
 mod publish;

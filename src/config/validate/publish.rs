@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use secrecy::SecretString;
 
+use super::channel::channel;
 use super::dialect::frame;
-use super::route::{Context, channel};
+use super::route::Context;
 use super::template;
 use super::values::Place;
 use crate::config::problems::Problems;
@@ -15,7 +16,7 @@ use crate::legacy::dialect::Frames;
 use crate::legacy::outline::Outline;
 use crate::net::host;
 use crate::pusher::channel::EVENT_BYTES_MAX;
-use crate::routes::route::{Elsewhere, PublishAction, PublishRule, TypeSet};
+use crate::routes::route::{Elsewhere, Listed, PublishAction, PublishRule, TypeSet};
 use crate::template::{Allow, Slot, Text, Var};
 
 /// Names that only Pusher's own server may use.
@@ -39,7 +40,7 @@ const EVENT: &str = "client-{type}";
 #[derive(Clone, Copy)]
 pub(super) struct Own<'r> {
     pub(super) channel: Option<&'r Text>,
-    pub(super) listed: &'r [(String, Vec<String>)],
+    pub(super) listed: &'r [Listed],
 }
 
 pub(super) fn rules(

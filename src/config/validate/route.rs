@@ -1,13 +1,14 @@
 //! `[[routes]]`, merged with their group and the defaults
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::channel::{check_subscribe, subscribe_is_used, subscribe_values};
 use super::limits::limits;
 use super::values::{self, Place, Placeholders};
 use super::{
-    POSITIVE, RouteInput, Shared, deprecation, door, member, publish, required, template, unknown_name,
+    POSITIVE, RouteInput, Shared, deprecation, door, exclude, member, publish, required, template,
+    unknown_name,
 };
 use crate::auth::settings::{Ownership, RouteAuth, TokenPlace};
 use crate::config::problems::Problems;
@@ -15,7 +16,6 @@ use crate::config::raw;
 use crate::config::scalars::At;
 use crate::legacy::dialect::Dialect;
 use crate::limits::slots::Scope;
-use crate::pusher::channel::{CHANNEL_BYTES_MAX, ChannelKind, check_channel, kind_a_value_could_select};
 use crate::routes::path::PathTemplate;
 use crate::routes::route::{Filter, Heartbeat, HeartbeatKind, OnGap, OnUndecryptable, Route, TellRefusal};
 use crate::template::{Allow, Text, Var, closest};
@@ -58,8 +58,9 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
     let dialect = dialect(problems, input, shared);
     let (name, mut path, channel, dialect) = (name?, path?, channel?, dialect?);
     let authenticated = is_authenticated(problems, raw);
-    let value_sets = values::value_sets(problems, raw, &mut path, authenticated);
+    let mut value_sets = values::value_sets(problems, raw, &mut path, authenticated);
     let subscribe_values = subscribe_values(problems, raw);
+    exclude::excluded(problems, raw, &mut path, &mut value_sets, (authenticated, &subscribe_values));
     let placeholders = Placeholders::new(&path, channel.get(), &subscribe_values, &value_sets);
     let context = Context {
         path_names: path.names(),
@@ -70,7 +71,7 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
         filter_field: None,
     };
     let auth = auth(problems, raw, shared, &context);
-    let channel = self::channel(problems, channel, &context, &subscribe_values);
+    let channel = super::channel::channel(problems, channel, &context, &subscribe_values);
     if let (Some(span), Some((_, false))) = (input.own_undecryptable.clone(), &channel) {
         problems.at(span, "`on_undecryptable` has no meaning on a channel that is not encrypted");
     }
@@ -113,9 +114,14 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
         _ => TellRefusal::Http,
     };
     let subprotocols = door::subprotocols(problems, raw.subprotocols.as_ref());
+    let channel = channel?;
     Some(Route {
         name: name.get().as_str().into(),
-        channel: channel?,
+        path: path
+            .with_free_values(free)
+            .with_channel(channel.clone())
+            .with_either_slash(raw.slash.as_ref().is_some_and(|slash| *slash.get() == raw::Slash::Either)),
+        channel,
         subscribe_values,
         value_sets,
         shares: raw.shares.iter().flatten().map(|name| name.get().as_str().into()).collect(),
@@ -141,9 +147,6 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
         },
         origins: door::origins(problems, raw.origins.as_ref()),
         subprotocols: subprotocols.unwrap_or_else(|| dialect.subprotocols.clone()),
-        path: path
-            .with_free_values(free)
-            .with_either_slash(raw.slash.as_ref().is_some_and(|slash| *slash.get() == raw::Slash::Either)),
         dialect,
     })
 }
@@ -296,168 +299,6 @@ fn token_place(problems: &mut Problems<'_>, raw: &At<String>) -> Option<TokenPla
             None
         }
     }
-}
-
-// ---------------------------------------------------------------------------------- channel and filter
-
-fn subscribe_values(problems: &mut Problems<'_>, raw: &raw::Route) -> Vec<(String, Vec<String>)> {
-    let mut out = Vec::new();
-    for (field, values) in raw.subscribe.iter().flatten() {
-        if values.get().is_empty() {
-            problems.at(values.span(), "an empty list would let nothing be subscribed; leave it out for any");
-        }
-        for value in values.get() {
-            if let Err(error) = check_channel(value.get()) {
-                problems.at(value.span(), error.replace("the channel's name", "the value"));
-            }
-        }
-        out.push((field.get().clone(), values.get().iter().map(|v| v.get().clone()).collect()));
-    }
-    out
-}
-
-/// Reports a list of values for a field that nothing uses.
-fn subscribe_is_used(
-    problems: &mut Problems<'_>,
-    raw: &raw::Route,
-    channel: Option<&Text>,
-    filter: Option<&Filter>,
-) {
-    let (Some(channel), true) = (channel, filter.is_some() || raw.filter.is_none()) else { return };
-    let texts = [Some(channel), filter.map(|f| &f.equals)];
-    let used: Vec<&str> = texts
-        .into_iter()
-        .flatten()
-        .flat_map(Text::vars)
-        .filter_map(|var| match var {
-            Var::Subscribe(field) => Some(field.as_str()),
-            _ => None,
-        })
-        .collect();
-    for field in raw.subscribe.iter().flat_map(|fields| fields.keys()) {
-        if used.contains(&field.get().as_str()) {
-            continue;
-        }
-        let message = format!("neither `channel` nor `filter` has `{{subscribe.{}}}`", field.get());
-        match closest(field.get(), used.iter().copied()) {
-            Some(near) => problems.with_help(field.span(), message, format!("did you mean `{near}`?")),
-            None => problems.at(field.span(), message),
-        }
-    }
-}
-
-/// In-band subscriptions need the dialect's `subscribe` message, and one field per template.
-fn check_subscribe(problems: &mut Problems<'_>, raw: &At<String>, text: &Text, context: &Context<'_>) {
-    let mut fields = text.vars().filter_map(|var| match var {
-        Var::Subscribe(field) => Some(field),
-        _ => None,
-    });
-    let Some(field) = fields.next() else { return };
-    let at = |field: &str| raw.get().find(&format!("{{subscribe.{field}}}")).unwrap_or(0);
-    if context.dialect.subscribe.is_none() {
-        let span = problems.inside(raw, at(field));
-        problems.at(
-            span,
-            format!(
-                "`{{subscribe.…}}` needs a `subscribe` message, but the dialect `{}` has none",
-                context.dialect.name
-            ),
-        );
-    }
-    if let Some(other) = fields.find(|other| *other != field) {
-        let span = problems.inside(raw, at(other));
-        problems.at(span, "one template can ask for one field of a `subscribe` message only");
-    }
-}
-
-/// The channel, and whether it can be an encrypted one.
-pub(super) fn channel(
-    problems: &mut Problems<'_>,
-    raw: &At<String>,
-    context: &Context<'_>,
-    closed: &[(String, Vec<String>)],
-) -> Option<(Text, bool)> {
-    let allow = Allow { subscribe: true, user: true, message_type: false };
-    let text = template(problems, raw, context.path_names, allow, context.authenticated)?;
-    check_subscribe(problems, raw, &text, context);
-    let mut length = 0;
-    let mut from = 0;
-    for literal in text.literals() {
-        length += literal.len();
-        let start = raw.get().get(from..).and_then(|rest| rest.find(literal)).unwrap_or(0) + from;
-        from = start + literal.len();
-        if let Err(error) = check_channel(literal)
-            && literal.len() <= CHANNEL_BYTES_MAX
-        {
-            let legal = |c: char| c.is_ascii() && crate::pusher::channel::is_channel_byte(c as u8);
-            let bad = literal.find(|c| !legal(c)).unwrap_or(0);
-            let span = problems.inside(raw, start + bad);
-            problems.at(span, error);
-        }
-    }
-    if length > CHANNEL_BYTES_MAX {
-        problems
-            .at(raw.span(), format!("the channel's name has {length} bytes of at most {CHANNEL_BYTES_MAX}"));
-    }
-    let is_encrypted = check_kind(problems, raw, &text, closed, context.has_master_key);
-    context.placeholders.check(problems, raw, &text, None, Place::Channel);
-    Some((text, is_encrypted))
-}
-
-/// The channel's kind must be supported, and must not depend on what a client writes. Whether it can be an encrypted one.
-fn check_kind(
-    problems: &mut Problems<'_>,
-    raw: &At<String>,
-    text: &Text,
-    closed: &[(String, Vec<String>)],
-    has_master_key: bool,
-) -> bool {
-    let listed = text.subscribe_field().and_then(|field| closed.iter().find(|(name, _)| name == field));
-    // In a partly filled name, `{` begins what only a client knows: no channel's name has one.
-    let fill = |listed: Option<&String>| {
-        text.fill(|var| match (var, listed) {
-            (Var::Subscribe(_), Some(value)) => Some(Cow::Borrowed(value.as_str())),
-            _ => Some(Cow::Borrowed("{")),
-        })
-    };
-    let names: Vec<String> = match listed {
-        Some((_, values)) => values.iter().filter_map(|value| fill(Some(value))).collect(),
-        None => fill(None).into_iter().collect(),
-    };
-    let mut is_encrypted = false;
-    for name in names {
-        let begin = name.split('{').next().unwrap_or("");
-        if begin != name
-            && let Some(kind) = kind_a_value_could_select(begin)
-        {
-            let prefix = text.literal_prefix();
-            let span = if begin == prefix { problems.inside(raw, prefix.len()) } else { raw.span() };
-            problems.with_help(
-                span,
-                format!("a value here could make this a `{kind}` channel"),
-                "put literal text before it, or list the values in [routes.subscribe]",
-            );
-            return is_encrypted || ChannelKind::of(begin) == ChannelKind::Encrypted;
-        }
-        match ChannelKind::of(begin) {
-            ChannelKind::Presence => {
-                problems.at(raw.span(), "`presence-` channels are not carried yet");
-                return is_encrypted;
-            }
-            ChannelKind::Encrypted if !has_master_key => {
-                problems.with_help(
-                    raw.span(),
-                    "an encrypted channel needs `upstream.encryption_master_key`",
-                    "the key that the app's backends have: base64 of 32 bytes, often by a variable: \
-                     encryption_master_key = \"${PUSHER_ENCRYPTION_MASTER_KEY}\"",
-                );
-                return true;
-            }
-            ChannelKind::Encrypted => is_encrypted = true,
-            ChannelKind::Public | ChannelKind::Private => {}
-        }
-    }
-    is_encrypted
 }
 
 fn filter(problems: &mut Problems<'_>, raw: Option<&raw::Filter>, context: &Context<'_>) -> Option<Filter> {

@@ -3,11 +3,14 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::RouteInput;
 use super::values::{Place, Placeholders};
+use super::{RouteInput, cure};
 use crate::config::problems::Problems;
 use crate::config::scalars::At;
-use crate::routes::route::{PublishAction, Route, TypeSet};
+use crate::pusher::channel::kind_prefix;
+use crate::routes::channel::begins;
+use crate::routes::path::PathTemplate;
+use crate::routes::route::{PublishAction, Route, TypeSet, ValueSets};
 use crate::template::{Pattern, Text, Var, closest};
 
 pub(super) type Valid<'i> = (&'i RouteInput, Arc<Route>);
@@ -15,13 +18,13 @@ pub(super) type Valid<'i> = (&'i RouteInput, Arc<Route>);
 /// Rejects channels that two routes with different rules have in common, unless one of them names the other in
 /// `shares`: a client that one route keeps out would get in by the other.
 pub(super) fn check(problems: &mut Problems<'_>, routes: &[Valid<'_>]) {
-    let patterns: Vec<Pattern> = routes.iter().map(|(_, route)| pattern(route)).collect();
-    let both = routes.iter().zip(&patterns);
-    for (index, ((input, route), pattern)) in both.clone().enumerate() {
-        for ((earlier_input, earlier), earlier_pattern) in both.clone().take(index) {
+    let channels: Vec<Channels> = routes.iter().map(|(_, route)| Channels::of(route)).collect();
+    let both = routes.iter().zip(&channels);
+    for (index, ((input, route), own)) in both.clone().enumerate() {
+        for ((earlier_input, earlier), earlier_channels) in both.clone().take(index) {
             let named = names(route, earlier) || names(earlier, route);
             let Some(rule) = different_rule(earlier, route).filter(|_| !named) else { continue };
-            let Some(channel) = pattern.overlap(earlier_pattern) else { continue };
+            let Some(channel) = own.overlap(earlier_channels) else { continue };
             let Some(place) = input.route.channel.as_ref() else { continue };
             let line = earlier_input.route.channel.as_ref().map_or(0, |at| problems.line(&at.span()));
             problems.with_help(
@@ -32,12 +35,14 @@ pub(super) fn check(problems: &mut Problems<'_>, routes: &[Valid<'_>]) {
                     earlier.name
                 ),
                 format!(
-                    "tell the channels apart by literal text, or accept it: shares = [\"{}\"]",
+                    "{}, or accept it: shares = [\"{}\"]",
+                    cure::cure(route, earlier)
+                        .unwrap_or_else(|| "tell the channels apart by literal text".to_owned()),
                     earlier.name
                 ),
             );
         }
-        check_names(problems, (input, route, pattern), routes, &patterns);
+        check_names(problems, (input, route, own), routes, &channels);
     }
 }
 
@@ -48,17 +53,17 @@ fn names(route: &Route, other: &Route) -> bool {
 /// Each name in `shares` must be of a route that does share a channel.
 fn check_names(
     problems: &mut Problems<'_>,
-    (input, route, pattern): (&RouteInput, &Route, &Pattern),
+    (input, route, own): (&RouteInput, &Route, &Channels),
     routes: &[Valid<'_>],
-    patterns: &[Pattern],
+    channels: &[Channels],
 ) {
     for named in input.route.shares.iter().flatten() {
-        let found = routes.iter().zip(patterns).find(|((_, other), _)| *other.name == **named.get());
+        let found = routes.iter().zip(channels).find(|((_, other), _)| *other.name == **named.get());
         match found {
             Some(((_, other), _)) if other.name == route.name => {
                 problems.at(named.span(), "a route shares its channels with itself anyway");
             }
-            Some((_, other)) if pattern.overlap(other).is_none() => {
+            Some((_, other)) if own.overlap(other).is_none() => {
                 problems.at(named.span(), format!("no channel of this route is one of `{}`", named.get()));
             }
             Some(_) => {}
@@ -75,16 +80,35 @@ fn unknown(problems: &mut Problems<'_>, named: &At<String>, routes: &[Valid<'_>]
     }
 }
 
-/// All channels of a route.
-pub(super) fn pattern(route: &Route) -> Pattern {
-    pattern_of(route, &route.channel)
+/// All channels of a route, or of a text of its.
+pub(super) struct Channels {
+    pattern: Pattern,
+    kinds: Vec<&'static str>,
 }
 
-/// All channels that this text of the route's can be.
-pub(super) fn pattern_of(route: &Route, channel: &Text) -> Pattern {
-    let placeholders =
-        Placeholders::new(&route.path, route.channel.source(), &route.subscribe_values, &route.value_sets);
-    placeholders.pattern(channel, None, Place::Channel)
+impl Channels {
+    pub(super) fn of(route: &Route) -> Self {
+        Self::by(route, &route.channel)
+    }
+
+    /// Those that `channel`, a text of the route's, can be.
+    pub(super) fn by(route: &Route, channel: &Text) -> Self {
+        Self::within(route, channel, &route.path, &route.value_sets)
+    }
+
+    /// The same, with other values.
+    pub(super) fn within(route: &Route, channel: &Text, path: &PathTemplate, sets: &ValueSets) -> Self {
+        let listed = &route.subscribe_values;
+        let placeholders = Placeholders::new(path, route.channel.source(), listed, sets);
+        let kinds = begins(channel, listed).iter().map(|(begin, _)| kind_prefix(begin)).collect();
+        Self { pattern: placeholders.pattern(channel, None, Place::Channel), kinds }
+    }
+
+    /// A channel that is one of both. A value never selects another kind, so only those of one kind can be.
+    pub(super) fn overlap(&self, other: &Self) -> Option<String> {
+        let one_kind = self.kinds.iter().any(|kind| other.kinds.contains(kind));
+        if one_kind { self.pattern.overlap(&other.pattern) } else { None }
+    }
 }
 
 /// The first rule that the two do not have in common.

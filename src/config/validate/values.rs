@@ -3,16 +3,36 @@
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::At;
-use crate::pusher::channel::is_channel_byte;
+use crate::pusher::channel::{check_channel, is_channel_byte};
 use crate::routes::path::PathTemplate;
-use crate::routes::route::ValueSets;
-use crate::template::{CharSet, Pattern, Text, Values, Var, closest, in_url};
+use crate::routes::route::{Listed, ValueSets};
+use crate::template::{CharSet, Choice, Pattern, Text, Values, Var, closest, in_url};
+
+/// What a `*` in a list of values stands for: one or more of these.
+pub(super) fn listed(problems: &mut Problems<'_>, raw: &At<String>) -> Option<Choice> {
+    let choice = match Choice::parse(raw.get(), CharSet::of(is_channel_byte)) {
+        Ok(choice) => choice,
+        Err(at) => {
+            let span = problems.inside(raw, at);
+            problems.at(span, "a `*` stands at the end, for one or more characters");
+            return None;
+        }
+    };
+    let begin = choice.begin();
+    if (choice.more().is_none() || !begin.is_empty())
+        && let Err(error) = check_channel(begin)
+    {
+        problems.at(raw.span(), error.replace("the channel's name", "the value"));
+        return None;
+    }
+    Some(choice)
+}
 
 /// What a route's placeholders can be.
 pub(super) struct Placeholders<'r> {
     path: &'r PathTemplate,
     channel: &'r str,
-    listed: &'r [(String, Vec<String>)],
+    listed: &'r [Listed],
     sets: &'r ValueSets,
 }
 
@@ -30,43 +50,39 @@ impl<'r> Placeholders<'r> {
     pub(super) fn new(
         path: &'r PathTemplate,
         channel: &'r str,
-        listed: &'r [(String, Vec<String>)],
+        listed: &'r [Listed],
         sets: &'r ValueSets,
     ) -> Self {
         Self { path, channel, listed, sets }
     }
 
     fn of(&self, var: &Var, types: Option<&[String]>, place: Place) -> Values {
-        let legal = CharSet::of(is_channel_byte);
-        let set = match var {
+        let (any, legal) = (CharSet::ANY, CharSet::of(is_channel_byte));
+        let here = if matches!(place, Place::Channel) { legal } else { any };
+        match var {
             Var::Path(name) => {
                 let in_channel = self.channel.contains(&format!("{{{name}}}"));
-                self.path.set_of(name).unwrap_or(CharSet::ANY).and(if in_channel {
-                    legal
-                } else {
-                    CharSet::ANY
-                })
+                let set = self.path.set_of(name).unwrap_or(any).and(if in_channel { legal } else { any });
+                Values::of(set.and(here)).except(self.path.excluded_of(name))
             }
-            Var::User => self.sets.user.unwrap_or(CharSet::ANY),
+            Var::User => Values::of(self.sets.user.unwrap_or(any).and(here)).except(&self.sets.not_user),
             Var::Subscribe(field) => {
-                if let Some((_, values)) = self.listed.iter().find(|(name, _)| name == field) {
-                    return Values::Listed(values.clone());
-                }
-                self.sets.of_field(field).unwrap_or(CharSet::ANY)
+                let listed = self.listed.iter().find(|(name, _)| name == field);
+                let values = match listed {
+                    Some((_, choices)) => Values::choices(choices, here),
+                    None => Values::of(self.sets.of_field(field).unwrap_or(any).and(here)),
+                };
+                values.except(self.sets.not_of_field(field))
             }
-            Var::Type => match types {
-                Some(types) => return Values::Listed(types.to_vec()),
-                None => CharSet::ANY,
-            },
-        };
-        Values::Of(if matches!(place, Place::Channel) { set.and(legal) } else { set })
+            Var::Type => types.map_or(Values::of(here), Values::listed),
+        }
     }
 
     /// All texts that `text` can produce; `types` are those of its rule, `None` where it may be any.
     pub(super) fn pattern(&self, text: &Text, types: Option<&[String]>, place: Place) -> Pattern {
         Pattern::of(text, |var| match place {
             Place::Url => in_url(self.of(var, types, place)),
-            _ => self.of(var, types, place),
+            Place::Channel | Place::Plain => self.of(var, types, place),
         })
     }
 
@@ -126,19 +142,24 @@ pub(super) fn value_sets(
         } else if path.set_of(name.get()).is_some() {
             problems.at(name.span(), format!("the path already says what `{}` may contain", name.get()));
         } else if !path.restrict(name.get(), set) {
-            let known = path.names().iter().map(String::as_str).chain(["auth.user"]);
-            let message = format!("the path has no `{{{}}}`", name.get());
-            match closest(name.get(), known) {
-                Some(near) => problems.with_help(name.span(), message, format!("did you mean `{near}`?")),
-                None => problems.with_help(
-                    name.span(),
-                    message,
-                    "a placeholder of the path, `auth.user` or `subscribe.FIELD`",
-                ),
-            }
+            unknown_placeholder(problems, name, path);
         }
     }
     sets
+}
+
+/// Reports a name of neither a placeholder of the path nor another.
+pub(super) fn unknown_placeholder(problems: &mut Problems<'_>, name: &At<String>, path: &PathTemplate) {
+    let known = path.names().iter().map(String::as_str).chain(["auth.user"]);
+    let message = format!("the path has no `{{{}}}`", name.get());
+    match closest(name.get(), known) {
+        Some(near) => problems.with_help(name.span(), message, format!("did you mean `{near}`?")),
+        None => problems.with_help(
+            name.span(),
+            message,
+            "a placeholder of the path, `auth.user` or `subscribe.FIELD`",
+        ),
+    }
 }
 
 /// Reports sets of characters that no template uses, and those that a channel's name cannot have.
@@ -162,6 +183,12 @@ pub(super) fn sets_are_used(
             let from = at.get().find(&format!("{{{name}:")).unwrap_or(0);
             let span = problems.inside(at, from);
             problems.at(span, "a channel's name has letters, digits and `_-=@,.;` only");
+        }
+    }
+    for name in raw.exclude.iter().flat_map(|excluded| excluded.keys()) {
+        let Some(field) = name.get().strip_prefix("subscribe.") else { continue };
+        if !uses(&Var::Subscribe(field.to_owned())) {
+            problems.at(name.span(), format!("neither `channel` nor `filter` has `{{{}}}`", name.get()));
         }
     }
     for (name, class) in raw.values.iter().flatten() {

@@ -1,5 +1,4 @@
 use super::*;
-use crate::pusher::channel::{ChannelKind, kind_a_value_could_select};
 use proptest::prelude::*;
 
 fn router(templates: &[&str]) -> Router {
@@ -141,6 +140,74 @@ fn a_value_has_the_characters_that_it_may_have() {
 }
 
 #[test]
+fn an_excluded_value_is_none() {
+    let excluded = |source: &str, not: &[&str]| {
+        let mut template = PathTemplate::parse(source).unwrap();
+        let not = not.iter().map(|not| Choice::parse(not, CharSet::ANY).unwrap()).collect();
+        assert!(template.exclude("id", not) && !template.exclude("other", Vec::new()));
+        template
+    };
+    let template = excluded("/agent/{id}", &["status", "admin-*"]);
+    let router = Router::new(vec![template.clone(), PathTemplate::parse("/agent/status").unwrap()]);
+    for (path, expected) in [
+        ("/agent/a", Some(0)),
+        ("/agent/Status", Some(0)),
+        ("/agent/statu", Some(0)),
+        ("/agent/status-", Some(0)),
+        ("/agent/admin-", Some(0)),
+        ("/agent/status", Some(1)),
+        ("/agent/%73tatus", Some(1)),
+        ("/agent/admin-x", None),
+        ("/agent/%61dmin%2Dx", None),
+    ] {
+        match (router.find(path), expected) {
+            (Matched::Route(found, _), Some(index)) => assert_eq!(found, index, "{path}"),
+            (Matched::BadValue(0, BadValue::Excluded(why)), None) => assert!(why.contains("`id`"), "{path}"),
+            (other, _) => panic!("{path}: {other:?}"),
+        }
+    }
+    assert!(!template.overlaps(&PathTemplate::parse("/agent/status").unwrap()));
+    assert!(template.overlaps(&PathTemplate::parse("/agent/other").unwrap()));
+}
+
+#[test]
+fn path_values_do_not_choose_the_kind_of_channel() {
+    let allow = crate::template::Allow { subscribe: true, user: true, message_type: false };
+    for (channel, path, kind) in [
+        ("private-{a}", "/x/1", None),
+        ("private-{a}", "/cache-x/1", Some("private-cache-")),
+        ("private-{a}", "/cache/1", None),
+        ("private-{a}", "/encrypted-x/1", Some("private-encrypted-")),
+        ("private-{a}", "/encrypted-cache-x/1", Some("private-encrypted-cache-")),
+        ("private-{a}{b}", "/enc/rypted-x", Some("private-encrypted-")),
+        ("private-{a}-{b}", "/encrypted/x", Some("private-encrypted-")),
+        ("private-{a}-{b}", "/encrypted/cache-x", Some("private-encrypted-cache-")),
+        ("private-{b}{a}", "/ache-x/c", Some("private-cache-")),
+        ("private-x{a}", "/cache-/1", None),
+        ("presence-{a}", "/cache-x/1", Some("presence-cache-")),
+        ("presence-{a}", "/encrypted-x/1", None),
+        ("private-encrypted-{a}", "/cache-x/1", Some("private-encrypted-cache-")),
+        ("private-encrypted-cache-{a}", "/cache-x/1", None),
+        ("cache-{a}", "/cache-x/1", None),
+        // What is not known yet ends what is looked at.
+        ("private-{auth.user}{a}", "/cache-/1", None),
+        ("private-{a}{auth.user}", "/cache/1", None),
+        ("private-{a}{auth.user}", "/cache-/1", Some("private-cache-")),
+    ] {
+        let names = ["a", "b"].map(str::to_owned);
+        let channel = Text::parse(channel, &names, allow).unwrap();
+        let template = PathTemplate::parse("/{a}/{b}").unwrap().with_channel(channel.clone());
+        match (Router::new(vec![template]).find(path), kind) {
+            (Matched::Route(0, _), None) => {}
+            (Matched::BadValue(0, BadValue::Kind(why)), Some(kind)) => {
+                assert!(why.contains(&format!("`{kind}`")), "{why}");
+            }
+            (other, _) => panic!("{} {path}: {other:?}", channel.source()),
+        }
+    }
+}
+
+#[test]
 fn bad_templates_say_where() {
     for (bad, at) in [
         ("ws", 0),
@@ -189,34 +256,7 @@ fn overlap_is_symmetric_and_exact() {
     }
 }
 
-#[test]
-fn values_cannot_change_the_kind() {
-    for (prefix, selects) in [
-        ("", true),
-        ("p", true),
-        ("private", true),
-        ("private-", true),
-        ("private-c", true),
-        ("presence-", true),
-        ("cach", true),
-        ("private-plugin-", false),
-        ("content-generation-", false),
-        ("private-encrypted-cache-", false),
-        ("x", false),
-    ] {
-        assert_eq!(kind_a_value_could_select(prefix).is_some(), selects, "{prefix:?}");
-    }
-}
-
 proptest! {
-    #[test]
-    fn a_value_behind_a_checked_prefix_keeps_the_kind(prefix in "[a-z-]{0,20}", value in "[a-z-]{0,30}") {
-        if kind_a_value_could_select(&prefix).is_none() {
-            let name = format!("{prefix}{value}");
-            prop_assert_eq!(ChannelKind::of(&name), ChannelKind::of(&prefix));
-        }
-    }
-
     #[test]
     fn any_path_is_matched_without_panic(path in ".*") {
         let _ = router(&["/ws/{a}", "/{b}"]).find(&path);

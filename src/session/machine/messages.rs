@@ -165,7 +165,7 @@ impl Machine {
     /// The channel a message is for: the client's, or where it has several the one the message names, if the
     /// client is subscribed to it.
     fn channel_of(&self, object: &Object<'_>) -> Option<String> {
-        let channel = self.channel(Some(object))?;
+        let channel = self.channel(Some(object)).ok()?;
         (!self.route.channel_is_chosen() || self.subscriptions.has(&channel)).then_some(channel)
     }
 }

@@ -33,7 +33,7 @@ use crate::json::{self, Object};
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
 use crate::limits::rate::SharedGate;
-use crate::pusher::channel::check_channel;
+use crate::routes::channel::NoChannel;
 use crate::routes::path::PathValues;
 use crate::routes::publish::Outgoing;
 use crate::routes::route::Route;
@@ -171,10 +171,9 @@ impl Machine {
         self.gates.share(gate);
     }
 
-    /// The client's channel, legal, with a chosen part from `object`.
-    fn channel(&self, object: Option<&Object<'_>>) -> Option<String> {
-        let name = self.route.channel.fill(|var| self.value_of(var, object))?;
-        check_channel(&name).is_ok().then_some(name)
+    /// The client's channel, with a chosen part from `object`.
+    fn channel(&self, object: Option<&Object<'_>>) -> Result<String, NoChannel> {
+        self.route.channel_with(|var| self.value_of(var, object))
     }
 
     fn value_of<'a>(&'a self, var: &Var, object: Option<&Object<'a>>) -> Option<Cow<'a, str>> {

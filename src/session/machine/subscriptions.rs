@@ -9,6 +9,7 @@ use crate::clock::Now;
 use crate::exchange::{Interest, Subscribe, Via};
 use crate::json::{self, Object};
 use crate::legacy::error::ErrorCode;
+use crate::routes::channel::NoChannel;
 
 /// Longest value of a filter, in bytes.
 const FILTER_VALUE_BYTES_MAX: usize = 256;
@@ -94,9 +95,12 @@ impl Machine {
         now: Now,
         out: &mut Vec<Action>,
     ) -> bool {
-        let Some(channel) = self.channel(None) else {
-            self.error(ErrorCode::InvalidField, None, now, out);
-            return false;
+        let channel = match self.channel(None) {
+            Ok(channel) => channel,
+            Err(why) => {
+                self.error(why.error_code(), None, now, out);
+                return false;
+            }
         };
         let interest = match &self.route.filter {
             None => Interest::All,
@@ -242,7 +246,13 @@ impl Machine {
             self.check_field(field, object)?;
         }
         let invalid = || (ErrorCode::InvalidField, "{}".to_owned());
-        let channel = self.channel(Some(object)).ok_or_else(invalid)?;
+        let channel = self.channel(Some(object)).map_err(|why| {
+            let field = self.route.channel.subscribe_field().unwrap_or_default();
+            match why {
+                NoChannel::Illegal => invalid(),
+                NoChannel::Kind(_) => (why.error_code(), serde_json::json!({ "field": field }).to_string()),
+            }
+        })?;
         let value = match filter {
             None => None,
             Some(filter) => {
@@ -257,9 +267,15 @@ impl Machine {
 
     fn check_field(&self, field: &str, object: &Object<'_>) -> Result<(), (ErrorCode, String)> {
         let value = object.at(field).and_then(json::scalar);
+        let details = |field: &str| serde_json::Map::from_iter([("field".to_owned(), field.into())]);
+        let fail = |code, details| Err((code, serde_json::Value::Object(details).to_string()));
+        let excluded = self.route.value_sets.not_of_field(field);
+        if value.as_ref().is_some_and(|value| excluded.iter().any(|not| not.fits(value))) {
+            return fail(ErrorCode::ValueExcluded, details(field));
+        }
         let allowed = self.route.subscribe_values.iter().find(|(name, _)| name == field);
         let accepted = value.is_some_and(|value| match allowed {
-            Some((_, values)) => values.iter().any(|v| *v == value),
+            Some((_, choices)) => choices.iter().any(|choice| choice.fits(&value)),
             None => {
                 let set = self.route.value_sets.of_field(field);
                 set.map_or(!value.is_empty(), |set| set.fits(&value))
@@ -268,11 +284,11 @@ impl Machine {
         if accepted {
             return Ok(());
         }
-        let mut details = serde_json::Map::new();
-        details.insert("field".into(), field.into());
-        if let Some((_, values)) = allowed {
-            details.insert("allowed".into(), values.clone().into());
+        let mut details = details(field);
+        if let Some((_, choices)) = allowed {
+            let choices: Vec<String> = choices.iter().map(ToString::to_string).collect();
+            details.insert("allowed".into(), choices.into());
         }
-        Err((ErrorCode::InvalidField, serde_json::Value::Object(details).to_string()))
+        fail(ErrorCode::InvalidField, details)
     }
 }

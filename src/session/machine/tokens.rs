@@ -102,6 +102,8 @@ impl Machine {
                 Denied::Permission(_) | Denied::NoPermissions(_) => ErrorCode::MissingPermission,
                 Denied::Ownership(_) | Denied::NoClaim(_) => ErrorCode::NotOwner,
                 Denied::User => ErrorCode::InvalidField,
+                Denied::Excluded => ErrorCode::ValueExcluded,
+                Denied::Kind(_) => ErrorCode::ChannelKind,
             };
             self.auth_error(code, None, now, out);
             return Outcome { result: denied.result(), denied: Some(denied) };
@@ -184,6 +186,16 @@ impl Machine {
         let Some(auth) = &self.route.auth else { return Ok(()) };
         if self.route.value_sets.user.is_some_and(|set| !set.fits(&claims.user)) {
             return Err(Denied::User);
+        }
+        if self.route.value_sets.not_user.iter().any(|not| not.fits(&claims.user)) {
+            return Err(Denied::Excluded);
+        }
+        let kind = self.route.other_kind(|var| match var {
+            Var::User => Some(Cow::Borrowed(claims.user.as_str())),
+            var => self.value_of(var, None),
+        });
+        if let Some(kind) = kind {
+            return Err(Denied::Kind(kind));
         }
         permits(auth, claims, |var| match var {
             Var::User => Some(Cow::Owned(claims.user.clone())),

@@ -11,7 +11,7 @@ use pusher_bridge::pusher::channel::{ChannelKind, check_channel};
 use pusher_bridge::routes::path::{Matched, PathValues};
 use pusher_bridge::routes::route::Route;
 use pusher_bridge::session::machine::{Action, Machine};
-use pusher_bridge::template::Var;
+use pusher_bridge::template::{Choice, Var};
 
 use super::fixture::{claims, now, opening};
 use super::input::Input;
@@ -21,6 +21,8 @@ const PIECES: [&str; 10] =
     ["{x}", "{subscribe.c}", "{auth.user}", "private-", "presence", "encrypted-", "cache", "-", "x", "{y}"];
 const VALUES: [&str; 10] =
     ["1", "private-", "presence", "encrypted-", "-x", "cache-", "a=@,.;", "é", "", "a b"];
+const LISTED: [&str; 10] =
+    ["1", "private-", "presence", "encrypted-*", "-x", "cache-*", "a=@,.;", "private-*", "*", "a b"];
 const HEAD: &str = r#"
 [upstream]
 app_id = "1"
@@ -52,7 +54,7 @@ pub(crate) fn run(data: &[u8]) {
         let path = filled(route, &mut input);
         let listed = route.subscribe_values.first().map_or(&[][..], |(_, values)| values.as_slice());
         let chosen = match listed.get(input.below(3)) {
-            Some(listed) => listed,
+            Some(listed) => listed.begin(),
             None => input.pick(&VALUES),
         };
         requested(config, &path, input.pick(&VALUES), chosen);
@@ -86,8 +88,8 @@ fn route(text: &mut String, index: usize, input: &mut Input<'_>) {
         let _ = writeln!(
             text,
             "subscribe = {{ c = [\"{}\", \"{}\"] }}",
-            input.pick(&VALUES),
-            input.pick(&VALUES)
+            input.pick(&LISTED),
+            input.pick(&LISTED)
         );
     }
 }
@@ -170,17 +172,28 @@ fn subscribes(route: &Arc<Route>, path: PathValues, user: &str, chosen: &str) {
             route.channel.source(),
             subscribe.channel
         );
-        // A closed list is the file's own word; whatever else is filled in must not matter.
-        let listed = !route.subscribe_values.is_empty();
-        let neutral = route.channel.fill(|var| {
-            Some(Cow::Borrowed(match var {
-                Var::Subscribe(_) if listed => chosen,
-                _ => "0",
-            }))
-        });
-        let neutral = neutral.unwrap();
-        assert_eq!(kind, self::kind(&neutral), "{} as {}", route.channel.source(), subscribe.channel);
+        // A list is the file's own word, as far as it says the value; whatever else is filled in must not matter.
+        let kinds = match route.subscribe_values.first() {
+            None => vec![self::kind(&neutral(route, "0"))],
+            Some((_, choices)) => {
+                let fitting = choices.iter().filter(|choice| choice.fits(chosen));
+                let shortest = |choice: &Choice| choice.to_string().replace('*', "0");
+                fitting.map(|choice| self::kind(&neutral(route, &shortest(choice)))).collect()
+            }
+        };
+        assert!(kinds.contains(&kind), "{} as {}", route.channel.source(), subscribe.channel);
     }
+}
+
+/// The route's channel with values that mean nothing, but for the one of the field.
+fn neutral(route: &Route, chosen: &str) -> String {
+    let filled = route.channel.fill(|var| {
+        Some(Cow::Borrowed(match var {
+            Var::Subscribe(_) => chosen,
+            _ => "0",
+        }))
+    });
+    filled.unwrap()
 }
 
 /// Pusher's prefixes, the longest that fits.

@@ -99,7 +99,7 @@ fn converses(config: &Config, path: &str) {
     {
         let Some(named) = named else { continue };
         let fields =
-            route.subscribe_values.iter().map(|(field, values)| (field.clone(), values[0].clone().into()));
+            route.subscribe_values.iter().map(|(field, values)| (field.clone(), values[0].begin().into()));
         let mut message: serde_json::Map<String, serde_json::Value> = fields.collect();
         message.insert("data".into(), 1.into());
         message.insert(route.dialect.type_field.clone(), named.as_str().into());

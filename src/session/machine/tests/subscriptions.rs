@@ -137,3 +137,57 @@ fn without_authentication_a_refusal_is_told_once() {
     assert!(b.after(Duration::from_secs(11)).iter().all(|action| !action.starts_with("error")));
     assert!(b.machine.is_live());
 }
+
+#[test]
+fn values_that_select_another_kind_or_are_excluded_get_errors_of_their_own() {
+    let config = shipped(
+        "[[routes]]\nname = \"k\"\npath = \"/k\"\ndialect = \"channel\"\nauth = { required = false }\n\
+         channel = \"private-{subscribe.channel}\"\nexclude = { \"subscribe.channel\" = [\"secret\", \"s-*\", \"plugin-*\", \"command-*\"] }\n\
+         [[routes]]\nname = \"l\"\npath = \"/l\"\ndialect = \"channel\"\nauth = { required = false }\n\
+         channel = \"l{subscribe.channel}\"\nsubscribe.channel = [\"og-*\", \"x\"]\n\
+         [[routes]]\nname = \"u\"\npath = \"/u/{id}\"\ndialect = \"typed\"\nauth = { required = true }\n\
+         channel = \"private-{id}{auth.user}\"\nshares = [\"k\"]\n\
+         exclude = { \"auth.user\" = [\"0\"] }\nvalues = { id = \"[acx]+\", \"auth.user\" = \"[0-9eh-]+\" }\n",
+    );
+    let mut b = Bench::open_in(&config, "/k", |_| {});
+    for (channel, seen) in [
+        ("x", "subscribe 1 private-x All"),
+        ("cache-x", "error CHANNEL_KIND_NOT_ALLOWED"),
+        ("encrypted-x", "error CHANNEL_KIND_NOT_ALLOWED"),
+        ("encrypted-cache-x", "error CHANNEL_KIND_NOT_ALLOWED"),
+        ("secret", "error VALUE_NOT_ALLOWED"),
+        ("s-1", "error VALUE_NOT_ALLOWED"),
+        ("s-", "subscribe 2 private-s- All"),
+        ("a b", "error INVALID_FIELD"),
+    ] {
+        for kind in ["subscribe", "unsubscribe"] {
+            let text = format!(r#"{{"type":"{kind}","channel":"{channel}"}}"#);
+            let expected = match (kind, seen.strip_prefix("subscribe ")) {
+                ("unsubscribe", Some(id)) => format!("unsubscribe {}", &id[..1]),
+                _ => seen.to_owned(),
+            };
+            assert_eq!(b.text(&text), [expected], "{kind} {channel}");
+        }
+    }
+    let mut b = Bench::open_in(&config, "/l", |_| {});
+    for (channel, seen) in [
+        ("og-a", "subscribe 1 log-a All"),
+        ("x", "subscribe 2 lx All"),
+        ("og-", "error INVALID_FIELD"),
+        ("og-*", "error INVALID_FIELD"),
+        ("y", "error INVALID_FIELD"),
+    ] {
+        assert_eq!(b.text(&format!(r#"{{"type":"subscribe","channel":"{channel}"}}"#)), [seen], "{channel}");
+    }
+    for (path, user, seen) in [
+        ("/u/x", "1", "acquire"),
+        ("/u/x", "0", "error VALUE_NOT_ALLOWED"),
+        ("/u/cac", "he-1", "error CHANNEL_KIND_NOT_ALLOWED"),
+        ("/u/cac", "he", "acquire"),
+    ] {
+        let mut b = Bench::open_in(&config, path, |_| {});
+        b.text(r#"{"type":"auth","token":"t"}"#);
+        let got = b.verified(Ok(b.claims(user, 60)));
+        assert!(got.len() == 1 && got[0].starts_with(seen), "{path} {user}: {got:?}");
+    }
+}
