@@ -26,6 +26,12 @@ pub enum Denied {
     Excluded,
     /// The user's id would make the route's channel one of this kind.
     Kind(&'static str),
+    /// The user's id is none that Pusher takes for a member's.
+    UserId,
+    /// So many bytes would be told of the user.
+    UserInfo(usize),
+    /// This claim is no list of users, or of too many.
+    Watchlist(String),
 }
 
 impl Denied {
@@ -35,7 +41,7 @@ impl Denied {
         match self {
             Self::Permission(_) | Self::NoPermissions(_) => TokenResult::MissingPermission,
             Self::Ownership(_) | Self::NoClaim(_) => TokenResult::NotOwner,
-            Self::User => TokenResult::BadClaim,
+            Self::User | Self::UserId | Self::UserInfo(_) | Self::Watchlist(_) => TokenResult::BadClaim,
             Self::Excluded => TokenResult::ExcludedUser,
             Self::Kind(_) => TokenResult::ChannelKind,
         }
@@ -52,6 +58,9 @@ impl fmt::Display for Denied {
             Self::User => f.write_str("the user's id has characters that the route's names cannot hold"),
             Self::Excluded => f.write_str("the route excludes the user's id"),
             Self::Kind(kind) => write!(f, "with the user's id the channel would be a `{kind}` channel"),
+            Self::UserId => f.write_str("the user's id is none that Pusher takes for a member's"),
+            Self::UserInfo(bytes) => write!(f, "what would be told of the user has {bytes} bytes"),
+            Self::Watchlist(claim) => write!(f, "the claim `{claim}` is no list of at most 100 users"),
             Self::NoClaim(claim) => write!(f, "the token lacks the claim `{claim}`"),
             Self::Ownership(claim) => write!(f, "the claim `{claim}` does not contain what the path names"),
         }

@@ -56,6 +56,10 @@ choice! {
     OnUndecryptable { Drop = "drop", Notify = "notify", Close = "close" }
 }
 choice! {
+    /// `presence`
+    Presence { EachUser = "each_user", Observe = "observe" }
+}
+choice! {
     /// `deprecation.after_sunset`
     AfterSunset { Serve = "serve", Refuse = "refuse" }
 }

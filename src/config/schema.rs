@@ -170,10 +170,23 @@ pub(super) fn channel() -> Value {
     let choosing = format!(r"^({})\{{(auth\.user|[A-Za-z_][A-Za-z0-9_]*)\}}", cut.join("|"));
     json!([
         { "pattern": CHANNEL },
-        { "not": { "pattern": r"^presence-" } },
         { "not": { "pattern": choosing } },
         // Placeholders apart, the literals alone may be too long.
         { "pattern": r"^[^{}]{0,164}$|\{" },
+    ])
+}
+
+/// The same, or the one channel that begins with `#`.
+pub(super) fn route_channel() -> Value {
+    json!([{ "allOf": channel() }, { "pattern": r"^#server-to-user(-\{auth\.user\})?$|\$\{" }])
+}
+
+/// A JSON template over a token's claims.
+pub(super) fn user_info() -> Value {
+    let unknown = r"(^|[^$])\{(?!(auth\.user|claim(\.[A-Za-z0-9_]+)+)\})[A-Za-z_][A-Za-z0-9_.]*\}";
+    json!([
+        { "not": { "pattern": unknown } },
+        { "pattern": r#"^\s*(\{[\s\S]*\}|\[[\s\S]*\]|"[\s\S]*"|-?[0-9][0-9.eE+-]*|true|false|null)\s*$|\$\{"# },
     ])
 }
 

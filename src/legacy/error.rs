@@ -14,6 +14,10 @@ labels! {
         MissingPermission = "MISSING_PERMISSION",
         /// The token is good, but what the path names is not the user's.
         NotOwner = "NOT_OWNER",
+        /// The user's id is none that a member may have.
+        InvalidUserId = "INVALID_USER_ID",
+        /// What is told of the user is more than Pusher takes.
+        UserInfoTooLarge = "USER_INFO_TOO_LARGE",
         /// A renewal on a live connection named another user.
         OtherUser = "OTHER_USER",
         /// No token can be judged at the moment: the keys cannot be fetched.
@@ -98,6 +102,10 @@ impl ErrorCode {
             Self::InvalidToken => "JWT token is invalid or expired",
             Self::MissingPermission => "The token lacks a permission that this endpoint requires",
             Self::NotOwner => "This endpoint's resource does not belong to the token's user",
+            Self::InvalidUserId => "The token's user has an id that the message service does not take",
+            Self::UserInfoTooLarge => {
+                "What the token says of its user is more than the message service takes"
+            }
             Self::OtherUser => "A live connection can be renewed only by a token of the same user",
             Self::Unavailable => "Tokens cannot be verified at the moment",
             Self::AuthRateLimited => "Too many authentication attempts",

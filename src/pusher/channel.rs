@@ -49,6 +49,9 @@ impl ChannelKind {
 /// How the channel begins that has the events of one user's own (Pusher docs, "Sending events to users").
 pub const USER_PREFIX: &str = "#server-to-user-";
 
+/// That channel, whoever's it is.
+pub const USER_CHANNEL: &str = "#server-to-user";
+
 /// The user whose own channel this is.
 #[must_use]
 pub fn user_of(channel: &str) -> Option<&str> {

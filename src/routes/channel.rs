@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::route::{Listed, Route};
 use crate::legacy::error::ErrorCode;
-use crate::pusher::channel::{check_channel, kind_prefix};
+use crate::pusher::channel::{USER_PREFIX, check_channel, kind_prefix, user_of};
 use crate::template::{Choice, Known, Text, Var};
 
 /// Why a template has no channel with these values.
@@ -71,7 +71,9 @@ pub fn fill<'a>(
     lookup: impl Fn(&Var) -> Option<Cow<'a, str>>,
 ) -> Result<String, NoChannel> {
     let name = channel.fill(&lookup).ok_or(NoChannel::Illegal)?;
-    check_channel(&name).map_err(|_| NoChannel::Illegal)?;
+    // Only the file says whether it is a user's own: what is filled in never begins a name with `#`.
+    let own = user_of(&name).filter(|_| channel.literal_prefix() == USER_PREFIX);
+    check_channel(own.unwrap_or(&name)).map_err(|_| NoChannel::Illegal)?;
     let kind = kind_prefix(&name);
     let is_kind = |(begin, _): &(String, bool)| kind_prefix(begin) == kind;
     if begins_with(channel, listed, lookup).iter().any(is_kind) {

@@ -3,6 +3,7 @@
 pub mod channel;
 pub mod edition;
 pub mod generation;
+pub mod membership;
 pub mod origins;
 pub mod path;
 pub mod publish;

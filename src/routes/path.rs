@@ -300,7 +300,7 @@ impl PathTemplate {
         if parts.next().is_some() {
             return None;
         }
-        let values = PathValues(values);
+        let values = PathValues(values.into());
         let bad = bad.or_else(|| self.other_kind(&values).map(BadValue::Kind));
         Some(bad.map_or(Ok(values), Err))
     }
@@ -345,7 +345,7 @@ fn decode_value(part: &str, free: bool) -> Result<String, String> {
 
 /// The values a path gave to its template's placeholders.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PathValues(Vec<(String, String)>);
+pub struct PathValues(Box<[(String, String)]>);
 
 impl PathValues {
     #[must_use]

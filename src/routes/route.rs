@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::membership::Membership;
 use super::origins::Origins;
 use super::path::PathTemplate;
 use crate::auth::settings::RouteAuth;
@@ -12,6 +13,7 @@ use crate::deprecation::Policy;
 use crate::legacy::dialect::Dialect;
 use crate::limits::rate::Rate;
 use crate::limits::slots::{Scope, SlotLimit};
+use crate::pusher::channel::{USER_CHANNEL, user_of};
 use crate::template::{CharSet, Choice, Frame, Text};
 
 /// `[[routes]]`: one old endpoint.
@@ -29,6 +31,8 @@ pub struct Route {
     /// Routes of other rules that may have channels in common with this one.
     pub shares: Vec<Arc<str>>,
     pub dialect: Arc<Dialect>,
+    /// As whom clients are subscribed to presence channels, or to what is sent to their user. `None`: neither.
+    pub membership: Option<Membership>,
     /// `None`: no authentication.
     pub auth: Option<RouteAuth>,
     /// Which events of the channel a client gets; `None`: all.
@@ -95,10 +99,17 @@ impl Route {
         self.channel.subscribe_field().is_some()
     }
 
-    /// The name by which the route's clients know `channel`: what they chose, or the name itself.
+    /// The name by which the route's clients know `channel`: what they chose, or the name itself; a user's own channel
+    /// without his id.
     #[must_use]
     pub fn alias<'a>(&self, channel: &'a str) -> &'a str {
-        if self.channel_is_chosen() { self.channel.invert(channel).unwrap_or(channel) } else { channel }
+        if self.channel_is_chosen() {
+            self.channel.invert(channel).unwrap_or(channel)
+        } else if user_of(channel).is_some() {
+            USER_CHANNEL
+        } else {
+            channel
+        }
     }
 
     /// Whether the filter's value is chosen by in-band `subscribe` messages.

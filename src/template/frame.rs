@@ -191,7 +191,7 @@ impl Frame {
 }
 
 /// Whether a JSON scan that was `in_string` before `text` is inside a string after it.
-fn ends_in_string(text: &str, mut in_string: bool) -> bool {
+pub(super) fn ends_in_string(text: &str, mut in_string: bool) -> bool {
     let mut escaped = false;
     for byte in text.bytes() {
         match byte {

@@ -3,6 +3,7 @@
 
 mod charset;
 mod choice;
+mod claims;
 mod frame;
 mod pattern;
 mod text;
@@ -10,6 +11,7 @@ mod url;
 
 pub use charset::CharSet;
 pub use choice::{Choice, Values};
+pub use claims::ClaimsText;
 pub(crate) use frame::FramePart;
 pub use frame::{Fill, Frame, Slot, escape_into};
 pub use pattern::Pattern;

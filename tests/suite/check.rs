@@ -114,6 +114,7 @@ texts = [
     "127.0.0.1:71", "127.0.0.1:72", "10.0.0.0/8", "10.0.0.1", "a.example", "https://a.example", "https://b.example",
     "/h1", "/h2", "/x/{id}", "/y/{id}",
     '{"type":{event},"data":{data},"n":1}', '{"type":{event},"data":{data},"n":2}',
+    '{"n":{claim.a}}', '{"n":{claim.b}}',
     '{"type":"n1","f":{now}}', '{"type":"n2","f":{now}}',
 ]
 tables = [{ count = 3, per = "1m" }, { count = 4, per = "1m" }]
@@ -187,6 +188,19 @@ fn prepare(file: &mut toml::Value, place: &Place) {
             limits.remove("exclusive");
             limits.remove("connections_per_user");
         }
+        ["routes", _, key @ ("presence" | "user_info")] => {
+            let route = file["routes"][0].as_table_mut().unwrap();
+            route.insert("channel".into(), "presence-a-{id}".into());
+            if *key == "user_info" {
+                route.insert("presence".into(), "each_user".into());
+            }
+        }
+        ["routes", _, "watchlist"] => {
+            let route = file["routes"][0].as_table_mut().unwrap();
+            route.insert("channel".into(), "#server-to-user".into());
+            route["auth"].as_table_mut().unwrap().remove("owns");
+            route.remove("publish");
+        }
         ["routes", _, "shares"] => {
             let mut other = file["routes"][0].clone();
             other["name"] = "x-y".into();
@@ -206,6 +220,7 @@ fn applies(place: &Place) -> bool {
     match place.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["endpoints", "notify", "token" | "token_file"] => false,
         ["defaults" | "groups", ..] => false,
+        ["routes", "1", "presence" | "user_info" | "watchlist"] => false,
         ["routes", "0", "publish", _, key, ..] => {
             !["post", "body", "headers", "retry_on", "reply"].contains(key)
         }

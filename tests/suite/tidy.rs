@@ -34,6 +34,7 @@ const PURE: &[&str] = &[
     "src/routes/channel",
     "src/routes/channel.rs",
     "src/routes/edition.rs",
+    "src/routes/membership.rs",
     "src/routes/origins.rs",
     "src/routes/path",
     "src/routes/path.rs",

@@ -3,11 +3,13 @@
 use super::limits::limits;
 use super::{Lines, auth, duration, mask, one_line};
 use crate::deprecation::Policy;
+use crate::exchange::Member;
+use crate::routes::membership::Membership;
 use crate::routes::route::{
     Elsewhere, Filter, Heartbeat, HeartbeatKind, OnGap, OnUndecryptable, PublishAction, PublishRule, Route,
     TellRefusal, TypeSet, ValueSets,
 };
-use crate::template::Choice;
+use crate::template::{Choice, ClaimsText};
 
 pub(super) fn route(out: &mut Lines, route: &Route) {
     let Route {
@@ -18,6 +20,7 @@ pub(super) fn route(out: &mut Lines, route: &Route) {
         value_sets,
         shares,
         dialect,
+        membership,
         auth,
         filter,
         publish,
@@ -61,6 +64,9 @@ pub(super) fn route(out: &mut Lines, route: &Route) {
         out.more(format!("may be one of {} too, whose rules differ", shares.join(", ")));
     }
     out.fact("dialect", &dialect.name);
+    if let Some(membership) = membership {
+        self::membership(out, membership);
+    }
     out.fact("auth", auth::route(auth.as_ref()));
     if let Some(Filter { field, equals }) = filter {
         out.fact("filter", format!("only events whose {} is {}", field.join("."), equals.source()));
@@ -110,6 +116,32 @@ fn choices(choices: &[Choice]) -> String {
 fn excluded(out: &mut Lines, name: &str, not: &[Choice]) {
     if !not.is_empty() {
         out.more(format!("{{{name}}} is none of {}", choices(not)));
+    }
+}
+
+fn membership(out: &mut Lines, membership: &Membership) {
+    let told = |info: &Option<ClaimsText>| {
+        info.as_ref().map_or_else(|| "nothing else".to_owned(), |info| one_line(info.source()))
+    };
+    match membership {
+        Membership::EachUser { info } => {
+            out.fact("members", "each user, by a connection to Pusher of his own");
+            out.more(format!("of whom is told: {}", told(info)));
+        }
+        Membership::Observe(observer) => {
+            let Member { issuer: _, user_id, info, user_data: _ } = &**observer;
+            out.fact("members", format!("this bridge alone, as {user_id}, and no client"));
+            if let Some(info) = info {
+                out.more(format!("of which is told: {info}"));
+            }
+        }
+        Membership::SignedIn { info, watchlist } => {
+            out.fact("signed in", "each user, by a connection to Pusher of his own");
+            out.more(format!("of whom is told: {}", told(info)));
+            if let Some(claim) = watchlist {
+                out.more(format!("who watches those in the claim {claim}"));
+            }
+        }
     }
 }
 

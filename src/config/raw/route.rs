@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    AfterSunset, Bool, Exclusive, HeartbeatKind, List, Num, OnGap, OnUndecryptable, Rate, RateOrNone,
-    Refusal, Relay, Reply, Slash, Slots, Str, Via,
+    AfterSunset, Bool, Exclusive, HeartbeatKind, List, Num, OnGap, OnUndecryptable, Presence, Rate,
+    RateOrNone, Refusal, Relay, Reply, Slash, Slots, Str, Via,
 };
 use crate::config::scalars::{At, Number};
 use crate::config::schema as s;
@@ -239,9 +239,20 @@ route_keys! {
         /// The path; {name} is a whole segment, {name:[a-z0-9]+} one of these characters.
         #[schemars(extend("pattern" = s::PATH, "not" = s::plain(r"/\.{1,2}(/|$)")))]
         pub(in crate::config) path: Str,
-        /// The Pusher channel, with {placeholders} of the path, {subscribe.NAME} or {auth.user}.
-        #[schemars(extend("allOf" = s::channel()))]
+        /// The Pusher channel, with {placeholders} of the path, {subscribe.NAME} or {auth.user}; or #server-to-user: what
+        /// backends send to the client's user.
+        #[schemars(extend("anyOf" = s::route_channel()))]
         pub(in crate::config) channel: Str,
+        /// Who the members of a `presence-` channel are, and needed there. each_user: every user is one, by a connection to
+        /// Pusher of his own. observe: this bridge is one, and its clients are none.
+        pub(in crate::config) presence: Option<At<Presence>>,
+        /// What is told of a user, JSON with {claim.NAME} and {auth.user}; a claim that is not there is null. Without it
+        /// nothing is told.
+        #[schemars(extend("allOf" = s::user_info()))]
+        pub(in crate::config) user_info: Str,
+        /// The claim with the ids of the users whose coming and going a user is told; a.b is b within a.
+        #[schemars(extend("pattern" = s::MEMBER))]
+        pub(in crate::config) watchlist: Str,
         /// What values of placeholders may contain, as in `[a-z0-9]+`: of the path's, `auth.user`, `subscribe.NAME`.
         #[schemars(with = "Option<s::ValueSets>")]
         pub(in crate::config) values: Option<BTreeMap<At<String>, At<String>>>,

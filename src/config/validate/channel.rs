@@ -142,10 +142,6 @@ fn check_kind(
             return is_encrypted || ChannelKind::of(&begin) == ChannelKind::Encrypted;
         }
         match ChannelKind::of(&begin) {
-            ChannelKind::Presence => {
-                problems.at(raw.span(), "`presence-` channels are not carried yet");
-                return is_encrypted;
-            }
             ChannelKind::Encrypted if !has_master_key => {
                 problems.with_help(
                     raw.span(),
@@ -156,7 +152,7 @@ fn check_kind(
                 return true;
             }
             ChannelKind::Encrypted => is_encrypted = true,
-            ChannelKind::Public | ChannelKind::Private => {}
+            ChannelKind::Public | ChannelKind::Private | ChannelKind::Presence => {}
         }
     }
     is_encrypted

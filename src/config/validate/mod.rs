@@ -11,6 +11,7 @@ mod endpoints;
 mod exclude;
 mod limits;
 mod lookalikes;
+mod membership;
 mod publish;
 mod reserve;
 mod route;
@@ -28,6 +29,7 @@ use super::Config;
 use super::problems::Problems;
 use super::raw;
 use super::scalars::{At, Either};
+use crate::exchange::Member;
 use crate::legacy::dialect::Dialect;
 use crate::limits::rate::Rate;
 use crate::routes::path::Router;
@@ -35,6 +37,8 @@ use crate::template::{Allow, Text, Var, closest};
 
 /// The least duration where zero makes no sense.
 const POSITIVE: Duration = Duration::from_millis(1);
+/// The id of the member that this bridge is where it observes.
+const OBSERVER: &str = "pusher-bridge";
 /// Longest name of a route, group or dialect.
 const NAME_BYTES_MAX: usize = 64;
 /// Most per period, and most in a bucket.
@@ -62,6 +66,8 @@ struct Shared {
     has_master_key: bool,
     /// `upstream.event_bytes`
     event_bytes_max: usize,
+    /// The member that this bridge is where it observes.
+    observer: Arc<Member>,
 }
 
 pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[RouteInput]) -> Config {
@@ -72,6 +78,7 @@ pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[Ro
         dialects: BTreeMap::new(),
         event_bytes_max: upstream.event_bytes_max,
         has_master_key: upstream.app.encryption_master_key.is_some(),
+        observer: observer(),
         has_keys: root
             .auth
             .as_ref()
@@ -113,6 +120,11 @@ pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[Ro
     let health_path = root.server.as_ref().and_then(|server| server.health_path.as_ref());
     endpoints::check(problems, root.endpoints.as_ref(), health_path, (&config.routes, &config.router));
     config
+}
+
+/// As whom this bridge observes presence channels.
+fn observer() -> Arc<Member> {
+    Arc::new(Member { issuer: None, user_id: OBSERVER.into(), info: None, user_data: None })
 }
 
 /// `[a-z0-9_-]+`: what a metric label, a file and a URL can all hold.

@@ -7,8 +7,8 @@ use super::channel::{check_subscribe, subscribe_is_used, subscribe_values};
 use super::limits::limits;
 use super::values::{self, Place, Placeholders};
 use super::{
-    POSITIVE, RouteInput, Shared, deprecation, door, exclude, member, publish, required, template,
-    unknown_name,
+    POSITIVE, RouteInput, Shared, deprecation, door, exclude, member, membership, publish, required,
+    template, unknown_name,
 };
 use crate::auth::settings::{Ownership, RouteAuth, TokenPlace};
 use crate::config::problems::Problems;
@@ -71,11 +71,19 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
         filter_field: None,
     };
     let auth = auth(problems, raw, shared, &context);
-    let channel = super::channel::channel(problems, channel, &context, &subscribe_values);
+    let channel = if channel.get().starts_with('#') {
+        membership::user_channel(problems, channel, authenticated).map(|channel| (channel, false))
+    } else {
+        super::channel::channel(problems, channel, &context, &subscribe_values)
+    };
     if let (Some(span), Some((_, false))) = (input.own_undecryptable.clone(), &channel) {
         problems.at(span, "`on_undecryptable` has no meaning on a channel that is not encrypted");
     }
     let channel = channel.map(|(channel, _)| channel);
+    let membership = channel.as_ref().and_then(|channel| {
+        let names = (channel, subscribe_values.as_slice());
+        membership::membership(problems, raw, names, authenticated, &shared.observer)
+    });
     let filter = filter(problems, raw.filter.as_ref(), &context);
     let echo = problems.flag(raw.echo.as_ref(), false);
     if let Some(field) = raw.filter.as_ref().and_then(|raw| raw.field.as_ref()).filter(|_| echo) {
@@ -125,6 +133,7 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
         subscribe_values,
         value_sets,
         shares: raw.shares.iter().flatten().map(|name| name.get().as_str().into()).collect(),
+        membership,
         auth,
         filter,
         publish,

@@ -106,7 +106,12 @@ impl Hub {
             let shown = event.shown(route.edition());
             let mut frames = 0;
             let mut length = 0;
+            // Where values are chosen one has many subscriptions, and is told once.
+            let mut told = route.filter_is_chosen().then(HashSet::new);
             for conn in audience.confirmed().filter(|conn| !himself.contains(&conn.id())) {
+                if told.as_mut().is_some_and(|told| !told.insert(conn.id())) {
+                    continue;
+                }
                 let frame = match shown.frame.get() {
                     Some(frame) => frame,
                     None => match self.frame_of(route, event) {

@@ -28,12 +28,14 @@ use self::tokens::Tokens;
 pub use self::tokens::{JUDGING_MAX, Outcome};
 use crate::auth::{Identity, TokenResult};
 use crate::clock::Now;
-use crate::exchange::Subscribe;
+use crate::exchange::{Member, Subscribe, Via};
 use crate::json::{self, Object};
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
 use crate::limits::rate::SharedGate;
+use crate::pusher::channel::{ChannelKind, user_of};
 use crate::routes::channel::NoChannel;
+use crate::routes::membership::Membership;
 use crate::routes::path::PathValues;
 use crate::routes::publish::Outgoing;
 use crate::routes::route::Route;
@@ -103,6 +105,8 @@ pub struct Machine {
     values: PathValues,
     state: State,
     user: Option<Identity>,
+    /// Who it is to Pusher, on routes whose clients are not all one.
+    member: Option<Arc<Member>>,
     tokens: Tokens,
     subscriptions: Subscriptions,
     liveness: Liveness,
@@ -121,6 +125,7 @@ impl Machine {
             values,
             state: State::Unauthenticated,
             user: None,
+            member: None,
             tokens: Tokens::default(),
             subscriptions: Subscriptions::new(subscribe_wait),
             liveness: Liveness::new(now.mono),
@@ -128,6 +133,7 @@ impl Machine {
             timers: TimerTable::new(now.mono),
             rng: fastrand::Rng::with_seed(seed),
         };
+        machine.member = machine.route.membership.as_ref().and_then(Membership::at_once);
         if let Some(code) = refusal {
             machine.refuse(code, now, out);
         } else if machine.route.auth.is_some() {
@@ -174,6 +180,12 @@ impl Machine {
     /// The client's channel, with a chosen part from `object`.
     fn channel(&self, object: Option<&Object<'_>>) -> Result<String, NoChannel> {
         self.route.channel_with(|var| self.value_of(var, object))
+    }
+
+    /// Whose subscription of the channel is the client's.
+    fn via(&self, channel: &str) -> Via {
+        let of_member = || ChannelKind::of(channel) == ChannelKind::Presence || user_of(channel).is_some();
+        self.member.as_ref().filter(|_| of_member()).map_or(Via::Shared, |member| Via::Member(member.clone()))
     }
 
     fn value_of<'a>(&'a self, var: &Var, object: Option<&Object<'a>>) -> Option<Cow<'a, str>> {

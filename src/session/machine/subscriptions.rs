@@ -6,7 +6,7 @@ use super::phases::State;
 use super::timers::Timer;
 use super::{Action, Machine};
 use crate::clock::Now;
-use crate::exchange::{Interest, Subscribe, Via};
+use crate::exchange::{Interest, Subscribe};
 use crate::json::{self, Object};
 use crate::legacy::error::ErrorCode;
 use crate::routes::channel::NoChannel;
@@ -110,7 +110,8 @@ impl Machine {
                 None => Interest::Hold,
             },
         };
-        out.push(Action::Subscribe(Subscribe { id: FIXED, channel, interest, via: Via::Shared, confirm }));
+        let via = self.via(&channel);
+        out.push(Action::Subscribe(Subscribe { id: FIXED, channel, interest, via, confirm }));
         self.timers.set(Timer::Phase, now.mono + self.subscriptions.wait);
         true
     }
@@ -208,13 +209,8 @@ impl Machine {
         }
         let id = self.subscriptions.next_id();
         let interest = value.clone().map_or(Interest::All, Interest::Value);
-        out.push(Action::Subscribe(Subscribe {
-            id,
-            channel: channel.clone(),
-            interest,
-            via: Via::Shared,
-            confirm,
-        }));
+        let via = self.via(&channel);
+        out.push(Action::Subscribe(Subscribe { id, channel: channel.clone(), interest, via, confirm }));
         let confirm_by = Some(now.mono + self.subscriptions.wait);
         self.subscriptions.chosen.push(Chosen { id, channel, value, confirm_by });
         self.watch_chosen();

@@ -1,4 +1,5 @@
 mod liveness;
+mod members;
 mod messages;
 mod old_clients;
 mod opening;

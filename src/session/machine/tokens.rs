@@ -1,6 +1,7 @@
 //! Tokens: from an `auth` message or the upgrade request, through their verdict, to the user's slots or renewal.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::phases::State;
@@ -8,6 +9,7 @@ use super::timers::Timer;
 use super::{Action, Machine};
 use crate::auth::{Claims, Denied, Identity, TokenResult, permits, token_in};
 use crate::clock::Now;
+use crate::exchange::Member;
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
 use crate::template::Var;
@@ -97,17 +99,23 @@ impl Machine {
                 return Outcome::of(TokenResult::Refused);
             }
         };
-        if let Err(denied) = self.permitted(&claims) {
-            let code = match denied {
-                Denied::Permission(_) | Denied::NoPermissions(_) => ErrorCode::MissingPermission,
-                Denied::Ownership(_) | Denied::NoClaim(_) => ErrorCode::NotOwner,
-                Denied::User => ErrorCode::InvalidField,
-                Denied::Excluded => ErrorCode::ValueExcluded,
-                Denied::Kind(_) => ErrorCode::ChannelKind,
-            };
-            self.auth_error(code, None, now, out);
-            return Outcome { result: denied.result(), denied: Some(denied) };
-        }
+        let member = self.permitted(&claims).and_then(|()| self.member_of(&claims));
+        let member = match member {
+            Ok(member) => member,
+            Err(denied) => {
+                let code = match denied {
+                    Denied::Permission(_) | Denied::NoPermissions(_) => ErrorCode::MissingPermission,
+                    Denied::Ownership(_) | Denied::NoClaim(_) => ErrorCode::NotOwner,
+                    Denied::User => ErrorCode::InvalidField,
+                    Denied::Excluded => ErrorCode::ValueExcluded,
+                    Denied::Kind(_) => ErrorCode::ChannelKind,
+                    Denied::UserId => ErrorCode::InvalidUserId,
+                    Denied::UserInfo(_) | Denied::Watchlist(_) => ErrorCode::UserInfoTooLarge,
+                };
+                self.auth_error(code, None, now, out);
+                return Outcome { result: denied.result(), denied: Some(denied) };
+            }
+        };
         if renewal && self.user.as_ref() != Some(&claims.identity()) {
             self.auth_error(ErrorCode::OtherUser, None, now, out);
             return Outcome::of(TokenResult::OtherUser);
@@ -118,6 +126,8 @@ impl Machine {
             out.extend(self.auth_ok(&claims, now).map(Action::Send));
             return Outcome::of(TokenResult::Renewed);
         }
+        // A later token does not change what is told of him: Pusher knows no other way than to leave and come again.
+        self.member = member;
         out.push(Action::Acquire { user: claims.identity(), exclusive: self.exclusive(&claims) });
         self.timers.clear(Timer::Phase);
         self.state = State::Acquiring(Box::new(claims));
@@ -201,6 +211,11 @@ impl Machine {
             Var::User => Some(Cow::Owned(claims.user.clone())),
             var => self.value_of(var, None),
         })
+    }
+
+    /// Who the client is to Pusher, where the route's clients are not all one.
+    fn member_of(&self, claims: &Claims) -> Result<Option<Arc<Member>>, Denied> {
+        self.route.membership.as_ref().map(|membership| membership.of(claims)).transpose()
     }
 
     /// The filled key of `limits.exclusive`; of one that names the user, his issuer is part.
