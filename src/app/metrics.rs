@@ -74,6 +74,7 @@ impl Metrics {
     /// From now on there are series of the route of this name.
     pub fn expect_route(&self, route: RouteId, name: &str) {
         self.session.of(route, name);
+        self.fanout.dropped(route, name);
         self.server.of(route, name);
     }
 

@@ -10,7 +10,7 @@ mod endpoints;
 mod route;
 
 pub(super) use endpoints::{EndpointLimits, Endpoints, Notify};
-pub(super) use route::{Deprecation, Filter, Heartbeat, Limits, Publish, Route, Shared};
+pub(super) use route::{Deprecation, Events, Filter, Heartbeat, Limits, Publish, Route, Shared};
 
 use super::scalars::{At, Either, Flag, Number, Unlimited, choice};
 use super::schema as s;
@@ -70,6 +70,10 @@ choice! {
 choice! {
     /// `publish.via`
     Via { Api = "api", Drop = "drop" }
+}
+choice! {
+    /// `pusher_events`
+    PusherEvent { SubscriptionCount = "subscription_count", Watchlist = "watchlist" }
 }
 choice! {
     /// `publish.reply`

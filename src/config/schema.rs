@@ -30,6 +30,7 @@ pub(super) const TEXT_SUBSCRIBE: &str =
 pub(super) const MEMBER: &str = r"^(?!\$[.\[]|/)[^.\[\]]+(\.[^.\[\]]+)*$|\$\{";
 pub(super) const FIELD: &str = r"^[^.]+(\.[^.]+)*$|\$\{";
 pub(super) const EVENT: &str = r"^([^{}]|\{(auth\.user|[A-Za-z_][A-Za-z0-9_]*)\}){1,200}$|\$\{";
+pub(super) const EVENT_NAME: &str = r"^[^*]{0,200}\*?[^*]{0,200}$|\$\{";
 pub(super) const POST_URL: &str = r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?([/?]([A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2}|\{(auth\.user|[A-Za-z_][A-Za-z0-9_]*)\})*)?$|\$\{";
 pub(super) const TOKEN_PLACE: &str =
     r"^(header|query:[A-Za-z0-9_.~-]+|subprotocol:[A-Za-z0-9!#$%&'*+.^_`|~-]+)$|\$\{";
@@ -226,6 +227,16 @@ pub(super) fn publish_forms() -> Value {
         { "required": ["post", "body"], "not": any(&[&event[..], &["via"]].concat()) },
         { "allOf": [dropped], "not": any(&[&event[..], &post].concat()) },
     ])
+}
+
+/// An event is shown otherwise, or not at all.
+pub(super) fn event_forms() -> Value {
+    let drop = |value: Value| json!({ "required": ["drop"], "properties": { "drop": value } });
+    let dropped = drop(json!({ "enum": [true, "true"] }));
+    let may_be =
+        drop(json!({ "anyOf": [{ "enum": [true, "true"] }, { "pattern": r"\$\{", "type": "string" }] }));
+    let shown = json!({ "anyOf": one_of(&["as", "data"]) });
+    json!([{ "allOf": [shown], "not": dropped }, { "allOf": [may_be], "not": shown }])
 }
 
 /// `["*"]`, or types that are named.

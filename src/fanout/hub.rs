@@ -20,12 +20,13 @@ use crate::json;
 use crate::legacy::dialect::EventData;
 use crate::limits::budget::Budget;
 use crate::pusher::channel::is_cache;
+use crate::routes::events;
 use crate::routes::generation::{Generation, Generations, RouteState};
 use crate::routes::publish::relayed_name;
 use crate::routes::route::{OnUndecryptable, Route};
 use crate::text::loggable;
 use crate::upstream::cached::Cached;
-use crate::upstream::delivery::{Delivery, Event, Kind};
+use crate::upstream::delivery::{Delivery, Event, Kind, Shown};
 use crate::upstream::links::{LinkHandle, Links};
 use crate::upstream::members::Members;
 use crate::upstream::metrics::EventResult;
@@ -218,7 +219,10 @@ impl Hub {
                     if event.handed_out() {
                         self.settle(&event);
                     }
-                    if is_cache(&event.channel) && event.link != self.members.id() {
+                    if event.kind == Kind::Channel
+                        && is_cache(&event.channel)
+                        && event.link != self.members.id()
+                    {
                         known.keep(event);
                     }
                 }
@@ -288,6 +292,9 @@ impl Hub {
     /// Sends the last event of a cache channel to a new subscriber, as Pusher does to one of its own.
     fn replay(&self, last: Option<Arc<Event>>, interest: &Interest, route: &RouteState, conn: &Conn) {
         let Some(event) = last else { return };
+        if events::drops(route, &event.name) {
+            return self.note_dropped(route, event.shown(route.edition()));
+        }
         let data = event_data(route, &event, is_by_client(&event, &self.generations.current()));
         let wanted = match interest {
             Interest::All => true,
@@ -296,11 +303,7 @@ impl Hub {
         };
         if wanted && event.origin != Some(conn.id()) {
             let frame = &event.shown(route.edition()).frame;
-            self.confirm(
-                Some(frame.get_or_init(|| self.render(route, &data, event.received)).clone()),
-                route,
-                conn,
-            );
+            self.confirm(Some(frame.get_or_init(|| self.render(route, &event, &data)).clone()), route, conn);
         }
     }
 
@@ -321,6 +324,10 @@ impl Hub {
         for audience in channel.audiences() {
             let route = audience.route();
             let shown = event.shown(route.edition());
+            if events::drops(route, &event.name) {
+                self.note_dropped(route, shown);
+                continue;
+            }
             let data = event_data(route, event, by_client);
             let value = filter_value(route, &data);
             let mut frames = 0;
@@ -329,7 +336,7 @@ impl Hub {
                 if event.origin == Some(conn.id()) {
                     continue;
                 }
-                let frame = shown.frame.get_or_init(|| self.render(route, &data, event.received));
+                let frame = shown.frame.get_or_init(|| self.render(route, event, &data));
                 length = frame.len();
                 frames += usize::from(give(conn, frame, corked.as_deref_mut()));
             }
@@ -362,15 +369,24 @@ impl Hub {
         if event.is_delivered() {
             return self.metrics.events.get(EventResult::Delivered).increment(1);
         }
+        if nearest == Reason::NoSubscriber && event.is_dropped() {
+            return self.metrics.events.get(EventResult::Dropped).increment(1);
+        }
         self.metrics.events.get(EventResult::Undelivered(nearest)).increment(1);
         if nearest == Reason::NoSubscriber {
             self.undelivered.note_unwanted(&event.channel, &event.name, Now::read());
         }
     }
 
-    /// `at` is when the event first came.
-    fn render(&self, route: &Route, data: &EventData<'_>, at: Now) -> Bytes {
-        let text = route.dialect.out.event.render(data, at);
+    /// A rule of the route keeps the event from its clients.
+    fn note_dropped(&self, route: &RouteState, shown: &Shown) {
+        if shown.note_dropped() {
+            self.metrics.dropped(route.id(), &route.name).increment(1);
+        }
+    }
+
+    fn render(&self, route: &Route, event: &Event, data: &EventData<'_>) -> Bytes {
+        let text = events::render(route, &event.name, data, event.received);
         self.buffers.frame(encode_frame(Opcode::Text, text.as_bytes()))
     }
 }

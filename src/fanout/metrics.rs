@@ -1,14 +1,18 @@
 //! What hubs count: events by whom they reached, and how long that took.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use crate::metrics::{Family, Histogram, Registry};
+use crate::metrics::{Counter, Family, Histogram, Named, Registry};
+use crate::routes::edition::{PerRoute, RouteId};
 use crate::upstream::metrics::EventResult;
 
 pub struct Metrics {
     delivery_delay: Histogram,
     /// Events from Pusher.
     pub events: Family<EventResult>,
+    dropped: Named<Counter>,
+    dropped_of: PerRoute<Counter>,
 }
 
 impl Metrics {
@@ -20,7 +24,18 @@ impl Metrics {
                 "From an event read from Pusher to its frames given to the sockets",
             ),
             events,
+            dropped: registry.declare_named(
+                "route",
+                "pusher_bridge_events_dropped_total",
+                "Events that a rule of the route keeps from its clients",
+            ),
+            dropped_of: PerRoute::default(),
         }
+    }
+
+    /// Events that rules of this route keep from its clients.
+    pub fn dropped(&self, route: RouteId, name: &str) -> Arc<Counter> {
+        self.dropped_of.get_or_make(route, || self.dropped.named(name))
     }
 
     /// An event had been read at `received` and is now with its sockets.

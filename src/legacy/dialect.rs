@@ -78,6 +78,8 @@ pub struct Frames {
 impl Frames {
     // The placeholders that each frame may use.
     pub const EVENT: &'static [Slot] = &[Slot::Event, Slot::Channel, Slot::Data, Slot::Sender, Slot::Now];
+    /// The data of an event that a route reshapes.
+    pub const RESHAPED: &'static [Slot] = Self::EVENT;
     pub const AUTH_OK: &'static [Slot] = &[Slot::User, Slot::Role, Slot::Permissions, Slot::Now];
     pub const AUTH_ERROR: &'static [Slot] = &[Slot::Code, Slot::Message, Slot::Now];
     pub const ERROR: &'static [Slot] = &[Slot::Code, Slot::Message, Slot::Details, Slot::Now];
@@ -155,6 +157,19 @@ impl EventFrame {
         if self.envelope(data).is_some_and(|envelope| envelope.is_whole(data)) {
             return data.json.to_owned();
         }
+        self.render_data(data, now)
+    }
+
+    /// What the data are: of a whole envelope those in it.
+    #[must_use]
+    pub fn contents<'a>(&self, data: &EventData<'a>) -> &'a str {
+        let whole = self.envelope(data).filter(|envelope| envelope.is_whole(data));
+        whole.and_then(|envelope| envelope.payload(data)).unwrap_or(data.json)
+    }
+
+    /// Renders the event, whose data are data whatever they look like.
+    #[must_use]
+    pub fn render_data(&self, data: &EventData<'_>, now: Now) -> String {
         let timestamp = now.rfc3339();
         let mut out =
             String::with_capacity(data.json.len() + self.template.source().len() + data.event.len());

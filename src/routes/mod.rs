@@ -2,6 +2,7 @@
 
 pub mod channel;
 pub mod edition;
+pub mod events;
 pub mod generation;
 pub mod membership;
 pub mod origins;

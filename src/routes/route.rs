@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::events::EventRule;
 use super::membership::Membership;
 use super::origins::Origins;
 use super::path::PathTemplate;
@@ -39,6 +40,10 @@ pub struct Route {
     pub filter: Option<Filter>,
     /// What clients may publish; the first rule that has the type applies.
     pub publish: Vec<PublishRule>,
+    /// What is made of the channel's events; the first rule that matches applies.
+    pub events: Vec<EventRule>,
+    /// What of Pusher's own events clients get.
+    pub pusher_events: PusherEvents,
     /// Largest data of a published event, bytes: `upstream.event_bytes`.
     pub event_bytes_max: usize,
     /// Names that clients' events must not have: those of the server's frames, in the dialects of all routes that may
@@ -117,6 +122,15 @@ impl Route {
     pub fn filter_is_chosen(&self) -> bool {
         self.filter.as_ref().is_some_and(|f| f.equals.subscribe_field().is_some())
     }
+}
+
+/// A route's `pusher_events`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PusherEvents {
+    /// How many subscriptions the channel has, by the event `subscription_count`.
+    pub subscription_count: bool,
+    /// Whom of his watchlist a user's client sees come and go, by the event `watchlist_events`.
+    pub watchlist: bool,
 }
 
 /// A route's `filter`: only events whose data has `field` equal to `equals`.

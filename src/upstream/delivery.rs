@@ -44,7 +44,19 @@ pub enum Kind {
     MemberRemoved,
     /// The cache channel has no last event.
     CacheMiss,
+    /// Pusher says how many subscriptions the channel has.
+    SubscriptionCount,
+    /// Pusher says who of a user's watchlist came or went; the channel is the user's own.
+    Watchlist,
 }
+
+/// The event by which a route's clients get [`Kind::SubscriptionCount`].
+pub const SUBSCRIPTION_COUNT: &str = "subscription_count";
+/// The event by which a route's clients get [`Kind::Watchlist`].
+pub const WATCHLIST_EVENTS: &str = "watchlist_events";
+
+/// A rule of the route drops the event; no [`Reason`].
+const DROPPED: u8 = u8::MAX;
 
 /// An event on one edition of a route: there is one for each that has subscribers, in whatever hub.
 #[derive(Debug)]
@@ -52,7 +64,7 @@ pub struct Shown {
     edition: Edition,
     /// Its frame, rendered when first needed: so it has receivers.
     pub frame: OnceLock<Bytes>,
-    /// Why there are none in a hub that has subscribers: a [`Reason`], or 0.
+    /// Why there are none in a hub that has subscribers: a [`Reason`], 0, or [`DROPPED`].
     missed: AtomicU8,
     next: OnceLock<Box<Self>>,
 }
@@ -125,6 +137,12 @@ impl Event {
         self.all_shown().any(Shown::is_delivered)
     }
 
+    /// Whether a route that has subscribers drops it.
+    #[must_use]
+    pub fn is_dropped(&self) -> bool {
+        self.all_shown().any(Shown::is_dropped)
+    }
+
     /// The routes that have subscribers in vain, and the nearest that it came to one: a route that shows it to clients
     /// of one edition has not missed those of another.
     pub fn missed(&self) -> impl Iterator<Item = (RouteId, Reason)> {
@@ -155,6 +173,15 @@ impl Shown {
 
     fn is_delivered(&self) -> bool {
         self.frame.get().is_some()
+    }
+
+    /// A rule drops it there. Whether this is the first to say so.
+    pub fn note_dropped(&self) -> bool {
+        self.missed.swap(DROPPED, Ordering::Relaxed) != DROPPED
+    }
+
+    fn is_dropped(&self) -> bool {
+        self.missed.load(Ordering::Relaxed) == DROPPED
     }
 
     /// It has no receivers in a hub that has subscribers.
@@ -271,6 +298,17 @@ mod tests {
             }
         });
         assert_eq!(event.all_shown().count(), editions.len());
+    }
+
+    #[test]
+    fn what_a_route_drops_it_has_not_missed() {
+        let (event, editions) = (event(), editions());
+        event.shown(editions[2]).note_missed(Reason::Filtered);
+        assert!(!event.is_dropped());
+        assert!(event.shown(editions[0]).note_dropped());
+        assert!(!event.shown(editions[0]).note_dropped(), "it is counted once, whatever hub is first");
+        assert!(event.is_dropped() && !event.is_delivered());
+        assert_eq!(event.missed().collect::<Vec<_>>(), [(editions[2].route, Reason::Filtered)]);
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub enum EventResult {
     Malformed,
     /// It could not be decrypted.
     Undecryptable,
+    /// Rules of routes keep it from their clients, and nobody else wants it.
+    Dropped,
     /// No client got it.
     Undelivered(Reason),
 }
@@ -32,6 +34,7 @@ impl Label for EventResult {
         Self::HadAlready,
         Self::Malformed,
         Self::Undecryptable,
+        Self::Dropped,
         Self::Undelivered(Reason::NoSubscriber),
         Self::Undelivered(Reason::NotJson),
         Self::Undelivered(Reason::FieldMissing),
@@ -45,7 +48,8 @@ impl Label for EventResult {
             Self::HadAlready => 2,
             Self::Malformed => 3,
             Self::Undecryptable => 4,
-            Self::Undelivered(reason) => 5 + reason.index(),
+            Self::Dropped => 5,
+            Self::Undelivered(reason) => 6 + reason.index(),
         }
     }
 
@@ -56,6 +60,7 @@ impl Label for EventResult {
             Self::HadAlready => "had_already",
             Self::Malformed => "malformed",
             Self::Undecryptable => "undecryptable",
+            Self::Dropped => "dropped",
             Self::Undelivered(reason) => reason.label(),
         }
     }

@@ -92,6 +92,10 @@ sunset_at = "2039-01-01T00:00:00Z"
 [[routes.publish]]
 types = ["t"]
 
+[[routes.events]]
+match = "e_*"
+as = "x_*"
+
 [[routes]]
 name = "b"
 path = "/b/{id}"
@@ -110,7 +114,7 @@ numbers = [2, 3, 50, 70, 450, 550, 9000, 70000, 3000000]
 flags = [true, false]
 texts = [
     "7s", "8s", "40s", "50s", "3h", "4h", "2030-01-01T00:00:00Z", "2031-01-01T00:00:00Z",
-    "unlimited", "header", "query:t", "a", "d", "e", "g", "h", "b", "x-y", "{id}", "x{id}", "client-x", "[a-c]+", "[a-d]+",
+    "unlimited", "header", "query:t", "a", "d", "e", "g", "h", "b", "x-y", "{id}", "x{id}", "client-x", "a*", "b*", "[a-c]+", "[a-d]+",
     "127.0.0.1:71", "127.0.0.1:72", "10.0.0.0/8", "10.0.0.1", "a.example", "https://a.example", "https://b.example",
     "/h1", "/h2", "/x/{id}", "/y/{id}",
     '{"type":{event},"data":{data},"n":1}', '{"type":{event},"data":{data},"n":2}',
@@ -179,6 +183,7 @@ fn prepare(file: &mut toml::Value, place: &Place) {
         ["routes", _, "echo"] => {
             let route = file["routes"][0].as_table_mut().unwrap();
             route.remove("publish");
+            route.remove("events");
             route.remove("filter");
         }
         ["routes", _, "auth", "required"] => {
@@ -200,6 +205,9 @@ fn prepare(file: &mut toml::Value, place: &Place) {
             route.insert("channel".into(), "#server-to-user".into());
             route["auth"].as_table_mut().unwrap().remove("owns");
             route.remove("publish");
+        }
+        ["routes", _, "events", _, "drop"] => {
+            _ = file["routes"][0]["events"][0].as_table_mut().unwrap().remove("as")
         }
         ["routes", _, "shares"] => {
             let mut other = file["routes"][0].clone();
@@ -280,12 +288,13 @@ fn every_value_of_every_key_is_printed() {
 }
 
 /// Defaults that no value has, and why, or which test compares them.
-const UNSAYABLE: [(&str, &str); 12] = [
+const UNSAYABLE: [(&str, &str); 13] = [
     ("auth.audience", "a list is what is checked"),
     ("auth.issuer", "a list is what is checked"),
     ("auth.keys.0.audience", "config::keys_have_the_issuers_of_their_own_or_those_of_all"),
     ("auth.keys.0.issuer", "config::keys_have_the_issuers_of_their_own_or_those_of_all"),
     ("routes.0.exclude", "an empty table excludes nothing"),
+    ("routes.0.events", "a rule changes something"),
     ("routes.0.filter", "a filter leaves out"),
     ("routes.0.limits.exclusive", "slots have a key"),
     ("routes.0.origins", "an empty list is none"),

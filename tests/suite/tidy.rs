@@ -35,6 +35,7 @@ const PURE: &[&str] = &[
     "src/routes/channel.rs",
     "src/routes/edition.rs",
     "src/routes/membership.rs",
+    "src/routes/events.rs",
     "src/routes/origins.rs",
     "src/routes/path",
     "src/routes/path.rs",

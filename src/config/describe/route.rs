@@ -4,10 +4,11 @@ use super::limits::limits;
 use super::{Lines, auth, duration, mask, one_line};
 use crate::deprecation::Policy;
 use crate::exchange::Member;
+use crate::routes::events::{EventAction, EventRule};
 use crate::routes::membership::Membership;
 use crate::routes::route::{
-    Elsewhere, Filter, Heartbeat, HeartbeatKind, OnGap, OnUndecryptable, PublishAction, PublishRule, Route,
-    TellRefusal, TypeSet, ValueSets,
+    Elsewhere, Filter, Heartbeat, HeartbeatKind, OnGap, OnUndecryptable, PublishAction, PublishRule,
+    PusherEvents, Route, TellRefusal, TypeSet, ValueSets,
 };
 use crate::template::{Choice, ClaimsText};
 
@@ -24,6 +25,8 @@ pub(super) fn route(out: &mut Lines, route: &Route) {
         auth,
         filter,
         publish,
+        events,
+        pusher_events,
         event_bytes_max: _, // `upstream.event_bytes`
         reserved: _,
         echo,
@@ -78,6 +81,15 @@ pub(super) fn route(out: &mut Lines, route: &Route) {
     }
     for (index, rule) in publish.iter().enumerate() {
         out.fact(if index == 0 { "publish" } else { "" }, self::publish(rule));
+    }
+    for (index, rule) in events.iter().enumerate() {
+        out.fact(if index == 0 { "events" } else { "" }, self::event(rule));
+    }
+    let PusherEvents { subscription_count, watchlist } = pusher_events;
+    let own = [("subscription_count", subscription_count), ("watchlist_events", watchlist)];
+    let own: Vec<&str> = own.into_iter().filter_map(|(name, asked)| asked.then_some(name)).collect();
+    if !own.is_empty() {
+        out.fact("Pusher's own", format!("as events: {}", own.join(", ")));
     }
     out.fact("heartbeat", self::heartbeat(*heartbeat));
     limits(out, route);
@@ -141,6 +153,19 @@ fn membership(out: &mut Lines, membership: &Membership) {
             if let Some(claim) = watchlist {
                 out.more(format!("who watches those in the claim {claim}"));
             }
+        }
+    }
+}
+
+fn event(rule: &EventRule) -> String {
+    let EventRule { names, action } = rule;
+    let names = names.with("*");
+    match action {
+        EventAction::Drop => format!("{names} to nobody"),
+        EventAction::Show { name, data } => {
+            let name = name.as_ref().map(|name| format!(" as {}", name.with("*")));
+            let data = data.as_ref().map(|data| format!(" with the data {}", one_line(data.source())));
+            format!("{names}{}{}", name.unwrap_or_default(), data.unwrap_or_default())
         }
     }
 }

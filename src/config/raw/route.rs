@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    AfterSunset, Bool, Exclusive, HeartbeatKind, List, Num, OnGap, OnUndecryptable, Presence, Rate,
-    RateOrNone, Refusal, Relay, Reply, Slash, Slots, Str, Via,
+    AfterSunset, Bool, Exclusive, HeartbeatKind, List, Num, OnGap, OnUndecryptable, Presence, PusherEvent,
+    Rate, RateOrNone, Refusal, Relay, Reply, Slash, Slots, Str, Via,
 };
 use crate::config::scalars::{At, Number};
 use crate::config::schema as s;
@@ -133,6 +133,26 @@ pub(in crate::config) struct Publish {
     pub(in crate::config) headers: Option<BTreeMap<At<String>, At<String>>>,
 }
 
+/// What clients get of the channel's events; the first rule that matches an event's name is taken.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["match"], "oneOf" = s::event_forms()))]
+pub(in crate::config) struct Events {
+    /// The name that the event was published by; a * is any text, or none.
+    #[serde(rename = "match")]
+    #[schemars(extend("pattern" = s::EVENT_NAME))]
+    pub(in crate::config) names: Str,
+    /// Its name for clients; a * is what the other one stands for.
+    #[serde(rename = "as")]
+    #[schemars(extend("pattern" = s::EVENT_NAME, "not" = s::plain(r"^pusher(_internal)?:")))]
+    pub(in crate::config) name: Str,
+    /// Its data for clients: {data}, {event}, {channel}, {sender}, {now}.
+    #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::RESHAPED)))]
+    pub(in crate::config) data: Str,
+    /// Whether clients do not get it.
+    pub(in crate::config) drop: Bool,
+}
+
 /// Keep-alive.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -188,6 +208,11 @@ macro_rules! route_keys {
             pub(in crate::config) filter: Option<Filter>,
             /// What clients may publish (default nothing).
             pub(in crate::config) publish: Option<Vec<At<Publish>>>,
+            /// What clients get of the channel's events (default all, as they are).
+            pub(in crate::config) events: Option<Vec<At<Events>>>,
+            /// Which of Pusher's own events clients get: subscription_count, watchlist (default none).
+            #[schemars(extend("uniqueItems" = true))]
+            pub(in crate::config) pusher_events: Option<Vec<At<PusherEvent>>>,
             /// Every client frame is returned to its sender, byte for byte (default false).
             pub(in crate::config) echo: Bool,
             /// Keep-alive.

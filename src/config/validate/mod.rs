@@ -8,6 +8,7 @@ mod deprecation;
 mod dialect;
 mod door;
 mod endpoints;
+mod events;
 mod exclude;
 mod limits;
 mod lookalikes;

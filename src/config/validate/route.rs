@@ -7,7 +7,7 @@ use super::channel::{check_subscribe, subscribe_is_used, subscribe_values};
 use super::limits::limits;
 use super::values::{self, Place, Placeholders};
 use super::{
-    POSITIVE, RouteInput, Shared, deprecation, door, exclude, member, membership, publish, required,
+    POSITIVE, RouteInput, Shared, deprecation, door, events, exclude, member, membership, publish, required,
     template, unknown_name,
 };
 use crate::auth::settings::{Ownership, RouteAuth, TokenPlace};
@@ -89,6 +89,8 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
     if let Some(field) = raw.filter.as_ref().and_then(|raw| raw.field.as_ref()).filter(|_| echo) {
         problems.at(field.span(), "`filter` has no meaning with `echo = true`: no event comes");
     }
+    let events = events::rules(problems, raw, &context, echo);
+    let pusher_events = events::pushers_own(problems, raw, echo);
     subscribe_is_used(problems, raw, channel.as_ref(), filter.as_ref());
     let texts = [channel.as_ref(), filter.as_ref().map(|f| &f.equals)];
     values::sets_are_used(problems, raw, &path, &value_sets, &texts);
@@ -137,6 +139,8 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
         auth,
         filter,
         publish,
+        events,
+        pusher_events,
         event_bytes_max: shared.event_bytes_max,
         reserved: Vec::new(),
         echo,

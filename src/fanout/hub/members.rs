@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Hub, Known, Ticket, Waiting, give};
+use super::{Hub, Known, Ticket, Waiting, event_data, give};
 use crate::clock::Now;
 use crate::exchange::{ConnId, LinkId, Member, MemberKey, Subscribe};
 use crate::fanout::table;
+use crate::routes::events;
 use crate::routes::generation::RouteState;
 use crate::text::loggable;
 use crate::upstream::delivery::{Event, Kind};
@@ -99,7 +100,7 @@ impl Hub {
     ) {
         let himself: HashSet<ConnId> = match event.kind {
             Kind::MemberAdded | Kind::MemberRemoved => known.connections_of(&event.name).collect(),
-            Kind::Channel | Kind::CacheMiss => HashSet::new(),
+            Kind::Channel | Kind::CacheMiss | Kind::SubscriptionCount | Kind::Watchlist => HashSet::new(),
         };
         for audience in channel.audiences() {
             let route = audience.route();
@@ -141,9 +142,20 @@ impl Hub {
         let text = match event.kind {
             Kind::MemberAdded => member(true),
             Kind::MemberRemoved => member(false),
-            Kind::Channel | Kind::CacheMiss => None,
+            Kind::SubscriptionCount if route.pusher_events.subscription_count => self.own_event(route, event),
+            Kind::Watchlist if route.pusher_events.watchlist => self.own_event(route, event),
+            Kind::Channel | Kind::CacheMiss | Kind::SubscriptionCount | Kind::Watchlist => None,
         };
         text.map(|text| self.encode(&text))
+    }
+
+    /// An event of Pusher's own, where the route asks for it: as one of the channel.
+    fn own_event(&self, route: &RouteState, event: &Event) -> Option<String> {
+        if events::drops(route, &event.name) {
+            self.note_dropped(route, event.shown(route.edition()));
+            return None;
+        }
+        Some(events::render(route, &event.name, &event_data(route, event, false), event.received))
     }
 
     fn encode(&self, text: &str) -> Bytes {

@@ -26,7 +26,7 @@ use crate::pusher::close::Reconnect;
 use crate::pusher::encryption::{MasterKey, Undecryptable};
 use crate::pusher::frame;
 use crate::upstream::backoff::full_jitter;
-use crate::upstream::delivery::{Delivery, Event, Sent};
+use crate::upstream::delivery::{Delivery, Event, Kind, Sent};
 use crate::upstream::flights::SharedFlights;
 use crate::upstream::hubs::Hubs;
 use crate::upstream::lost::{End, LostCause};
@@ -327,7 +327,7 @@ impl Machine {
     fn deliver(&mut self, hubs: Hubs, event: Event, out: &mut Vec<Action>) {
         event.expect_hubs(hubs.len());
         let event = Arc::new(event);
-        if channel::is_cache(&event.channel) {
+        if event.kind == Kind::Channel && channel::is_cache(&event.channel) {
             self.cache.keep(&event);
         }
         out.push(Action::Tell(hubs, Delivery::Event(event)));

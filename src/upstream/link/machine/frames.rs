@@ -10,7 +10,7 @@ use crate::pusher::channel::{self, ChannelKind};
 use crate::pusher::encryption::{MasterKey, Undecryptable};
 use crate::pusher::frame::{ServerFrame, data_json, is_pushers_own, text_json};
 use crate::text::loggable;
-use crate::upstream::delivery::{Delivery, Event};
+use crate::upstream::delivery::{Delivery, Event, Kind, SUBSCRIPTION_COUNT};
 use crate::upstream::hubs::Hubs;
 use crate::upstream::link::client_events::Refusal;
 use crate::upstream::lost::End;
@@ -78,6 +78,15 @@ impl Machine {
             ServerFrame::Error { code, message } => self.error(code, message, at, out),
             ServerFrame::Other { channel: Some(channel), event, .. } if event == "pusher:cache_miss" => {
                 self.cache.has_no_last(&channel);
+            }
+            ServerFrame::Other { channel: Some(channel), event, data }
+                if event == "pusher_internal:subscription_count" =>
+            {
+                if let Some((channel, hubs)) = self.table.receivers(&channel) {
+                    let count =
+                        Event::new(self.id, channel, SUBSCRIPTION_COUNT, &data_json(data), came, None);
+                    self.deliver(hubs, count.of_kind(Kind::SubscriptionCount), out);
+                }
             }
             ServerFrame::Other { channel: None, event, .. } if !is_pushers_own(&event) => {
                 out.push(Action::Note(Note::WithoutChannel));
