@@ -15,6 +15,15 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let log = logging::init(&args.log)?;
     let most = connections_within_descriptors(config.server.connections_max);
     config.server.connections_max = most;
+    for off in &config.off {
+        let variables = off.variables.join(", ");
+        tracing::info!(
+            route = off.name,
+            path = off.path,
+            variables,
+            "a route is off: its `enabled_with` is empty"
+        );
+    }
     block_on(async {
         let mut term = signal(SignalKind::terminate()).map_err(Failure::runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::runtime)?;

@@ -27,7 +27,7 @@ const INDENT: usize = 15;
 /// of its group and of the defaults merged into it.
 #[must_use]
 pub fn describe(config: &Config) -> String {
-    let Config { server, admin, upstream, auth, endpoints, routes, router: _ } = config;
+    let Config { server, admin, upstream, auth, endpoints, routes, router: _, off } = config;
     let mut out = Lines(String::new());
     server::server(&mut out, server, admin);
     upstream::upstream(&mut out, upstream);
@@ -43,6 +43,7 @@ pub fn describe(config: &Config) -> String {
     }
     dialects.into_iter().for_each(|dialect| dialect::dialect(&mut out, dialect));
     routes.iter().for_each(|route| route::route(&mut out, route));
+    off.iter().for_each(|off| route::off(&mut out, off));
     out.0
 }
 

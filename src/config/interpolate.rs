@@ -35,7 +35,7 @@ pub(super) struct Taken {
     pub(super) value: String,
 }
 
-type Env<'e> = &'e dyn Fn(&str) -> Option<String>;
+pub(super) type Env<'e> = &'e dyn Fn(&str) -> Option<String>;
 
 /// Replaces variables in every string below `table`, removes keys whose value became empty, and turns TOML's
 /// dates into strings, which is how the schema sees them.
@@ -92,6 +92,17 @@ fn walk_value(value: &mut Spanned<DeValue<'_>>, env: Env<'_>, path: &str, outcom
         _ => {}
     }
     false
+}
+
+/// Whether `source` comes out empty: a variable without a value and without a default is not empty, it is missing.
+pub(super) fn is_empty(source: &str, env: Env<'_>) -> bool {
+    string(source, env).is_ok_and(|filled| filled.text.is_empty() && filled.missing.is_empty())
+}
+
+/// The variables that are named in `source`, of which all comes from variables.
+pub(super) fn variables(source: &str) -> Vec<String> {
+    let names = source.split("${").skip(1).filter_map(|rest| rest.split(['}', ':']).next());
+    names.map(str::to_owned).collect()
 }
 
 struct Filled {
@@ -175,6 +186,31 @@ mod tests {
             let filled = string(text, &env).unwrap();
             assert_eq!((filled.text.as_str(), filled.missing.len()), (expected, 0), "{text}");
         }
+    }
+
+    #[test]
+    fn what_comes_out_empty_is_told_from_what_is_missing() {
+        for (text, empty, variables) in [
+            ("", true, &[][..]),
+            ("${B:-}", true, &["B"]),
+            ("${EMPTY:-}${B:-}", true, &["EMPTY", "B"]),
+            ("${A:-}", false, &["A"]),
+            ("${B:-}${A:-}", false, &["B", "A"]),
+            ("${B:-x}", false, &["B"]),
+            ("${B}", false, &["B"]),
+            ("${B", false, &["B"]),
+            (" ", false, &[]),
+        ] {
+            assert_eq!(
+                (is_empty(text, &env), super::variables(text).as_slice()),
+                (empty, &*strings(variables)),
+                "{text}"
+            );
+        }
+    }
+
+    fn strings(list: &[&str]) -> Vec<String> {
+        list.iter().map(|text| (*text).to_owned()).collect()
     }
 
     #[test]

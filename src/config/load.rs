@@ -1,6 +1,7 @@
 //! From a file's text to a [`Config`]: parse, fill in the environment, report mistaken keys, merge
 //! defaults, groups and routes, validate.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::diagnostics::{Diagnostic, Source};
+use super::enabled::{self, OffRoute};
 use super::interpolate::{self, Missing};
 use super::problems::Problems;
 use super::quotes::Quotes;
@@ -74,7 +76,11 @@ pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Vec<Diagnos
             .map(|e| Diagnostic::new(source, at(e), e.message().to_owned(), None))
             .collect());
     }
-    let outcome = interpolate::table(tree.get_mut(), env);
+    let off = enabled::off(tree.get_ref(), env);
+    let mut outcome = interpolate::table(tree.get_mut(), env);
+    // Nobody needs what a route that does not exist would need.
+    let stays = |key: &str| !enabled::is_within(key, &off);
+    outcome.missing.retain(|(_, key, _)| stays(key));
     let stand_ins = outcome.missing.iter().map(|(.., span)| span.clone()).collect();
     let secrets = super::secrets::spans(tree.get_ref(), &source.text);
     let quotes = Quotes::of(tree.get_ref(), outcome.taken);
@@ -83,11 +89,11 @@ pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Vec<Diagnos
         problems.at(span, message);
     }
     let parts = Parts::of(tree.into_inner(), &mut problems);
-    let inputs = parts.check(&mut problems);
-    let (Some((root, routes)), true) = (inputs, problems.is_empty()) else {
+    let inputs = parts.check(&off, &mut problems);
+    let (Some((root, routes, off)), true) = (inputs, problems.is_empty()) else {
         return Err(problems.into_diagnostics());
     };
-    let mut config = validate::config(&mut problems, &root, &routes);
+    let mut config = validate::config(&mut problems, &root, &routes, off);
     let proxies = Proxies::of(env);
     for (place, tls, host, port) in destinations(&config) {
         if let Err(Unusable { variable, why }) = proxies.of_host(tls, &host, port) {
@@ -194,15 +200,28 @@ impl<'i> Parts<'i> {
 
     /// Reports the mistakes in every table, and where there are none, merges each route with its group and the
     /// defaults.
-    fn check(self, problems: &mut Problems<'_>) -> Option<(raw::Root, Vec<RouteInput>)> {
+    fn check(
+        self,
+        off: &BTreeMap<usize, Vec<String>>,
+        problems: &mut Problems<'_>,
+    ) -> Option<(raw::Root, Vec<RouteInput>, Vec<OffRoute>)> {
         let root = deserialize_all::<raw::Root>(self.root, &["defaults", "groups", "routes"], problems);
         deserialize_all::<raw::Shared>(self.defaults.clone(), &[], problems);
         for (_, group) in &self.groups {
             deserialize_all::<raw::Shared>(group.clone(), &[], problems);
         }
-        let mut inputs = Vec::new();
-        for (span, route) in self.routes {
+        let (mut inputs, mut out) = (Vec::new(), Vec::new());
+        for (index, (span, route)) in self.routes.into_iter().enumerate() {
             let own = deserialize_all::<raw::Route>(route.clone(), &[], problems);
+            if let (Some(variables), Some(own)) = (off.get(&index), &own) {
+                let text =
+                    |key: &Option<At<String>>| key.as_ref().map_or_else(String::new, |at| at.get().clone());
+                out.push(OffRoute {
+                    name: text(&own.name),
+                    path: text(&own.path),
+                    variables: variables.clone(),
+                });
+            }
             let own_slots =
                 own.as_ref().and_then(|own| Some(own.limits.as_ref()?.connections_per_user.as_ref()?.span()));
             let own_asks = own.as_ref().and_then(|own| own.auth.as_ref()).and_then(|auth| {
@@ -224,12 +243,20 @@ impl<'i> Parts<'i> {
             merge(&mut merged, &route);
             // Tables that are right alone are right when merged.
             if problems.is_empty()
+                && !off.contains_key(&index)
                 && let Some(route) = deserialize_all::<raw::Route>(merged, &[], problems)
             {
                 inputs.push(RouteInput { span, route, own_slots, own_asks, own_undecryptable });
             }
         }
-        root.map(|root| (root, inputs))
+        if inputs.is_empty() && !out.is_empty() && problems.is_empty() {
+            problems.with_help(
+                0..0,
+                "no route is on: each has an `enabled_with` that is empty",
+                "a bridge has at least one route",
+            );
+        }
+        root.map(|root| (root, inputs, out))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::upstream::settings::Settings as Upstream;
 
 mod describe;
 pub mod diagnostics;
+mod enabled;
 mod interpolate;
 mod load;
 mod mask;
@@ -26,6 +27,7 @@ mod validate;
 
 pub use describe::describe;
 pub use diagnostics::{Diagnostic, Source};
+pub use enabled::OffRoute;
 pub use interpolate::Missing;
 pub use load::{Environment, Loaded, load};
 pub use schema::json_schema;
@@ -47,6 +49,8 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     /// Finds a route's place there for a path.
     pub router: Router,
+    /// Those that do not exist, as their `enabled_with` is empty.
+    pub off: Vec<OffRoute>,
 }
 
 impl Config {

@@ -9,6 +9,10 @@ use crate::support::backend::Backend;
 use crate::support::bridge::{SHIPPED, config_text, token};
 use crate::support::{Bridge, OldClient, patiently};
 
+/// What the plugins' route publishes in the shipped file.
+const PLUGINS_RULE: &str =
+    "neither new nor old clients can take it for the server's.\n[[routes.publish]]\ntypes = [\"*\"]";
+
 /// The data of an event frame of the typed dialect, as text.
 fn data_of<'a>(frame: &'a str, event: &str) -> &'a str {
     let start = format!(r#"{{"type":"{event}","data":"#);
@@ -220,8 +224,8 @@ near_and_far!(relay_as_sent_shows_old_clients_the_name_as_written);
 async fn relay_as_sent_shows_old_clients_the_name_as_written() {
     let routes = config_text(
         SHIPPED,
-        "types = [\"*\"]",
-        "types = [\"say\"]\nrelay = \"as_sent\"\n[[routes.publish]]\ntypes = [\"*\"]\nevent = \"server-{type}\"",
+        PLUGINS_RULE,
+        "\n[[routes.publish]]\ntypes = [\"say\"]\nrelay = \"as_sent\"\n[[routes.publish]]\ntypes = [\"*\"]\nevent = \"server-{type}\"",
     );
     let bridge = Bridge::with(&routes, |_| {}).await;
     let mut sender = bridge.login("/ws/plugin/p1").await;
@@ -315,7 +319,7 @@ async fn no_client_speaks_as_the_server() {
 
 near_and_far!(a_client_cannot_send_the_servers_frames_as_sent);
 async fn a_client_cannot_send_the_servers_frames_as_sent() {
-    let routes = config_text(SHIPPED, "types = [\"*\"]", "types = [\"*\"]\nrelay = \"as_sent\"");
+    let routes = config_text(SHIPPED, PLUGINS_RULE, &format!("{PLUGINS_RULE}\nrelay = \"as_sent\""));
     let bridge = Bridge::with(&routes, |_| {}).await;
     let mut sender = bridge.login("/ws/plugin/p1").await;
     let mut neighbour = bridge.login("/ws/plugin/p1").await;

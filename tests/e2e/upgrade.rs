@@ -54,6 +54,18 @@ async fn an_upgrade_bears_the_deprecation_headers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_off_route_is_nobodys_path() {
+    let key = "zyrm8pvV2C9fJcBfhyXzvxbJVN/H7QLmbe0xJi1GhPU=";
+    for (variables, status) in [(&[][..], 404), (&[("PUSHER_ENCRYPTION_MASTER_KEY", key)], 101)] {
+        let bridge = Bridge::with_env(SHIPPED, variables, |_| {}).await;
+        let answer = Raw::ask(bridge.address(), upgrade("/ws/secure/x", &[])).await;
+        assert_eq!(answer.status, status);
+        let other_kind = Raw::ask(bridge.address(), upgrade("/ws/secure/cache-x", &[])).await;
+        assert_eq!(other_kind.status, if status == 101 { 400 } else { 404 });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_with_stray_bits_or_without_padding_is_accepted() {
     let bridge = Bridge::start().await;
     for (key, accept) in [

@@ -128,7 +128,8 @@ tables = [{ count = 3, per = "1m" }, { count = 4, per = "1m" }]
 const ENOUGH: usize = 4;
 
 /// Whose values nobody is to see; that they are there is shown.
-const SECRET: [&str; 9] = [
+const SECRET: [&str; 10] = [
+    "enabled_with",
     "secret",
     "secret_file",
     "pem",

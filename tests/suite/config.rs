@@ -376,6 +376,47 @@ fn everything_wrong_is_reported_in_one_run() {
     assert_eq!(helps, ["did you mean `listen`?", "did you mean `echo`?"]);
 }
 
+/// A route with `enabled_with` exists only when the text is not empty. When it does not, it asks for nothing.
+#[test]
+fn a_route_is_off_as_long_as_its_variable_has_no_value() {
+    let base = read(&root().join("tests/routes/invalid/channels-shared-cured.toml")).text;
+    let base = base.split("[[routes]]").next().unwrap();
+    let text = format!(
+        "{base}[[routes]]\nname = \"a\"\npath = \"/a\"\ndialect = \"d\"\nchannel = \"a\"\nshares = [\"b\"]\n\
+         [[routes]]\nname = \"b\"\npath = \"/b\"\ndialect = \"d\"\nchannel = \"a\"\nauth.required = true\n\
+         enabled_with = \"${{X:-}}${{Y:-}}\"\n[[routes.publish]]\ntypes = [\"t\"]\npost = \"${{BACKEND}}/x\"\nbody = \"{{data}}\"\n\
+         [routes.limits]\ndepth = \"${{DEPTH:-}}\"\n"
+    );
+    let with = |text: &str, variables: &[(&str, &str)]| {
+        let value = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+        load(&Source { name: "routes.toml".into(), text: text.into() }, &value)
+    };
+    for empty in [&[][..], &[("X", ""), ("Y", "")]] {
+        let loaded = with(&text, empty).unwrap();
+        assert!(loaded.missing.is_empty(), "nobody needs what an off route would need");
+        let config = &loaded.config;
+        assert_eq!((config.routes.len(), config.off.len()), (1, 1));
+        assert_eq!((config.off[0].name.as_str(), config.off[0].variables.join("+")), ("b", "X+Y".into()));
+        let described = describe(config);
+        let off = described.split("\nb\n").nth(1).unwrap();
+        assert!(off.contains("off") && off.contains("none of X, Y has a value"), "{described}");
+    }
+    let on = with(&text, &[("Y", "secret-text"), ("BACKEND", "http://127.0.0.1:1")]).unwrap();
+    assert_eq!((on.config.routes.len(), on.config.off.len()), (2, 0));
+    assert!(!describe(&on.config).contains("secret-text"));
+    assert_eq!(with(&text, &[("Y", "1")]).unwrap().missing[0].name, "BACKEND");
+    // It is read all the same.
+    let errors = with(&text.replace("depth = \"${DEPTH:-}\"", "dept = 5"), &[]).unwrap_err();
+    assert!(shown(&errors).contains("did you mean `depth`?"), "{}", shown(&errors));
+    // A variable that must be given is missing, not off; a text that is empty is off.
+    let needed = text.replace("${X:-}${Y:-}", "${X}");
+    assert_eq!(with(&needed, &[]).unwrap().missing[0].name, "X");
+    let never = with(&text.replace("${X:-}${Y:-}", ""), &[]).unwrap();
+    assert!(describe(&never.config).contains("its `enabled_with` is empty"));
+    let all = text.replace("channel = \"a\"\nshares", "channel = \"a\"\nenabled_with = \"${X:-}\"\nshares");
+    assert!(shown(&with(&all, &[]).unwrap_err()).contains("no route is on"));
+}
+
 #[test]
 fn an_overlap_comes_with_the_line_that_cures_it() {
     let filtered = "channel = \"agent-status\"\nfilter = { field = \"f\", equals = \"{x}\" }";

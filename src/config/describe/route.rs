@@ -2,6 +2,7 @@
 
 use super::limits::limits;
 use super::{Lines, auth, duration, mask, one_line};
+use crate::config::OffRoute;
 use crate::deprecation::Policy;
 use crate::exchange::Member;
 use crate::routes::events::{EventAction, EventRule};
@@ -119,6 +120,19 @@ pub(super) fn route(out: &mut Lines, route: &Route) {
         OnUndecryptable::Notify => out.fact("undecryptable", "clients are told"),
         OnUndecryptable::Close => out.fact("undecryptable", "clients are closed"),
     }
+}
+
+/// One that does not exist, and why.
+pub(super) fn off(out: &mut Lines, off: &OffRoute) {
+    let OffRoute { name, path, variables } = off;
+    out.heading(name);
+    out.fact("path", path);
+    let why = match variables.as_slice() {
+        [] => "its `enabled_with` is empty".to_owned(),
+        [one] => format!("{one} has no value (`enabled_with`)"),
+        all => format!("none of {} has a value (`enabled_with`)", all.join(", ")),
+    };
+    out.fact("off", format!("{why}: its paths are answered 404"));
 }
 
 fn choices(choices: &[Choice]) -> String {

@@ -261,6 +261,9 @@ route_keys! {
         /// The group whose keys it shares.
         #[schemars(extend("pattern" = s::NAME))]
         pub(in crate::config) group: Str,
+        /// A text, as a rule ${NAME:-}: the route exists only when it is not empty.
+        #[allow(dead_code)] // Looked at before variables are filled in (`enabled.rs`).
+        pub(in crate::config) enabled_with: Str,
         /// The path; {name} is a whole segment, {name:[a-z0-9]+} one of these characters.
         #[schemars(extend("pattern" = s::PATH, "not" = s::plain(r"/\.{1,2}(/|$)")))]
         pub(in crate::config) path: Str,

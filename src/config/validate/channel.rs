@@ -147,7 +147,8 @@ fn check_kind(
                     raw.span(),
                     "an encrypted channel needs `upstream.encryption_master_key`",
                     "the key that the app's backends have: base64 of 32 bytes, often by a variable: \
-                     encryption_master_key = \"${PUSHER_ENCRYPTION_MASTER_KEY}\"",
+                     encryption_master_key = \"${PUSHER_ENCRYPTION_MASTER_KEY:-}\"; where it may be missing, let the \
+                     route be off: enabled_with = \"${PUSHER_ENCRYPTION_MASTER_KEY:-}\"",
                 );
                 return true;
             }

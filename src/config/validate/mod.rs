@@ -26,10 +26,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Config;
 use super::problems::Problems;
 use super::raw;
 use super::scalars::{At, Either};
+use super::{Config, OffRoute};
 use crate::exchange::Member;
 use crate::legacy::dialect::Dialect;
 use crate::limits::rate::Rate;
@@ -71,7 +71,12 @@ struct Shared {
     observer: Arc<Member>,
 }
 
-pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[RouteInput]) -> Config {
+pub(super) fn config(
+    problems: &mut Problems<'_>,
+    root: &raw::Root,
+    inputs: &[RouteInput],
+    off: Vec<OffRoute>,
+) -> Config {
     let (server, admin) = server::server(problems, root.server.as_ref());
     let upstream = upstream::upstream(problems, root.upstream.as_ref());
     let auth = root.auth.as_ref().map(|auth| auth::auth(problems, auth.get()));
@@ -102,7 +107,7 @@ pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[Ro
     let routes: Vec<_> = routes.into_iter().map(|(input, route)| (input, Arc::new(route))).collect();
     route::distinct(problems, &routes);
     if problems.is_empty() {
-        sharing::check(problems, &routes);
+        sharing::check(problems, &routes, &off);
         lookalikes::check(problems, &routes);
     }
     for (input, route) in &routes {
@@ -116,7 +121,7 @@ pub(super) fn config(problems: &mut Problems<'_>, root: &raw::Root, inputs: &[Ro
         let (has_keys, event_bytes_max) = (shared.has_keys, shared.event_bytes_max);
         endpoints::endpoints(problems, root.endpoints.as_ref(), has_keys, event_bytes_max)
     };
-    let config = Config { server, admin, upstream, auth, endpoints, routes, router };
+    let config = Config { server, admin, upstream, auth, endpoints, routes, router, off };
     server::check_health_path(problems, root.server.as_ref(), &config);
     let health_path = root.server.as_ref().and_then(|server| server.health_path.as_ref());
     endpoints::check(problems, root.endpoints.as_ref(), health_path, (&config.routes, &config.router));

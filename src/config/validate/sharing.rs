@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::values::{Place, Placeholders};
 use super::{RouteInput, cure};
+use crate::config::OffRoute;
 use crate::config::problems::Problems;
 use crate::config::scalars::At;
 use crate::pusher::channel::kind_prefix;
@@ -17,7 +18,7 @@ pub(super) type Valid<'i> = (&'i RouteInput, Arc<Route>);
 
 /// Rejects channels that two routes with different rules have in common, unless one of them names the other in
 /// `shares`: a client that one route keeps out would get in by the other.
-pub(super) fn check(problems: &mut Problems<'_>, routes: &[Valid<'_>]) {
+pub(super) fn check(problems: &mut Problems<'_>, routes: &[Valid<'_>], off: &[OffRoute]) {
     let channels: Vec<Channels> = routes.iter().map(|(_, route)| Channels::of(route)).collect();
     let both = routes.iter().zip(&channels);
     for (index, ((input, route), own)) in both.clone().enumerate() {
@@ -42,7 +43,7 @@ pub(super) fn check(problems: &mut Problems<'_>, routes: &[Valid<'_>]) {
                 ),
             );
         }
-        check_names(problems, (input, route, own), routes, &channels);
+        check_names(problems, (input, route, own), (routes, off), &channels);
     }
 }
 
@@ -54,7 +55,7 @@ fn names(route: &Route, other: &Route) -> bool {
 fn check_names(
     problems: &mut Problems<'_>,
     (input, route, own): (&RouteInput, &Route, &Channels),
-    routes: &[Valid<'_>],
+    (routes, off): (&[Valid<'_>], &[OffRoute]),
     channels: &[Channels],
 ) {
     for named in input.route.shares.iter().flatten() {
@@ -67,6 +68,7 @@ fn check_names(
                 problems.at(named.span(), format!("no channel of this route is one of `{}`", named.get()));
             }
             Some(_) => {}
+            None if off.iter().any(|off| off.name == *named.get()) => {}
             None => unknown(problems, named, routes),
         }
     }
