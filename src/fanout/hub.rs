@@ -245,7 +245,13 @@ impl Hub {
                     }
                     known.tell_refused(link, &channel, member.as_ref(), why);
                 }
-                Delivery::Down(link) => known.down(link),
+                Delivery::Down(link) => {
+                    known.down(link);
+                    // Where most miss events the link subscribes first.
+                    if let Some(handle) = self.links.get(link) {
+                        handle.subscribers(known.table.subscribers(link));
+                    }
+                }
             }
         }
         drop(known);

@@ -223,6 +223,13 @@ impl<R: Clone + PartialEq, S, W> Table<R, S, W> {
         self.links.get(&link)?.get(channel)
     }
 
+    /// How many subscriptions each of the link's channels has.
+    #[must_use]
+    pub fn subscribers(&self, link: LinkId) -> Vec<(Arc<str>, usize)> {
+        let channels = self.links.get(&link).into_iter().flatten();
+        channels.map(|(name, channel)| (name.clone(), channel.subscriptions)).collect()
+    }
+
     /// The link's channels that have subscribers.
     pub fn channels(&self, link: LinkId) -> impl Iterator<Item = &Arc<str>> {
         self.links.get(&link).into_iter().flat_map(HashMap::keys)

@@ -5,7 +5,9 @@ pub mod checks;
 pub mod client_events;
 pub mod liveness;
 pub mod machine;
+pub mod pace;
 pub mod probe;
+pub mod suspects;
 pub mod table;
 
 use std::pin::Pin;

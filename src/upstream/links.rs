@@ -65,6 +65,11 @@ impl LinkHandle {
         self.tell(Command::Unsubscribe(channel.clone(), hub));
     }
 
+    /// The connection was lost: so many are subscribed to these channels in one hub.
+    pub fn subscribers(&self, subscribers: Vec<(Arc<str>, usize)>) {
+        self.tell(Command::Subscribers(subscribers));
+    }
+
     /// Sends a client's event over this link's connection, in its channel's order, shaped to what Pusher takes; its
     /// sender is told what becomes of it. Whoever calls this bounds how many wait.
     pub fn client_event(&self, event: Item<ClientEvent>) {
@@ -98,6 +103,12 @@ impl Links {
         let (others, mut ends): (Vec<_>, Vec<_>) = (1..count).map(|_| LinkHandle::open()).unzip();
         ends.insert(0, end);
         (Self { first, others: others.into() }, ends)
+    }
+
+    /// The one with this number, if it is one of them.
+    #[must_use]
+    pub fn get(&self, id: LinkId) -> Option<&LinkHandle> {
+        std::iter::once(&self.first).chain(&*self.others).find(|link| link.id() == id)
     }
 
     /// How many there are.

@@ -124,6 +124,12 @@ impl Checks {
         self.own_is_subscribed
     }
 
+    /// Whether a check's answer is awaited.
+    #[must_use]
+    pub const fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
     /// When [`Self::timer`] wants to be called.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {

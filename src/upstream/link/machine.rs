@@ -246,6 +246,7 @@ impl Machine {
             let (why, text) = (Refused::Unanswered, None);
             out.push(Action::Note(Note::SubscriptionFailed { channel, why, text }));
         }
+        self.settle_blame(now, out);
         self.check(now, out);
         match self.probe.timer(now) {
             probe::Due::Nothing => {}
@@ -281,6 +282,7 @@ impl Machine {
                 self.table.release(&released, now);
                 accepted.iter().for_each(|sent| self.deliver_local(sent, None, at, out));
             }
+            Command::Subscribers(subscribers) => self.table.count_subscribers(&subscribers),
             Command::ClientEvent(item) => self.client_events.push(item),
         }
         self.carry_over(now, out);

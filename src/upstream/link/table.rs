@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::pace::{BURST_MAX, Pace};
+use super::suspects::{Suspects, Why};
 use crate::upstream::flights::{DELIVERY_TIME, Held};
 use crate::upstream::hubs::Hubs;
 use crate::upstream::refused::{self, Refused};
 
 /// Subscriptions under way at once. More would only wait in the server's buffers, and ours.
-const IN_FLIGHT_MAX: usize = 256;
+const IN_FLIGHT_MAX: usize = BURST_MAX;
 /// First delay before a failed subscription is tried again; it doubles.
 const RETRY_DELAY_MIN: Duration = Duration::from_secs(1);
 /// Longest such delay.
@@ -76,6 +78,10 @@ struct Entry {
     /// It was confirmed before the connection was lost.
     missed: bool,
     attempts: u32,
+    /// How many are subscribed, as hubs said when the connection was lost: they come back first.
+    subscribers: u64,
+    /// The number of the subscription under way.
+    asked: u64,
     /// Why it was refused over this connection, as its hubs were told.
     told: Option<Refused>,
     /// Subscriptions on this connection whose answer did not come in time, and may come yet.
@@ -109,7 +115,9 @@ pub struct LinkTable {
     queue: VecDeque<Arc<str>>,
     /// What must not be subscribed yet, and how many requests have to end first.
     held: HashMap<Arc<str>, usize>,
-    in_flight: usize,
+    /// Subscriptions under way.
+    suspects: Suspects,
+    pace: Pace,
     /// At most two for each channel.
     timers: BTreeMap<TimerKey, (Timer, Arc<str>)>,
     next_timer: u64,
@@ -127,7 +135,8 @@ impl LinkTable {
             channels: HashMap::new(),
             queue: VecDeque::new(),
             held: HashMap::new(),
-            in_flight: 0,
+            suspects: Suspects::default(),
+            pace: Pace::default(),
             timers: BTreeMap::new(),
             next_timer: 0,
             connected: false,
@@ -159,6 +168,8 @@ impl LinkTable {
             state: State::Queued,
             missed: false,
             attempts: 0,
+            subscribers: 0,
+            asked: 0,
             told: None,
             unanswered: 0,
             linger: None,
@@ -191,12 +202,22 @@ impl LinkTable {
         for channel in held.by_requests.iter().chain(&held.for_a_moment) {
             *self.held.entry(channel.clone()).or_default() += 1;
         }
-        let mut queue: Vec<_> = self.channels.keys().cloned().collect();
-        // In the same order on every run.
-        queue.sort_unstable();
-        self.queue = queue.into();
+        let mut queue: Vec<(u64, Arc<str>)> =
+            self.channels.iter().map(|(name, entry)| (entry.subscribers, name.clone())).collect();
+        // Where most miss events first, and in the same order on every run.
+        queue.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        self.queue = queue.into_iter().map(|(_, name)| name).collect();
         self.pump(now, out);
         self.release(&held.for_a_moment, now);
+    }
+
+    /// A hub says how many are subscribed to its channels, after the connection was lost.
+    pub fn count_subscribers(&mut self, subscribers: &[(Arc<str>, usize)]) {
+        for (channel, count) in subscribers {
+            if let Some(entry) = self.channels.get_mut(channel) {
+                entry.subscribers += *count as u64;
+            }
+        }
     }
 
     /// A request that held these channels has ended.
@@ -219,7 +240,8 @@ impl LinkTable {
 
     pub fn disconnected(&mut self) -> Lost {
         self.connected = false;
-        self.in_flight = 0;
+        self.suspects = Suspects::default();
+        self.pace = Pace::default();
         self.queue.clear();
         self.held.clear();
         self.timers.clear();
@@ -231,6 +253,7 @@ impl LinkTable {
             entry.missed |= entry.state == State::Live;
             entry.state = State::Queued;
             entry.attempts = 0;
+            entry.subscribers = 0;
             entry.told = None;
             entry.unanswered = 0;
             entry.linger = None;
@@ -265,6 +288,7 @@ impl LinkTable {
             }
             return;
         }
+        self.suspects.answered(entry.asked, now);
         self.counts.leave(entry);
         entry.state = State::Live;
         self.counts.enter(entry);
@@ -279,9 +303,6 @@ impl LinkTable {
             self.set_linger(&name, now);
         } else {
             out.push(Op::TellLive { hubs, channel: name, gap });
-        }
-        if !is_refused {
-            self.in_flight = self.in_flight.saturating_sub(1);
         }
         self.pump(now, out);
     }
@@ -299,6 +320,7 @@ impl LinkTable {
         if entry.state != State::Subscribing {
             return;
         }
+        self.suspects.answered(entry.asked, now);
         if entry.told.replace(why) != Some(why) && !entry.hubs.is_empty() {
             out.push(Op::TellRefused { hubs: entry.hubs, channel: name.clone(), why });
         }
@@ -317,32 +339,36 @@ impl LinkTable {
                 self.set_linger(&name, now);
             }
         }
-        self.in_flight = self.in_flight.saturating_sub(1);
         self.pump(now, out);
     }
 
-    /// Which subscription under way an error without a channel means: the one its text names, else the only
-    /// one there is (Pusher's errors carry no channel field).
+    /// Which subscription under way an error means that has no channel but in its text (Pusher's errors carry no channel
+    /// field).
     #[must_use]
-    pub fn blame(&self, message: &str) -> Option<Arc<str>> {
-        let mut under_way = self.channels.iter().filter(|(_, entry)| entry.state == State::Subscribing);
-        let named = under_way
-            .clone()
-            .filter(|(name, _)| refused::names(message, name))
-            .max_by_key(|(name, _)| name.len());
-        if let Some((name, _)) = named {
-            return Some(name.clone());
-        }
-        match (under_way.next(), under_way.next()) {
-            (Some((name, _)), None) => Some(name.clone()),
-            _ => None,
-        }
+    pub fn named_by(&self, message: &str) -> Option<Arc<str>> {
+        let named = self.suspects.channels().filter(|name| refused::names(message, name));
+        named.max_by_key(|name| name.len()).cloned()
+    }
+
+    /// An error came that is about one of the subscriptions under way and names none. `false`: there is none left that it
+    /// could be about.
+    pub fn blame(&mut self, error: Why) -> bool {
+        self.suspects.blame(error)
+    }
+
+    /// A subscription that is known now to be the one that such an error is about. To be asked until there is none, and
+    /// each to be given to [`Self::failed`].
+    pub fn blamed(&mut self, now: Instant) -> Option<(Arc<str>, Why)> {
+        self.suspects.blamed(now)
     }
 
     /// The time has come that [`Self::deadline`] said. Gives the channels whose subscription was not answered. Those that
     /// are `needed` linger on.
     pub fn timer(&mut self, now: Instant, needed: impl Fn(&str) -> bool, out: &mut Vec<Op>) -> Vec<Arc<str>> {
         let mut unanswered = Vec::new();
+        if self.pace.is_due(now) {
+            self.pump(now, out);
+        }
         while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now) {
             let (timer, channel) = first.remove();
             let Some(entry) = self.channels.get_mut(&channel) else { continue };
@@ -372,6 +398,7 @@ impl LinkTable {
                 (Timer::SubscribeTimeout, State::Subscribing) => {
                     // It may be confirmed yet, and nobody would know.
                     entry.unanswered += 1;
+                    self.suspects.silent(entry.asked, now);
                     out.push(Op::Unsubscribe(channel.clone()));
                     self.failed(&channel, Refused::Unanswered, now, out);
                     unanswered.push(channel);
@@ -390,7 +417,8 @@ impl LinkTable {
     /// When [`Self::timer`] wants to be called.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.timers.first_key_value().map(|((at, _), _)| *at)
+        let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
+        [timer, self.pace.next()].into_iter().flatten().min()
     }
 
     /// The hubs that want `channel`, when it is subscribed, and its shared name.
@@ -427,8 +455,8 @@ impl LinkTable {
 
     /// Whether a subscription is under way.
     #[must_use]
-    pub const fn is_subscribing(&self) -> bool {
-        self.in_flight > 0
+    pub fn is_subscribing(&self) -> bool {
+        self.suspects.count() > 0
     }
 
     /// The server had forgotten `channel`, and has subscribed it again. `true`: somebody may have missed events.
@@ -449,7 +477,7 @@ impl LinkTable {
 
     /// Sends as many subscriptions as may be under way.
     fn pump(&mut self, now: Instant, out: &mut Vec<Op>) {
-        while self.connected && self.in_flight < IN_FLIGHT_MAX {
+        while self.connected && self.suspects.count() < IN_FLIGHT_MAX {
             let Some(channel) = self.queue.pop_front() else { return };
             let Some(entry) = self.channels.get_mut(&channel) else { continue };
             if entry.state != State::Queued {
@@ -467,8 +495,12 @@ impl LinkTable {
                 entry.state = State::Held;
                 continue;
             }
+            if !self.pace.allows(now) {
+                self.queue.push_front(channel);
+                return;
+            }
             entry.state = State::Subscribing;
-            self.in_flight += 1;
+            entry.asked = self.suspects.ask(channel.clone());
             self.set_attempt(&channel, now + self.subscribe_timeout, Timer::SubscribeTimeout);
             out.push(Op::Subscribe(channel));
         }

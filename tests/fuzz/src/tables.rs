@@ -104,8 +104,14 @@ impl Link {
                 self.table.failed(&NAMES[channel], Refused::Other, self.now, &mut self.out);
             }
             10 => {
-                let blamed = self.table.blame(input.pick(&["channel-1", "channel-12 is not allowed", ""]));
-                assert!(blamed.is_none_or(|name| self.pusher[number(&name)] == Some(Known::Asked)));
+                let text = input.pick(&["channel-1", "channel-12 is not allowed", ""]);
+                let named = self.table.named_by(text);
+                assert!(named.is_none_or(|name| self.pusher[number(&name)] == Some(Known::Asked)));
+                self.table.blame((None, String::new()));
+                while let Some((channel, _)) = self.table.blamed(self.now) {
+                    assert_eq!(self.pusher[number(&channel)].take(), Some(Known::Asked));
+                    self.table.failed(&channel, Refused::Other, self.now, &mut self.out);
+                }
             }
             _ => {
                 let until = self.now + Duration::from_millis(input.number() as u64 / 2);

@@ -18,6 +18,8 @@ pub enum Command {
     Subscribe(Arc<str>, usize),
     /// The hub's last subscriber of the channel is gone.
     Unsubscribe(Arc<str>, usize),
+    /// A hub was told that the connection is lost, and says how many are subscribed to each of its channels.
+    Subscribers(Vec<(Arc<str>, usize)>),
     /// A client's event is to leave over this connection; its channel is the lane's.
     ClientEvent(Item<ClientEvent>),
     /// A publishing request has ended.

@@ -70,6 +70,7 @@ impl Machine {
                     self.probe.subscribed(at);
                 } else {
                     self.subscribed(&channel, at);
+                    self.settle_blame(at, out);
                 }
             }
             ServerFrame::SubscriptionError { channel, message, status } => {
@@ -176,15 +177,25 @@ impl Machine {
         if self.checked("", answer, at, out) {
             return;
         }
-        match self.table.blame(&message) {
-            Some(channel) => self.subscription_failed(&channel, code, message, at, out),
-            // It is about an event's data or name then.
-            None if !self.table.is_subscribing()
-                && self.client_events.refused(Refusal::ForGood, &message, at) =>
-            {
-                out.push(Action::Note(Note::ClientEventRefused(message)));
-            }
-            None => out.push(Action::Note(Note::Error(code, message))),
+        if let Some(channel) = self.table.named_by(&message) {
+            self.subscription_failed(&channel, code, message, at, out);
+        } else if self.table.blame((code, message.clone())) {
+            self.settle_blame(at, out);
+        } else if self.client_events.refused(Refusal::ForGood, &message, at) {
+            // Nothing else waits for an answer: it is about an event's data or name.
+            out.push(Action::Note(Note::ClientEventRefused(message)));
+        } else {
+            out.push(Action::Note(Note::Error(code, message)));
+        }
+    }
+
+    /// Finds what errors without a channel are about, as far as that is certain now.
+    pub(super) fn settle_blame(&mut self, at: Instant, out: &mut Vec<Action>) {
+        // One about the link's own channel would be taken for one of these.
+        while !self.checks.is_pending()
+            && let Some((channel, (code, text))) = self.table.blamed(at)
+        {
+            self.subscription_failed(&channel, code, text, at, out);
         }
     }
 

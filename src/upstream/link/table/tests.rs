@@ -1,5 +1,6 @@
 use super::*;
 use crate::clock::tests::now;
+use crate::upstream::link::pace::PER_SECOND_MAX;
 use proptest::prelude::*;
 use std::collections::HashSet;
 
@@ -97,6 +98,7 @@ fn what_left_before_its_turn_leaves_no_timer() {
     }
     assert_eq!(b.subscribe("late", 0), []);
     b.unsubscribe("late", 0);
+    b.now += LINGER / 2;
     b.succeeded("c0");
     assert_eq!(b.subscribe("late", 0), [subscribe("late")]);
     b.succeeded("late");
@@ -240,16 +242,108 @@ fn an_answer_that_is_late_may_be_of_a_subscription_that_was_ended() {
     assert_eq!(b.succeeded("c"), []);
 }
 
+impl Bench {
+    fn blame(&mut self, text: &str) -> bool {
+        self.table.blame((Some(4009), text.to_owned()))
+    }
+
+    /// Those that are known to be refused, which then fail.
+    fn blamed(&mut self) -> Vec<(String, String)> {
+        let mut blamed = Vec::new();
+        while let Some((channel, (_, text))) = self.table.blamed(self.now) {
+            self.table.failed(&channel, Refused::Unauthorized, self.now, &mut self.out);
+            blamed.push((channel.to_string(), text));
+        }
+        self.out.clear();
+        blamed
+    }
+}
+
 #[test]
-fn an_error_without_a_channel_finds_its_subscription() {
+fn an_error_finds_the_subscription_that_its_text_names() {
     let mut b = Bench::connected();
     b.subscribe("private-a", 0);
-    assert_eq!(b.table.blame("Invalid signature"), Some("private-a".into()), "the only one");
     b.subscribe("private-ab", 0);
-    assert_eq!(b.table.blame("Invalid signature"), None);
-    assert_eq!(b.table.blame("Auth info required to subscribe to private-ab"), Some("private-ab".into()));
+    let named = |b: &Bench, text: &str| b.table.named_by(text);
+    assert_eq!(named(&b, "Invalid signature"), None);
+    assert_eq!(named(&b, "Auth info required to subscribe to private-ab"), Some("private-ab".into()));
     b.succeeded("private-ab");
-    assert_eq!(b.table.blame("Auth info required to subscribe to private-ab"), Some("private-a".into()));
+    assert_eq!(named(&b, "Auth info required to subscribe to private-ab"), None, "it was not that one");
+}
+
+#[test]
+fn an_error_without_a_channel_is_about_what_is_left_when_the_others_are_confirmed() {
+    let mut b = Bench::connected();
+    let all: Vec<String> = (0..IN_FLIGHT_MAX).map(|n| format!("c{n}")).collect();
+    all.iter().for_each(|channel| drop(b.subscribe(channel, 0)));
+    assert!(b.blame("first") && b.blame("second"));
+    b.now += Duration::from_secs(1);
+    b.succeeded("c0");
+    // Sent after the errors: they are not about these.
+    b.subscribe("later", 0);
+    for channel in &all {
+        assert_eq!(b.blamed(), []);
+        if !["c0", "c7", "c9"].contains(&channel.as_str()) {
+            b.succeeded(channel);
+        }
+    }
+    let blamed = [("c7", "first"), ("c9", "second")].map(|(c, text)| (c.to_owned(), text.to_owned()));
+    assert_eq!(b.blamed(), blamed);
+    assert!(b.blame("third"));
+    assert_eq!(b.blamed(), [("later".to_owned(), "third".to_owned())], "the only one there is");
+    assert!(!b.blame("fourth"), "nothing is under way");
+    assert_eq!(b.succeeded("c1"), []);
+}
+
+#[test]
+fn nobody_is_blamed_while_one_does_not_answer_at_all() {
+    let mut b = Bench::connected();
+    b.subscribe("silent", 0);
+    b.now += TIMEOUT / 2;
+    b.subscribe("refused", 0);
+    assert!(b.blame("no"));
+    assert_eq!(b.blamed(), []);
+    b.after(TIMEOUT / 2);
+    assert_eq!(b.blamed(), [], "either may be meant");
+    b.after(TIMEOUT / 2);
+    assert_eq!(b.blamed(), []);
+}
+
+#[test]
+fn thousands_are_not_subscribed_in_one_burst_and_those_with_most_subscribers_first() {
+    const CHANNELS: usize = 3000;
+    let mut b = Bench::new();
+    let names: Vec<Arc<str>> = (0..CHANNELS).map(|n| format!("c{n}").into()).collect();
+    names.iter().for_each(|name| drop(b.subscribe(name, 0)));
+    b.table.disconnected();
+    let counted: Vec<_> = names.iter().enumerate().map(|(n, name)| (name.clone(), n)).collect();
+    b.table.count_subscribers(&counted[..10]);
+    b.table.count_subscribers(&counted);
+    b.table.connected(&Held::default(), b.now, &mut b.out);
+    let (begin, mut order) = (b.now, Vec::new());
+    while order.len() < CHANNELS {
+        // Each is answered at once.
+        while let Some(op) = (!b.out.is_empty()).then(|| b.out.remove(0)) {
+            if let Op::Subscribe(channel) = op {
+                b.table.succeeded(&channel, b.now, &mut b.out);
+                order.push(channel);
+            }
+        }
+        let sent = order.len() - IN_FLIGHT_MAX.min(order.len());
+        assert!(sent as f64 <= (b.now - begin).as_secs_f64() * f64::from(PER_SECOND_MAX) + 1.0, "{sent}");
+        if order.len() < CHANNELS {
+            b.now = b.table.deadline().unwrap();
+            b.table.timer(b.now, |_| false, &mut b.out);
+        }
+    }
+    let took = (b.now - begin).as_secs_f64();
+    assert!((2.7..3.0).contains(&took), "{took} s");
+    let most: Vec<Arc<str>> = counted.iter().rev().map(|(name, _)| name.clone()).collect();
+    assert_eq!(order[..CHANNELS - 20], most[..CHANNELS - 20]);
+    b.subscribe("one", 0);
+    b.table.disconnected();
+    b.table.connected(&Held::default(), b.now, &mut b.out);
+    assert!(b.table.deadline().is_some());
 }
 
 #[test]
@@ -298,6 +392,7 @@ fn no_more_are_under_way_than_allowed() {
     let Some(Op::Subscribe(first)) = b.out.first() else { panic!() };
     let first = first.clone();
     b.out.clear();
+    b.now += Duration::from_secs(1);
     assert_eq!(b.succeeded(&first).len(), 2, "told, and the next one sent");
 }
 

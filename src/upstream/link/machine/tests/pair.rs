@@ -147,6 +147,7 @@ fn whatever_happens_each_event_comes_once_in_order_or_a_gap_is_told() {
         "a local event",
         "a ping",
         "a probe",
+        "a refusal",
         "a subscription without an answer",
         "an event of a cache channel that was there",
         "an event that nobody wants",

@@ -35,6 +35,8 @@ pub(super) enum Failure {
     Error,
     /// With a code that ends no connection.
     Unauthorized,
+    /// By an error that does not say which channel it is about.
+    Unnamed,
     /// By an event of soketi's.
     SubscriptionError,
     Silence,
@@ -43,8 +45,8 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Error, Self::Unauthorized, Self::SubscriptionError, Self::Silence, Self::Delay];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Error, Self::Unauthorized, Self::Unnamed, Self::SubscriptionError, Self::Silence, Self::Delay];
 }
 
 #[derive(Debug)]
@@ -57,6 +59,8 @@ pub(super) struct Pusher {
     delayed: BTreeSet<Arc<str>>,
     /// Channels that it has forgotten on the present connection.
     pub(super) forgotten: BTreeSet<Arc<str>>,
+    /// Those that it refused.
+    pub(super) refused: BTreeSet<Arc<str>>,
     /// Whether it has forgotten the whole connection.
     deaf: bool,
     /// The last event of each cache channel.
@@ -72,6 +76,7 @@ impl Pusher {
             subscribed: BTreeSet::new(),
             delayed: BTreeSet::new(),
             forgotten: BTreeSet::new(),
+            refused: BTreeSet::new(),
             deaf: false,
             last: BTreeMap::new(),
             connections: 0,
@@ -80,6 +85,8 @@ impl Pusher {
 
     pub(super) fn connect(&mut self) -> String {
         self.disconnect();
+        // Its last answers may have been on their way after the connection was gone here.
+        self.refused.clear();
         self.connections += 1;
         let socket_id = format!("{}.7", self.connections);
         self.socket_id = Some(socket_id.clone());
@@ -139,6 +146,9 @@ impl Pusher {
                 Twice::Closes => vec![Answer::Close(None)],
             };
         }
+        if failure.is_some() {
+            self.refused.insert(channel.clone());
+        }
         let frame = match failure {
             Some(Failure::Silence) => return Vec::new(),
             Some(Failure::Delay) => {
@@ -147,6 +157,7 @@ impl Pusher {
             }
             Some(Failure::Error) => frame::error(None, &format!("Not now: {channel}")),
             Some(Failure::Unauthorized) => frame::error(Some(4009), &format!("Not authorized: {channel}")),
+            Some(Failure::Unnamed) => frame::error(Some(4009), "Connection is unauthorized"),
             Some(Failure::SubscriptionError) => {
                 let data = r#"{"error":"Not now","status":503}"#;
                 frame::event_raw("pusher:subscription_error", Some(channel), Some(data), None)

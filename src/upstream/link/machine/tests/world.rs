@@ -15,10 +15,11 @@ use crate::exchange::{ConnId, LinkId};
 use crate::pusher::channel;
 use crate::pusher::close::Reconnect;
 use crate::pusher::frame::ServerFrame;
-use crate::upstream::delivery::Sent;
+use crate::upstream::delivery::{Delivery, Sent};
 use crate::upstream::flights::SharedFlights;
 use crate::upstream::link::machine::{Action, Command, Frame, Machine, Note};
 use crate::upstream::lost::{End, LostCause};
+use crate::upstream::refused::Refused;
 use crate::upstream::settings::Times;
 
 pub(super) const LINK: LinkId = LinkId(7);
@@ -355,6 +356,12 @@ impl World {
                 }
                 Action::Tell(hubs, delivery) => {
                     self.check_cached(&delivery);
+                    if let Delivery::Refused { channel, why, .. } = &delivery
+                        && *why != Refused::Unanswered
+                    {
+                        assert!(self.pusher.refused.contains(channel), "{channel} was not refused");
+                        self.saw("a refusal");
+                    }
                     let truth = Truth { published: &self.published, may_be_lost: self.may_be_lost };
                     hubs.for_each(|hub| self.hubs[hub].told(&delivery, LINK, &truth));
                 }
