@@ -69,7 +69,7 @@ choice! {
 }
 choice! {
     /// `publish.via`
-    Via { Api = "api", Drop = "drop" }
+    Via { Api = "api", ClientEvent = "client_event", Drop = "drop" }
 }
 choice! {
     /// `pusher_events`

@@ -222,8 +222,12 @@ pub(super) fn publish_forms() -> Value {
     let (event, post) =
         (["event", "data", "relay", "channel"], ["post", "body", "headers", "retry_on", "reply"]);
     let dropped = json!({ "required": ["via"], "properties": { "via": { "const": "drop" } } });
+    let elsewhere = json!({
+        "required": ["via", "channel"],
+        "properties": { "via": { "const": "client_event" } },
+    });
     json!([
-        { "not": { "anyOf": [any(&post), dropped] } },
+        { "not": { "anyOf": [any(&post), dropped, elsewhere] } },
         { "required": ["post", "body"], "not": any(&[&event[..], &["via"]].concat()) },
         { "allOf": [dropped], "not": any(&[&event[..], &post].concat()) },
     ])

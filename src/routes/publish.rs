@@ -11,11 +11,11 @@ use crate::pusher::channel::{ChannelKind, EVENT_BYTES_MAX};
 use crate::pusher::encryption::sealed_bytes;
 use crate::routes::channel::{self, NoChannel};
 use crate::routes::path::PathValues;
-use crate::routes::route::{Elsewhere, PublishAction, PublishRule, Route, TypeSet};
+use crate::routes::route::{Elsewhere, PublishAction, PublishRule, Route, TypeSet, Way};
 use crate::template::{Fill, Frame, Slot, Text, Var};
 
 /// How Pusher has clients' events begin (Pusher docs, "Client events").
-const CLIENT_PREFIX: &str = "client-";
+pub const CLIENT_PREFIX: &str = "client-";
 
 /// A client message, ready to leave.
 #[derive(Clone, Debug)]
@@ -27,6 +27,12 @@ pub enum Outgoing {
         data: String,
         /// Its channel, where it is not the client's own.
         elsewhere: Option<String>,
+    },
+    /// A client event of Pusher's on the client's channel.
+    ClientEvent {
+        event: String,
+        /// As an event's.
+        data: String,
     },
     /// Nothing.
     Drop,
@@ -70,7 +76,7 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
         .find(|rule| has_type(rule, message.message_type))
         .ok_or(ErrorCode::NotPublished)?;
     match &rule.action {
-        PublishAction::Trigger { event, data, relay_as_sent, elsewhere } => {
+        PublishAction::Trigger { event, data, relay_as_sent, elsewhere, way } => {
             let event = event.fill(|var| value(var, message)).ok_or(ErrorCode::InvalidField)?;
             check_event(&event)?;
             let shown = if *relay_as_sent { message.message_type } else { event.as_str() };
@@ -88,7 +94,10 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
             if published_bytes(channel, data.len()) > route.event_bytes_max {
                 return Err(ErrorCode::TooLarge);
             }
-            Ok(Outgoing::Trigger { event, data, elsewhere })
+            Ok(match way {
+                Way::Api => Outgoing::Trigger { event, data, elsewhere },
+                Way::ClientEvent => Outgoing::ClientEvent { event, data },
+            })
         }
         PublishAction::Drop => Ok(Outgoing::Drop),
         PublishAction::Post { url, body, headers, retry_on, replies } => Ok(Outgoing::Post {

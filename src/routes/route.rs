@@ -170,6 +170,7 @@ pub enum PublishAction {
         relay_as_sent: bool,
         /// The channel, where it is not the client's own.
         elsewhere: Option<Elsewhere>,
+        way: Way,
     },
     /// Nothing: it is counted, and its sender is not told.
     Drop,
@@ -185,6 +186,15 @@ pub enum PublishAction {
         /// Whether its answer goes back to the sender.
         replies: bool,
     },
+}
+
+/// How an event leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By the HTTP API, as a backend's would.
+    Api,
+    /// Over the connection that carries its channel, as Pusher's own clients send theirs.
+    ClientEvent,
 }
 
 /// A publish rule's `channel`: another than the route's.
@@ -205,16 +215,17 @@ impl PartialEq for PublishAction {
         };
         match (self, other) {
             (
-                Self::Trigger { event, data, relay_as_sent, elsewhere },
+                Self::Trigger { event, data, relay_as_sent, elsewhere, way },
                 Self::Trigger {
                     event: other_event,
                     data: other_data,
                     relay_as_sent: other_relay,
                     elsewhere: other_elsewhere,
+                    way: other_way,
                 },
             ) => {
-                (event, data, relay_as_sent, elsewhere)
-                    == (other_event, other_data, other_relay, other_elsewhere)
+                (event, data, relay_as_sent, elsewhere, way)
+                    == (other_event, other_data, other_relay, other_elsewhere, other_way)
             }
             (Self::Drop, Self::Drop) => true,
             (

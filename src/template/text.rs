@@ -130,6 +130,16 @@ impl Text {
         }
     }
 
+    /// As [`Self::literal_prefix`], where literals may stand side by side ([`Self::with_type`]).
+    #[must_use]
+    pub fn literal_text_before_values(&self) -> String {
+        let literal = |part: &TextPart| match part {
+            TextPart::Literal(text) => Some(text.clone()),
+            TextPart::Var(_) => None,
+        };
+        self.parts.iter().map_while(literal).collect()
+    }
+
     /// The literal pieces, in order.
     pub fn literals(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {

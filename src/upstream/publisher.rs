@@ -128,6 +128,12 @@ impl Publisher {
                 metrics.published(PublishResult::Dropped);
                 return Ok(());
             }
+            Outgoing::ClientEvent { event, data } => {
+                let message = ClientMessage { event, data, sender: None, message_type };
+                let event = self.client_event(conn, user, channel.clone(), message)?;
+                self.shared.links.of(&channel).client_event(event);
+                return Ok(());
+            }
             Outgoing::Trigger { event, data, elsewhere } => {
                 // A message has its place in the order of the channel that it is for.
                 channel = elsewhere.map_or(channel, Into::into);

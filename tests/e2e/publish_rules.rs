@@ -1,7 +1,12 @@
 //! Where a client's message goes by its rule, and what comes back of it.
 
+use std::net::SocketAddr;
+
 use crate::near_and_far;
 use crate::support::backend::Backend;
+use crate::support::bridge::{self, SHIPPED};
+use crate::support::pusher::{App, Pusher};
+use crate::support::sockudo::Sockudo;
 use crate::support::{Bridge, OldClient, patiently};
 
 /// Two routes: what is written on the one may be for the other's channel.
@@ -205,4 +210,71 @@ async fn an_answer_whose_sender_is_gone_is_counted() {
     let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
     tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await.unwrap();
     bridge.becomes(r#"pusher_bridge_replies_total{result="sender_gone"}"#, 1.0).await;
+}
+
+// ------------------------------------------------------------------------------------------ client events
+
+const SAID: &str = r#"
+[[routes]]
+name = "said"
+group = "typed-api"
+path = "/said"
+channel = "private-said"
+limits.messages = "unlimited"
+
+[[routes.publish]]
+types = ["*"]
+via = "client_event"
+"#;
+
+/// More than Pusher takes in a second: all of them arrive, in order and once, and not at their sender.
+async fn says_more_than_a_second_takes(bridge: SocketAddr, app: &App) {
+    let mut sender = OldClient::login(bridge, "/said", "1").await;
+    let mut beside = OldClient::login(bridge, "/said", "2").await;
+    let mut native = app.native("private-said").await;
+    for n in 0..25 {
+        sender.send(&format!(r#"{{"type":"m","data":{{"n":{n},"x":1.50}}}}"#)).await;
+    }
+    for n in 0..25 {
+        let text = beside.text().await;
+        let begin = format!(r#"{{"type":"client-m","data":{{"n":{n},"x":1.50}},"#);
+        assert!(text.starts_with(&begin), "{text}");
+        assert_eq!(native.event().await, ("client-m".to_owned(), format!(r#"{{"n":{n},"x":1.50}}"#)));
+    }
+    app.trigger("private-said", "fence", "1").await;
+    for client in [&mut sender, &mut beside] {
+        assert_eq!(client.json().await["type"], "fence");
+    }
+    assert_eq!(native.event().await.0, "fence");
+}
+
+near_and_far!(messages_leave_as_client_events_as_fast_as_pusher_takes_them);
+async fn messages_leave_as_client_events_as_fast_as_pusher_takes_them() {
+    let bridge = Bridge::start_with(SAID).await;
+    says_more_than_a_second_takes(bridge.address(), &bridge.app()).await;
+    let sent = bridge.sandbox.client_events();
+    assert_eq!(sent.len(), 25);
+    let socket = &sent[0].socket_id;
+    assert!(sent.iter().all(|event| event.channel == "private-said" && event.socket_id == *socket));
+    bridge.becomes("pusher_bridge_publish_total{result=\"ok\"}", 25.0).await;
+}
+
+near_and_far!(sockudo_takes_client_events);
+async fn sockudo_takes_client_events() {
+    if let Some(sockudo) = Sockudo::start().await {
+        let app = sockudo.app();
+        let bridge = bridge::start(&app, &format!("{SHIPPED}\n{SAID}"), &[], |_| {}).await;
+        says_more_than_a_second_takes(bridge.address, &app).await;
+    }
+}
+
+near_and_far!(a_client_event_that_pusher_does_not_take_is_told);
+async fn a_client_event_that_pusher_does_not_take_is_told() {
+    let bridge = Bridge::start_with(SAID).await;
+    let mut sender = bridge.login("/said").await;
+    sender.send(&format!(r#"{{"type":"{}","data":1}}"#, "t".repeat(200))).await;
+    assert_eq!(sender.error_code().await, "INVALID_FIELD");
+    sender.send(&format!(r#"{{"type":"m","data":"{}"}}"#, "x".repeat(10_239))).await;
+    assert_eq!(sender.error_code().await, "MESSAGE_TOO_LARGE");
+    assert!(bridge.sandbox.client_events().is_empty());
 }

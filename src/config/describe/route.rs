@@ -9,7 +9,7 @@ use crate::routes::events::{EventAction, EventRule};
 use crate::routes::membership::Membership;
 use crate::routes::route::{
     Elsewhere, Filter, Heartbeat, HeartbeatKind, OnGap, OnUndecryptable, PublishAction, PublishRule,
-    PusherEvents, Route, TellRefusal, TypeSet, ValueSets,
+    PusherEvents, Route, TellRefusal, TypeSet, ValueSets, Way,
 };
 use crate::template::{Choice, ClaimsText};
 
@@ -192,14 +192,18 @@ fn publish(rule: &PublishRule) -> String {
     };
     match action {
         PublishAction::Drop => format!("{types} nowhere: counted, and the sender is not told"),
-        PublishAction::Trigger { event, data, relay_as_sent, elsewhere } => {
+        PublishAction::Trigger { event, data, relay_as_sent, elsewhere, way } => {
+            let what = match way {
+                Way::Api => "event",
+                Way::ClientEvent => "client event",
+            };
             let place = elsewhere
                 .as_ref()
                 .map(|Elsewhere { channel, reserved: _ }| format!(" on the channel {}", channel.source()));
             let data = data.as_ref().map(|data| format!(", with the data {}", one_line(data.source())));
             let relay = if *relay_as_sent { ", relayed as sent" } else { "" };
             let place = place.unwrap_or_default();
-            format!("{types} as the event {}{place}{relay}{}", event.source(), data.unwrap_or_default())
+            format!("{types} as the {what} {}{place}{relay}{}", event.source(), data.unwrap_or_default())
         }
         PublishAction::Post { url, body, headers, retry_on, replies } => {
             let mut text = format!("{types} by POST {}", mask::url(url.source()));

@@ -104,7 +104,8 @@ pub(in crate::config) struct Publish {
     /// Client message types; "*" is any.
     #[schemars(extend("minItems" = 1, "anyOf" = s::publish_types()))]
     pub(in crate::config) types: List,
-    /// api: as an event, by the HTTP API. drop: nowhere, and the sender is not told. (default api)
+    /// api: as an event, by the HTTP API. client_event: as one that a client sends, over the link. drop: nowhere, and the
+    /// sender is not told. (default api)
     pub(in crate::config) via: Option<At<Via>>,
     /// The event's channel, where it is not the route's, with {placeholders} as there.
     #[schemars(extend("allOf" = s::channel()))]

@@ -14,6 +14,7 @@ mod limits;
 mod lookalikes;
 mod membership;
 mod publish;
+mod rates;
 mod reserve;
 mod route;
 mod server;
@@ -109,6 +110,8 @@ pub(super) fn config(
     if problems.is_empty() {
         sharing::check(problems, &routes, &off);
         lookalikes::check(problems, &routes);
+        let caps = rates::Caps { connections: server.connections_max, links: upstream.connections };
+        rates::check(problems, &routes, caps);
     }
     for (input, route) in &routes {
         if let Some(channel) = &input.route.channel {

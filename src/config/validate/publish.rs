@@ -15,8 +15,9 @@ use crate::config::scalars::At;
 use crate::legacy::dialect::Frames;
 use crate::legacy::outline::Outline;
 use crate::net::host;
-use crate::pusher::channel::EVENT_BYTES_MAX;
-use crate::routes::route::{Elsewhere, Listed, PublishAction, PublishRule, TypeSet};
+use crate::pusher::channel::{ChannelKind, EVENT_BYTES_MAX};
+use crate::routes::publish::CLIENT_PREFIX;
+use crate::routes::route::{Elsewhere, Listed, PublishAction, PublishRule, TypeSet, Way};
 use crate::template::{Allow, Slot, Text, Var};
 
 /// Names that only Pusher's own server may use.
@@ -224,6 +225,19 @@ fn trigger(
     }
     let elsewhere = raw.channel.as_ref().map(|raw| elsewhere(problems, raw, context, own));
     let relay_as_sent = raw.relay.as_ref().filter(|relay| *relay.get() == raw::Relay::AsSent);
+    let by_client = raw.via.as_ref().filter(|via| *via.get() == raw::Via::ClientEvent);
+    if let Some(via) = by_client {
+        check_client_event(problems, via, raw.channel.as_ref(), own);
+        if let (Some(text), Some(types)) = (&text, types)
+            && !begins_as_clients(text, types)
+        {
+            let span = raw.event.as_ref().map_or_else(|| via.span(), At::span);
+            problems.at(
+                span,
+                format!("a client event's name begins with `{CLIENT_PREFIX}`, or Pusher refuses it"),
+            );
+        }
+    }
     if let Some(relay) = relay_as_sent.filter(|_| elsewhere.is_some()) {
         problems.at(
             relay.span(),
@@ -244,11 +258,71 @@ fn trigger(
             None => None,
         },
         relay_as_sent: relay_as_sent.is_some(),
+        way: if by_client.is_some() { Way::ClientEvent } else { Way::Api },
         elsewhere: match elsewhere {
             Some(elsewhere) => Some(elsewhere?),
             None => None,
         },
     })
+}
+
+/// A client event needs a channel on which Pusher takes some, and a connection that is subscribed to it.
+fn check_client_event(
+    problems: &mut Problems<'_>,
+    via: &At<raw::Via>,
+    elsewhere: Option<&At<String>>,
+    own: Own<'_>,
+) {
+    if let Some(channel) = elsewhere {
+        problems.with_help(
+            channel.span(),
+            "a client event leaves on the route's own channel: a connection sends them where it is subscribed",
+            "an event for another channel leaves by the API",
+        );
+    }
+    let Some(channel) = own.channel else { return };
+    let listed =
+        channel.subscribe_field().and_then(|field| own.listed.iter().find(|(name, _)| name == field));
+    // Up to a `{`, the name is the file's.
+    let begin = |value: &str| {
+        let name = channel.fill(|var| {
+            Some(match var {
+                Var::Subscribe(_) => value.to_owned().into(),
+                _ => "{".into(),
+            })
+        });
+        name.unwrap_or_default().split('{').next().unwrap_or("").to_owned()
+    };
+    let begins: Vec<String> = match listed {
+        Some((_, values)) => values.iter().map(|value| begin(value.begin())).collect(),
+        None => vec![begin("{")],
+    };
+    let kinds = begins.iter().map(|begin| ChannelKind::of(begin));
+    match kinds.into_iter().find(|kind| *kind != ChannelKind::Private) {
+        Some(ChannelKind::Encrypted) => problems.with_help(
+            via.span(),
+            "no client event leaves on an encrypted channel: servers relay those in clear",
+            "by the API, which is the default, clients' messages leave encrypted",
+        ),
+        Some(ChannelKind::Presence) => {
+            problems.at(via.span(), "client events on `presence-` channels are not carried yet");
+        }
+        Some(_) => problems.at(
+            via.span(),
+            "Pusher takes client events on `private-` and `presence-` channels only (Pusher docs, \"Client events\")",
+        ),
+        None => {}
+    }
+}
+
+/// Whether every name that the event can have begins as clients' do.
+fn begins_as_clients(event: &Text, types: &TypeSet) -> bool {
+    let of_type =
+        |named: &String| event.with_type(named).literal_text_before_values().starts_with(CLIENT_PREFIX);
+    match types {
+        TypeSet::Any => event.literal_prefix().starts_with(CLIENT_PREFIX),
+        TypeSet::Listed(types) => types.iter().all(of_type),
+    }
 }
 
 /// Reports a rule whose messages would all be rejected, because old clients would take its event for the server's.

@@ -189,7 +189,8 @@ impl Rules {
         let mut owned: Vec<_> = owns.clone().map(|own| (own.claim.clone(), named(&own.contains))).collect();
         owned.sort_unstable();
         let publish = route.publish.iter().filter_map(|rule| {
-            let PublishAction::Trigger { event, data, relay_as_sent, elsewhere } = &rule.action else {
+            let PublishAction::Trigger { event, data, relay_as_sent, elsewhere, way: _ } = &rule.action
+            else {
                 return None;
             };
             let types = match &rule.types {

@@ -151,7 +151,10 @@ impl Machine {
     /// another channel has not this filter.
     fn outside_of_filter(&self, outgoing: &Outgoing, channel: &str) -> Option<String> {
         let filter = self.route.filter.as_ref()?;
-        let Outgoing::Trigger { data, elsewhere: None, .. } = outgoing else { return None };
+        let (Outgoing::Trigger { data, elsewhere: None, .. } | Outgoing::ClientEvent { data, .. }) = outgoing
+        else {
+            return None;
+        };
         let own = publish::filtered_value(data, &filter.field).is_some_and(|value| {
             if self.route.filter_is_chosen() {
                 self.subscriptions.has_with(channel, &value)

@@ -131,6 +131,10 @@ fn publishing(route: &Route, values: &PathValues, text: &str, message_type: &str
     match publish::prepare(route, &message, now()) {
         Err(_) => {}
         Ok(Outgoing::Drop) => {}
+        Ok(Outgoing::ClientEvent { event, data }) => {
+            assert!(event.starts_with("client-") && event.len() <= EVENT_BYTES_MAX);
+            assert_json(&data);
+        }
         Ok(Outgoing::Trigger { event, data: out, .. }) => {
             assert!(!event.is_empty() && event.len() <= EVENT_BYTES_MAX);
             assert!(!event.starts_with("pusher:") && !event.starts_with("pusher_internal:"));

@@ -595,7 +595,7 @@ impl World {
             "published to a channel that the client is not subscribed to"
         );
         match outgoing {
-            Outgoing::Trigger { data, .. } => {
+            Outgoing::Trigger { data, .. } | Outgoing::ClientEvent { data, .. } => {
                 assert_json(data);
                 assert!(data.len() <= DATA_BYTES_MAX);
             }
