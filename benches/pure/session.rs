@@ -41,7 +41,7 @@ fn live(config: &Config, out: &mut Vec<Action>) -> Machine {
     let Verify::Done(Ok(claims)) = verifier.verify(&token, now()) else { panic!("the token") };
     machine.verified(Ok(claims), Duration::ZERO, now(), out);
     machine.slots(Ok(()), now(), out);
-    machine.subscribed(0, now());
+    machine.subscribed(0, now(), out);
     assert!(machine.is_live());
     out.clear();
     machine

@@ -490,6 +490,9 @@ pub(super) struct DialectOut {
     /// An in-band subscription is confirmed: {channel}, {now}.
     #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::SUBSCRIBED)))]
     pub(super) subscribed: Str,
+    /// An in-band subscription is over, or was none: {channel}, {now}. Left out: nothing is sent.
+    #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::SUBSCRIBED)))]
+    pub(super) unsubscribed: Str,
     /// Who is on a presence channel, once it is subscribed: {count}, {members} (an array of {"id","info"}), {channel},
     /// {now}.
     #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::MEMBERS)))]

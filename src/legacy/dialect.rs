@@ -65,6 +65,8 @@ pub struct Frames {
     pub pong: Option<Frame>,
     /// An in-band subscription was confirmed; without it nothing is sent.
     pub subscribed: Option<Frame>,
+    /// An in-band subscription is over; without it nothing is sent.
+    pub unsubscribed: Option<Frame>,
     /// Who is on a presence channel, once it is subscribed; without it nothing is sent.
     pub members: Option<Frame>,
     /// A member has come; without it nothing is sent.
@@ -219,6 +221,7 @@ impl Dialect {
             ping,
             pong,
             subscribed,
+            unsubscribed,
             members,
             member_added,
             member_removed,
@@ -231,6 +234,7 @@ impl Dialect {
             ("ping", ping.as_ref()),
             ("pong", pong.as_ref()),
             ("subscribed", subscribed.as_ref()),
+            ("unsubscribed", unsubscribed.as_ref()),
             ("members", members.as_ref()),
             ("member_added", member_added.as_ref()),
             ("member_removed", member_removed.as_ref()),
@@ -336,6 +340,12 @@ impl Dialect {
     #[must_use]
     pub fn render_pong(&self, now: Now) -> Option<String> {
         self.out.pong.as_ref().map(|frame| self.render(frame, now, |_| None))
+    }
+
+    #[must_use]
+    pub fn render_unsubscribed(&self, channel: &str, now: Now) -> Option<String> {
+        let frame = self.out.unsubscribed.as_ref()?;
+        Some(self.render(frame, now, |slot| (slot == Slot::Channel).then_some(Fill::Text(channel))))
     }
 
     #[must_use]

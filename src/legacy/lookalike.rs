@@ -148,6 +148,7 @@ mod tests {
                 ping: optional("ping", Frames::PING),
                 pong: None,
                 subscribed: optional("subscribed", Frames::SUBSCRIBED),
+                unsubscribed: optional("unsubscribed", Frames::SUBSCRIBED),
                 members: optional("members", Frames::MEMBERS),
                 member_added: optional("member_added", Frames::MEMBER),
                 member_removed: optional("member_removed", Frames::MEMBER),

@@ -169,6 +169,7 @@ mod tests {
             ping: ping.map(|text| frame(text, Frames::PING)),
             pong: None,
             subscribed: None,
+            unsubscribed: None,
             members: None,
             member_added: None,
             member_removed: None,

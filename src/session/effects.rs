@@ -59,7 +59,7 @@ impl Session {
         subscriptions.reserve_exact(usize::from(subscriptions.is_empty()));
         subscriptions.push((id, ticket));
         if confirmed {
-            self.machine.subscribed(id, Now::read());
+            self.machine.subscribed(id, Now::read(), &mut self.actions);
         }
     }
 

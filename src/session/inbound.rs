@@ -69,7 +69,7 @@ impl Session {
     fn notice(&mut self, notice: Notice, reader: &mut Reader) {
         let (now, out) = (Now::read(), &mut self.actions);
         match notice {
-            Notice::Subscribed(id) => self.machine.subscribed(id, now),
+            Notice::Subscribed(id) => self.machine.subscribed(id, now, out),
             Notice::Refused { id, channel, code, is_retried } => {
                 self.machine.subscription_refused(id, &channel, code, is_retried, now, out);
             }

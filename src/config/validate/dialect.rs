@@ -133,6 +133,7 @@ fn frames(problems: &mut Problems<'_>, at: &At<raw::DialectOut>) -> Option<Frame
     let ping = frame(problems, raw.ping.as_ref(), Frames::PING);
     let pong = frame(problems, raw.pong.as_ref(), Frames::PING);
     let subscribed = frame(problems, raw.subscribed.as_ref(), Frames::SUBSCRIBED);
+    let unsubscribed = frame(problems, raw.unsubscribed.as_ref(), Frames::SUBSCRIBED);
     let members = frame(problems, raw.members.as_ref(), Frames::MEMBERS);
     let member_added = frame(problems, raw.member_added.as_ref(), Frames::MEMBER);
     let member_removed = frame(problems, raw.member_removed.as_ref(), Frames::MEMBER);
@@ -145,6 +146,7 @@ fn frames(problems: &mut Problems<'_>, at: &At<raw::DialectOut>) -> Option<Frame
         ping,
         pong,
         subscribed,
+        unsubscribed,
         members,
         member_added,
         member_removed,

@@ -36,6 +36,7 @@ pub(crate) fn typed() -> Dialect {
             ping: frame(r#"{"type":"ping","timestamp":{now}}"#, Frames::PING),
             pong: None,
             subscribed: None,
+            unsubscribed: None,
             members: frame(
                 r#"{"type":"presence_members","data":{"count":{count},"members":{members}}}"#,
                 Frames::MEMBERS,

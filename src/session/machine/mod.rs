@@ -1,6 +1,7 @@
 //! The session's state machine: what one connection of an old client may do, and when. It takes inputs with the time
 //! and gives actions; the driver (`session/mod.rs`) carries them out.
 
+mod choices;
 mod gates;
 mod liveness;
 mod messages;

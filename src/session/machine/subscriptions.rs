@@ -2,17 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use super::choices::Choice;
 use super::phases::State;
 use super::timers::Timer;
 use super::{Action, Machine};
 use crate::clock::Now;
 use crate::exchange::{Interest, Subscribe};
-use crate::json::{self, Object};
+use crate::json::Object;
 use crate::legacy::error::ErrorCode;
-use crate::routes::channel::NoChannel;
 
-/// Longest value of a filter, in bytes.
-const FILTER_VALUE_BYTES_MAX: usize = 256;
 /// The number of the subscription that the path alone determines.
 pub(super) const FIXED: u32 = 0;
 
@@ -30,6 +28,8 @@ struct Chosen {
     value: Option<String>,
     /// Until when it must be confirmed; `None`: it is.
     confirm_by: Option<Instant>,
+    /// How often the client has asked again meanwhile: each is answered.
+    asked_again: u32,
 }
 
 impl Subscriptions {
@@ -51,8 +51,9 @@ impl Subscriptions {
         self.chosen.iter().any(|chosen| chosen.channel == channel && chosen.value.as_deref() == Some(value))
     }
 
-    fn find(&self, channel: &str, value: Option<&String>) -> Option<usize> {
-        self.chosen.iter().position(|chosen| chosen.channel == channel && chosen.value.as_ref() == value)
+    fn find(&self, choice: &Choice) -> Option<usize> {
+        let is_it = |chosen: &Chosen| chosen.channel == choice.channel && chosen.value == choice.value;
+        self.chosen.iter().position(is_it)
     }
 
     fn next_id(&mut self) -> u32 {
@@ -74,7 +75,7 @@ impl Subscriptions {
 
 impl Machine {
     /// The subscription is confirmed, and its `confirm` frame has been sent.
-    pub fn subscribed(&mut self, id: u32, now: Now) {
+    pub fn subscribed(&mut self, id: u32, now: Now, out: &mut Vec<Action>) {
         if id == FIXED {
             match self.state {
                 State::Subscribing => self.go_live(now),
@@ -84,6 +85,11 @@ impl Machine {
             }
         } else if let Some(chosen) = self.subscriptions.chosen.iter_mut().find(|chosen| chosen.id == id) {
             chosen.confirm_by = None;
+            let again = std::mem::take(&mut chosen.asked_again);
+            if again > 0 {
+                let confirm = self.route.dialect.render_subscribed(self.route.alias(&chosen.channel), now);
+                out.extend((0..again).filter_map(|_| confirm.clone()).map(Action::Send));
+            }
             self.watch_chosen();
         }
     }
@@ -192,99 +198,62 @@ impl Machine {
         self.timers.put(Timer::Subscriptions, self.subscriptions.first_due());
     }
 
+    /// Each channel that is named is subscribed, or none and the client is told why. Each is answered by the dialect's
+    /// `subscribed`, once for every time that it was asked for.
     pub(super) fn subscribe(&mut self, object: &Object<'_>, now: Now, out: &mut Vec<Action>) {
-        let (channel, value) = match self.choice(object) {
-            Ok(choice) => choice,
+        let choices = match self.choices(object) {
+            Ok(choices) => choices,
             Err((code, details)) => return self.error(code, Some(&details), now, out),
         };
-        let confirm = self.route.dialect.render_subscribed(self.route.alias(&channel), now);
-        if let Some(at) = self.subscriptions.find(&channel, value.as_ref()) {
-            if self.subscriptions.chosen.get(at).is_some_and(|chosen| chosen.confirm_by.is_none()) {
+        let mut new: Vec<&Choice> = Vec::new();
+        for choice in &choices {
+            if self.subscriptions.find(choice).is_none() && !new.contains(&choice) {
+                new.push(choice);
+            }
+        }
+        if self.subscriptions.chosen.len() + new.len() > self.route.limits.subscriptions_max {
+            return self.error(ErrorCode::TooManySubscriptions, None, now, out);
+        }
+        for choice in choices {
+            self.subscribe_one(choice, now, out);
+        }
+        self.watch_chosen();
+    }
+
+    fn subscribe_one(&mut self, choice: Choice, now: Now, out: &mut Vec<Action>) {
+        let confirm = self.route.dialect.render_subscribed(self.route.alias(&choice.channel), now);
+        let known = self.subscriptions.find(&choice);
+        if let Some(chosen) = known.and_then(|at| self.subscriptions.chosen.get_mut(at)) {
+            if chosen.confirm_by.is_none() {
                 out.extend(confirm.map(Action::Send));
+            } else {
+                chosen.asked_again = chosen.asked_again.saturating_add(1);
             }
             return;
         }
-        if self.subscriptions.chosen.len() >= self.route.limits.subscriptions_max {
-            return self.error(ErrorCode::TooManySubscriptions, None, now, out);
-        }
         let id = self.subscriptions.next_id();
+        let Choice { channel, value } = choice;
         let interest = value.clone().map_or(Interest::All, Interest::Value);
         let via = self.via(&channel);
         out.push(Action::Subscribe(Subscribe { id, channel: channel.clone(), interest, via, confirm }));
         let confirm_by = Some(now.mono + self.subscriptions.wait);
-        self.subscriptions.chosen.push(Chosen { id, channel, value, confirm_by });
-        self.watch_chosen();
+        self.subscriptions.chosen.push(Chosen { id, channel, value, confirm_by, asked_again: 0 });
     }
 
+    /// Each is answered by the dialect's `unsubscribed`, behind which no event of it comes: also where the client was
+    /// not subscribed, for then it is so already.
     pub(super) fn unsubscribe(&mut self, object: &Object<'_>, now: Now, out: &mut Vec<Action>) {
-        match self.choice(object) {
-            Ok((channel, value)) => {
-                if let Some(at) = self.subscriptions.find(&channel, value.as_ref()) {
-                    out.push(Action::Unsubscribe(self.subscriptions.chosen.swap_remove(at).id));
-                    self.watch_chosen();
-                }
-            }
-            Err((code, details)) => self.error(code, Some(&details), now, out),
-        }
-    }
-
-    /// What a `subscribe` or `unsubscribe` names: a channel and perhaps a filter's value. An error comes with
-    /// the details that say which field.
-    fn choice(&self, object: &Object<'_>) -> Result<(String, Option<String>), (ErrorCode, String)> {
-        if !self.route.channel_is_chosen() && !self.route.filter_is_chosen() {
-            return Err((ErrorCode::UnknownType, "{}".to_owned()));
-        }
-        let filter = self.route.filter.as_ref();
-        for field in [self.route.channel.subscribe_field(), filter.and_then(|f| f.equals.subscribe_field())]
-            .into_iter()
-            .flatten()
-        {
-            self.check_field(field, object)?;
-        }
-        let invalid = || (ErrorCode::InvalidField, "{}".to_owned());
-        let channel = self.channel(Some(object)).map_err(|why| {
-            let field = self.route.channel.subscribe_field().unwrap_or_default();
-            match why {
-                NoChannel::Illegal => invalid(),
-                NoChannel::Kind(_) => (why.error_code(), serde_json::json!({ "field": field }).to_string()),
-            }
-        })?;
-        let value = match filter {
-            None => None,
-            Some(filter) => {
-                Some(filter.equals.fill(|var| self.value_of(var, Some(object))).ok_or_else(invalid)?)
-            }
+        let choices = match self.choices(object) {
+            Ok(choices) => choices,
+            Err((code, details)) => return self.error(code, Some(&details), now, out),
         };
-        if value.as_ref().is_some_and(|value| value.len() > FILTER_VALUE_BYTES_MAX) {
-            return Err(invalid());
-        }
-        Ok((channel, value))
-    }
-
-    fn check_field(&self, field: &str, object: &Object<'_>) -> Result<(), (ErrorCode, String)> {
-        let value = object.at(field).and_then(json::scalar);
-        let details = |field: &str| serde_json::Map::from_iter([("field".to_owned(), field.into())]);
-        let fail = |code, details| Err((code, serde_json::Value::Object(details).to_string()));
-        let excluded = self.route.value_sets.not_of_field(field);
-        if value.as_ref().is_some_and(|value| excluded.iter().any(|not| not.fits(value))) {
-            return fail(ErrorCode::ValueExcluded, details(field));
-        }
-        let allowed = self.route.subscribe_values.iter().find(|(name, _)| name == field);
-        let accepted = value.is_some_and(|value| match allowed {
-            Some((_, choices)) => choices.iter().any(|choice| choice.fits(&value)),
-            None => {
-                let set = self.route.value_sets.of_field(field);
-                set.map_or(!value.is_empty(), |set| set.fits(&value))
+        for choice in choices {
+            if let Some(at) = self.subscriptions.find(&choice) {
+                out.push(Action::Unsubscribe(self.subscriptions.chosen.swap_remove(at).id));
             }
-        });
-        if accepted {
-            return Ok(());
+            let done = self.route.dialect.render_unsubscribed(self.route.alias(&choice.channel), now);
+            out.extend(done.map(Action::Send));
         }
-        let mut details = details(field);
-        if let Some((_, choices)) = allowed {
-            let choices: Vec<String> = choices.iter().map(ToString::to_string).collect();
-            details.insert("allowed".into(), choices.into());
-        }
-        fail(ErrorCode::InvalidField, details)
+        self.watch_chosen();
     }
 }

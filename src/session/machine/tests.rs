@@ -1,3 +1,4 @@
+mod channels;
 mod liveness;
 mod members;
 mod messages;
@@ -29,7 +30,8 @@ fn shipped(more: &str) -> Config {
 /// The same, with a master key for encrypted channels.
 fn shipped_with_key(more: &str) -> Config {
     const KEY: &str = "encryption_master_key = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"";
-    shipped_with(|text| format!("{}\n{more}", text.replacen("[upstream]", &format!("[upstream]\n{KEY}"), 1)))
+    let from_environment = "encryption_master_key = \"${PUSHER_ENCRYPTION_MASTER_KEY:-}\"";
+    shipped_with(|text| format!("{}\n{more}", text.replacen(from_environment, KEY, 1)))
 }
 
 /// The shipped routes, changed.
@@ -115,7 +117,7 @@ impl Bench {
     }
 
     fn subscribed(&mut self, id: u32) -> Vec<String> {
-        self.machine.subscribed(id, self.now);
+        self.machine.subscribed(id, self.now, &mut self.out);
         self.seen()
     }
 

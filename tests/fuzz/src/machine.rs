@@ -397,7 +397,7 @@ impl World {
         if !self.machine.is_live() {
             self.deaf = self.now.mono;
         }
-        self.machine.subscribed(id, self.now);
+        self.machine.subscribed(id, self.now, &mut self.out);
         if let Some((_, stands)) = self.subscriptions.get_mut(&id) {
             *stands = true;
         }

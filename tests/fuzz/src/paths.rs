@@ -156,7 +156,7 @@ fn subscribes(route: &Arc<Route>, path: PathValues, user: &str, chosen: &str) {
         let claims = claims(user, "[]", "[]", now().unix_seconds() + 60);
         machine.verified(Ok(claims), std::time::Duration::ZERO, now(), &mut out);
         machine.slots(Ok(()), now(), &mut out);
-        machine.subscribed(0, now());
+        machine.subscribed(0, now(), &mut out);
     }
     if machine.is_live() {
         let subscribe = serde_json::json!({ "type": "subscribe", "c": chosen }).to_string();

@@ -92,7 +92,7 @@ fn converses(config: &Config, path: &str) {
         let claims = claims("u", &permissions, "[]", now.unix_seconds() + 60);
         machine.verified(Ok(claims), std::time::Duration::ZERO, now, &mut out);
         machine.slots(Ok(()), now, &mut out);
-        machine.subscribed(0, now);
+        machine.subscribed(0, now, &mut out);
     }
     for named in
         [&route.dialect.subscribe, &route.dialect.unsubscribe, &route.dialect.ping, &Some("x".into())]

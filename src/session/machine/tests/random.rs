@@ -63,7 +63,7 @@ proptest! {
                     b.machine.slots(if ok { Ok(()) } else { Err(ErrorCode::SessionInUse) }, b.now, &mut b.out);
                     slotted |= waiting && ok;
                 }
-                Input::Subscribed(id) => b.machine.subscribed(id, b.now),
+                Input::Subscribed(id) => b.machine.subscribed(id, b.now, &mut b.out),
                 Input::Gap => b.machine.gap(Duration::from_secs(3), b.now, &mut b.out),
                 Input::Probe => b.machine.probe(Duration::from_secs(5), b.now, &mut b.out),
                 Input::Wait(ms) => {
