@@ -1,6 +1,6 @@
 //! README.md, held to what the program is: its TOML loads, its commands and flags exist, its tables name every
 //! limit with the real default, every metric, error code, close and refusal reason, and every dependency. So is
-//! docs/security.md: its limits, constants, metrics, files and tests exist; CONTRIBUTING.md: its files and commands; and ARCHITECTURE.md:
+//! the TOML of docs/channels.md; docs/security.md: its limits, constants, metrics, files and tests exist; CONTRIBUTING.md: its files and commands; and ARCHITECTURE.md:
 //! its files, and the rooms of its map.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +18,7 @@ use crate::keys;
 const README: &str = include_str!("../../README.md");
 const SECURITY: &str = include_str!("../../docs/security.md");
 const PERFORMANCE: &str = include_str!("../../docs/performance.md");
+const CHANNELS: &str = include_str!("../../docs/channels.md");
 const CONTRIBUTING: &str = include_str!("../../CONTRIBUTING.md");
 const ARCHITECTURE: &str = include_str!("../../ARCHITECTURE.md");
 const SHIPPED: &str = include_str!("../../routes.toml");
@@ -81,8 +82,11 @@ fn completed(piece: &str) -> String {
 
 #[test]
 fn every_piece_of_toml_is_valid() {
-    let pieces: Vec<&str> =
-        README.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let pieces: Vec<&str> = [README, CHANNELS]
+        .iter()
+        .flat_map(|text| text.split("```toml\n").skip(1))
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
     assert!(pieces.len() >= 7, "{} pieces", pieces.len());
     let secret = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/routes/fixtures/secret.txt");
     let env = |name: &str| {
