@@ -1,5 +1,6 @@
 //! The core scenarios, against any Pusher: once against the sandbox here, once against sockudo.
 
+use std::process::Output;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use pusher_bridge::routes::route::{Heartbeat, HeartbeatKind};
 use pusher_bridge::sandbox::{Options, Sandbox};
 
 use crate::near_and_far;
+use crate::support::backend::Backend;
 use crate::support::bridge::{self, SHIPPED, metric, token_with};
 use crate::support::clients;
 use crate::support::pusher::{App, Pusher};
@@ -255,11 +257,34 @@ pub async fn carries_real_clients(app: &App) {
     })
     .await;
     let (node, python) =
-        tokio::join!(clients::node(app, bridge.address), clients::python(app, bridge.address));
-    for output in [node, python].into_iter().flatten() {
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{out}\n{err}");
+        tokio::join!(clients::node("bridge.test.mjs", app, bridge.address, &[]), clients::python(app, bridge.address));
+    [node, python].into_iter().flatten().for_each(assert_success);
+}
+
+/// Every row of the shipped routes, both directions. `upstream` is the server's name, by which the clients know what it
+/// cannot do.
+pub async fn carries_every_row(app: &App, upstream: &str) {
+    let mut backend = Backend::start().await;
+    let url = backend.url();
+    let key = [("PUSHER_ENCRYPTION_MASTER_KEY", "UGxlYXNlIHVzZSBhIGtleSBvZiB5b3VyIG93biwgMzI=")];
+    let token = [("NOTIFY_TOKEN", "an-internal-token")];
+    let env: Vec<_> = key.into_iter().chain(token).chain([("BACKEND_URL", url.as_str())]).collect();
+    let bridge = bridge::start(app, SHIPPED, &env, quick).await;
+    let env: Vec<_> = env.into_iter().chain([("UPSTREAM", upstream)]).collect();
+    if let Some(output) = clients::node("rows.test.mjs", app, bridge.address, &env).await {
+        assert_success(output);
+        let posted = backend.next().await;
+        assert_eq!(
+            (posted.path.as_str(), posted.body.as_str()),
+            ("/commands/node/input", r#"{"input":"ls\n"}"#)
+        );
     }
+    assert_eq!(bridge.shutdown().await, Shutdown::Clean);
+}
+
+fn assert_success(output: Output) {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
 }
 
 async fn sandbox() -> pusher_bridge::sandbox::SandboxHandle {
@@ -301,4 +326,10 @@ near_and_far!(sandbox_carries_real_clients);
 async fn sandbox_carries_real_clients() {
     let sandbox = sandbox().await;
     carries_real_clients(&sandbox.app()).await;
+}
+
+#[tokio::test]
+async fn sandbox_carries_every_row() {
+    let sandbox = sandbox().await;
+    carries_every_row(&sandbox.app(), "sandbox").await;
 }

@@ -50,3 +50,10 @@ async fn sockudo_carries_real_clients() {
         scenarios::carries_real_clients(&sockudo.app()).await;
     }
 }
+
+#[tokio::test]
+async fn sockudo_carries_every_row() {
+    if let Some(sockudo) = Sockudo::start().await {
+        scenarios::carries_every_row(&sockudo.app(), "sockudo").await;
+    }
+}

@@ -10,14 +10,15 @@ use super::bridge::JWT_SECRET;
 use super::pusher::App;
 use super::skipped;
 
-/// tests/clients/bridge.test.mjs: Node's `ws` as the old client, `pusher-js` and `pusher` on the other side.
-pub async fn node(app: &App, bridge: SocketAddr) -> Option<Output> {
+/// A file of tests/clients: Node's `ws` as the old client, `pusher-js` and `pusher` on the other side.
+pub async fn node(file: &str, app: &App, bridge: SocketAddr, env: &[(&str, &str)]) -> Option<Output> {
     if !directory().join("node_modules").exists() {
         skipped("tests/clients/node_modules is missing; run tests/run");
         return None;
     }
     let mut command = Command::new("node");
-    command.args(["--test", "--test-reporter=spec", "bridge.test.mjs"]);
+    command.args(["--test", "--test-reporter=spec", file]);
+    command.envs(env.iter().copied());
     Some(run(command, app, bridge).await)
 }
 

@@ -45,6 +45,7 @@ max_connections = 1000
 max_client_events_per_second = 10
 [app_manager.array.apps.policy.features]
 enable_client_messages = true
+enable_user_authentication = true
 "#;
 
 /// A running sockudo; killed on drop.
