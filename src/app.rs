@@ -27,7 +27,7 @@ use crate::session::context::{Context, Settings, Shared};
 use crate::upstream::api::Api;
 use crate::upstream::link;
 use crate::upstream::links::Links;
-use crate::upstream::members::Members;
+use crate::upstream::members::{self, Members};
 use crate::upstream::publisher::Publisher;
 use crate::upstream::undelivered::Undelivered;
 use crate::{http, tls};
@@ -111,8 +111,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let api =
         Arc::new(Api::new(config.upstream.app.clone(), config.upstream.publish.batch_max, client.clone()));
     let (links, ends) = Links::new(config.upstream.connections);
-    // No route has members yet, so nobody joins.
-    let (members, _) = Members::open();
+    let (members, members_end) = Members::open();
+    let links = links.with_members(members.clone());
     let worker_count = config.server.workers;
     let (hub_senders, hub_inboxes): (Vec<_>, Vec<_>) =
         (0..worker_count).map(|_| mpsc::channel(INBOX_MAX)).unzip();
@@ -133,6 +133,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         let status = link::Status { connected: sender, gauge: metrics.links.connected.named(index) };
         link_tasks.running.spawn(link::run(shared_by_links.clone(), end, status));
     }
+    let pooled = (shared_by_links.clone(), metrics.members.clone());
+    link_tasks.running.spawn(async move { members::driver::run(&pooled.0, members_end, pooled.1).await });
     drop(shared_by_links);
     let mut publishing = Tasks::default();
     let publish = config.upstream.publish.clone();

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::metrics::{Counter, Declared, Gauge, Named, Registry};
 use crate::routes::edition::RouteId;
+use crate::upstream::members;
 use crate::upstream::metrics::{LinkMetrics, PublishMetrics};
 use crate::{admin, auth, fanout, server, session, websocket};
 
@@ -27,6 +28,7 @@ pub struct Metrics {
     pub(super) auth: auth::metrics::Metrics,
     pub(super) fanout: Arc<fanout::metrics::Metrics>,
     pub(super) links: Arc<LinkMetrics>,
+    pub(super) members: Arc<members::metrics::Metrics>,
     pub(super) publishing: Arc<PublishMetrics>,
     pub(super) server: Arc<server::metrics::Metrics>,
     pub(super) session: Arc<session::metrics::Metrics>,
@@ -54,6 +56,7 @@ impl Metrics {
             auth: auth::metrics::Metrics::new(&registry),
             fanout: Arc::new(fanout::metrics::Metrics::new(&registry, links.events.clone())),
             links: Arc::new(links),
+            members: Arc::new(members::metrics::Metrics::new(&registry)),
             publishing: Arc::new(PublishMetrics::new(&registry)),
             server: Arc::new(server::metrics::Metrics::new(&registry, &session)),
             session: Arc::new(session),

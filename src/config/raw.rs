@@ -277,6 +277,14 @@ pub(super) struct Upstream {
     /// Longest delay between reconnects (default 30s).
     #[schemars(extend("pattern" = s::DURATION))]
     pub(super) reconnect_delay_max: Str,
+    /// Users on presence and user channels at once; each has a connection to Pusher of its own, which counts in its plan
+    /// (default 500).
+    #[schemars(extend("minimum" = 1, "maximum" = 100_000))]
+    pub(super) members_max: Num,
+    /// How quickly users' connections are dialled, all together (default 50 a second).
+    pub(super) member_dials: Option<At<Rate>>,
+    /// As which member the bridge watches presence channels, on routes whose users are none.
+    pub(super) observer: Option<At<Observer>>,
     /// Largest data of an event, bytes; a dedicated or self-hosted server may take more (default 10240).
     #[schemars(extend("minimum" = 1024, "maximum" = 8_388_608))]
     pub(super) event_bytes: Num,
@@ -309,6 +317,18 @@ pub(super) struct UpstreamPublish {
     /// A message's whole life, retries included (default 30s).
     #[schemars(extend("pattern" = s::DURATION))]
     pub(super) deadline: Str,
+}
+
+/// The member that the bridge is, for users who only watch.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Observer {
+    /// Its id (default pusher-bridge).
+    #[schemars(extend("minLength" = 1, "maxLength" = 128))]
+    pub(super) user_id: Str,
+    /// What other members are told of it: JSON (default {}).
+    #[schemars(extend("minLength" = 1, "maxLength" = 1024))]
+    pub(super) user_info: Str,
 }
 
 /// How tokens are verified.

@@ -7,6 +7,11 @@ pub const EVENT_BYTES_MAX: usize = 200;
 /// Most bytes of data in one event (Pusher docs, "HTTP API": 413 above 10 kB).
 pub const DATA_BYTES_MAX: usize = 10_240;
 
+/// Longest id of a presence channel's member, in bytes (Pusher docs, "Presence channels": 128 characters).
+pub const USER_ID_BYTES_MAX: usize = 128;
+/// Longest info of a presence channel's member, in bytes (Pusher docs, "Presence channels": 1 kB).
+pub const USER_INFO_BYTES_MAX: usize = 1024;
+
 /// Prefixes by which Pusher tells channel kinds apart, each before those that it begins with.
 pub(crate) const KIND_PREFIXES: [&str; 7] = [
     "private-encrypted-cache-",

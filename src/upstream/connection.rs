@@ -6,7 +6,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{self, Error as WsError, Utf8Bytes};
 
 use super::lost::{End, LostCause};
 use crate::pusher::frame::{FrameError, ServerFrame};
@@ -25,7 +25,19 @@ pub struct Connection {
     text: Utf8Bytes,
 }
 
-/// What came over a connection.
+/// What came over a connection, as it is.
+#[derive(Debug)]
+pub enum Message {
+    /// See [`Connection::text`].
+    Text,
+    /// Pusher sends none.
+    Binary,
+    /// One of WebSocket's own.
+    Control,
+    Ended(Ended),
+}
+
+/// What came over a connection, understood.
 #[derive(Debug)]
 pub enum Received<'a> {
     Frame(ServerFrame<'a>),
@@ -64,24 +76,52 @@ impl Connection {
 
     /// Waits for what comes next. Nothing is lost when this is dropped.
     pub async fn next(&mut self) -> Received<'_> {
+        let message = self.message().await;
+        self.understand(message)
+    }
+
+    /// The same, as it is.
+    pub async fn message(&mut self) -> Message {
         match self.socket.next().await {
-            Some(Ok(Message::Text(text))) => {
+            Some(Ok(tungstenite::Message::Text(text))) => {
                 self.text = text;
-                match ServerFrame::decode(&self.text) {
-                    Ok(frame) => Received::Frame(frame),
-                    Err(error) => Received::Unreadable(&self.text, error),
-                }
+                Message::Text
             }
-            Some(Ok(Message::Close(close))) => {
+            Some(Ok(tungstenite::Message::Close(close))) => {
                 let code = close.as_ref().map(|close| close.code.into());
                 let reason = close.map(|close| loggable(&close.reason)).unwrap_or_default();
-                Received::Ended(Ended::Closed(code, reason))
+                Message::Ended(Ended::Closed(code, reason))
             }
-            Some(Ok(Message::Binary(_))) => Received::Binary,
-            Some(Ok(_)) => Received::Control,
-            Some(Err(error)) => Received::Ended(Ended::Broken(error)),
-            None => Received::Ended(Ended::Over),
+            Some(Ok(tungstenite::Message::Binary(_))) => Message::Binary,
+            Some(Ok(_)) => Message::Control,
+            Some(Err(error)) => Message::Ended(Ended::Broken(error)),
+            None => Message::Ended(Ended::Over),
         }
+    }
+
+    /// The text that came last.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What the last message means.
+    #[must_use]
+    pub fn understand(&self, message: Message) -> Received<'_> {
+        match message {
+            Message::Text => match ServerFrame::decode(&self.text) {
+                Ok(frame) => Received::Frame(frame),
+                Err(error) => Received::Unreadable(&self.text, error),
+            },
+            Message::Binary => Received::Binary,
+            Message::Control => Received::Control,
+            Message::Ended(ended) => Received::Ended(ended),
+        }
+    }
+
+    /// Forgets the text that came last: it may be a part of a larger buffer.
+    pub fn forget_text(&mut self) {
+        self.text = Utf8Bytes::default();
     }
 
     /// Puts a frame among those to be written.
@@ -89,7 +129,7 @@ impl Connection {
     /// # Errors
     /// The connection is of no use any more.
     pub async fn feed(&mut self, frame: Utf8Bytes) -> Result<(), End> {
-        within(self.socket.feed(Message::Text(frame))).await
+        within(self.socket.feed(tungstenite::Message::Text(frame))).await
     }
 
     /// Writes what is to be written.

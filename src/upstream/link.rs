@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::FutureExt;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -21,12 +22,14 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use self::machine::{Action, Frame, Machine, Note};
 use self::table::Counts;
 use super::api::{Api, Outcome};
-use super::connection::{Connection, Received};
+use super::connection::{Connection, Message, Received};
 use super::delivery::{Delivery, Sent};
 use super::dial::{Established, dial};
 use super::hubs::Hubs;
 use super::links::LinkEnd;
 use super::lost::End;
+use super::members::pool::FromLink;
+use super::members::source::Source;
 use super::metrics::{EventResult, LinkMetrics};
 use super::settings::{App, Settings};
 use super::undelivered::{Reason, Undelivered};
@@ -34,11 +37,14 @@ use crate::clock::Now;
 use crate::exchange::{ConnId, LinkId};
 use crate::metrics::Gauge;
 use crate::pusher::channel::ChannelKind;
+use crate::pusher::frame::ServerFrame;
 use crate::pusher::{close, frame, sign};
 use crate::text::loggable;
 
 /// Commands handled before what they ask for is done.
 const COMMANDS_PER_TURN_MAX: usize = 256;
+/// Messages of a user's own link that are read in one turn.
+const MESSAGES_PER_TURN_MAX: usize = 64;
 
 /// What all links need.
 pub struct Shared {
@@ -63,10 +69,38 @@ pub struct Status {
     pub gauge: Gauge,
 }
 
+enum Shown {
+    /// Of a link that clients share.
+    Shared(Status),
+    /// Of a user's own: how many of those are.
+    Member { gauge: Gauge, is_counted: bool },
+}
+
+impl Shown {
+    fn show(&mut self, is_connected: bool) {
+        match self {
+            Self::Shared(Status { connected, gauge }) => {
+                gauge.set(f64::from(u8::from(is_connected)));
+                connected.send_replace(is_connected);
+            }
+            Self::Member { gauge, is_counted } => {
+                if is_connected && !*is_counted {
+                    gauge.increment(1.0);
+                } else if !is_connected && *is_counted {
+                    gauge.decrement(1.0);
+                }
+                *is_counted = is_connected;
+            }
+        }
+    }
+}
+
 /// A running link.
 struct Link {
     id: LinkId,
     shared: Arc<Shared>,
+    /// Of a user's own link: what comes is told to the pool, and not to hubs.
+    source: Option<Source>,
     machine: Machine,
     /// What it wants done.
     actions: Vec<Action>,
@@ -92,12 +126,23 @@ type Dialling = Pin<Box<dyn Future<Output = Result<Established, End>> + Send>>;
 
 /// Keeps a connection as long as anybody has a handle.
 pub async fn run(shared: Arc<Shared>, end: LinkEnd, status: Status) {
+    keep(shared, end, Shown::Shared(status), None).await;
+}
+
+/// The same, of a link that is one user's own; `gauge` counts those that are connected.
+pub async fn run_member(shared: Arc<Shared>, end: LinkEnd, gauge: Gauge, source: Source) {
+    keep(shared, end, Shown::Member { gauge, is_counted: false }, Some(source)).await;
+}
+
+async fn keep(shared: Arc<Shared>, end: LinkEnd, status: Shown, source: Option<Source>) {
     let LinkEnd { id, mut commands, flights } = end;
     let (probes, mut probed) = mpsc::unbounded_channel();
+    let machine = Machine::new(id, shared.settings.times, flights, fastrand::Rng::new(), now())
+        .with_master_key(shared.settings.app.encryption_master_key.clone());
     let mut link = Link {
         id,
-        machine: Machine::new(id, shared.settings.times, flights, fastrand::Rng::new(), now())
-            .with_master_key(shared.settings.app.encryption_master_key.clone()),
+        machine: if source.is_some() { machine.of_member() } else { machine },
+        source,
         actions: Vec::new(),
         line: Line::default(),
         probes,
@@ -133,9 +178,7 @@ pub async fn run(shared: Arc<Shared>, end: LinkEnd, status: Status) {
             () = &mut sleep => link.machine.timer(Now::read(), &mut link.actions),
             Some((channel, accepted)) = probed.recv() => link.machine.probed(&channel, accepted, now()),
             dialled = dialled(&mut link.line.dialling) => link.dialled(dialled),
-            received = received(&mut link.line.connection) => {
-                receive(received, link.id, &mut link.machine, &link.shared.metrics, &mut link.actions);
-            }
+            message = message(&mut link.line.connection), if link.machine.reads() => link.receive(message),
         }
     }
 }
@@ -149,9 +192,9 @@ async fn dialled(dialling: &mut Option<Dialling>) -> Result<Established, End> {
 }
 
 /// What comes over the connection, if there is one.
-async fn received(connection: &mut Option<Connection>) -> Received<'_> {
+async fn message(connection: &mut Option<Connection>) -> Message {
     match connection {
-        Some(connection) => connection.next().await,
+        Some(connection) => connection.message().await,
         None => std::future::pending().await,
     }
 }
@@ -182,6 +225,57 @@ fn receive(
 }
 
 impl Link {
+    /// Takes what came, and of a user's own link what else is there: it is seldom alone.
+    fn receive(&mut self, message: Message) {
+        let Some(source) = &self.source else { return self.received(message) };
+        let mut next = Some(message);
+        let mut taken = 0;
+        while let Some(message) = next.take() {
+            let Some(connection) = &mut self.line.connection else { return };
+            let known = matches!(message, Message::Text)
+                .then(|| source.common.copies().event(connection.text()))
+                .flatten();
+            let is_new = match known {
+                Some(event) => !self.machine.copied(event, &mut self.actions),
+                None => true,
+            };
+            if is_new {
+                let before = self.actions.len();
+                let understood = connection.understand(message);
+                if let Received::Frame(ServerFrame::SubscriptionSucceeded { channel, data: Some(data) }) =
+                    &understood
+                    && ChannelKind::of(channel) == ChannelKind::Presence
+                    && source.common.wants_snapshot(channel)
+                {
+                    let (channel, data) = (Arc::from(&**channel), Box::from(*data));
+                    self.actions.push(Action::TellPool(FromLink::Snapshot { channel, data }));
+                }
+                receive(understood, self.id, &mut self.machine, &self.shared.metrics, &mut self.actions);
+                let added = self.actions.get(before..).unwrap_or_default();
+                if let [Action::Tell(_, Delivery::Event(event))] = added {
+                    source.common.copies().keep(connection.text(), event);
+                }
+            }
+            taken += 1;
+            if taken < MESSAGES_PER_TURN_MAX {
+                next = connection.message().now_or_never();
+            }
+        }
+        if let Some(connection) = &mut self.line.connection {
+            connection.forget_text();
+        }
+        if taken < MESSAGES_PER_TURN_MAX {
+            self.machine.has_read(now());
+        }
+    }
+
+    fn received(&mut self, message: Message) {
+        if let Some(connection) = &self.line.connection {
+            let received = connection.understand(message);
+            receive(received, self.id, &mut self.machine, &self.shared.metrics, &mut self.actions);
+        }
+    }
+
     fn dialled(&mut self, dialled: Result<Established, End>) {
         self.line.dialling = None;
         match dialled {
@@ -221,7 +315,10 @@ impl Link {
 
     async fn act(&mut self, action: Action) {
         match action {
-            Action::Tell(hubs, delivery) => self.tell(hubs, delivery).await,
+            Action::Tell(hubs, delivery) if self.source.is_none() => self.tell(hubs, delivery).await,
+            Action::Tell(_, delivery) => self.tell_pool(FromLink::Told(delivery)).await,
+            Action::TellPool(what) => self.tell_pool(what).await,
+            Action::Report(report) => self.tell_pool(FromLink::Report(report)).await,
             Action::Send(frame) => self.line.feed(frame, &self.shared.settings.app).await,
             Action::Settle(event, fate) => event.settle(fate),
             Action::Note(note) => self.note(note),
@@ -247,6 +344,14 @@ impl Link {
         }
     }
 
+    async fn tell_pool(&mut self, what: FromLink) {
+        let Some(source) = &self.source else { return };
+        if let Some(what) = source.tell_at_once(what) {
+            self.line.flush().await;
+            source.tell(what).await;
+        }
+    }
+
     fn publish_probe(&self, channel: Arc<str>) {
         let (api, timeout) = (self.shared.api.clone(), self.shared.settings.publish.timeout);
         let probes = self.probes.clone();
@@ -259,6 +364,10 @@ impl Link {
     }
 
     fn note(&self, note: Note) {
+        if self.source.is_some() && matches!(note, Note::Missing(_) | Note::Unwanted { .. }) {
+            // Other links carry the channel too: what is missed, and what nobody gets, the pool knows.
+            return;
+        }
         let (link, metrics) = (self.id.0, &self.shared.metrics);
         match note {
             Note::Local => metrics.local_events.increment(1),
@@ -333,6 +442,15 @@ impl Line {
             Frame::Pong => Utf8Bytes::from_static(frame::PONG),
             Frame::ClientEvent(sent) => frame::event(&sent.event, &sent.channel, &sent.data, None).into(),
             Frame::Unsubscribe(channel) => frame::unsubscribe(&channel).into(),
+            Frame::SubscribeAs(channel, data) => {
+                let (key, secret, id) = (&app.key, &app.secret, &self.socket_id);
+                let auth = sign::channel_auth(key, secret, id, &channel, Some(&data));
+                frame::subscribe(&channel, Some(&auth), Some(&data)).into()
+            }
+            Frame::SignIn(data) => {
+                let auth = sign::user_auth(&app.key, &app.secret, &self.socket_id, &data);
+                frame::signin(&auth, &data).into()
+            }
             Frame::Subscribe(channel) => {
                 let auth = (ChannelKind::of(&channel) != ChannelKind::Public)
                     .then(|| sign::channel_auth(&app.key, &app.secret, &self.socket_id, &channel, None));
@@ -363,15 +481,14 @@ impl Line {
 
 /// A link's part in the gauges, which it takes back when it ends.
 struct Gauges {
-    status: Status,
+    status: Shown,
     counts: Counts,
     metrics: Arc<LinkMetrics>,
 }
 
 impl Gauges {
-    fn connected(&self, connected: bool) {
-        self.status.gauge.set(f64::from(u8::from(connected)));
-        self.status.connected.send_replace(connected);
+    fn connected(&mut self, connected: bool) {
+        self.status.show(connected);
     }
 
     fn count(&mut self, counts: Counts) {

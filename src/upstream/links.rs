@@ -12,6 +12,7 @@ use super::flights::SharedFlights;
 use super::lane::Item;
 use super::link::client_events::ClientEvent;
 use super::link::machine::Command;
+use super::members::{self, Members};
 use crate::exchange::LinkId;
 
 /// One link's handle. As long as there is one, the link lives.
@@ -76,7 +77,7 @@ impl LinkHandle {
         self.tell(Command::ClientEvent(event));
     }
 
-    fn tell(&self, command: Command) {
+    pub(super) fn tell(&self, command: Command) {
         // Only a link that has been aborted receives nothing.
         let _ = self.0.commands.send(command);
     }
@@ -93,6 +94,8 @@ pub(super) fn next_id() -> LinkId {
 pub struct Links {
     first: LinkHandle,
     others: Arc<[LinkHandle]>,
+    /// For what users' own links carry.
+    members: Option<Members>,
 }
 
 impl Links {
@@ -102,7 +105,13 @@ impl Links {
         let (first, end) = LinkHandle::open();
         let (others, mut ends): (Vec<_>, Vec<_>) = (1..count).map(|_| LinkHandle::open()).unzip();
         ends.insert(0, end);
-        (Self { first, others: others.into() }, ends)
+        (Self { first, others: others.into(), members: None }, ends)
+    }
+
+    /// The same, and the pool of users' own links.
+    #[must_use]
+    pub fn with_members(self, members: Members) -> Self {
+        Self { members: Some(members), ..self }
     }
 
     /// The one with this number, if it is one of them.
@@ -132,12 +141,17 @@ impl Links {
 
     /// A request with these messages is about to be sent.
     ///
-    /// Each event excludes one socket, that of its channel's shared link: a sender that were subscribed over a link of its
-    /// own would need that link's excluded, or get its event back.
+    /// Each event excludes one socket, that of its channel's shared link. Those of channels that users' own links carry
+    /// exclude none: the pool knows the copies.
     #[must_use]
     pub fn begin(&self, batch: &[Arc<Sent>]) -> UnderWay {
         let mut parts: Vec<Part> = Vec::new();
+        let mut of_members = Vec::new();
         for sent in batch {
+            if self.members.is_some() && Members::carry(&sent.channel) {
+                of_members.push(sent.clone());
+                continue;
+            }
             let link = self.of(&sent.channel);
             match parts.iter_mut().find(|part| part.link.id() == link.id()) {
                 Some(part) => part.batch.push(sent.clone()),
@@ -151,7 +165,9 @@ impl Links {
             let channels = part.batch.iter().map(|sent| sent.channel.clone()).collect();
             (part.flight, part.socket_id) = part.link.0.flights.lock().begin(channels);
         }
-        UnderWay { links: self.clone(), parts }
+        let members = self.members.as_ref().filter(|_| !of_members.is_empty());
+        let members = members.map(|members| members.begin(of_members));
+        UnderWay { links: self.clone(), parts, members }
     }
 }
 
@@ -160,6 +176,7 @@ impl Links {
 pub struct UnderWay {
     links: Links,
     parts: Vec<Part>,
+    members: Option<members::UnderWay>,
 }
 
 /// The messages of one link's channels.
@@ -175,12 +192,18 @@ impl UnderWay {
     /// The connection that must not get an event of `channel`, because this bridge delivers it.
     #[must_use]
     pub fn socket_id(&self, channel: &str) -> Option<&str> {
+        if self.members.is_some() && Members::carry(channel) {
+            return None;
+        }
         let link = self.links.of(channel).id();
         self.parts.iter().find(|part| part.link.id() == link)?.socket_id.as_deref()
     }
 
     /// Pusher accepted all of it.
     pub fn accepted(mut self) {
+        if let Some(members) = self.members.take() {
+            members.accepted();
+        }
         for Part { link, flight, batch, .. } in self.parts.drain(..) {
             link.tell(Command::Ended { flight, accepted: batch });
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::members;
 use crate::net::proxies::Proxies;
 use crate::pusher::encryption::MasterKey;
 
@@ -24,6 +25,8 @@ pub struct Settings {
     pub frame_bytes_max: usize,
     /// Publishing by HTTP.
     pub publish: Publish,
+    /// Links that are one user's own.
+    pub members: members::settings::Settings,
     /// Forward proxies, as the environment names them; for backends and keys as well.
     pub proxies: Arc<Proxies>,
 }

@@ -27,6 +27,7 @@ mod limits;
 mod links;
 mod liveness;
 mod logs;
+mod members;
 mod old_clients;
 mod publish;
 mod publish_rules;

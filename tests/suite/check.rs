@@ -22,6 +22,11 @@ key = "k"
 secret = "upstream"
 host = "127.0.0.1"
 
+[upstream.member_dials]
+count = 5
+per = "1m"
+burst = 5
+
 [auth.failures_per_address]
 count = 5
 per = "1m"
@@ -118,7 +123,7 @@ texts = [
     "127.0.0.1:71", "127.0.0.1:72", "10.0.0.0/8", "10.0.0.1", "a.example", "https://a.example", "https://b.example",
     "/h1", "/h2", "/x/{id}", "/y/{id}",
     '{"type":{event},"data":{data},"n":1}', '{"type":{event},"data":{data},"n":2}',
-    '{"n":{claim.a}}', '{"n":{claim.b}}',
+    '{"n":1}', '{"n":2}', '{"n":{claim.a}}', '{"n":{claim.b}}',
     '{"type":"n1","f":{now}}', '{"type":"n2","f":{now}}',
 ]
 tables = [{ count = 3, per = "1m" }, { count = 4, per = "1m" }]
@@ -308,10 +313,12 @@ const UNSAYABLE: [(&str, &str); 13] = [
 /// What a file would say to mean the same as by leaving the key out.
 fn spelled_out(default: &str) -> Vec<toml::Value> {
     let number = |text: &str| text.parse::<i64>().ok();
-    if let Some(count) = default.strip_suffix(" a minute").and_then(number) {
-        let rate =
-            toml::Table::from_iter([("count".to_owned(), count.into()), ("per".to_owned(), "1m".into())]);
-        return vec![toml::Value::Table(rate)];
+    for (unit, per) in [(" a minute", "1m"), (" a second", "1s")] {
+        if let Some(count) = default.strip_suffix(unit).and_then(number) {
+            let rate =
+                toml::Table::from_iter([("count".to_owned(), count.into()), ("per".to_owned(), per.into())]);
+            return vec![toml::Value::Table(rate)];
+        }
     }
     match default {
         "none" | "nothing" => {

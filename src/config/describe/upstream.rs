@@ -1,6 +1,7 @@
 //! `[upstream]`
 
-use super::{Lines, duration};
+use super::{Lines, duration, rate};
+use crate::upstream::members::settings as members;
 use crate::upstream::settings::{App, Publish, Settings, Times};
 
 pub(super) fn upstream(out: &mut Lines, settings: &Settings) {
@@ -19,6 +20,7 @@ pub(super) fn upstream(out: &mut Lines, settings: &Settings) {
         event_bytes_max,
         frame_bytes_max,
         publish,
+        members,
         proxies,
     } = settings;
     let App { id, key, secret: _, encryption_master_key, ws, api, origin, ca_file } = app;
@@ -56,6 +58,12 @@ pub(super) fn upstream(out: &mut Lines, settings: &Settings) {
         duration(*pong_timeout),
         duration(*linger),
         duration(*reconnect_delay_max),
+    ));
+    let members::Settings { links_max, dials, observer: members::Observer { user_id, user_info } } = members;
+    out.more(format!(
+        "users on presence and user channels have connections of their own, {links_max} at most, dialled at {}; the \
+         bridge itself is `{user_id}` {user_info}",
+        rate(Some(*dials)),
     ));
     out.fact(
         "publishing",

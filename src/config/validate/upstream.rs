@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{POSITIVE, required};
+use super::{POSITIVE, rate, required};
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::{At, Number};
+use crate::json;
+use crate::limits::rate::Rate;
 use crate::net::host::check_host;
-use crate::pusher::channel::DATA_BYTES_MAX;
+use crate::pusher::channel::{DATA_BYTES_MAX, USER_ID_BYTES_MAX, USER_INFO_BYTES_MAX};
 use crate::pusher::encryption::{KEY_BYTES, MasterKey};
+use crate::upstream::members::settings as members;
 use crate::upstream::settings::{App, Endpoint, Publish, Settings, Times};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +42,10 @@ const BATCH: usize = 10;
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest id or key of an app: Pusher's have 20 characters, those of others may be UUIDs.
 const IDENTIFIER_BYTES_MAX: usize = 256;
+/// As many connections as the hosted service's plan Startup has.
+const MEMBERS: usize = 500;
+const MEMBER_DIALS: Rate = Rate { count: 50, per: Duration::from_secs(1), burst: 50 };
+const OBSERVER: &str = "pusher-bridge";
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(30);
 
 pub(super) fn upstream(problems: &mut Problems<'_>, raw: Option<&At<raw::Upstream>>) -> Settings {
@@ -78,6 +85,7 @@ pub(super) fn upstream(problems: &mut Problems<'_>, raw: Option<&At<raw::Upstrea
         event_bytes_max: usize::try_from(event_bytes).unwrap_or(DATA_BYTES_MAX),
         frame_bytes_max: frame_bytes(problems, raw, frame_bytes_least),
         publish: publish(problems, raw.publish.as_ref(), event_bytes),
+        members: members(problems, raw),
         // Set by the loader, which knows the environment.
         proxies: Arc::default(),
     }
@@ -111,6 +119,43 @@ fn publish(problems: &mut Problems<'_>, raw: Option<&raw::UpstreamPublish>, even
         timeout,
         deadline,
     }
+}
+
+fn members(problems: &mut Problems<'_>, raw: &raw::Upstream) -> members::Settings {
+    let dials = raw.member_dials.as_ref().map_or(MEMBER_DIALS, |raw| rate(problems, raw, MEMBER_DIALS));
+    members::Settings {
+        links_max: problems.number(raw.members_max.as_ref(), 1..=100_000, MEMBERS),
+        dials,
+        observer: observer(problems, raw.observer.as_ref()),
+    }
+}
+
+fn observer(problems: &mut Problems<'_>, raw: Option<&At<raw::Observer>>) -> members::Observer {
+    let nothing = raw::Observer::default();
+    let raw = raw.map_or(&nothing, At::get);
+    let mut user_id = OBSERVER;
+    if let Some(id) = &raw.user_id {
+        user_id = id.get();
+        if user_id.is_empty() || user_id.len() > USER_ID_BYTES_MAX {
+            let (is, most) = (user_id.len(), USER_ID_BYTES_MAX);
+            problems.at(id.span(), format!("a member's id has 1 to {most} bytes, and this has {is}"));
+        }
+    }
+    let mut user_info = "{}";
+    if let Some(info) = &raw.user_info {
+        user_info = info.get();
+        if user_info.len() > USER_INFO_BYTES_MAX {
+            let (is, most) = (user_info.len(), USER_INFO_BYTES_MAX);
+            problems.at(info.span(), format!("a member's info has {is} bytes of at most {most}"));
+        } else if !json::is_json(user_info) {
+            problems.with_help(
+                info.span(),
+                "a member's info is JSON, and this is not",
+                r#"for one: '{"name":"the bridge"}'"#,
+            );
+        }
+    }
+    members::Observer { user_id: user_id.into(), user_info: user_info.into() }
 }
 
 fn stand_in() -> App {

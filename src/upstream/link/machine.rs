@@ -5,6 +5,7 @@ mod actions;
 mod cache;
 mod deaf;
 mod frames;
+pub mod member;
 #[cfg(test)]
 mod tests;
 
@@ -12,8 +13,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use self::actions::{Action, Command, Frame, Note};
+pub use self::actions::{Action, Command, Frame, Note, Report};
 use self::cache::CacheChannels;
+use self::member::MemberSide;
 use super::checks::Checks;
 use super::client_events::{ClientEvents, Step};
 use super::liveness::{self, Liveness};
@@ -30,6 +32,7 @@ use crate::upstream::delivery::{Delivery, Event, Kind, Sent};
 use crate::upstream::flights::SharedFlights;
 use crate::upstream::hubs::Hubs;
 use crate::upstream::lost::{End, LostCause};
+use crate::upstream::members::pool::FromLink;
 use crate::upstream::refused::Refused;
 use crate::upstream::settings::Times;
 
@@ -39,6 +42,9 @@ const RECONNECT_DELAY_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// A connection that lasted this long was a good one: the next failure starts from the first delay.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// So long a link waits at most for being called when it may dial. It is called, or ended: this is only so that it has a
+/// deadline.
+const ASKED_AT_MOST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Begins the name of a link's own channel; 16 hexadecimal digits follow.
 const OWN_CHANNEL: &str = "private-pusher-bridge-";
 
@@ -47,6 +53,10 @@ enum Phase {
     /// The next attempt begins then.
     Waiting {
         until: Instant,
+    },
+    /// It asked whether it may dial.
+    Asking {
+        since: Instant,
     },
     /// An attempt is under way, which may take until then.
     Dialling {
@@ -71,6 +81,8 @@ pub struct Machine {
     /// This link's own on this connection, for checks and the probe.
     own_channel: Arc<str>,
     cache: CacheChannels,
+    /// Of a user's own link.
+    member: Option<Box<MemberSide>>,
     flights: SharedFlights,
     /// Of encrypted channels.
     master_key: Option<MasterKey>,
@@ -94,6 +106,7 @@ impl Machine {
             probe: Probe::new(times.check_interval, times.pong_timeout),
             own_channel: "".into(),
             cache: CacheChannels::default(),
+            member: None,
             flights,
             master_key: None,
             client_events: ClientEvents::default(),
@@ -131,7 +144,8 @@ impl Machine {
         if self.checks.shows_nothing() {
             self.begin_probe(now);
         }
-        let held = self.flights.lock().connected(socket_id, now);
+        let mut held = self.flights.lock().connected(socket_id, now);
+        self.member_connected(&mut held, now, out);
         self.table.connected(&held, now, &mut self.ops);
         self.carry_over(now, out);
     }
@@ -144,7 +158,7 @@ impl Machine {
 
     /// The connection, or the attempt, has ended.
     pub fn ended(&mut self, end: End, now: Instant, out: &mut Vec<Action>) {
-        if matches!(self.phase, Phase::Waiting { .. }) {
+        if matches!(self.phase, Phase::Waiting { .. } | Phase::Asking { .. }) {
             return;
         }
         self.carry_over(now, out);
@@ -157,7 +171,9 @@ impl Machine {
         }
         let delay = self.delay_after(&end);
         self.attempt = self.attempt.saturating_add(1);
-        self.phase = Phase::Waiting { until: now + delay };
+        let is_terminated = self.member_lost(Some(&end), now, out);
+        self.phase =
+            if is_terminated { Phase::Asking { since: now } } else { Phase::Waiting { until: now + delay } };
         out.push(Action::Note(Note::Ended(end, delay)));
     }
 
@@ -207,13 +223,16 @@ impl Machine {
     pub fn deadline(&self) -> Instant {
         let phase = match &self.phase {
             Phase::Waiting { until } | Phase::Dialling { until } => *until,
+            Phase::Asking { since } => *since + ASKED_AT_MOST,
             Phase::Connected { live, .. } => live.deadline(),
         };
+        let member = self.member.as_ref().and_then(|member| member.deadline());
         let others = [
             self.table.deadline(),
             self.checks.deadline(),
             self.probe.deadline(),
             self.client_events.deadline(),
+            member,
         ];
         others.into_iter().flatten().fold(phase, Instant::min)
     }
@@ -222,6 +241,10 @@ impl Machine {
     pub fn timer(&mut self, at: Now, out: &mut Vec<Action>) {
         let now = at.mono;
         match &mut self.phase {
+            Phase::Waiting { until } if now >= *until && self.member.is_some() => {
+                self.phase = Phase::Asking { since: now };
+                out.push(Action::Report(Report::AsksToDial));
+            }
             Phase::Waiting { until } if now >= *until => {
                 self.phase = Phase::Dialling { until: now + self.times.connect_timeout };
                 out.push(Action::Dial);
@@ -229,7 +252,7 @@ impl Machine {
             Phase::Dialling { until } if now >= *until => {
                 self.ended(End::new(LostCause::ConnectTimeout, "no connection in time"), now, out);
             }
-            Phase::Waiting { .. } | Phase::Dialling { .. } => {}
+            Phase::Waiting { .. } | Phase::Asking { .. } | Phase::Dialling { .. } => {}
             Phase::Connected { live, .. } => match live.timer(now) {
                 liveness::Due::Nothing => {}
                 liveness::Due::Ping => {
@@ -248,6 +271,7 @@ impl Machine {
         }
         self.settle_blame(now, out);
         self.check(now, out);
+        self.member_timer(now, out);
         match self.probe.timer(now) {
             probe::Due::Nothing => {}
             probe::Due::Publish => out.push(Action::PublishProbe(self.own_channel.clone())),
@@ -269,12 +293,19 @@ impl Machine {
     pub fn command(&mut self, command: Command, at: Now, out: &mut Vec<Action>) {
         let now = at.mono;
         match command {
-            Command::Subscribe(channel, hub) => self.table.subscribe(&channel, hub, now, &mut self.ops),
+            Command::Subscribe(channel, hub) => {
+                self.before_subscribing(&channel);
+                self.table.subscribe(&channel, hub, now, &mut self.ops);
+            }
             Command::Unsubscribe(channel, hub) => {
                 self.table.unsubscribe(&channel, hub, now);
                 if self.table.hubs(&channel).is_empty() && self.table.lingering(&channel).is_none() {
                     // Nothing keeps its last event up to date.
                     self.cache.unsubscribed(&channel, false);
+                }
+                if self.member.is_some() {
+                    // Its pool has lingered: what comes next may be the same channel, anew.
+                    self.timer(at, out);
                 }
             }
             Command::Ended { flight, accepted } => {
@@ -284,6 +315,10 @@ impl Machine {
             }
             Command::Subscribers(subscribers) => self.table.count_subscribers(&subscribers),
             Command::ClientEvent(item) => self.client_events.push(item),
+            Command::Introduce { channel, data } => self.introduce(channel, data),
+            Command::SignIn(data) => self.want_sign_in(data, now, out),
+            Command::Dial => self.may_dial(now, out),
+            Command::BeLazy(is_lazy) => self.be_lazy(is_lazy),
         }
         self.carry_over(now, out);
         self.turn_of_client_events(at, out);
@@ -300,11 +335,19 @@ impl Machine {
         for step in steps {
             match step {
                 Step::Send(sent) => {
+                    if self.member.is_some() {
+                        out.push(Action::TellPool(FromLink::Sending(sent.clone())));
+                    }
                     out.push(Action::Send(Frame::ClientEvent(sent)));
                     out.push(Action::Send(Frame::Ping));
                 }
                 Step::Deliver(sent, sender) => self.deliver_local(&sent, sender.as_deref(), at, out),
-                Step::Settle(event, fate) => out.push(Action::Settle(event, fate)),
+                Step::Settle(event, fate) => {
+                    if self.member.is_some() {
+                        out.push(Action::TellPool(FromLink::Settled(event.sent.clone())));
+                    }
+                    out.push(Action::Settle(event, fate));
+                }
             }
         }
     }
@@ -329,7 +372,7 @@ impl Machine {
     fn deliver(&mut self, hubs: Hubs, event: Event, out: &mut Vec<Action>) {
         event.expect_hubs(hubs.len());
         let event = Arc::new(event);
-        if event.kind == Kind::Channel && channel::is_cache(&event.channel) {
+        if event.kind == Kind::Channel && self.keeps_last(&event.channel) {
             self.cache.keep(&event);
         }
         out.push(Action::Tell(hubs, Delivery::Event(event)));
@@ -345,7 +388,7 @@ impl Machine {
         at: Now,
         origin: Option<ConnId>,
     ) {
-        if channel::is_cache(channel)
+        if self.keeps_last(channel)
             && let Some(channel) = self.table.lingering(channel)
         {
             self.cache.has_no_last(&channel);
@@ -359,15 +402,29 @@ impl Machine {
         }
     }
 
+    /// Whether it keeps the channel's last event. Of a user's own link's channels the pool does.
+    fn keeps_last(&self, channel: &str) -> bool {
+        channel::is_cache(channel) && self.member.is_none()
+    }
+
     /// Makes actions of what the table asks for.
     fn carry_over(&mut self, now: Instant, out: &mut Vec<Action>) {
         for op in self.ops.drain(..) {
             out.push(match op {
-                Op::Subscribe(channel) => Action::Send(Frame::Subscribe(channel)),
+                Op::Subscribe(channel) => {
+                    let data = self.member.as_ref().and_then(|member| member.channel_data(&channel));
+                    Action::Send(match data {
+                        Some(data) => Frame::SubscribeAs(channel, data.clone()),
+                        None => Frame::Subscribe(channel),
+                    })
+                }
                 Op::Unsubscribe(channel) => {
                     // One whose subscription was not answered is wanted still.
                     let is_wanted = !self.table.hubs(&channel).is_empty();
                     self.cache.unsubscribed(&channel, is_wanted);
+                    if let Some(member) = self.member.as_mut().filter(|_| !is_wanted) {
+                        member.forget(&channel);
+                    }
                     Action::Send(Frame::Unsubscribe(channel))
                 }
                 Op::TellLive { hubs, channel, gap } => {
@@ -378,6 +435,9 @@ impl Machine {
                     Action::Tell(hubs, Delivery::Refused { link: self.id, channel, member: None, why })
                 }
             });
+        }
+        if self.member.as_ref().is_some_and(|member| member.has_early_events()) {
+            self.deliver_early(out);
         }
     }
 }

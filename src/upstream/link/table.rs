@@ -238,6 +238,23 @@ impl LinkTable {
         }
     }
 
+    /// `channel` is not to be subscribed before [`Self::admit`].
+    pub fn hold(&mut self, channel: &Arc<str>) {
+        self.held.entry(channel.clone()).or_insert(1);
+    }
+
+    /// `channel` may be subscribed, whatever held it.
+    pub fn admit(&mut self, channel: &Arc<str>, now: Instant, out: &mut Vec<Op>) {
+        self.held.remove(channel);
+        if let Some(entry) = self.channels.get_mut(channel)
+            && entry.state == State::Held
+        {
+            entry.state = State::Queued;
+            self.queue.push_back(channel.clone());
+            self.pump(now, out);
+        }
+    }
+
     pub fn disconnected(&mut self) -> Lost {
         self.connected = false;
         self.suspects = Suspects::default();

@@ -9,6 +9,7 @@ use crate::upstream::hubs::Hubs;
 use crate::upstream::lane::Item;
 use crate::upstream::link::client_events::{ClientEvent, Fate};
 use crate::upstream::lost::End;
+use crate::upstream::members::pool::FromLink;
 use crate::upstream::refused::Refused;
 
 /// Something a link is told by hubs and the publisher.
@@ -28,6 +29,30 @@ pub enum Command {
         /// What Pusher accepted of it, in order: to be delivered to this bridge's own clients.
         accepted: Vec<Arc<Sent>>,
     },
+    /// As whom a user's own link subscribes to the channel: its `channel_data`, which is signed.
+    Introduce { channel: Arc<str>, data: Arc<str> },
+    /// Its user is to be signed in with this `user_data`.
+    SignIn(Arc<str>),
+    /// It may dial: the answer to [`Report::AsksToDial`].
+    Dial,
+    /// Whether it leaves events to other links, as long as they are quicker.
+    BeLazy(bool),
+}
+
+/// Something that a user's own link tells the pool beside what links tell hubs.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Report {
+    AsksToDial,
+    /// The sign-in is refused, for now; `channel` waits for it.
+    SignInRefused {
+        channel: Option<Arc<str>>,
+        code: Option<u16>,
+        why: String,
+    },
+    /// A backend wants this user's connections closed. It does not dial again.
+    Terminated,
+    /// More watchlist events came before the user's channel was confirmed than are kept.
+    WatchlistEventLost,
 }
 
 /// Something for the driver to do, in order.
@@ -44,6 +69,10 @@ pub enum Action {
     Tell(Hubs, Delivery),
     /// Tell the sender of a client event what became of it.
     Settle(ClientEvent, Fate),
+    /// Tell this to the pool, as a user's own link.
+    TellPool(FromLink),
+    /// The same.
+    Report(Report),
     /// Note this in metrics and log.
     Note(Note),
 }
@@ -57,6 +86,10 @@ pub enum Frame {
     Pong,
     /// `pusher:subscribe`
     Subscribe(Arc<str>),
+    /// `pusher:subscribe`, with this `channel_data`
+    SubscribeAs(Arc<str>, Arc<str>),
+    /// `pusher:signin`, with this `user_data`
+    SignIn(Arc<str>),
     /// `pusher:unsubscribe`
     Unsubscribe(Arc<str>),
     /// A client event; its data leaves as a string, for some servers print objects anew and change digits.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{Action, Frame, Machine, Note, Phase};
 use crate::clock::Now;
-use crate::pusher::channel::{self, ChannelKind};
+use crate::pusher::channel::ChannelKind;
 use crate::pusher::encryption::{MasterKey, Undecryptable};
 use crate::pusher::frame::{ServerFrame, data_json, is_pushers_own, text_json};
 use crate::text::loggable;
@@ -54,6 +54,9 @@ impl Machine {
     pub fn frame(&mut self, frame: ServerFrame<'_>, came: Now, out: &mut Vec<Action>) {
         let at = came.mono;
         self.heard();
+        if self.member_frame(&frame, came, out) {
+            return self.carry_over(at, out);
+        }
         match frame {
             ServerFrame::Event { event, channel, data, user_id } => {
                 self.event(
@@ -177,6 +180,9 @@ impl Machine {
         if self.checked("", answer, at, out) {
             return;
         }
+        if self.is_about_sign_in(&message) {
+            return self.sign_in_refused(code, message, at, out);
+        }
         if let Some(channel) = self.table.named_by(&message) {
             self.subscription_failed(&channel, code, message, at, out);
         } else if self.table.blame((code, message.clone())) {
@@ -200,7 +206,7 @@ impl Machine {
     }
 
     fn subscribed(&mut self, channel: &str, at: Instant) {
-        if channel::is_cache(channel) {
+        if self.keeps_last(channel) {
             self.cache.awaits(channel);
         }
         self.table.succeeded(channel, at, &mut self.ops);

@@ -128,6 +128,7 @@ impl Pusher {
                 vec![Answer::Frame(frame::error(None, &why))]
             }
             Frame::Subscribe(channel) => self.subscribe(channel, failure),
+            Frame::SubscribeAs(..) | Frame::SignIn(_) => panic!("a shared link has no user: {frame:?}"),
         }
     }
 

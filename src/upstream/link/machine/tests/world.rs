@@ -350,6 +350,7 @@ impl World {
                     frames.push(frame.clone());
                     self.carry(1, Happening::ToPusher(self.connection, frame));
                 }
+                Action::TellPool(_) | Action::Report(_) => panic!("it is not of a pool"),
                 Action::PublishProbe(channel) => {
                     let latency = self.latency();
                     self.later(latency, Happening::Probe(channel));
