@@ -32,6 +32,7 @@ use crate::upstream::publisher::Publisher;
 use crate::upstream::undelivered::Undelivered;
 use crate::{http, tls};
 
+mod endpoints;
 pub mod metrics;
 mod succession;
 mod tasks;
@@ -139,6 +140,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let mut publishing = Tasks::default();
     let publish = config.upstream.publish.clone();
     let (counted, lanes) = (metrics.publishing.clone(), &mut publishing.running);
+    let endpoints = endpoints::endpoints(&config, api.clone(), endpoints::occupancy(&config), &metrics);
     let publisher = Publisher::start(api, publish, links.clone(), counted, lanes);
     let unsettled = publisher.unsettled();
     let status = Status::new(
@@ -171,13 +173,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         metrics: metrics.clone(),
         http: client,
         ipv6_prefix: config.server.ipv6_prefix,
-        health_path: config.server.health_path.clone(),
+        own_paths: config.own_paths().map(|(path, what)| (path.to_owned(), what)).collect(),
         sessions: Arc::downgrade(&shared),
     };
     succession.replace(&config, &mut publishing)?;
     let door = Arc::new(Door {
         settings: config.server.clone(),
         generations: generations.clone(),
+        endpoints: endpoints.clone(),
         address_slots: Slots::new(),
         refused_slots: Slots::new(),
         untrusted_forwarders: UntrustedForwarders::default(),
@@ -210,6 +213,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     }
     let (stop_admin, admin_stopped) = watch::channel(false);
     let (watched, weak) = (status.clone(), Arc::downgrade(&shared));
+    let beside = endpoints.as_ref().map(Arc::downgrade);
     let buffered_bytes = metrics.websocket.buffered_bytes.clone();
     let std_listener = admin_listener.into_std().map_err(failed("listening (admin)"))?;
     let admin = thread("admin", &metrics, async move {
@@ -217,7 +221,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             Ok(listener) => {
                 let watching = watched.clone();
                 tokio::spawn(async move { watching.watch_links().await });
-                let upkeep = move |now| upkeep(&weak, &buffered_bytes, now);
+                let upkeep = move |now: Now| {
+                    upkeep(&weak, &buffered_bytes, now);
+                    if let Some(endpoints) = beside.as_ref().and_then(Weak::upgrade) {
+                        endpoints.upkeep(now.mono);
+                    }
+                };
                 admin::run(listener, watched, admin_stopped, upkeep).await;
             }
             Err(error) => tracing::error!(%error, "the admin address cannot be watched"),

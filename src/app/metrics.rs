@@ -10,7 +10,7 @@ use crate::metrics::{Counter, Declared, Gauge, Named, Registry};
 use crate::routes::edition::RouteId;
 use crate::upstream::members;
 use crate::upstream::metrics::{LinkMetrics, PublishMetrics};
-use crate::{admin, auth, fanout, server, session, websocket};
+use crate::{admin, auth, endpoints, fanout, server, session, websocket};
 
 /// Log lines that were not written.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +26,7 @@ pub struct Metrics {
     registry: Registry,
     pub(super) admin: admin::Metrics,
     pub(super) auth: auth::metrics::Metrics,
+    pub(super) endpoints: Arc<endpoints::metrics::Metrics>,
     pub(super) fanout: Arc<fanout::metrics::Metrics>,
     pub(super) links: Arc<LinkMetrics>,
     pub(super) members: Arc<members::metrics::Metrics>,
@@ -54,6 +55,7 @@ impl Metrics {
         Ok(Self {
             admin: admin::Metrics::new(&registry),
             auth: auth::metrics::Metrics::new(&registry),
+            endpoints: Arc::new(endpoints::metrics::Metrics::new(&registry)),
             fanout: Arc::new(fanout::metrics::Metrics::new(&registry, links.events.clone())),
             links: Arc::new(links),
             members: Arc::new(members::metrics::Metrics::new(&registry)),

@@ -23,8 +23,8 @@ pub(super) struct Succession {
     /// Fetches keys.
     pub(super) http: Arc<http::Client>,
     pub(super) ipv6_prefix: u8,
-    /// Stays what it is, whatever a later file says.
-    pub(super) health_path: Option<String>,
+    /// The paths that are no route's, of the start: they stay what they are, whatever a later file says.
+    pub(super) own_paths: Vec<(String, &'static str)>,
     /// Not owned: with the last session the publisher's entrance is gone.
     pub(super) sessions: Weak<Shared>,
 }
@@ -36,12 +36,12 @@ impl Succession {
     pub(super) fn replace(&mut self, config: &Config, publishing: &mut Tasks) -> Result<(), StartError> {
         publishing.join_ended();
         let Some(sessions) = self.sessions.upgrade() else { return Ok(()) };
-        if let Some(path) = &self.health_path
-            && let Some(route) = config.route_of(path)
-        {
-            let why =
-                format!("`{path}`, a path of the route `{}`, is the `health_path` in force", route.name);
-            return Err(failed("routes")(why));
+        for (path, what) in &self.own_paths {
+            if let Some(route) = config.route_of(path) {
+                let name = &route.name;
+                let why = format!("`{path}`, a path of the route `{name}`, is {what}");
+                return Err(failed("routes")(why));
+            }
         }
         let before = self.generations.held();
         let now = Now::read();

@@ -79,11 +79,7 @@ pub fn permits<'a>(
     claims: &Claims,
     fill: impl Fn(&Var) -> Option<Cow<'a, str>>,
 ) -> Result<(), Denied> {
-    if let Some(missing) = route.permissions.iter().find(|needed| !claims.permissions.contains(needed)) {
-        let missing = missing.clone();
-        let none = !claims.names_permissions;
-        return Err(if none { Denied::NoPermissions(missing) } else { Denied::Permission(missing) });
-    }
+    has_permissions(route, claims)?;
     match route.owns.iter().find(|ownership| !owns(ownership, claims, &fill)) {
         Some(Ownership { claim, .. }) if claims.get(claim).is_none() => Err(Denied::NoClaim(claim.clone())),
         Some(Ownership { claim, .. }) => Err(Denied::Ownership(claim.clone())),
@@ -91,13 +87,31 @@ pub fn permits<'a>(
     }
 }
 
+/// Whether `claims` have all of the route's permissions.
+///
+/// # Errors
+/// The first that is missing.
+pub fn has_permissions(route: &RouteAuth, claims: &Claims) -> Result<(), Denied> {
+    let Some(missing) = route.permissions.iter().find(|needed| !claims.permissions.contains(needed)) else {
+        return Ok(());
+    };
+    let (missing, none) = (missing.clone(), !claims.names_permissions);
+    Err(if none { Denied::NoPermissions(missing) } else { Denied::Permission(missing) })
+}
+
+/// The texts that a claim contains: those of a list's strings and numbers, or its own.
+#[must_use]
+pub fn contained<'c>(claims: &'c Claims, claim: &str) -> Vec<Cow<'c, str>> {
+    let Some(claim) = claims.get(claim) else { return Vec::new() };
+    match serde_json::from_str::<Vec<&RawValue>>(claim) {
+        Ok(list) => list.iter().filter_map(|item| scalar(item.get())).collect(),
+        Err(_) => scalar(claim).into_iter().collect(),
+    }
+}
+
 fn owns<'a>(ownership: &Ownership, claims: &Claims, fill: impl Fn(&Var) -> Option<Cow<'a, str>>) -> bool {
     let Some(wanted) = ownership.contains.fill(fill) else { return false };
-    let Some(claim) = claims.get(&ownership.claim) else { return false };
-    match serde_json::from_str::<Vec<&RawValue>>(claim) {
-        Ok(list) => list.iter().any(|item| scalar(item.get()).as_deref() == Some(&wanted)),
-        Err(_) => scalar(claim).as_deref() == Some(&wanted),
-    }
+    contained(claims, &ownership.claim).contains(&Cow::Borrowed(wanted.as_str()))
 }
 
 #[cfg(test)]

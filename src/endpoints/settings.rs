@@ -6,6 +6,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::limits::rate::Rate;
+use crate::routes::membership::Membership;
 use crate::routes::origins::Origins;
 
 /// `[endpoints]`
@@ -21,6 +22,8 @@ pub struct Settings {
     pub webhooks: Option<String>,
     /// Origins whose pages may ask from elsewhere (default none).
     pub origins: Origins,
+    /// What a signed-in user is, where no route gives users their own channel (default: the id alone).
+    pub signed_in: Membership,
     /// Names of routes whose channels are authorized although the routes filter them (default none).
     pub filtered: Vec<Arc<str>>,
     pub limits: Limits,
@@ -46,6 +49,8 @@ pub struct Limits {
     /// Requests of one address without a right token or signature; beyond they are answered 429 (default 600 a
     /// minute). `None`: unlimited.
     pub unproven_per_address: Option<Rate>,
+    /// How long a channel that Pusher said is vacated is believed to be, if nothing else is heard (default 1 h).
+    pub vacated_max_age: Duration,
     /// Requests of one user with a right token (default 600 a minute). `None`: unlimited.
     pub requests_per_user: Option<Rate>,
 }

@@ -42,6 +42,48 @@ pub fn webhook_signature(secret: &SecretString, body: &[u8]) -> String {
     hex_hmac(secret, body)
 }
 
+/// An app's key and secret, ready to sign with: the secret is prepared once.
+pub struct Signer {
+    key: String,
+    secret: hmac::Key,
+}
+
+impl Signer {
+    #[must_use]
+    pub fn new(key: &str, secret: &SecretString) -> Self {
+        Self { key: key.to_owned(), secret: hmac_key(secret) }
+    }
+
+    /// As [`channel_auth`].
+    #[must_use]
+    pub fn channel_auth(&self, socket_id: &str, channel: &str, channel_data: Option<&str>) -> String {
+        self.auth(&channel_text(socket_id, channel, channel_data))
+    }
+
+    /// As [`user_auth`].
+    #[must_use]
+    pub fn user_auth(&self, socket_id: &str, user_data: &str) -> String {
+        self.auth(&user_text(socket_id, user_data))
+    }
+
+    fn auth(&self, text: &str) -> String {
+        format!("{}:{}", self.key, hex(hmac::sign(&self.secret, text.as_bytes()).as_ref()))
+    }
+
+    /// Whether a webhook was sent for this key and signed by its secret, in constant time.
+    #[must_use]
+    pub fn signed_webhook(&self, key: &str, body: &[u8], signature: &str) -> bool {
+        let signature = unhex(signature).unwrap_or_default();
+        hmac::verify(&self.secret, body, &signature).is_ok() && key == self.key
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signer({})", self.key)
+    }
+}
+
 /// The query of a signed HTTP request, without its `?`. `path` begins with `/apps/` and has no query. The
 /// values of `params` are plain text: signed as they are, percent-encoded in the result. `body_md5` is there
 /// when `body` is not empty.
@@ -285,7 +327,9 @@ fn hmac_key(secret: &SecretString) -> hmac::Key {
 fn hex(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
-        let _ = write!(out, "{byte:02x}");
+        for nibble in [byte >> 4, byte & 15] {
+            out.push(char::from(if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble }));
+        }
     }
     out
 }
@@ -340,6 +384,7 @@ mod tests {
         ] {
             let auth = channel_auth(KEY, &docs_secret(), "1234.1234", channel, data);
             assert_eq!(auth, format!("{KEY}:{expected}"));
+            assert_eq!(auth, Signer::new(KEY, &docs_secret()).channel_auth("1234.1234", channel, data));
             assert_eq!(verify_channel_auth(KEY, &docs_secret(), "1234.1234", channel, data, &auth), Ok(()));
         }
         assert_eq!(

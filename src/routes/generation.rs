@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 
 use arc_swap::{ArcSwap, Guard};
 
+use super::by_channel::ByChannel;
 use super::edition::{Edition, RouteId, RouteIds, TooManyRoutes};
 use super::path::Router;
 use super::publish::ClientEvents;
@@ -70,6 +71,7 @@ impl fmt::Debug for RouteState {
 pub struct Generation {
     routes: Vec<Arc<RouteState>>,
     router: Router,
+    by_channel: ByChannel,
     client_events: ClientEvents,
     judge: Option<Arc<Judge>>,
 }
@@ -85,6 +87,11 @@ impl Generation {
     #[must_use]
     pub const fn router(&self) -> &Router {
         &self.router
+    }
+
+    /// The routes that may have a channel of this name, in the file's order.
+    pub fn of_channel(&self, channel: &str) -> impl Iterator<Item = &Arc<RouteState>> {
+        self.by_channel.of_channel(channel).into_iter().filter_map(|place| self.routes.get(place))
     }
 
     /// Judges tokens; `None` when no route needs it.
@@ -166,7 +173,8 @@ impl History {
         let all: Vec<&Arc<RouteState>> = alive.iter().chain(new).collect();
         self.editions = all.iter().map(|edition| Arc::downgrade(edition)).collect();
         let client_events = ClientEvents::of(all.iter().map(|edition| &*edition.rules));
-        Ok(Generation { routes, router, client_events, judge })
+        let by_channel = ByChannel::of(routes.iter().map(|route| &route.channel));
+        Ok(Generation { routes, router, by_channel, client_events, judge })
     }
 
     /// Every edition that has connections, or is in force, or about to be.

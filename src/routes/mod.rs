@@ -1,5 +1,6 @@
 //! A route: its path, its rules, and what becomes of its clients' messages.
 
+pub mod by_channel;
 pub mod channel;
 pub mod edition;
 pub mod events;

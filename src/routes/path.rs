@@ -184,6 +184,17 @@ impl PathTemplate {
         self.placeholder(name).map_or(&[], |placeholder| &placeholder.excluded)
     }
 
+    /// Whether a path could give `name` this value.
+    #[must_use]
+    pub fn takes(&self, name: &str, value: &str) -> bool {
+        let allowed = self.placeholder(name).is_some_and(|placeholder| placeholder.allows(value));
+        allowed && check_value(value, self.is_free(name)).is_ok()
+    }
+
+    fn is_free(&self, name: &str) -> bool {
+        self.free.iter().any(|free| free == name)
+    }
+
     /// Restricts the values of `name`; `false`: there is no such placeholder.
     #[must_use]
     pub fn restrict(&mut self, name: &str, to: CharSet) -> bool {
@@ -285,7 +296,7 @@ impl PathTemplate {
                 Segment::Literal(_) => return None,
                 Segment::Value(placeholder) => {
                     let name = &placeholder.name;
-                    match decode_value(part, self.free.contains(name)) {
+                    match decode_value(part, self.is_free(name)) {
                         Ok(value) if placeholder.allows(&value) => values.push((name.clone(), value)),
                         Ok(value) => {
                             bad.get_or_insert_with(|| placeholder.refusal(&value));
@@ -331,8 +342,13 @@ fn decode_value(part: &str, free: bool) -> Result<String, String> {
     let value: Cow<'_, str> = percent_decode_str(part)
         .decode_utf8()
         .map_err(|_| "it is not UTF-8 once percent-decoded".to_owned())?;
+    check_value(&value, free)?;
+    Ok(value.into_owned())
+}
+
+fn check_value(value: &str, free: bool) -> Result<(), String> {
     if !free {
-        check_channel(&value).map_err(|error| error.replace("the channel's name", "the value"))?;
+        check_channel(value).map_err(|error| error.replace("the channel's name", "the value"))?;
     } else if value.is_empty() {
         return Err("it is empty".to_owned());
     } else if value.len() > VALUE_BYTES_MAX {
@@ -340,7 +356,7 @@ fn decode_value(part: &str, free: bool) -> Result<String, String> {
     } else if value.chars().any(char::is_control) {
         return Err("it has a control character".to_owned());
     }
-    Ok(value.into_owned())
+    Ok(())
 }
 
 /// The values a path gave to its template's placeholders.

@@ -104,6 +104,21 @@ impl Route {
         self.channel.subscribe_field().is_some()
     }
 
+    /// Whether an in-band field may have this value.
+    #[must_use]
+    pub fn takes_in_band(&self, field: &str, value: &str) -> bool {
+        if self.value_sets.not_of_field(field).iter().any(|not| not.fits(value)) {
+            return false;
+        }
+        match self.subscribe_values.iter().find(|(name, _)| name == field) {
+            Some((_, choices)) => choices.iter().any(|choice| choice.fits(value)),
+            None => {
+                let set = self.value_sets.of_field(field);
+                set.map_or(!value.is_empty(), |set| set.fits(value))
+            }
+        }
+    }
+
     /// The name by which the route's clients know `channel`: what they chose, or the name itself; a user's own channel
     /// without his id.
     #[must_use]

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Limited};
-use hyper::Request;
-use hyper::body::Incoming;
 use hyper::header::{HeaderMap, ORIGIN, USER_AGENT};
 use hyper::http::request::Parts;
+use hyper::{Method, Request};
 use tokio::time::timeout;
 
 use super::classify::{Target, classify};
@@ -21,6 +20,9 @@ use super::upgrade::check;
 use super::worker::Worker;
 use crate::clock::Now;
 use crate::deprecation::Phase;
+use crate::endpoints::cors;
+use crate::endpoints::serve::{Endpoints, Incoming};
+use crate::endpoints::settings::Endpoint;
 use crate::http::server::{self, Answer};
 use crate::legacy::error::ErrorCode;
 use crate::limits::address::one_client;
@@ -44,22 +46,39 @@ const REFUSED_PER_ADDRESS_MAX: usize = 50;
 /// there may be.
 pub(super) async fn answer(
     worker: &Worker,
-    request: Request<Incoming>,
+    request: Request<hyper::body::Incoming>,
     peer: IpAddr,
     over: bool,
 ) -> (Answer, Option<Upgraded>) {
     let door = &worker.door;
-    let (request, body) = request.into_parts();
+    let (request, mut body) = request.into_parts();
     // Another one that comes meanwhile is for the next request.
     let generation = door.generations.held();
     let (path, health_path) = (request.uri.path(), door.settings.health_path.as_deref());
-    let mut answer = match classify(path, health_path, generation.router()) {
+    let endpoints = door.endpoints.as_deref();
+    let settings = endpoints.map(Endpoints::settings);
+    let mut answer = match classify(path, health_path, settings, generation.router()) {
         Target::Health => respond::health(&request.method, door.status.is_ready()),
         Target::Route(index, values) => match generation.routes().get(index) {
             Some(route) => match upgrade(worker, route, &request, values, peer, over).await {
                 Ok((answer, upgraded)) => return (answer, Some(upgraded)),
                 Err(answer) => answer,
             },
+            None => nothing(worker),
+        },
+        Target::Endpoint(endpoint) => match endpoints {
+            Some(endpoints) => {
+                let turned_away = over || worker.context.is_draining();
+                let asked = Incoming {
+                    headers: &request.headers,
+                    body: &mut body,
+                    address: client(worker, &request.headers, peer),
+                    is_post: request.method == Method::POST,
+                    generation: &generation,
+                    turned_away,
+                };
+                serve(endpoints, endpoint, &request.method, asked).await
+            }
             None => nothing(worker),
         },
         Target::Nothing => nothing(worker),
@@ -71,6 +90,40 @@ pub(super) async fn answer(
     (answer, None)
 }
 
+/// Answers a request to an endpoint, for pages from elsewhere too.
+async fn serve(
+    endpoints: &Endpoints,
+    endpoint: Endpoint,
+    method: &Method,
+    asked: Incoming<'_, hyper::body::Incoming>,
+) -> Answer {
+    let (headers, origins) = (asked.headers, &endpoints.settings().origins);
+    let mut page = HeaderMap::new();
+    cors::answered(headers, origins, &mut page);
+    let reply = if *method == Method::OPTIONS && cors::is_preflight(headers) {
+        let allowed = cors::preflight(headers, origins, &mut page);
+        endpoints.note_preflight(endpoint, asked.address, allowed)
+    } else {
+        endpoints.answer(endpoint, asked).await
+    };
+    let mut answer = respond::endpoint(reply);
+    answer.headers_mut().extend(page);
+    answer
+}
+
+/// The client's address, as far as proxies can be believed.
+fn client(worker: &Worker, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+    let settings = &worker.door.settings;
+    if let Some(network) = worker.door.untrusted_forwarders.first_of(peer, headers, settings) {
+        tracing::warn!(
+            peer.network = %network,
+            "a peer that is no trusted proxy wrote a forwarding header: all its clients count as one address. If it \
+             is a proxy of yours, name it in `server.trusted_proxies`"
+        );
+    }
+    client_address(peer, headers, settings.forwarded, &settings.trusted_proxies)
+}
+
 /// Answers a request for what is not here.
 fn nothing(worker: &Worker) -> Answer {
     worker.door.metrics.refused(None, Refusal::UnknownPath);
@@ -78,7 +131,7 @@ fn nothing(worker: &Worker) -> Answer {
 }
 
 /// Reads what is left of a body; whether it came to its end within its limits.
-async fn is_read_to_its_end(body: Incoming) -> bool {
+async fn is_read_to_its_end(body: hyper::body::Incoming) -> bool {
     let mut body = Limited::new(body, BODY_BYTES_MAX);
     let read = async {
         while let Some(frame) = body.frame().await {
@@ -101,15 +154,7 @@ async fn upgrade(
     over: bool,
 ) -> Result<(Answer, Upgraded), Answer> {
     let door = &worker.door;
-    let settings = &door.settings;
-    let address = client_address(peer, &request.headers, settings.forwarded, &settings.trusted_proxies);
-    if let Some(network) = door.untrusted_forwarders.first_of(peer, &request.headers, settings) {
-        tracing::warn!(
-            peer.network = %network,
-            "a peer that is no trusted proxy wrote a forwarding header: all its clients count as one address. If it \
-             is a proxy of yours, name it in `server.trusted_proxies`"
-        );
-    }
+    let address = client(worker, &request.headers, peer);
     let user_agent = user_agent(&request.headers);
     let phase = note_deprecated(worker, route, address, &user_agent);
     let facts = Facts {

@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
 };
 use hyper::{Method, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::refusal::{ExplainedRefusal, Refusal};
 use crate::deprecation::Policy;
+use crate::endpoints::reply::{EndpointResult, Reply};
 use crate::http::server::{Answer, full, problem};
 use crate::routes::route::Route;
 
@@ -44,6 +45,31 @@ pub(super) fn refusal(explained: &ExplainedRefusal, route: Option<&Route>) -> An
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
+    answer
+}
+
+/// What an endpoint says.
+pub(super) fn endpoint(reply: Reply) -> Answer {
+    let (result, retry_after_s) = (reply.result, reply.retry_after_s());
+    let no_content = result == EndpointResult::Preflight;
+    let mut answer = Answer::new(full(if no_content { Bytes::new() } else { Bytes::from(reply.body) }));
+    *answer.status_mut() = StatusCode::from_u16(result.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = answer.headers_mut();
+    // It is for who asked, and for now.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if !no_content {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    if let Some(seconds) = retry_after_s {
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
+    match result {
+        EndpointResult::Method => _ = headers.insert(ALLOW, HeaderValue::from_static("POST, OPTIONS")),
+        EndpointResult::NoToken | EndpointResult::WrongToken => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        _ => {}
     }
     answer
 }

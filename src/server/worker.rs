@@ -11,6 +11,7 @@ use super::forwarded::UntrustedForwarders;
 use super::metrics::Metrics;
 use super::settings::Settings;
 use crate::admin::Status;
+use crate::endpoints::serve::Endpoints;
 use crate::limits::slots::Slots;
 use crate::routes::generation::Generations;
 use crate::session::context::Context;
@@ -23,6 +24,8 @@ pub struct Door {
     pub settings: Settings,
     /// The routes in force.
     pub generations: Arc<Generations>,
+    /// What is served beside WebSockets and health; `None`: nothing.
+    pub endpoints: Option<Arc<Endpoints>>,
     /// Connections of each client address.
     pub address_slots: Slots<Key<IpAddr>, Holder>,
     /// Connections of each client address that are kept only to be told a refusal.

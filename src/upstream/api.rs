@@ -150,7 +150,12 @@ impl Api {
     ///
     /// # Errors
     /// What it means that there is no answer of Pusher's to judge.
-    async fn call(&self, resource: &str, body: String, timeout: Duration) -> Result<Response, Outcome> {
+    pub(super) async fn call(
+        &self,
+        resource: &str,
+        body: String,
+        timeout: Duration,
+    ) -> Result<Response, Outcome> {
         let here = Now::read().unix_seconds();
         let seconds = here.saturating_add(self.clock_difference_s.load(Ordering::Relaxed));
         let path = format!("/apps/{}/{resource}", self.app.id);
@@ -340,7 +345,7 @@ fn is_something_else(body: &[u8]) -> bool {
 
 /// What an answer of Pusher's means: 429 and 5xx may pass, all other refusals are final. Both are said by proxies as
 /// well, also of requests that they have passed on, so the event may have been accepted.
-fn judge(response: &Response) -> Outcome {
+pub(super) fn judge(response: &Response) -> Outcome {
     let text = String::from_utf8_lossy(&response.body);
     let status = real_status(response.status, &text);
     let why = || why(status, &text);

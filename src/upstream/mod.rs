@@ -16,6 +16,8 @@ pub mod lost;
 pub mod members;
 pub mod merge;
 pub mod metrics;
+mod notify;
+pub mod occupancy;
 pub mod publisher;
 pub mod refused;
 mod reply;

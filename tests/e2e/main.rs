@@ -17,6 +17,7 @@ mod accept;
 mod admin;
 mod autobahn;
 mod cli;
+mod endpoints;
 mod events;
 mod frames;
 mod generations;

@@ -28,6 +28,12 @@ pub(in crate::config) struct Endpoints {
     /// Routes whose channels are authorized although they filter them: new clients get all events (default none).
     #[schemars(extend("uniqueItems" = true, "items" = s::pattern(s::NAME)))]
     pub(in crate::config) filtered: List,
+    /// What is told of who signs in, where no route has the channel #server-to-user: JSON with {claim.NAME}.
+    #[schemars(extend("allOf" = s::user_info()))]
+    pub(in crate::config) user_info: Str,
+    /// The claim with the ids of those whom such a user watches.
+    #[schemars(extend("pattern" = s::MEMBER))]
+    pub(in crate::config) watchlist: Str,
     /// Bounds.
     pub(in crate::config) limits: Option<EndpointLimits>,
 }
@@ -60,6 +66,9 @@ pub(in crate::config) struct EndpointLimits {
     /// From a request's head to the last byte of its body, at most 8s (default 3s).
     #[schemars(extend("pattern" = s::DURATION))]
     pub(in crate::config) body_timeout: Str,
+    /// How long a channel is believed to be empty after a webhook said so (default 1h).
+    #[schemars(extend("pattern" = s::DURATION))]
+    pub(in crate::config) vacated_max_age: Str,
     /// Requests of one address without a right token or signature (default 600 a minute).
     pub(in crate::config) unproven_per_address: RateOrNone,
     /// Requests of one user (default 600 a minute).

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::{POSITIVE, door, rate_or_none, required, unknown_name};
+use super::{POSITIVE, door, member, rate_or_none, required, unknown_name};
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::At;
 use crate::endpoints::settings::{Limits, Notify, Settings};
 use crate::limits::rate::Rate;
 use crate::pusher::channel::ChannelKind;
+use crate::routes::membership::Membership;
 use crate::routes::origins::Origins;
 use crate::routes::path::{Matched, PathTemplate, Router};
 use crate::routes::route::Route;
+use crate::template::ClaimsText;
 
 /// A batch of Pusher's webhooks, 20 events of 10 kB each.
 const BODY_BYTES: usize = 256 * 1024;
@@ -28,6 +30,7 @@ const BODIES_BYTES: usize = 16 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(3);
 /// What is left of an answer's time must do for Pusher.
 const BODY_TIMEOUT_MAX: Duration = Duration::from_secs(8);
+const VACATED_MAX_AGE: Duration = Duration::from_secs(3600);
 const RATE: Rate = Rate { count: 600, per: Duration::from_secs(60), burst: 600 };
 
 pub(super) fn endpoints(
@@ -47,7 +50,11 @@ pub(super) fn endpoints(
     let channel_auth = channel_auth.into_iter().filter_map(|at| path(problems, at)).collect();
     let notify = raw.notify.as_ref().and_then(|at| notify(problems, at));
     let webhooks = raw.webhooks.as_ref().filter(|path| !path.get().is_empty());
+    let info = raw.user_info.as_ref();
+    let info = info.and_then(|at| ClaimsText::parse(at.get()).map_err(|e| problems.template(at, e)).ok());
+    let watchlist = member(problems, raw.watchlist.as_ref()).map(|claim| claim.get().clone());
     Settings {
+        signed_in: Membership::SignedIn { info, watchlist },
         channel_auth,
         user_auth: user_auth.and_then(|at| path(problems, at)),
         notify,
@@ -123,6 +130,7 @@ fn limits(problems: &mut Problems<'_>, raw: Option<&raw::EndpointLimits>, event_
             BODIES_BYTES.max(body_bytes_max),
         ),
         body_timeout,
+        vacated_max_age: problems.duration(raw.vacated_max_age.as_ref(), POSITIVE, VACATED_MAX_AGE),
         unproven_per_address: rate_or_none(problems, raw.unproven_per_address.as_ref(), RATE),
         requests_per_user: rate_or_none(problems, raw.requests_per_user.as_ref(), RATE),
     }

@@ -72,13 +72,7 @@ impl Machine {
             return Err(wrong(ErrorCode::ValueExcluded, field));
         }
         let allowed = self.route.subscribe_values.iter().find(|(name, _)| name == field);
-        let accepted = value.is_some_and(|value| match allowed {
-            Some((_, choices)) => choices.iter().any(|choice| choice.fits(&value)),
-            None => {
-                let set = self.route.value_sets.of_field(field);
-                set.map_or(!value.is_empty(), |set| set.fits(&value))
-            }
-        });
+        let accepted = value.is_some_and(|value| self.route.takes_in_band(field, &value));
         match allowed {
             _ if accepted => Ok(()),
             None => Err(wrong(ErrorCode::InvalidField, field)),
