@@ -523,6 +523,9 @@ pub(super) struct DialectOut {
     /// A member has left: {member_id}, {info} (what was told of him), {channel}, {now}.
     #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::MEMBER)))]
     pub(super) member_removed: Str,
+    /// A cache channel has no last event: {channel}, {now}.
+    #[schemars(extend("allOf" = s::frame(crate::legacy::dialect::Frames::SUBSCRIBED)))]
+    pub(super) cache_miss: Str,
 }
 
 /// A token bucket: `burst` at once, refilled with `count` per `per`.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use self::members::Joined;
-use super::metrics::Metrics;
+use super::metrics::{LateJoiner, Metrics};
 use super::table::{self, Channel, Table};
 use crate::clock::Now;
 use crate::exchange::{ConnId, Interest, LinkId, Member, MemberKey, Subscribe, Via};
@@ -219,10 +219,7 @@ impl Hub {
                     if event.handed_out() {
                         self.settle(&event);
                     }
-                    if event.kind == Kind::Channel
-                        && is_cache(&event.channel)
-                        && event.link != self.members.id()
-                    {
+                    if event.says_last() && event.link != self.members.id() {
                         known.keep(event);
                     }
                 }
@@ -297,8 +294,17 @@ impl Hub {
 
     /// Sends the last event of a cache channel to a new subscriber, as Pusher does to one of its own.
     fn replay(&self, last: Option<Arc<Event>>, interest: &Interest, route: &RouteState, conn: &Conn) {
-        let Some(event) = last else { return };
+        let Some(event) = last else { return self.metrics.late_joiner(LateJoiner::Unknown) };
+        if event.kind == Kind::CacheMiss {
+            let frame = match interest {
+                Interest::All | Interest::Value(_) => self.frame_of(route, &event),
+                Interest::Hold => None,
+            };
+            self.confirm(frame, route, conn);
+            return self.metrics.late_joiner(LateJoiner::CacheMiss);
+        }
         if events::drops(route, &event.name) {
+            self.metrics.late_joiner(LateJoiner::NotFor);
             return self.note_dropped(route, event.shown(route.edition()));
         }
         let data = event_data(route, &event, is_by_client(&event, &self.generations.current()));
@@ -307,10 +313,13 @@ impl Hub {
             Interest::Hold => false,
             Interest::Value(value) => filter_value(route, &data).as_deref() == Some(value),
         };
-        if wanted && event.origin != Some(conn.id()) {
-            let frame = &event.shown(route.edition()).frame;
-            self.confirm(Some(frame.get_or_init(|| self.render(route, &event, &data)).clone()), route, conn);
+        if !wanted || event.origin == Some(conn.id()) {
+            return self.metrics.late_joiner(LateJoiner::NotFor);
         }
+        let frame = &event.shown(route.edition()).frame;
+        let frame = frame.get_or_init(|| self.render(route, &event, &data)).clone();
+        self.confirm(Some(frame), route, conn);
+        self.metrics.late_joiner(LateJoiner::Event);
     }
 
     /// Hands the event to its receivers. With `corked`, frames are only queued, and each connection that then
@@ -435,7 +444,7 @@ impl Known {
 
     /// The channel's last event, where it is kept.
     fn last(&self, link: LinkId, channel: &Arc<str>) -> Option<Arc<Event>> {
-        self.cached.get(&(link, channel.clone()), Now::read().mono)
+        self.cached.last(&(link, channel.clone()), Now::read().mono)
     }
 
     /// Tells the channel's subscribers, or those as this member, and nobody else, that it is refused: who waits for it by

@@ -73,6 +73,8 @@ pub struct Frames {
     pub member_added: Option<Frame>,
     /// A member has left; without it nothing is sent.
     pub member_removed: Option<Frame>,
+    /// A cache channel has no last event; without it nothing is sent.
+    pub cache_miss: Option<Frame>,
     /// A backend's answer to a client's message; needed for `reply = "json"`.
     pub reply: Option<Frame>,
 }
@@ -225,6 +227,7 @@ impl Dialect {
             members,
             member_added,
             member_removed,
+            cache_miss,
             reply,
         } = &self.out;
         let frames = [
@@ -238,6 +241,7 @@ impl Dialect {
             ("members", members.as_ref()),
             ("member_added", member_added.as_ref()),
             ("member_removed", member_removed.as_ref()),
+            ("cache_miss", cache_miss.as_ref()),
             ("reply", reply.as_ref()),
         ];
         let frames = frames.into_iter().filter_map(|(key, frame)| Some((key, Cow::Borrowed(frame?))));
@@ -383,6 +387,13 @@ impl Dialect {
             Slot::Info => Some(Fill::Json(info)),
             _ => None,
         }))
+    }
+
+    /// The frame that says that a cache channel has no last event.
+    #[must_use]
+    pub fn render_cache_miss(&self, channel: &str, now: Now) -> Option<String> {
+        let frame = self.out.cache_miss.as_ref()?;
+        Some(self.render(frame, now, |slot| (slot == Slot::Channel).then_some(Fill::Text(channel))))
     }
 
     /// A backend's answer, JSON, to a client's message of this type.

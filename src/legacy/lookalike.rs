@@ -152,6 +152,7 @@ mod tests {
                 members: optional("members", Frames::MEMBERS),
                 member_added: optional("member_added", Frames::MEMBER),
                 member_removed: optional("member_removed", Frames::MEMBER),
+                cache_miss: optional("cache_miss", Frames::SUBSCRIBED),
                 reply: optional("reply", Frames::REPLY),
             },
             keepalives: if key == "keepalives" { vec![("?".into(), other.into())] } else { Vec::new() },

@@ -173,6 +173,7 @@ mod tests {
             members: None,
             member_added: None,
             member_removed: None,
+            cache_miss: None,
             reply: None,
         };
         names(&Dialect { out, ..typed() })

@@ -9,6 +9,7 @@ use super::refused::Refused;
 use super::undelivered::Reason;
 use crate::clock::Now;
 use crate::exchange::{ConnId, LinkId, MemberKey};
+use crate::pusher::channel::is_cache;
 use crate::routes::edition::{Edition, RouteId};
 
 /// An event from Pusher, decoded once and shared by all hubs.
@@ -27,6 +28,8 @@ pub struct Event {
     /// The member who sent it, as Pusher says of a client event on a presence channel.
     pub sender: Option<Box<str>>,
     pub kind: Kind,
+    /// Of a cache channel it is not the last one: a client event, of which Pusher keeps none, or an older one.
+    pub is_passing: bool,
     /// What becomes of it on the first edition of a route that is looked at, and behind that on the others.
     shown: OnceLock<Shown>,
     /// Hubs that have yet to hand it out.
@@ -89,6 +92,7 @@ impl Event {
             origin,
             sender: None,
             kind: Kind::Channel,
+            is_passing: false,
             shown: OnceLock::new(),
             awaited: AtomicU32::new(0),
         }
@@ -106,6 +110,25 @@ impl Event {
     pub fn of_kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
         self
+    }
+
+    /// The same, as Pusher keeps none.
+    #[must_use]
+    pub fn passing(mut self, is_passing: bool) -> Self {
+        self.is_passing = is_passing;
+        self
+    }
+
+    /// That a cache channel has no last event, known since `received`.
+    #[must_use]
+    pub fn cache_miss(link: LinkId, channel: Arc<str>, received: Now) -> Self {
+        Self::new(link, channel, "", "null", received, None).of_kind(Kind::CacheMiss)
+    }
+
+    /// Whether it says what the last event of its channel is, which is a cache channel.
+    #[must_use]
+    pub fn says_last(&self) -> bool {
+        matches!(self.kind, Kind::Channel | Kind::CacheMiss) && !self.is_passing && is_cache(&self.channel)
     }
 
     /// So many hubs are to hand it out; to be said before they are told.
@@ -216,7 +239,7 @@ pub enum Delivery {
         channel: Arc<str>,
         /// Whether events may have been missed.
         gap: bool,
-        /// The last event of a cache channel.
+        /// The last event of a cache channel, or what says that it has none; `None`: neither is known.
         cached: Option<Arc<Event>>,
     },
     /// A member's own subscription is confirmed: whoever waits for it is told, and nobody else. Events of the channel

@@ -7,6 +7,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::delivery::Sent;
+use crate::pusher::frame::text_json;
+
 /// How long after a request's end its copies may still come, for Pusher answers before it delivers. So long its channels
 /// wait with a connection that it does not exclude.
 pub const DELIVERY_TIME: Duration = Duration::from_millis(250);
@@ -34,6 +37,8 @@ pub struct Held {
 #[derive(Debug)]
 struct Flight {
     channels: Vec<Arc<str>>,
+    /// Its messages on cache channels.
+    cached: Vec<Arc<Sent>>,
     /// It was sent before the present connection was established.
     stale: bool,
 }
@@ -55,8 +60,25 @@ impl Flights {
     pub fn begin(&mut self, channels: Vec<Arc<str>>) -> (u64, Option<Arc<str>>) {
         let id = self.next_id;
         self.next_id += 1;
-        self.under_way.insert(id, Flight { channels, stale: false });
+        self.under_way.insert(id, Flight { channels, cached: Vec::new(), stale: false });
         (id, self.socket_id.clone())
+    }
+
+    /// The request carries these messages of cache channels, which Pusher may send as last events before it answers.
+    pub fn carries(&mut self, id: u64, cached: Vec<Arc<Sent>>) {
+        if let Some(flight) = self.under_way.get_mut(&id) {
+            flight.cached = cached;
+        }
+    }
+
+    /// The message that this event of a cache channel is, if a request carries it. `data` is JSON.
+    #[must_use]
+    pub fn carried(&self, channel: &str, name: &str, data: &str) -> Option<Arc<Sent>> {
+        let mut carried = self.under_way.values().flat_map(|flight| &flight.cached);
+        let is = |sent: &&Arc<Sent>| {
+            *sent.channel == *channel && sent.event == name && text_json(&sent.data) == data
+        };
+        carried.find(is).cloned()
     }
 
     /// The request has ended, whether it was answered or given up. Gives the channels that it kept from being
@@ -64,7 +86,7 @@ impl Flights {
     pub fn end(&mut self, id: u64, now: Instant) -> Vec<Arc<str>> {
         self.forget(now);
         match self.under_way.remove(&id) {
-            Some(Flight { channels, stale: true }) => channels,
+            Some(Flight { channels, stale: true, .. }) => channels,
             Some(Flight { channels, .. }) => {
                 self.ended.push_back((now, channels));
                 Vec::new()

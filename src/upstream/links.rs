@@ -14,6 +14,7 @@ use super::link::client_events::ClientEvent;
 use super::link::machine::Command;
 use super::members::{self, Members};
 use crate::exchange::LinkId;
+use crate::pusher::channel::is_cache;
 
 /// One link's handle. As long as there is one, the link lives.
 #[derive(Clone, Debug)]
@@ -163,7 +164,12 @@ impl Links {
         }
         for part in &mut parts {
             let channels = part.batch.iter().map(|sent| sent.channel.clone()).collect();
-            (part.flight, part.socket_id) = part.link.0.flights.lock().begin(channels);
+            let mut flights = part.link.0.flights.lock();
+            (part.flight, part.socket_id) = flights.begin(channels);
+            let cached: Vec<_> = part.batch.iter().filter(|sent| is_cache(&sent.channel)).cloned().collect();
+            if !cached.is_empty() {
+                flights.carries(part.flight, cached);
+            }
         }
         let members = self.members.as_ref().filter(|_| !of_members.is_empty());
         let members = members.map(|members| members.begin(of_members));

@@ -257,7 +257,7 @@ mod tests {
         for (index, result) in EventResult::VALUES.iter().enumerate() {
             assert_eq!(result.index(), index, "{result:?}");
         }
-        assert_eq!(EventResult::VALUES.len(), 5 + Reason::ALL.len());
+        assert_eq!(EventResult::VALUES.len(), 6 + Reason::ALL.len());
     }
 
     #[test]

@@ -256,8 +256,10 @@ pub async fn carries_real_clients(app: &App) {
         }
     })
     .await;
-    let (node, python) =
-        tokio::join!(clients::node("bridge.test.mjs", app, bridge.address, &[]), clients::python(app, bridge.address));
+    let (node, python) = tokio::join!(
+        clients::node("bridge.test.mjs", app, bridge.address, &[]),
+        clients::python(app, bridge.address)
+    );
     [node, python].into_iter().flatten().for_each(assert_success);
 }
 

@@ -50,6 +50,7 @@ pub(super) fn dialect(out: &mut Lines, dialect: &Dialect) {
         members,
         member_added,
         member_removed,
+        cache_miss,
         reply,
     } = frames;
     for (label, frame) in [
@@ -64,6 +65,7 @@ pub(super) fn dialect(out: &mut Lines, dialect: &Dialect) {
         ("members", members.as_ref()),
         ("member_added", member_added.as_ref()),
         ("member_removed", member_removed.as_ref()),
+        ("cache_miss", cache_miss.as_ref()),
         ("reply", reply.as_ref()),
     ] {
         if let Some(frame) = frame {

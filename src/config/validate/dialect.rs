@@ -137,6 +137,7 @@ fn frames(problems: &mut Problems<'_>, at: &At<raw::DialectOut>) -> Option<Frame
     let members = frame(problems, raw.members.as_ref(), Frames::MEMBERS);
     let member_added = frame(problems, raw.member_added.as_ref(), Frames::MEMBER);
     let member_removed = frame(problems, raw.member_removed.as_ref(), Frames::MEMBER);
+    let cache_miss = frame(problems, raw.cache_miss.as_ref(), Frames::SUBSCRIBED);
     let reply = frame(problems, raw.reply.as_ref(), Frames::REPLY);
     Some(Frames {
         event: EventFrame::new(event?),
@@ -150,6 +151,7 @@ fn frames(problems: &mut Problems<'_>, at: &At<raw::DialectOut>) -> Option<Frame
         members,
         member_added,
         member_removed,
+        cache_miss,
         reply,
     })
 }

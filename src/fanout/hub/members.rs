@@ -136,7 +136,7 @@ impl Hub {
     }
 
     /// The frame that the route's dialect has for an event of this kind.
-    fn frame_of(&self, route: &RouteState, event: &Event) -> Option<Bytes> {
+    pub(super) fn frame_of(&self, route: &RouteState, event: &Event) -> Option<Bytes> {
         let (channel, at) = (route.alias(&event.channel), event.received);
         let member = |added| route.dialect.render_member(added, channel, (&event.name, &event.data), at);
         let text = match event.kind {
@@ -144,7 +144,8 @@ impl Hub {
             Kind::MemberRemoved => member(false),
             Kind::SubscriptionCount if route.pusher_events.subscription_count => self.own_event(route, event),
             Kind::Watchlist if route.pusher_events.watchlist => self.own_event(route, event),
-            Kind::Channel | Kind::CacheMiss | Kind::SubscriptionCount | Kind::Watchlist => None,
+            Kind::Channel | Kind::SubscriptionCount | Kind::Watchlist => None,
+            Kind::CacheMiss => route.dialect.render_cache_miss(channel, at),
         };
         text.map(|text| self.encode(&text))
     }

@@ -438,3 +438,54 @@ async fn what_cannot_be_decrypted_is_told_to_who_misses_it_where_the_route_says_
         );
     }
 }
+
+/// The next frame that comes to a client.
+async fn frame_to(client: &mut TcpStream) -> String {
+    let mut head = [0; 2];
+    client.read_exact(&mut head).await.unwrap();
+    let mut frame = vec![0; usize::from(head[1])];
+    client.read_exact(&mut frame).await.unwrap();
+    String::from_utf8(frame).unwrap()
+}
+
+#[tokio::test]
+async fn who_comes_late_is_told_the_last_event_with_its_time_or_that_there_is_none_and_of_his_channel_only() {
+    let routes = ROUTES
+        .replace("error =", "cache_miss = '{\"none\":{channel}}'\nerror =")
+        .replace("\"data\":{data}}'", "\"data\":{data},\"at\":{now}}'")
+        .replace("channel = \"c\"", "channel = \"cache-a\"");
+    let mut bench = Bench::new().await;
+    bench.route = generation(&mut History::default(), &routes).routes()[0].clone();
+    let (link, end) = LinkHandle::open();
+    let live = |channel: &str, cached| {
+        let channel = channel.into();
+        Delivery::Live { link: end.id, channel, gap: false, cached }
+    };
+    let deliver = |event: Event| {
+        event.expect_hubs(1);
+        Delivery::Event(Arc::new(event))
+    };
+    let hour_ago = Now { unix_ms: 0, ..Now::read() };
+    let came = |channel: &str| Event::new(end.id, channel.into(), "e", "1", hour_ago, None);
+    let (first, mut client) = bench.subscribed(&link, 1, "cache-a").await;
+    let (_other, mut other) = bench.subscribed(&link, 2, "cache-b").await;
+    bench.tell([live("cache-a", None), live("cache-b", None)]);
+    bench.tell([deliver(Event::cache_miss(end.id, "cache-a".into(), hour_ago)), deliver(came("cache-b"))]);
+    assert_eq!(frame_to(&mut client).await, r#"{"none":"cache-a"}"#);
+    let e = r#"{"type":"e","data":1,"at":"1970-01-01T00:00:00Z"}"#;
+    assert_eq!(frame_to(&mut other).await, e);
+    let (_ticket, mut late) = bench.subscribed(&link, 3, "cache-a").await;
+    assert_eq!(frame_to(&mut late).await, r#"{"none":"cache-a"}"#, "not the other channel's event");
+    bench.tell([deliver(came("cache-a").passing(true)), deliver(came("cache-a"))]);
+    for client in [&mut client, &mut late] {
+        assert_eq!((frame_to(client).await.as_str(), frame_to(client).await.as_str()), (e, e));
+    }
+    let (_ticket, mut later) = bench.subscribed(&link, 4, "cache-a").await;
+    assert_eq!(frame_to(&mut later).await, e, "as old as it is");
+    // Lost and confirmed again, what the link knows counts.
+    bench.tell([Delivery::Down(end.id)]);
+    let (_ticket, mut waiting) = bench.subscribed(&link, 5, "cache-a").await;
+    bench.tell([live("cache-a", Some(Arc::new(Event::cache_miss(end.id, "cache-a".into(), hour_ago))))]);
+    assert_eq!(frame_to(&mut waiting).await, r#"{"none":"cache-a"}"#);
+    drop(first);
+}

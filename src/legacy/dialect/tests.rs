@@ -46,6 +46,7 @@ pub(crate) fn typed() -> Dialect {
                 Frames::MEMBER,
             ),
             member_removed: frame(r#"{"type":"member_removed","data":{"id":{member_id}}}"#, Frames::MEMBER),
+            cache_miss: None,
             reply: frame(r#"{"type":"reply","to":{type},"data":{data},"timestamp":{now}}"#, Frames::REPLY),
         },
         error_codes: Vec::new(),

@@ -28,7 +28,7 @@ use crate::pusher::close::Reconnect;
 use crate::pusher::encryption::{MasterKey, Undecryptable};
 use crate::pusher::frame;
 use crate::upstream::backoff::full_jitter;
-use crate::upstream::delivery::{Delivery, Event, Kind, Sent};
+use crate::upstream::delivery::{Delivery, Event, Sent};
 use crate::upstream::flights::SharedFlights;
 use crate::upstream::hubs::Hubs;
 use crate::upstream::lost::{End, LostCause};
@@ -47,6 +47,15 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 const ASKED_AT_MOST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Begins the name of a link's own channel; 16 hexadecimal digits follow.
 const OWN_CHANNEL: &str = "private-pusher-bridge-";
+
+/// How Pusher took a message of a client of this bridge.
+#[derive(Clone, Copy, Debug)]
+enum Accepted<'a> {
+    /// By its API, as an event like any other.
+    ByApi,
+    /// As a client event, of this member where the channel has some.
+    AsClientEvent(Option<&'a str>),
+}
 
 #[derive(Debug)]
 enum Phase {
@@ -311,7 +320,11 @@ impl Machine {
             Command::Ended { flight, accepted } => {
                 let released = self.flights.lock().end(flight, now);
                 self.table.release(&released, now);
-                accepted.iter().for_each(|sent| self.deliver_local(sent, None, at, out));
+                for sent in accepted {
+                    if !self.cache.was_shown(&sent) {
+                        self.deliver_local(&sent, Accepted::ByApi, at, out);
+                    }
+                }
             }
             Command::Subscribers(subscribers) => self.table.count_subscribers(&subscribers),
             Command::ClientEvent(item) => self.client_events.push(item),
@@ -341,7 +354,9 @@ impl Machine {
                     out.push(Action::Send(Frame::ClientEvent(sent)));
                     out.push(Action::Send(Frame::Ping));
                 }
-                Step::Deliver(sent, sender) => self.deliver_local(&sent, sender.as_deref(), at, out),
+                Step::Deliver(sent, sender) => {
+                    self.deliver_local(&sent, Accepted::AsClientEvent(sender.as_deref()), at, out);
+                }
                 Step::Settle(event, fate) => {
                     if self.member.is_some() {
                         out.push(Action::TellPool(FromLink::Settled(event.sent.clone())));
@@ -354,25 +369,32 @@ impl Machine {
 
     /// Hands what Pusher accepted to the hubs. They know who is subscribed, and go on with it while the link is
     /// lost.
-    fn deliver_local(&mut self, sent: &Sent, sender: Option<&str>, now: Now, out: &mut Vec<Action>) {
+    fn deliver_local(&mut self, sent: &Sent, accepted: Accepted<'_>, now: Now, out: &mut Vec<Action>) {
         let hubs = self.table.hubs(&sent.channel);
         let (data, origin) = (|| frame::text_json(&sent.data), Some(sent.origin));
+        let (sender, is_passing) = match accepted {
+            Accepted::ByApi => (None, false),
+            Accepted::AsClientEvent(sender) => (sender, true),
+        };
         if hubs.is_empty() {
-            return self.keep_for_later(&sent.channel, &sent.event, || Ok(data()), now, origin);
+            if !is_passing {
+                self.keep_for_later(&sent.channel, &sent.event, || Ok(data()), now, origin);
+            }
+            return;
         }
-        if self.cache.awaits_last() && self.table.receivers(&sent.channel).is_some() {
-            // It would have come before: what comes now is somebody's.
-            self.cache.has_no_last(&sent.channel);
+        if self.keeps_last(&sent.channel) && !is_passing {
+            let is_subscribed = self.table.receivers(&sent.channel).is_some();
+            self.cache.own_comes(&sent.channel, is_subscribed, now.mono);
         }
         out.push(Action::Note(Note::Local));
         let event = Event::new(self.id, sent.channel.clone(), &sent.event, &data(), now, origin);
-        self.deliver(hubs, event.by_member(sender), out);
+        self.deliver(hubs, event.by_member(sender).passing(is_passing), out);
     }
 
     fn deliver(&mut self, hubs: Hubs, event: Event, out: &mut Vec<Action>) {
         event.expect_hubs(hubs.len());
         let event = Arc::new(event);
-        if event.kind == Kind::Channel && self.keeps_last(&event.channel) {
+        if event.says_last() && self.keeps_last(&event.channel) {
             self.cache.keep(&event);
         }
         out.push(Action::Tell(hubs, Delivery::Event(event)));
@@ -412,6 +434,7 @@ impl Machine {
         for op in self.ops.drain(..) {
             out.push(match op {
                 Op::Subscribe(channel) => {
+                    self.cache.subscribes(&channel);
                     let data = self.member.as_ref().and_then(|member| member.channel_data(&channel));
                     Action::Send(match data {
                         Some(data) => Frame::SubscribeAs(channel, data.clone()),

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::cache::{Anew, is_client_event};
 use super::{Action, Frame, Machine, Note, Phase};
 use crate::clock::Now;
 use crate::pusher::channel::ChannelKind;
@@ -81,7 +82,7 @@ impl Machine {
             }
             ServerFrame::Error { code, message } => self.error(code, message, at, out),
             ServerFrame::Other { channel: Some(channel), event, .. } if event == "pusher:cache_miss" => {
-                self.cache.has_no_last(&channel);
+                self.cache_miss(&channel, came, out);
             }
             ServerFrame::Other { channel: Some(channel), event, data }
                 if event == "pusher_internal:subscription_count" =>
@@ -117,7 +118,9 @@ impl Machine {
             } else {
                 let master_key = self.master_key.clone();
                 let clear = || clear(master_key.as_ref(), channel, data);
-                self.keep_for_later(channel, name, clear, came, None);
+                if !is_client_event(channel, name, sender) || self.cache.first(channel).is_some() {
+                    self.keep_for_later(channel, name, clear, came, None);
+                }
                 let (channel, event) = (channel.to_owned(), name.to_owned());
                 out.push(Action::Note(Note::Unwanted { channel, event }));
             }
@@ -128,11 +131,37 @@ impl Machine {
             Ok(data) => data,
             Err(why) => return self.undecryptable(channel, hubs, name, why, out),
         };
-        if self.cache.is_had_already(&channel, name, &data, at) {
+        let anew = self.cache.comes(&channel, name, &data, at);
+        if anew == Anew::Had {
             return out.push(Action::Note(Note::HadAlready));
         }
-        let event = Event::new(self.id, channel, name, &data, came, None).by_member(sender);
+        // A message of the bridge's own whose publishing is not answered yet: to be delivered once, and not to its sender.
+        let own = || self.flights.lock().carried(&channel, name, &data);
+        let own = (anew != Anew::No).then(own).flatten();
+        let origin = own.as_ref().map(|sent| sent.origin);
+        if let Some(sent) = own {
+            self.cache.shows(sent);
+        }
+        let is_passing = match anew {
+            Anew::No => is_client_event(&channel, name, sender),
+            Anew::First | Anew::Had => false,
+            Anew::AfterOwn => true,
+        };
+        let event = Event::new(self.id, channel, name, &data, came, origin).by_member(sender);
+        let event = event.passing(is_passing);
         self.deliver(hubs, event, out);
+    }
+
+    /// Pusher has no last event of the channel.
+    fn cache_miss(&mut self, channel: &str, came: Now, out: &mut Vec<Action>) {
+        if !self.cache.missed(channel, came.mono) {
+            return;
+        }
+        if let Some((channel, hubs)) = self.table.receivers(channel) {
+            self.deliver(hubs, Event::cache_miss(self.id, channel, came), out);
+        } else if let Some(channel) = self.table.lingering(channel) {
+            self.cache.keep(&Arc::new(Event::cache_miss(self.id, channel, came)));
+        }
     }
 
     /// An event could not be decrypted: nobody gets it, and whoever should have is told as his route says.

@@ -1,5 +1,6 @@
 //! The machine before a model of Pusher's server, and in single cases.
 
+mod cached;
 mod cases;
 mod encrypted;
 mod hubs;

@@ -15,13 +15,13 @@ use crate::upstream::link::machine::{Action, Command, Frame, Machine, Note};
 use crate::upstream::lost::{End, LostCause};
 use crate::upstream::refused::Refused;
 
-const CACHE: &str = "cache-price";
+pub(super) const CACHE: &str = "cache-price";
 const NO_SUBSCRIPTION: &str = "No current subscription to channel a, or subscription in progress";
 
 pub(super) struct Bench {
     pub(super) machine: Machine,
-    now: Instant,
-    flights: SharedFlights,
+    pub(super) now: Instant,
+    pub(super) flights: SharedFlights,
 }
 
 impl Bench {
@@ -53,13 +53,13 @@ impl Bench {
         b
     }
 
-    fn act(&mut self, input: impl FnOnce(&mut Machine, Instant, &mut Vec<Action>)) -> Vec<Action> {
+    pub(super) fn act(&mut self, input: impl FnOnce(&mut Machine, Instant, &mut Vec<Action>)) -> Vec<Action> {
         let mut out = Vec::new();
         input(&mut self.machine, self.now, &mut out);
         out
     }
 
-    fn go_to_deadline(&mut self) -> Vec<Action> {
+    pub(super) fn go_to_deadline(&mut self) -> Vec<Action> {
         self.now = self.machine.deadline();
         self.act(|machine, now, out| machine.timer(at(now), out))
     }
@@ -74,6 +74,11 @@ impl Bench {
 
     pub(super) fn event(&mut self, channel: &str, data: &str) -> Vec<Action> {
         self.frame(&frame::event("changed", channel, data, None))
+    }
+
+    /// The server says that the channel has no last event.
+    pub(super) fn miss(&mut self, channel: &str) -> Vec<Action> {
+        self.frame(&frame::event_raw("pusher:cache_miss", Some(channel), None, None))
     }
 
     pub(super) fn subscribe(&mut self, channel: &str) -> Vec<Action> {
@@ -93,7 +98,7 @@ impl Bench {
         self.act(|machine, now, out| machine.command(Command::Ended { flight, accepted }, at(now), out))
     }
 
-    fn end(&mut self, code: Option<u16>) -> Duration {
+    pub(super) fn end(&mut self, code: Option<u16>) -> Duration {
         let end = End { cause: LostCause::of_close(code), code, why: String::new() };
         let actions = self.act(|machine, now, out| machine.ended(end, now, out));
         let delay = actions.iter().find_map(|action| match action {
@@ -251,8 +256,8 @@ fn nothing_is_sent_over_a_connection_that_is_given_up() {
 fn what_a_stranger_publishes_after_a_client_is_no_last_event_sent_anew() {
     let mut b = Bench::connected();
     b.subscribe(CACHE);
-    // A server that does not say that there is no last event.
     b.confirmed(CACHE);
+    b.miss(CACHE);
     assert_eq!(events(&b.publish(CACHE, "1")), ["1"]);
     assert_eq!(events(&b.event(CACHE, "1")), ["1"]);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::exchange::LinkId;
 use crate::pusher::channel;
-use crate::upstream::delivery::{Delivery, Event};
+use crate::upstream::delivery::{Delivery, Event, Kind};
 use crate::upstream::refused::Refused;
 
 /// The event of a stranger; its data is its number on its channel, from 1.
@@ -86,7 +86,12 @@ impl Hub {
         match delivery {
             Delivery::Event(event) => {
                 assert_eq!(event.link, link);
-                self.event(event);
+                match event.kind {
+                    Kind::CacheMiss => {
+                        assert!(self.subscriptions[&event.channel].up, "before the confirmation")
+                    }
+                    _ => self.event(event),
+                }
             }
             Delivery::Live { link: of, channel, gap, cached } => {
                 assert_eq!(*of, link);
@@ -101,7 +106,7 @@ impl Hub {
                 subscription.up = true;
                 subscription.refused = None;
                 subscription.accounted = published;
-                if let Some(event) = cached {
+                if let Some(event) = cached.as_ref().filter(|event| event.kind == Kind::Channel) {
                     assert!(event.channel == *channel);
                     assert!(*event.name == *LOCAL || number(event) <= published);
                 }

@@ -475,7 +475,7 @@ impl World {
     pub(super) fn request(&mut self, channel: &Arc<str>) {
         let is_cache = channel::is_cache(channel);
         // What a cache channel's last event is would depend on the order of its publishers.
-        if self.is_requested(channel) || (is_cache && !self.is_steady(channel)) {
+        if self.is_requested(channel) || (is_cache && self.is_under_way(channel)) {
             return;
         }
         self.request_count += 1;
@@ -483,6 +483,9 @@ impl World {
         let (flight, excluded) = self.flights.lock().begin(vec![channel.clone()]);
         let (event, data) = (LOCAL.to_owned(), number.to_string());
         let sent = Arc::new(Sent { channel: channel.clone(), event, data, origin: ConnId(1) });
+        if is_cache {
+            self.flights.lock().carries(flight, vec![sent.clone()]);
+        }
         let excluded = excluded.map(|id| id.to_string());
         self.requests.insert(number, Request { flight, sent: sent.clone() });
         let (there, back) = (self.latency(), self.latency());

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::{Answer, Happening, World};
 use crate::pusher::{channel, frame};
-use crate::upstream::delivery::{Delivery, Event};
-use crate::upstream::link::machine::Frame;
+use crate::upstream::delivery::{Delivery, Event, Kind};
 
 impl World {
     /// What a hub is told as a channel's last event is not of a time before the link let the channel go; and where nothing
     /// is under way, and the server sends no other, it is the very last one.
     pub(super) fn check_cached(&mut self, delivery: &Delivery) {
-        let Delivery::Live { channel, gap, cached, .. } = delivery else { return };
+        let Delivery::Live { channel, gap, cached: known, .. } = delivery else { return };
+        let cached = known.as_ref().filter(|event| event.kind == Kind::Channel);
         assert!(cached.is_none() || self.cached.contains(channel), "{channel}: an event of another time");
         let is_settled = !gap
             && self.joins
@@ -20,11 +20,8 @@ impl World {
             && !self.is_under_way(channel);
         if is_settled && channel::is_cache(channel) {
             let text = |event: &Arc<Event>| frame::event(&event.name, channel, &event.data, None);
-            assert_eq!(
-                cached.as_ref().map(text).as_ref(),
-                self.pusher.last(channel),
-                "the last of {channel}"
-            );
+            assert!(known.is_some(), "{channel}: the server has said what it has");
+            assert_eq!(cached.map(text).as_ref(), self.pusher.last(channel), "the last of {channel}");
             self.saw(if cached.is_some() { "a last event" } else { "no last event" });
         }
     }
@@ -36,19 +33,6 @@ impl World {
                 matches!(happening, Happening::ToLink(of, Answer::Frame(text))
                     if *of == self.connection && text.contains(&**channel))
             })
-    }
-
-    /// Whether a cache channel is subscribed and stays so: to one that is subscribed while its event is published, that
-    /// may come twice.
-    pub(super) fn is_steady(&self, channel: &Arc<str>) -> bool {
-        let is_changing = self.agenda.values().any(|happening| {
-            matches!(happening, Happening::ToPusher(_, Frame::Subscribe(c) | Frame::Unsubscribe(c)) if c == channel)
-        });
-        let is_subscribed = self.machine.table().receivers(channel).is_some();
-        is_subscribed
-            && !is_changing
-            && self.pusher.subscribed.contains(channel)
-            && !self.is_under_way(channel)
     }
 
     /// Whether an event of a cache channel is being published by a client, and nothing else may happen to the channel.
