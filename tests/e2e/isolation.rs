@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pusher_bridge::auth::mint_hs256;
 use pusher_bridge::clock::Now;
+use pusher_bridge::pusher::encryption::{KEY_BYTES, MasterKey, NONCE_BYTES};
 use rcgen::PublicKeyData;
 use serde_json::{Value, json};
 
@@ -502,4 +503,68 @@ async fn a_live_connection_cannot_change_its_user() {
     assert_eq!(client.error_code().await, "OTHER_USER");
     client.auth(&token("1")).await;
     assert_eq!(client.json().await["data"]["user_id"], "1");
+}
+
+near_and_far!(an_event_encrypted_with_another_apps_key_is_not_delivered);
+async fn an_event_encrypted_with_another_apps_key_is_not_delivered() {
+    const KEY: &str = "zyrm8pvV2C9fJcBfhyXzvxbJVN/H7QLmbe0xJi1GhPU=";
+    const TOLD: &str = r#"
+[[routes]]
+name = "told"
+group = "typed-api"
+path = "/told/{name}"
+channel = "private-encrypted-{name}"
+on_undecryptable = "notify"
+shares = ["secure"]
+"#;
+    let routes = format!("{SHIPPED}\n{TOLD}");
+    let bridge = Bridge::with_env(&routes, &[("PUSHER_ENCRYPTION_MASTER_KEY", KEY)], |_| {}).await;
+    let mut client = bridge.login_as("/ws/secure/s1", "1").await;
+    let mut told = bridge.login_as("/told/s1", "2").await;
+    let (own, foreign) = (MasterKey::parse(KEY).unwrap(), MasterKey::new([8; KEY_BYTES]));
+    let (channel, data) = ("private-encrypted-s1", r#"{"n":"x"}"#);
+    let sealed =
+        |key: &MasterKey, channel: &str, data: &str| key.of_channel(channel).seal([1; NONCE_BYTES], data);
+    for wrong in [
+        sealed(&foreign, channel, data),
+        sealed(&own, "private-encrypted-s2", data),
+        data.to_owned(),
+        format!(r#"{{"type":"secret","data":{data}}}"#),
+    ] {
+        bridge.sandbox.trigger(channel, "secret", &wrong);
+    }
+    bridge.sandbox.trigger(channel, "secret", &sealed(&own, channel, r#"{"n":"fence"}"#));
+    gets_only(&mut client, &[]).await;
+    // A notice is heard by the session, so the next event may come before it.
+    let (mut is_told, mut has_fence) = (false, false);
+    while !(is_told && has_fence) {
+        let frame = told.json().await;
+        if frame["type"] == "error" {
+            assert_eq!(frame["data"]["error_code"], "EVENT_NOT_DECRYPTED");
+            is_told = true;
+        } else {
+            assert_eq!(frame["data"]["n"], "fence");
+            has_fence = true;
+        }
+    }
+    for reason in ["wrong_key", "not_encrypted"] {
+        let series = format!("pusher_bridge_undecryptable_total{{reason=\"{reason}\"}}");
+        assert_eq!(bridge.metric(&series), 2.0, "{reason}");
+    }
+}
+
+near_and_far!(a_cached_event_of_another_channel_is_never_replayed);
+async fn a_cached_event_of_another_channel_is_never_replayed() {
+    let bridge = Bridge::start().await;
+    let mut first = bridge.login_as("/ws/state/x1", "1").await;
+    let mut other = bridge.login_as("/ws/state/x2", "1").await;
+    for channel in ["private-cache-state-x1", "private-cache-state-X2", "private-cache-state-x"] {
+        bridge.sandbox.trigger(channel, "state", r#"{"n":"x"}"#);
+    }
+    assert_eq!(first.json().await["data"]["n"], "x");
+    let mut late = [bridge.login_as("/ws/state/x2", "2").await, bridge.login_as("/ws/state/x1", "2").await];
+    assert_eq!(late[1].json().await["data"]["n"], "x", "who is on its channel gets it");
+    bridge.sandbox.trigger("private-cache-state-x2", "state", r#"{"n":"fence"}"#);
+    gets_only(&mut other, &[]).await;
+    gets_only(&mut late[0], &[]).await;
 }
