@@ -140,8 +140,10 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let mut publishing = Tasks::default();
     let publish = config.upstream.publish.clone();
     let (counted, lanes) = (metrics.publishing.clone(), &mut publishing.running);
-    let endpoints = endpoints::endpoints(&config, api.clone(), endpoints::occupancy(&config), &metrics);
-    let publisher = Publisher::start(api, publish, links.clone(), counted, lanes);
+    let occupancy = endpoints::occupancy(&config);
+    let endpoints = endpoints::endpoints(&config, api.clone(), occupancy.clone(), &metrics);
+    let publisher =
+        Publisher::start(api, publish, links.clone(), counted, lanes).with_occupancy(occupancy.clone());
     let unsettled = publisher.unsettled();
     let status = Status::new(
         connected,
@@ -193,7 +195,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (stop_accepting, stop) = watch::channel(false);
     let mut workers = Vec::new();
     for (index, (inbox, turns)) in hub_inboxes.into_iter().zip(turns).enumerate() {
-        let hub = Arc::new(Hub::new(
+        let hub = Hub::new(
             index,
             generations.clone(),
             undelivered.clone(),
@@ -201,7 +203,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             members.clone(),
             metrics.fanout.clone(),
             shared.buffers.clone(),
-        ));
+        );
+        let hub = Arc::new(hub.with_occupancy(occupancy.clone()));
         let worker = Worker::new(door.clone(), Context::new(shared.clone(), hub));
         let (status, drain) = (status.clone(), status.drain.subscribe());
         let (accepting, turns) = (accepting.clone(), (turns, stop.clone()));

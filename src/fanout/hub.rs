@@ -30,6 +30,7 @@ use crate::upstream::delivery::{Delivery, Event, Kind, Shown};
 use crate::upstream::links::{LinkHandle, Links};
 use crate::upstream::members::Members;
 use crate::upstream::metrics::EventResult;
+use crate::upstream::occupancy::Occupancy;
 use crate::upstream::refused::Refused;
 use crate::upstream::undelivered::{Reason, Undelivered};
 use crate::websocket::conn::{Conn, Notice};
@@ -93,6 +94,8 @@ pub struct Hub {
     metrics: Arc<Metrics>,
     /// Its frames count there.
     buffers: Arc<Budget>,
+    /// `None`: no webhooks come.
+    occupancy: Option<Arc<Occupancy>>,
     /// Locked by this worker's thread alone, so it is never contended.
     known: Mutex<Known>,
 }
@@ -109,7 +112,23 @@ impl Hub {
         metrics: Arc<Metrics>,
         buffers: Arc<Budget>,
     ) -> Self {
-        Self { index, generations, undelivered, links, members, metrics, buffers, known: Mutex::default() }
+        Self {
+            index,
+            generations,
+            undelivered,
+            links,
+            members,
+            metrics,
+            buffers,
+            occupancy: None,
+            known: Mutex::default(),
+        }
+    }
+
+    /// With what is known of channels' subscribers, who is here included.
+    #[must_use]
+    pub fn with_occupancy(self, occupancy: Option<Arc<Occupancy>>) -> Self {
+        Self { occupancy, ..self }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -162,6 +181,7 @@ impl Hub {
             "subscribed"
         );
         if attached.first {
+            self.wanted(attached.ticket.channel());
             link.subscribe(attached.ticket.channel(), self.index);
         }
         if let Some(waiting) = confirmed {
@@ -183,14 +203,24 @@ impl Hub {
         let last = known.table.detach(place);
         let Some(link) = link else {
             if let Some((member, _)) = known.members.remove(&place.seq()) {
+                self.unwanted(place.channel());
                 self.members.leave(place.channel(), member.key(), self.index);
             }
             return;
         };
         if last {
             known.cached.forget(&(link.id(), place.channel().clone()));
+            self.unwanted(place.channel());
             link.unsubscribe(place.channel(), self.index);
         }
+    }
+
+    fn wanted(&self, channel: &Arc<str>) {
+        self.occupancy.iter().for_each(|occupancy| occupancy.wanted(channel));
+    }
+
+    fn unwanted(&self, channel: &str) {
+        self.occupancy.iter().for_each(|occupancy| occupancy.unwanted(channel));
     }
 
     /// Carries deliveries until every link is gone.

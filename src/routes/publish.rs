@@ -27,6 +27,8 @@ pub enum Outgoing {
         data: String,
         /// Its channel, where it is not the client's own.
         elsewhere: Option<String>,
+        /// It is spared where nobody would get it.
+        skip_if_empty: bool,
     },
     /// A client event of Pusher's on the client's channel.
     ClientEvent {
@@ -95,7 +97,10 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
                 return Err(ErrorCode::TooLarge);
             }
             Ok(match way {
-                Way::Api => Outgoing::Trigger { event, data, elsewhere },
+                Way::Api => {
+                    let skip_if_empty = rule.skip_if_empty;
+                    Outgoing::Trigger { event, data, elsewhere, skip_if_empty }
+                }
                 Way::ClientEvent => Outgoing::ClientEvent { event, data },
             })
         }

@@ -162,6 +162,8 @@ pub struct PublishRule {
     /// Client message types; `*` is any.
     pub types: TypeSet,
     pub action: PublishAction,
+    /// Nothing is published to a channel that is known to have no subscriber (default false).
+    pub skip_if_empty: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -88,6 +88,8 @@ labels! {
         Unknown = "unknown",
         /// A rule says that it goes nowhere.
         Dropped = "dropped",
+        /// A rule spares what nobody would get.
+        SkippedEmpty = "skipped_empty",
     }
 }
 

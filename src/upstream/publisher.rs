@@ -23,6 +23,7 @@ use crate::upstream::lane::Item;
 use crate::upstream::link::client_events::{ClientEvent, PER_SECOND_MAX};
 use crate::upstream::links::{Links, stable_hash};
 use crate::upstream::metrics::{PublishMetrics, PublishResult, ReplyResult};
+use crate::upstream::occupancy::Occupancy;
 use crate::upstream::runner::{Job, Room, Runner, Shared, Work};
 use crate::upstream::told::Told;
 use crate::websocket::conn::Conn;
@@ -47,6 +48,8 @@ pub struct Publisher {
     client_events: Box<[Arc<Room>]>,
     unsettled: Arc<AtomicUsize>,
     hasher: RandomState,
+    /// What is known of channels' subscribers; `None`: no webhooks come.
+    occupancy: Option<Arc<Occupancy>>,
 }
 
 /// A client event to be taken, and how other clients of this bridge see who sent it.
@@ -74,7 +77,13 @@ impl Publisher {
         let shared = Arc::new(Shared { api, settings, links, metrics });
         let triggers = lanes(&shared, false, tasks);
         let (posts, unsettled, hasher) = Default::default();
-        Self { triggers, posts, shared, client_events, unsettled, hasher }
+        Self { triggers, posts, shared, client_events, unsettled, hasher, occupancy: None }
+    }
+
+    /// With what is known of channels' subscribers, for rules that spare what nobody would get.
+    #[must_use]
+    pub fn with_occupancy(self, occupancy: Option<Arc<Occupancy>>) -> Self {
+        Self { occupancy, ..self }
     }
 
     /// From now on messages are posted to `backends`, by their URLs, and nowhere else: lanes to others begin on the
@@ -134,9 +143,15 @@ impl Publisher {
                 self.shared.links.of(&channel).client_event(event);
                 return Ok(());
             }
-            Outgoing::Trigger { event, data, elsewhere } => {
+            Outgoing::Trigger { event, data, elsewhere, skip_if_empty } => {
                 // A message has its place in the order of the channel that it is for.
                 channel = elsewhere.map_or(channel, Into::into);
+                let now = Instant::now().into_std();
+                let is_empty = |occupancy: &Arc<Occupancy>| occupancy.is_empty(&channel, now);
+                if skip_if_empty && self.occupancy.as_ref().is_some_and(is_empty) {
+                    metrics.published(PublishResult::SkippedEmpty);
+                    return Ok(());
+                }
                 let bytes = channel.len() + event.len() + data.len();
                 let sent = Sent { channel: channel.clone(), event, data, origin: conn.id() };
                 (Some(&self.triggers), Work::Trigger(Arc::new(sent)), bytes)

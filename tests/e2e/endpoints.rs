@@ -530,3 +530,46 @@ async fn where_routes_give_users_their_own_channel_they_say_who_signs_in() {
     assert_eq!(answer["user_data"], r#"{"id":"123","user_info":{"name":"Ann"}}"#);
     assert_refused(&ask(&bridge, USER, &token("123"), "socket_id=1.2").await, 403, "forbidden");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_would_get_is_spared_where_a_rule_says_so() {
+    let route = "\n[[routes]]\nname = \"reports\"\ngroup = \"typed-api\"\npath = \"/ws/reports\"\n\
+                 channel = \"private-reports\"\n[[routes.publish]]\ntypes = [\"status\"]\n\
+                 channel = \"private-monitor\"\nskip_if_empty = true\n\
+                 [[routes]]\nname = \"monitor\"\ngroup = \"typed-api\"\npath = \"/ws/monitor\"\nchannel = \"private-monitor\"\n";
+    let bridge = Bridge::with_env(&format!("{}{route}", shipped()), &[("NOTIFY_TOKEN", "")], |_| {}).await;
+    let mut old = bridge.login("/ws/reports").await;
+    let skipped = || bridge.metric(r#"pusher_bridge_publish_total{result="skipped_empty"}"#);
+    let tell = async |name: &str, ago: i64| {
+        let body = batch(ago, name, "private-monitor");
+        let (key, signature) = webhook(&bridge, &body);
+        assert_eq!(hook(&bridge, &key, &signature, &body).await.status, 200);
+    };
+    let published = async |count: usize| {
+        bridge
+            .sandbox
+            .wait_for(|view| view.published().filter(|p| p.channel == "private-monitor").count() == count)
+            .await;
+    };
+    let status = r#"{"type":"status","data":1}"#;
+    old.send(status).await;
+    published(1).await;
+    tell("channel_vacated", 20).await;
+    old.send(status).await;
+    patiently("a message to be spared", async {
+        while skipped() < 1.0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // Somebody here has it, of whom Pusher's webhook tells later.
+    let watcher = bridge.login("/ws/monitor").await;
+    old.send(status).await;
+    published(2).await;
+    drop(watcher);
+    tell("channel_vacated", 5).await;
+    tell("channel_occupied", 2).await;
+    old.send(status).await;
+    published(3).await;
+    assert_eq!(skipped(), 1.0);
+}

@@ -238,7 +238,9 @@ fn applies(place: &Place) -> bool {
         ["routes", "0", "publish", _, key, ..] => {
             !["post", "body", "headers", "retry_on", "reply"].contains(key)
         }
-        ["routes", "1", "publish", _, key, ..] => !["event", "data", "relay", "via", "channel"].contains(key),
+        ["routes", "1", "publish", _, key, ..] => {
+            !["event", "data", "relay", "via", "channel", "skip_if_empty"].contains(key)
+        }
         _ => true,
     }
 }

@@ -185,7 +185,8 @@ fn event(rule: &EventRule) -> String {
 }
 
 fn publish(rule: &PublishRule) -> String {
-    let PublishRule { types, action } = rule;
+    let PublishRule { types, action, skip_if_empty } = rule;
+    let spared = if *skip_if_empty { ", unless nobody is subscribed" } else { "" };
     let types = match types {
         TypeSet::Any => "every type".to_owned(),
         TypeSet::Listed(types) => types.join(", "),
@@ -203,7 +204,11 @@ fn publish(rule: &PublishRule) -> String {
             let data = data.as_ref().map(|data| format!(", with the data {}", one_line(data.source())));
             let relay = if *relay_as_sent { ", relayed as sent" } else { "" };
             let place = place.unwrap_or_default();
-            format!("{types} as the {what} {}{place}{relay}{}", event.source(), data.unwrap_or_default())
+            format!(
+                "{types} as the {what} {}{place}{spared}{relay}{}",
+                event.source(),
+                data.unwrap_or_default()
+            )
         }
         PublishAction::Post { url, body, headers, retry_on, replies } => {
             let mut text = format!("{types} by POST {}", mask::url(url.source()));

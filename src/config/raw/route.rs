@@ -118,6 +118,8 @@ pub(in crate::config) struct Publish {
     pub(in crate::config) data: Str,
     /// Whether old clients on this bridge see the name as published or as sent (default as_published).
     pub(in crate::config) relay: Option<At<Relay>>,
+    /// Whether nothing is published to a channel that webhooks say has no subscriber (default false).
+    pub(in crate::config) skip_if_empty: Bool,
     /// A backend to POST to, in place of an event.
     #[schemars(extend("pattern" = s::POST_URL))]
     pub(in crate::config) post: Str,

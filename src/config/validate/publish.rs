@@ -64,8 +64,13 @@ pub(super) fn rules(
             (Some(url), _) => post(problems, url, rule, types.as_ref(), context),
             (None, _) => trigger(problems, rule, types.as_ref(), context, own),
         };
+        let skip_if_empty = problems.flag(raw.skip_if_empty.as_ref(), false);
+        let by_api = matches!(action, None | Some(PublishAction::Trigger { way: Way::Api, .. }));
+        if let Some(at) = raw.skip_if_empty.as_ref().filter(|_| skip_if_empty && !by_api) {
+            problems.at(at.span(), "only what is published as an event, by the API, is spared");
+        }
         if let (Some(types), Some(action)) = (types, action) {
-            out.push(PublishRule { types, action });
+            out.push(PublishRule { types, action, skip_if_empty });
         }
     }
     out
@@ -135,6 +140,7 @@ fn keys_of_events(raw: &raw::Publish) -> [(&'static str, Option<Range<usize>>); 
         body: _,
         retry_on: _,
         reply: _,
+        skip_if_empty: _,
         headers: _,
     } = raw;
     [

@@ -54,6 +54,7 @@ impl Hub {
             "subscribed as a member"
         );
         known.members.insert(place.seq(), (member.clone(), conn.clone()));
+        self.wanted(place.channel());
         self.members.join(place.channel(), member, self.index, join);
         Ticket { link: None, place }
     }

@@ -158,7 +158,7 @@ fn short(action: &Action) -> String {
         Action::Release => "release".into(),
         Action::Subscribe(s) => format!("subscribe {} {} {:?}", s.id, s.channel, s.interest),
         Action::Unsubscribe(id) => format!("unsubscribe {id}"),
-        Action::Publish { outgoing: Outgoing::Trigger { event, data, elsewhere }, channel, .. } => {
+        Action::Publish { outgoing: Outgoing::Trigger { event, data, elsewhere, .. }, channel, .. } => {
             format!("trigger {} {event} {data}", elsewhere.as_ref().unwrap_or(channel))
         }
         Action::Publish { outgoing: Outgoing::ClientEvent { event, data }, channel, .. } => {
