@@ -196,6 +196,21 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         self.progress(now);
     }
 
+    /// The source's subscription began, in the order of what `other` brings, where that one is now: it brings what that one
+    /// has yet to bring, and nothing else. `false`: nothing is changed, for that one is not certain, or this one is there.
+    pub fn confirmed_like(&mut self, source: S, other: S) -> bool {
+        let certain = self.sources.get(&other).filter(|other| other.is_base() && other.is_placed());
+        let Some(Source { position, since, .. }) = certain.filter(|_| !self.has(source)) else {
+            return false;
+        };
+        let (position, since) = (position.clone(), *since);
+        position.join(&mut self.log);
+        self.sources.insert(source, Source { position, since, stretch: None });
+        self.placed += 1;
+        self.bases += 1;
+        true
+    }
+
     /// The source has the channel no more. `true`: no other is certain to have had all that it did not bring, so events
     /// may have been missed.
     pub fn lost(&mut self, source: S, now: Instant, out: &mut Vec<Out<S, E>>) -> bool {

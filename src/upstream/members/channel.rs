@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::roster::{Change, Roster};
 use crate::clock::Now;
@@ -20,6 +20,10 @@ use crate::upstream::merge::{Merge, Out, Times};
 const SHADOWS_MAX: usize = 2;
 /// Links that read as soon as something comes. The others rest between two looks.
 const READERS_MAX: usize = 2;
+/// How long a link's events wait for the leader to tell that its user came. It does not when the user was there before.
+const MARK_WITHIN: Duration = Duration::from_secs(1);
+/// Events that wait so, at most.
+const WAITING_MAX: usize = 256;
 
 /// What the pool is to do, in order.
 #[derive(Debug)]
@@ -68,6 +72,16 @@ struct Tap {
     is_live: bool,
     /// The channel's last event may come anew.
     awaits_last: Option<Last>,
+    /// When the leader told that its user came.
+    marked: Option<Instant>,
+    waiting: Option<Waiting>,
+}
+
+/// What a link brought before the leader told that its user came: from there on the two bring the same.
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    events: Vec<(Arc<Event>, u64)>,
 }
 
 /// What the last event of a cache channel is worth, which a server sends to each new subscription.
@@ -87,6 +101,8 @@ pub struct Channel {
     merge: Merge<u64, Arc<Event>>,
     /// It has been live, and no link has it now.
     was_lost: bool,
+    /// Links may wait for their mark.
+    has_waiting: bool,
     /// Of a cache channel.
     last: Option<Arc<Event>>,
     readers: Vec<u64>,
@@ -122,6 +138,7 @@ impl Channel {
             taps: BTreeMap::new(),
             merge: Merge::new(times),
             was_lost: false,
+            has_waiting: false,
             last: None,
             readers: Vec::new(),
         }
@@ -161,7 +178,7 @@ impl Channel {
 
     /// This user's link is to have the channel.
     pub fn open(&mut self, source: u64, who: Who, now: Instant) {
-        let tap = Tap { who, asked: now, is_live: false, awaits_last: None };
+        let tap = Tap { who, asked: now, is_live: false, awaits_last: None, marked: None, waiting: None };
         self.taps.insert(source, tap);
     }
 
@@ -181,9 +198,17 @@ impl Channel {
         if std::mem::take(&mut self.was_lost) {
             at.out.push(Effect::Gap);
         }
-        let mut events = Vec::new();
-        self.merge.confirmed(source, tap.asked, at.now.mono, &mut events);
-        self.deliver(events, at);
+        let mark = tap.marked.take().filter(|mark| *mark >= tap.asked);
+        let leader = self.members.as_ref().and_then(|members| members.leader);
+        if mark.is_some() && self.merge.has(source) {
+            // It is where it has to be.
+        } else if leader.is_some_and(|leader| leader != source && self.merge.has(leader)) {
+            tap.waiting = Some(Waiting { since: at.now.mono, events: Vec::new() });
+            self.has_waiting = true;
+            self.forget_mark(source, at);
+        } else {
+            self.enter(source, at);
+        }
         self.follow(source, snapshot, at);
         self.choose_readers(at);
     }
@@ -195,10 +220,63 @@ impl Channel {
         self.choose_readers(at);
     }
 
+    /// The link's events are merged, though nobody knows where its subscription began.
+    fn enter(&mut self, source: u64, at: &mut At<'_>) {
+        let Some(tap) = self.taps.get_mut(&source) else { return };
+        let (mut events, now) = (Vec::new(), at.now.mono);
+        self.merge.confirmed(source, tap.asked, now, &mut events);
+        for (event, digest) in tap.waiting.take().map(|waiting| waiting.events).unwrap_or_default() {
+            self.merge.offer(source, digest, event, now, &mut events);
+        }
+        self.deliver(events, at);
+    }
+
+    /// The same of all that wait, or have done so since `before`.
+    fn enter_waiting(&mut self, before: Option<Instant>, at: &mut At<'_>) {
+        let is_over = |waiting: &Waiting| before.is_none_or(|before| waiting.since <= before);
+        let of = |(source, tap): (&u64, &Tap)| tap.waiting.as_ref().is_some_and(is_over).then_some(*source);
+        let waiting: Vec<u64> = self.taps.iter().filter_map(of).collect();
+        waiting.into_iter().for_each(|source| self.enter(source, at));
+    }
+
+    /// The leader told that this user came: links of it that are just subscribed began there.
+    fn mark(&mut self, id: &str, leader: u64, at: &mut At<'_>) {
+        let now = at.now.mono;
+        let of = |(source, tap): (&u64, &Tap)| {
+            (*tap.who.id == *id && (!tap.is_live || tap.waiting.is_some())).then_some(*source)
+        };
+        let marked: Vec<u64> = self.taps.iter().filter_map(of).collect();
+        for source in marked {
+            self.forget_mark(source, at);
+            if !self.merge.confirmed_like(source, leader) {
+                continue;
+            }
+            let Some(tap) = self.taps.get_mut(&source) else { continue };
+            tap.marked = Some(now);
+            let mut events = Vec::new();
+            for (event, digest) in tap.waiting.take().map(|waiting| waiting.events).unwrap_or_default() {
+                self.merge.offer(source, digest, event, now, &mut events);
+            }
+            self.deliver(events, at);
+        }
+    }
+
+    fn forget_mark(&mut self, source: u64, at: &mut At<'_>) {
+        if self.merge.has(source) {
+            let mut events = Vec::new();
+            self.merge.lost(source, at.now.mono, &mut events);
+            self.deliver(events, at);
+        }
+    }
+
     /// Events come over this link no more.
     fn cut(&mut self, source: u64, at: &mut At<'_>) {
+        if self.members.as_ref().is_some_and(|members| members.leader == Some(source)) {
+            self.enter_waiting(None, at);
+        }
         let Some(tap) = self.taps.get_mut(&source) else { return };
         let was_live = std::mem::replace(&mut tap.is_live, false);
+        (tap.marked, tap.waiting) = (None, None);
         let mut events = Vec::new();
         let is_gap = self.merge.lost(source, at.now.mono, &mut events);
         self.deliver(events, at);
@@ -354,6 +432,9 @@ impl Channel {
         } else {
             roster.remove(&event.name).map(|info| Change::Removed { id, info })
         };
+        if is_leader && event.kind == Kind::MemberAdded {
+            self.mark(&event.name, source, at);
+        }
         if let Some(change) = change.filter(|_| is_leader) {
             self.tell(change, at);
         }
@@ -375,6 +456,15 @@ impl Channel {
             Kind::Channel => {
                 let mut events = Vec::new();
                 let (now, event) = (at.now.mono, event.clone());
+                if let Some(waiting) = &mut tap.waiting
+                    && tap.awaits_last.is_none()
+                {
+                    waiting.events.push((event, digest));
+                    if waiting.events.len() >= WAITING_MAX {
+                        self.enter(source, at);
+                    }
+                    return;
+                }
                 match tap.awaits_last.take() {
                     None => {
                         self.merge.offer(source, digest, event, now, &mut events);
@@ -425,10 +515,15 @@ impl Channel {
     /// When [`Self::settle`] wants to be called.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.merge.deadline()
+        // Asked for with each event, so it looks at all links only while it has to.
+        let taps = self.has_waiting.then_some(&self.taps).into_iter().flat_map(BTreeMap::values);
+        let waiting = taps.filter_map(|tap| Some(tap.waiting.as_ref()?.since + MARK_WITHIN)).min();
+        [waiting, self.merge.deadline()].into_iter().flatten().min()
     }
 
-    pub fn settle(&mut self, now: Instant) {
-        self.merge.settle(now);
+    pub fn settle(&mut self, at: &mut At<'_>) {
+        self.enter_waiting(at.now.mono.checked_sub(MARK_WITHIN), at);
+        self.has_waiting = self.taps.values().any(|tap| tap.waiting.is_some());
+        self.merge.settle(at.now.mono);
     }
 }

@@ -427,13 +427,9 @@ impl Pool {
         }
         self.grant_dials(now, out);
         if self.settles_at.is_some_and(|at| at <= now.mono) {
-            let places = &mut self.places;
-            self.settling.retain(|channel| {
-                places.get_mut(channel).is_some_and(|place| {
-                    place.channel.settle(now.mono);
-                    place.channel.deadline().is_some()
-                })
-            });
+            for channel in std::mem::take(&mut self.settling) {
+                self.at_channel(&channel, now, out, |channel, at| channel.settle(at));
+            }
             self.settles_at = (!self.settling.is_empty()).then(|| now.mono + SETTLING);
         }
     }
@@ -467,7 +463,7 @@ impl Pool {
         let Some(place) = self.places.get_mut(channel) else { return };
         let mut effects = Vec::new();
         input(&mut place.channel, &mut At { now, link: self.id, out: &mut effects });
-        if place.channel.deadline().is_some() && !self.settling.contains(channel) {
+        if !self.settling.contains(channel) && place.channel.deadline().is_some() {
             self.settling.insert(channel.clone());
             self.settles_at = self.settles_at.or(Some(now.mono + SETTLING));
         }

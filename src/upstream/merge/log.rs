@@ -162,6 +162,17 @@ impl Position {
         }
     }
 
+    /// One more source is here, and will bring the same.
+    pub(super) fn join(&self, log: &mut Log) {
+        for number in self.next.max(log.begin())..log.end() {
+            if !self.has(number)
+                && let Some(entry) = log.get_mut(number)
+            {
+                entry.awaited += 1;
+            }
+        }
+    }
+
     /// It brings nothing more.
     pub(super) fn leave(&self, log: &mut Log) {
         for number in self.next.max(log.begin())..log.end() {
