@@ -30,6 +30,7 @@ mod liveness;
 mod logs;
 mod members;
 mod old_clients;
+mod presence;
 mod publish;
 mod publish_rules;
 mod relay;

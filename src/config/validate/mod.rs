@@ -36,11 +36,10 @@ use crate::legacy::dialect::Dialect;
 use crate::limits::rate::Rate;
 use crate::routes::path::Router;
 use crate::template::{Allow, Text, Var, closest};
+use crate::upstream::members::settings::Observer;
 
 /// The least duration where zero makes no sense.
 const POSITIVE: Duration = Duration::from_millis(1);
-/// The id of the member that this bridge is where it observes.
-const OBSERVER: &str = "pusher-bridge";
 /// Longest name of a route, group or dialect.
 const NAME_BYTES_MAX: usize = 64;
 /// Most per period, and most in a bucket.
@@ -85,7 +84,7 @@ pub(super) fn config(
         dialects: BTreeMap::new(),
         event_bytes_max: upstream.event_bytes_max,
         has_master_key: upstream.app.encryption_master_key.is_some(),
-        observer: observer(),
+        observer: observer(&upstream.members.observer),
         has_keys: root
             .auth
             .as_ref()
@@ -132,8 +131,9 @@ pub(super) fn config(
 }
 
 /// As whom this bridge observes presence channels.
-fn observer() -> Arc<Member> {
-    Arc::new(Member { issuer: None, user_id: OBSERVER.into(), info: None, user_data: None })
+fn observer(Observer { user_id, user_info }: &Observer) -> Arc<Member> {
+    let info = Some(user_info.clone());
+    Arc::new(Member { issuer: None, user_id: user_id.clone(), info, user_data: None })
 }
 
 /// `[a-z0-9_-]+`: what a metric label, a file and a URL can all hold.
