@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
@@ -38,7 +40,11 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         let options = Options { key: "demo-key".into(), secret: secret.clone().into(), ..Options::local() };
         let sandbox = Arc::new(Sandbox::start(options).await.map_err(Failure::runtime)?);
         let backend = backend(sandbox.clone()).await.map_err(Failure::runtime)?;
-        let env = |name: &str| demo_env(name, &sandbox, backend, &secret);
+        let master_key = STANDARD.encode([(); 32].map(|()| fastrand::u8(..)));
+        let env = |name: &str| match name {
+            "PUSHER_ENCRYPTION_MASTER_KEY" => Some(master_key.clone()),
+            name => demo_env(name, &sandbox, backend, &secret),
+        };
         let (loaded, file) = match &args.config {
             Some(path) => (load(path, &env)?, path.display().to_string()),
             None => {
@@ -88,6 +94,8 @@ fn demo_env(name: &str, sandbox: &SandboxHandle, backend: SocketAddr, jwt: &str)
 fn token(secret: &str) -> String {
     let claims = serde_json::json!({
         "sub": "123",
+        "name": "Ada",
+        "email": "ada@example.com",
         "role": "teacher",
         "permissions": ["content:generate", "roblox:read", "command:run"],
         "plugin_ids": ["demo"],
@@ -110,6 +118,10 @@ Paste into a second terminal, to be an old client:
 or, with another path:
   /ws/roblox --token $TOKEN        and type  {{\"type\":\"subscribe\",\"environment_id\":\"env_456\"}}
   /ws/agent/agent_7 --token $TOKEN
+  /ws/agent-session/demo --token $TOKEN
+  /ws/state/demo --token $TOKEN    its last event comes first
+  /ws/feed --token $TOKEN
+  /ws/secure/demo --token $TOKEN   twice, and type  {{\"type\":\"say\",\"data\":\"hello\"}}  (Pusher sees it encrypted)
   /ws/plugin/demo --token $TOKEN   and type  {{\"type\":\"run\",\"data\":{{\"speed\":1.50}}}}
   /ws/command/demo --token $TOKEN  and type  {{\"type\":\"input\",\"data\":\"ls\"}}
   /ws                              and type  {{\"type\":\"subscribe\",\"channel\":\"files\"}}
@@ -165,6 +177,13 @@ async fn publish(sandbox: &SandboxHandle) -> Result<(), Failure> {
                 Now::read().rfc3339()
             ),
         )?;
+        let session = format!(r#"{{"session_id":"demo","task":"task_{turn}"}}"#);
+        trigger(sandbox, "agent-demo", "task_started", &session)?;
+        // Seldom, so that who comes has something from before.
+        if turn.is_multiple_of(30) {
+            trigger(sandbox, "private-cache-state-demo", "state", &format!(r#"{{"version":{turn}}}"#))?;
+        }
+        trigger(sandbox, "user-123", "mail", &format!(r#"{{"unread":{step}}}"#))?;
         tokio::time::sleep(STEP).await;
     }
     Ok(())

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::near_and_far;
 use crate::support::bridge::{JWT_SECRET, SHIPPED, config_text, token, token_with};
 use crate::support::raw::upgrade;
-use crate::support::{Bridge, OldClient, Raw, temporary_directory};
+use crate::support::{Bridge, OldClient, Raw, patiently, temporary_directory};
 
 fn claims(exp: i64) -> String {
     json!({
@@ -112,6 +112,47 @@ async fn a_session_named_status_never_reads_the_agents_shared_channel() {
     for (name, client) in &mut others {
         bridge.sandbox.trigger(&format!("agent-{name}"), "e", r#"{"n":"fence"}"#);
         gets_only(client, &[]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_users_feed_is_that_users() {
+    let bridge = Bridge::start().await;
+    let mut one = bridge.login_as("/ws/feed", "1").await;
+    let mut eleven = bridge.login_as("/ws/feed", "11").await;
+    // A user's id is not the path's or a message's to say.
+    assert_eq!(Raw::ask(bridge.address(), upgrade("/ws/feed/1", &[])).await.status, 404);
+    for (user, n) in [("1", "one"), ("11", "eleven"), ("1-1", "nobody"), ("", "nobody")] {
+        bridge.sandbox.trigger(&format!("user-{user}"), "mail", &format!(r#"{{"n":"{n}"}}"#));
+    }
+    for user in ["1", "11"] {
+        bridge.sandbox.trigger(&format!("user-{user}"), "mail", r#"{"n":"fence"}"#);
+    }
+    gets_only(&mut one, &["one"]).await;
+    gets_only(&mut eleven, &["eleven"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_channels_has_no_more_than_it_may() {
+    let routes = config_text(SHIPPED, "\"validation\", \"git\"]", "\"validation\", \"log-*\"]");
+    let bridge = Bridge::with(&routes, |_| {}).await;
+    let mut client = bridge.connect("/ws").await;
+    for wrong in [r#"["files","git"]"#, r#"["log-a","log-"]"#, r#"["log-a","private-log-a"]"#, r#"["log-*"]"#]
+    {
+        client.send(&format!(r#"{{"type":"subscribe","channel":{wrong}}}"#)).await;
+        assert_eq!(client.json().await["error"], "INVALID_FIELD", "{wrong}");
+    }
+    assert!(bridge.sandbox.ever_subscribed().is_empty(), "all or none");
+    client.send(r#"{"type":"subscribe","channel":["files","log-a"]}"#).await;
+    let both =
+        |view: &pusher_bridge::sandbox::View<'_>| view.subscribed("files") + view.subscribed("log-a") == 2;
+    patiently("the subscriptions", bridge.sandbox.wait_for(both)).await;
+    for channel in ["git", "log-b", "log-a", "files"] {
+        bridge.sandbox.trigger(channel, "e", &format!(r#"{{"n":"{channel}"}}"#));
+    }
+    for channel in ["log-a", "files"] {
+        let frame = client.json().await;
+        assert_eq!((&frame["channel"], &frame["data"]["n"]), (&json!(channel), &json!(channel)));
     }
 }
 
