@@ -121,6 +121,7 @@ or, with another path:
   /ws/agent-session/demo --token $TOKEN
   /ws/state/demo --token $TOKEN    its last event comes first
   /ws/feed --token $TOKEN
+  /ws/room/demo --token $TOKEN     who is there, comes and goes
   /ws/secure/demo --token $TOKEN   twice, and type  {{\"type\":\"say\",\"data\":\"hello\"}}  (Pusher sees it encrypted)
   /ws/plugin/demo --token $TOKEN   and type  {{\"type\":\"run\",\"data\":{{\"speed\":1.50}}}}
   /ws/command/demo --token $TOKEN  and type  {{\"type\":\"input\",\"data\":\"ls\"}}

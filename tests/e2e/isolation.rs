@@ -450,7 +450,7 @@ async fn a_key_confusion_never_subscribes() {
 async fn a_path_value_cannot_select_another_channel_kind() {
     let more = r#"
 [[routes]]
-name = "room"
+name = "rooms-of-a-kind"
 path = "/rooms/{kind:[a-z]+}/{room}"
 dialect = "typed"
 channel = "room-{kind}-{room}"

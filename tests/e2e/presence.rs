@@ -39,7 +39,8 @@ auth = { required = true }
 "##;
 
 fn routes() -> String {
-    format!("{SHIPPED}\n{ROUTES}")
+    let head = SHIPPED.split("\n[[routes]]").next().unwrap_or_default();
+    format!("{head}\n{ROUTES}")
 }
 
 fn quick(config: &mut Config) {

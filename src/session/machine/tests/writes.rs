@@ -221,7 +221,7 @@ fn what_is_for_another_channel_has_that_channels_rules() {
     let config = shipped(
         r#"
 [[routes]]
-name = "room"
+name = "asked"
 dialect = "typed"
 path = "/w/{id:[0-9]+}/{other}"
 channel = "room-{subscribe.room}"
