@@ -3,8 +3,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
@@ -17,6 +17,7 @@ use crate::clock::Now;
 use crate::http::server::{self, End, Limits, Progress};
 use crate::metrics::{Gauge, Registry};
 use crate::routes::generation::Generations;
+use crate::upstream::credentials::Findings;
 use crate::upstream::undelivered::Undelivered;
 
 mod guard;
@@ -31,6 +32,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// A worker that has not moved for so long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
+/// Without any link for so long it is unready: elsewhere newcomers may fare better.
+const ALL_LOST_MAX: Duration = Duration::from_secs(30);
 /// How often a worker shows that it moves.
 pub const PULSE: Duration = Duration::from_secs(1);
 /// How often the metrics and limits are tidied.
@@ -71,6 +74,9 @@ pub struct Status {
     /// Names of the admin address, beside addresses and loopback's.
     hosts: Vec<String>,
     undelivered: Arc<Undelivered>,
+    credentials: Arc<Findings>,
+    /// Since when no link has been connected, though all were once.
+    all_lost_since: Mutex<Option<Instant>>,
     metrics: Metrics,
 }
 
@@ -84,6 +90,7 @@ impl Status {
         close_window: Duration,
         generations: Arc<Generations>,
         undelivered: Arc<Undelivered>,
+        credentials: Arc<Findings>,
         metrics: Metrics,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -96,6 +103,8 @@ impl Status {
             generations,
             hosts: settings.hosts.clone(),
             undelivered,
+            credentials,
+            all_lost_since: Mutex::new(None),
             metrics,
         })
     }
@@ -115,7 +124,9 @@ impl Status {
 
     /// Readiness, as the metric shows it.
     fn show_readiness(&self) {
-        self.metrics.ready.set(f64::from(u8::from(self.is_ready())));
+        let now = Now::read();
+        let ready = self.unready(now).is_none() && !self.all_lost(now);
+        self.metrics.ready.set(f64::from(u8::from(ready)));
     }
 
     /// Notes when every link has been connected once.
@@ -138,10 +149,19 @@ impl Status {
         self.drain.borrow().is_some()
     }
 
-    /// Whether new clients are welcome.
+    /// Whether new clients are welcome. That all links are lost is no reason here: many load balancers end the
+    /// connections of those that they ask for this, and clients stay through an outage.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.unready(Now::read()).is_none()
+    }
+
+    /// Whether no link has been connected for [`ALL_LOST_MAX`], though all were once.
+    fn all_lost(&self, now: Now) -> bool {
+        let is_lost = *self.started.borrow() && !self.links.iter().any(|link| *link.borrow());
+        let mut since = self.all_lost_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = is_lost.then(|| since.unwrap_or(now.mono));
+        since.is_some_and(|since| now.mono.saturating_duration_since(since) >= ALL_LOST_MAX)
     }
 
     /// Why new clients are not welcome, if they are not.
@@ -160,10 +180,24 @@ impl Status {
 
     /// Whether new clients are welcome, and why.
     fn readiness(&self) -> (bool, String) {
-        let now = Now::read();
-        let unready = self.unready(now);
-        let connected = self.links.iter().filter(|link| *link.borrow()).count();
-        let mut about = format!("links connected: {connected} of {}\n", self.links.len());
+        self.readiness_at(Now::read())
+    }
+
+    fn readiness_at(&self, now: Now) -> (bool, String) {
+        let all_lost = self.all_lost(now).then_some("no connection to Pusher");
+        let unready = self.unready(now).or(all_lost);
+        let lost = self.links.iter().enumerate().filter(|(_, link)| !*link.borrow());
+        let lost: Vec<String> = lost.map(|(at, _)| at.to_string()).collect();
+        let connected = self.links.len() - lost.len();
+        let mut about = format!("links connected: {connected} of {}", self.links.len());
+        if self.links.len() > 1 && !lost.is_empty() {
+            about.push_str(&format!(", lost: {}", lost.join(", ")));
+        }
+        about.push('\n');
+        for line in self.credentials.lines() {
+            about.push_str(&line);
+            about.push('\n');
+        }
         if let Some(keys) = self.generations.current().keys_to_fetch() {
             let (at_hand, all) = keys.keys_at_hand(now);
             about.push_str(&format!("keys at hand: {at_hand} of {all}\n"));

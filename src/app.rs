@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admin::{self, Status};
@@ -25,6 +26,7 @@ use crate::server::forwarded::UntrustedForwarders;
 use crate::server::worker::{Door, Worker};
 use crate::session::context::{Context, Settings, Shared};
 use crate::upstream::api::Api;
+use crate::upstream::credentials::Credentials;
 use crate::upstream::link;
 use crate::upstream::links::Links;
 use crate::upstream::members::{self, Members};
@@ -87,6 +89,8 @@ pub struct Running {
     /// Messages accepted and not yet settled.
     unsettled: Arc<AtomicUsize>,
     links: Tasks,
+    /// Ends when this is dropped.
+    _asking: JoinSet<()>,
     admin: oneshot::Receiver<()>,
 }
 
@@ -118,6 +122,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (hub_senders, hub_inboxes): (Vec<_>, Vec<_>) =
         (0..worker_count).map(|_| mpsc::channel(INBOX_MAX)).unzip();
     let (generations, undelivered) = (Arc::new(Generations::default()), Arc::new(Undelivered::default()));
+    let mut link_tasks = Tasks::default();
+    let (credentials, watching) =
+        Credentials::watched(metrics.credentials.clone(), api.clone(), config.upstream.publish.timeout);
+    let mut asking = JoinSet::new();
+    asking.spawn(watching);
     let shared_by_links = Arc::new(link::Shared {
         settings: Arc::new(config.upstream.clone()),
         tls,
@@ -125,8 +134,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         hubs: hub_senders,
         undelivered: undelivered.clone(),
         metrics: metrics.links.clone(),
+        credentials,
     });
-    let mut link_tasks = Tasks::default();
     let mut connected = Vec::new();
     for (index, end) in ends.into_iter().enumerate() {
         let (sender, receiver) = watch::channel(false);
@@ -152,6 +161,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         config.server.close_window,
         generations.clone(),
         undelivered.clone(),
+        metrics.credentials.clone(),
         metrics.admin.clone(),
     );
     let shared = Arc::new(Shared {
@@ -253,6 +263,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         publishing,
         unsettled,
         links: link_tasks,
+        _asking: asking,
         admin,
     })
 }

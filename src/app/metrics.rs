@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::metrics::{Counter, Declared, Gauge, Named, Registry};
 use crate::routes::edition::RouteId;
+use crate::upstream::credentials::Findings;
 use crate::upstream::members;
 use crate::upstream::metrics::{LinkMetrics, PublishMetrics};
 use crate::{admin, auth, endpoints, fanout, server, session, websocket};
@@ -27,6 +28,7 @@ pub struct Metrics {
     pub(super) admin: admin::Metrics,
     pub(super) auth: auth::metrics::Metrics,
     pub(super) endpoints: Arc<endpoints::metrics::Metrics>,
+    pub(super) credentials: Arc<Findings>,
     pub(super) fanout: Arc<fanout::metrics::Metrics>,
     pub(super) links: Arc<LinkMetrics>,
     pub(super) members: Arc<members::metrics::Metrics>,
@@ -56,6 +58,7 @@ impl Metrics {
             admin: admin::Metrics::new(&registry),
             auth: auth::metrics::Metrics::new(&registry),
             endpoints: Arc::new(endpoints::metrics::Metrics::new(&registry)),
+            credentials: Findings::new(&registry),
             fanout: Arc::new(fanout::metrics::Metrics::new(&registry, links.events.clone())),
             links: Arc::new(links),
             members: Arc::new(members::metrics::Metrics::new(&registry)),

@@ -1,6 +1,8 @@
 //! Pusher's HTTP API, as far as publishing needs it. Decides what an answer means.
 
 use std::borrow::Cow;
+mod check;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -19,6 +21,8 @@ use crate::template::escape_into;
 use crate::upstream::delivery::Sent;
 use crate::upstream::metrics::RetryCause;
 use crate::upstream::settings::App;
+
+pub use self::check::Checked;
 
 /// Largest answer read, bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;

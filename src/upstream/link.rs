@@ -23,6 +23,7 @@ use self::machine::{Action, Frame, Machine, Note};
 use self::table::Counts;
 use super::api::{Api, Outcome};
 use super::connection::{Connection, Message, Received};
+use super::credentials::Credentials;
 use super::delivery::{Delivery, Sent};
 use super::dial::{Established, dial};
 use super::hubs::Hubs;
@@ -59,6 +60,8 @@ pub struct Shared {
     /// Events that no client got.
     pub undelivered: Arc<Undelivered>,
     pub metrics: Arc<LinkMetrics>,
+    /// Told of what may be their fault.
+    pub credentials: Credentials,
 }
 
 /// Where a link shows whether it is connected.
@@ -285,6 +288,7 @@ impl Link {
                 self.line.connection = Some(connection);
                 self.line.socket_id = socket_id;
                 self.gauges.connected(true);
+                self.shared.credentials.connected();
             }
             Err(end) => self.machine.ended(end, now(), &mut self.actions),
         }
@@ -398,6 +402,7 @@ impl Link {
             }
             Note::SubscriptionFailed { channel, why: reason, text } => {
                 metrics.subscription_failures.get(reason).increment(1);
+                self.shared.credentials.refused(reason);
                 let (channel, reason) = (loggable(&channel), reason.label());
                 match text {
                     Some(why) => {
@@ -418,7 +423,9 @@ impl Link {
             Note::Error(code, why) => {
                 tracing::warn!(link, code, why = loggable(&why), "Pusher reports an error");
             }
-            Note::Ended(End { cause, code, why }, retry) => {
+            Note::Ended(end, retry) => {
+                self.shared.credentials.ended(&end);
+                let End { cause, code, why } = end;
                 metrics.reconnects.get(cause).increment(1);
                 tracing::warn!(
                     link,

@@ -1,13 +1,15 @@
 //! Links that come and go while the bridge runs, beside the shared ones.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pusher_bridge::exchange::LinkId;
 use pusher_bridge::http::Client;
 use pusher_bridge::metrics::Registry;
-use pusher_bridge::sandbox::{Options, Sandbox, SandboxHandle};
+use pusher_bridge::sandbox::{HandshakeFault, Options, Sandbox, SandboxHandle};
 use pusher_bridge::tls;
 use pusher_bridge::upstream::api::Api;
+use pusher_bridge::upstream::credentials::{Credentials, Findings};
 use pusher_bridge::upstream::delivery::Delivery;
 use pusher_bridge::upstream::link::{self, Shared, Status};
 use pusher_bridge::upstream::links::LinkHandle;
@@ -52,6 +54,7 @@ impl Stage {
             hubs: vec![hub],
             undelivered: Arc::default(),
             metrics: Arc::new(LinkMetrics::new(&registry)),
+            credentials: Credentials::unwatched(Findings::new(&registry)),
         };
         Self { sandbox, shared: Arc::new(shared), registry, inbox }
     }
@@ -132,4 +135,35 @@ async fn readiness_counts_the_shared_links() {
     let _link = stage.joins("another").await;
     let ready = get(bridge.running.admin_address, "/readyz").await;
     assert!(ready.body.contains("links connected: 2 of 2\n"), "{}", ready.body);
+}
+
+#[tokio::test]
+async fn one_lost_link_is_told_from_all() {
+    let bridge = Bridge::with(SHIPPED, |config| {
+        config.upstream.connections = 2;
+        config.upstream.times.reconnect_delay_max = Duration::from_secs(3600);
+    })
+    .await;
+    let admin = bridge.running.admin_address;
+    // A close by which a link does not come back soon.
+    bridge.sandbox.refuse_connections(HandshakeFault::Status(503));
+    bridge.sandbox.close_connections(4000);
+    let both = |lost: f64| {
+        let lost = ["0", "1"].map(|link| {
+            bridge.metric(&format!("pusher_bridge_upstream_connected{{link=\"{link}\"}}")) == 1.0 - lost
+        });
+        lost == [true; 2]
+    };
+    let all_lost = async {
+        while !both(1.0) {
+            tokio::task::yield_now().await;
+        }
+    };
+    patiently("the loss of both", all_lost).await;
+    let ready = get(admin, "/readyz").await;
+    assert_eq!(
+        (ready.status, &*ready.body),
+        (200, "ready\nlinks connected: 0 of 2, lost: 0, 1\n"),
+        "at once"
+    );
 }

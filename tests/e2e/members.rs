@@ -10,6 +10,7 @@ use pusher_bridge::metrics::Registry;
 use pusher_bridge::sandbox::{Options, Sandbox, SandboxHandle};
 use pusher_bridge::tls;
 use pusher_bridge::upstream::api::Api;
+use pusher_bridge::upstream::credentials::{Credentials, Findings};
 use pusher_bridge::upstream::delivery::{Delivery, Event, Kind};
 use pusher_bridge::upstream::link::Shared;
 use pusher_bridge::upstream::members::{Members, driver, metrics};
@@ -63,6 +64,7 @@ impl Pool {
             hubs: vec![hub],
             undelivered: Arc::default(),
             metrics: Arc::new(LinkMetrics::new(&registry)),
+            credentials: Credentials::unwatched(Findings::new(&registry)),
         };
         let counted = Arc::new(metrics::Metrics::new(&registry));
         let (members, end) = Members::open();

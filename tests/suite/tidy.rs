@@ -76,6 +76,7 @@ const PURE: &[&str] = &[
     "src/upstream/members/settings.rs",
     "src/upstream/merge",
     "src/upstream/merge.rs",
+    "src/upstream/misconfigured.rs",
     "src/upstream/refused.rs",
     "src/upstream/occupancy.rs",
     "src/upstream/settings.rs",

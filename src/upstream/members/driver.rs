@@ -64,6 +64,7 @@ pub async fn run(shared: &link::Shared, end: MembersEnd, metrics: Arc<Metrics>) 
             hubs: Vec::new(),
             undelivered: shared.undelivered.clone(),
             metrics: shared.metrics.clone(),
+            credentials: shared.credentials.clone(),
         }),
         common: Common::default(),
         entrance,
