@@ -31,6 +31,8 @@ use crate::upstream::link;
 use crate::upstream::links::Links;
 use crate::upstream::members::{self, Members};
 use crate::upstream::publisher::Publisher;
+use crate::upstream::settings::Settings as Upstream;
+use crate::upstream::standby;
 use crate::upstream::undelivered::Undelivered;
 use crate::{http, tls};
 
@@ -115,7 +117,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 
     let api =
         Arc::new(Api::new(config.upstream.app.clone(), config.upstream.publish.batch_max, client.clone()));
-    let (links, ends) = Links::new(config.upstream.connections);
+    let with = if config.upstream.standby { Links::with_standby } else { Links::new };
+    let (links, ends) = with(config.upstream.connections);
     let (members, members_end) = Members::open();
     let links = links.with_members(members.clone());
     let worker_count = config.server.workers;
@@ -128,7 +131,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let mut asking = JoinSet::new();
     asking.spawn(watching);
     let shared_by_links = Arc::new(link::Shared {
-        settings: Arc::new(config.upstream.clone()),
+        // Whether a link is one of two is known where there are two.
+        settings: Arc::new(Upstream { standby: false, ..config.upstream.clone() }),
         tls,
         api: api.clone(),
         hubs: hub_senders,
@@ -140,8 +144,17 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     for (index, end) in ends.into_iter().enumerate() {
         let (sender, receiver) = watch::channel(false);
         connected.push(receiver);
-        let status = link::Status { connected: sender, gauge: metrics.links.connected.named(index) };
-        link_tasks.running.spawn(link::run(shared_by_links.clone(), end, status));
+        let gauge = metrics.links.connected.named(index);
+        let shared = shared_by_links.clone();
+        if config.upstream.standby {
+            // Each has a status; `sender` says whether either is connected.
+            let status = |gauge| link::Status { connected: watch::channel(false).0, gauge };
+            let second = metrics.links.connected.named(format_args!("{index}-standby"));
+            let statuses = [status(gauge), status(second)];
+            link_tasks.running.spawn(standby::run(shared, end, statuses, sender));
+        } else {
+            link_tasks.running.spawn(link::run(shared, end, link::Status { connected: sender, gauge }));
+        }
     }
     let pooled = (shared_by_links.clone(), metrics.members.clone());
     link_tasks.running.spawn(async move { members::driver::run(&pooled.0, members_end, pooled.1).await });

@@ -259,6 +259,9 @@ pub(super) struct Upstream {
     /// Shared connections (default 1).
     #[schemars(extend("minimum" = 1, "maximum" = 64))]
     pub(super) connections: Num,
+    /// A second connection beside each shared one, subscribed to the same channels: whichever brings an event first wins,
+    /// and when one is lost nothing is missed. Twice the connections and deliveries at Pusher (default false).
+    pub(super) standby: Bool,
     /// Dialling, TLS and the first frame together (default 10s).
     #[schemars(extend("pattern" = s::DURATION))]
     pub(super) connect_timeout: Str,

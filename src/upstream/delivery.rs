@@ -30,6 +30,8 @@ pub struct Event {
     pub kind: Kind,
     /// Of a cache channel it is not the last one: a client event, of which Pusher keeps none, or an older one.
     pub is_passing: bool,
+    /// The last event of a cache channel, sent to a new subscription.
+    pub is_replay: bool,
     /// What becomes of it on the first edition of a route that is looked at, and behind that on the others.
     shown: OnceLock<Shown>,
     /// Hubs that have yet to hand it out.
@@ -93,6 +95,7 @@ impl Event {
             sender: None,
             kind: Kind::Channel,
             is_passing: false,
+            is_replay: false,
             shown: OnceLock::new(),
             awaited: AtomicU32::new(0),
         }
@@ -129,6 +132,13 @@ impl Event {
     #[must_use]
     pub fn says_last(&self) -> bool {
         matches!(self.kind, Kind::Channel | Kind::CacheMiss) && !self.is_passing && is_cache(&self.channel)
+    }
+
+    /// The same, sent to a new subscription as the channel's last one.
+    #[must_use]
+    pub fn as_replay(mut self, is_replay: bool) -> Self {
+        self.is_replay = is_replay;
+        self
     }
 
     /// So many hubs are to hand it out; to be said before they are told.

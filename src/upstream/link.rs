@@ -138,7 +138,7 @@ pub async fn run_member(shared: Arc<Shared>, end: LinkEnd, gauge: Gauge, source:
 }
 
 async fn keep(shared: Arc<Shared>, end: LinkEnd, status: Shown, source: Option<Source>) {
-    let LinkEnd { id, mut commands, flights } = end;
+    let LinkEnd { id, mut commands, flights, second: _ } = end;
     let (probes, mut probed) = mpsc::unbounded_channel();
     let machine = Machine::new(id, shared.settings.times, flights, fastrand::Rng::new(), now())
         .with_master_key(shared.settings.app.encryption_master_key.clone());
@@ -387,12 +387,18 @@ impl Link {
                 let (channel, event) = (loggable(&channel), loggable(&event));
                 tracing::warn!(link, channel, event, why = why.label(), "an event cannot be decrypted");
             }
+            // The junction knows.
+            Note::Missing(channels) if self.shared.settings.standby => {
+                tracing::info!(link, channels, "the other connection carries the channels alone");
+            }
             Note::Missing(channels) => {
                 metrics.gaps.increment(channels as u64);
                 tracing::warn!(link, channels, "events may be missed until the channels are confirmed again");
             }
             Note::Forgotten(channel) => {
-                metrics.gaps.increment(1);
+                if !self.shared.settings.standby {
+                    metrics.gaps.increment(1);
+                }
                 let channel = loggable(&channel);
                 tracing::warn!(
                     link,

@@ -29,6 +29,14 @@ struct Entrance {
     commands: mpsc::UnboundedSender<Command>,
     /// Of the link and the publisher, which share a thread: so it is never contended.
     flights: SharedFlights,
+    /// Of a link with a standby: the second one's.
+    standby: Option<Standby>,
+}
+
+#[derive(Debug, Default)]
+struct Standby {
+    flights: SharedFlights,
+    next_flight: AtomicU64,
 }
 
 /// What a link receives.
@@ -39,17 +47,34 @@ pub struct LinkEnd {
     pub commands: mpsc::UnboundedReceiver<Command>,
     /// See [`super::flights`].
     pub flights: SharedFlights,
+    /// Of the second link, where there is a standby.
+    pub second: Option<SharedFlights>,
 }
 
 impl LinkHandle {
     /// The handle of a new link, and what the link needs of it.
     #[must_use]
     pub fn open() -> (Self, LinkEnd) {
-        let id = next_id();
+        Self::with(next_id(), SharedFlights::default(), None)
+    }
+
+    /// The same, of a link with a standby.
+    #[must_use]
+    pub fn open_with_standby() -> (Self, LinkEnd) {
+        Self::with(next_id(), SharedFlights::default(), Some(Standby::default()))
+    }
+
+    /// The same, of one of the two that are this link to the hubs.
+    #[must_use]
+    pub fn of(id: LinkId, flights: SharedFlights) -> (Self, LinkEnd) {
+        Self::with(id, flights, None)
+    }
+
+    fn with(id: LinkId, flights: SharedFlights, standby: Option<Standby>) -> (Self, LinkEnd) {
         let (sender, commands) = mpsc::unbounded_channel();
-        let flights = SharedFlights::default();
-        let entrance = Entrance { id, commands: sender, flights: flights.clone() };
-        (Self(Arc::new(entrance)), LinkEnd { id, commands, flights })
+        let second = standby.as_ref().map(|standby| standby.flights.clone());
+        let entrance = Entrance { id, commands: sender, flights: flights.clone(), standby };
+        (Self(Arc::new(entrance)), LinkEnd { id, commands, flights, second })
     }
 
     #[must_use]
@@ -78,6 +103,25 @@ impl LinkHandle {
         self.tell(Command::ClientEvent(event));
     }
 
+    /// A request with these messages is about to be sent. Gives its number, and the socket that is excluded.
+    fn begin(&self, batch: &[Arc<Sent>]) -> (u64, Option<Arc<str>>) {
+        let channels = || batch.iter().map(|sent| sent.channel.clone()).collect();
+        let (flight, socket_id) = self.0.flights.lock().begin(channels());
+        let Some(standby) = &self.0.standby else {
+            let cached: Vec<_> = batch.iter().filter(|sent| is_cache(&sent.channel)).cloned().collect();
+            if !cached.is_empty() {
+                self.0.flights.lock().carries(flight, cached);
+            }
+            return (flight, socket_id);
+        };
+        let (second, its_socket_id) = standby.flights.lock().begin(channels());
+        let sides = [flight, second];
+        let excluded = [&socket_id, &its_socket_id].iter().position(|id| id.is_some());
+        let flight = standby.next_flight.fetch_add(1, Ordering::Relaxed);
+        self.tell(Command::Begun { flight, sides, excluded, batch: batch.to_vec() });
+        (flight, socket_id.or(its_socket_id))
+    }
+
     pub(super) fn tell(&self, command: Command) {
         // Only a link that has been aborted receives nothing.
         let _ = self.0.commands.send(command);
@@ -103,8 +147,18 @@ impl Links {
     /// Handles of `count` links, and the end of each.
     #[must_use]
     pub fn new(count: usize) -> (Self, Vec<LinkEnd>) {
-        let (first, end) = LinkHandle::open();
-        let (others, mut ends): (Vec<_>, Vec<_>) = (1..count).map(|_| LinkHandle::open()).unzip();
+        Self::opened(count, LinkHandle::open)
+    }
+
+    /// The same, each with a standby.
+    #[must_use]
+    pub fn with_standby(count: usize) -> (Self, Vec<LinkEnd>) {
+        Self::opened(count, LinkHandle::open_with_standby)
+    }
+
+    fn opened(count: usize, open: fn() -> (LinkHandle, LinkEnd)) -> (Self, Vec<LinkEnd>) {
+        let (first, end) = open();
+        let (others, mut ends): (Vec<_>, Vec<_>) = (1..count).map(|_| open()).unzip();
         ends.insert(0, end);
         (Self { first, others: others.into(), members: None }, ends)
     }
@@ -163,13 +217,7 @@ impl Links {
             }
         }
         for part in &mut parts {
-            let channels = part.batch.iter().map(|sent| sent.channel.clone()).collect();
-            let mut flights = part.link.0.flights.lock();
-            (part.flight, part.socket_id) = flights.begin(channels);
-            let cached: Vec<_> = part.batch.iter().filter(|sent| is_cache(&sent.channel)).cloned().collect();
-            if !cached.is_empty() {
-                flights.carries(part.flight, cached);
-            }
+            (part.flight, part.socket_id) = part.link.begin(&part.batch);
         }
         let members = self.members.as_ref().filter(|_| !of_members.is_empty());
         let members = members.map(|members| members.begin(of_members));

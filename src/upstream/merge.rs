@@ -6,9 +6,9 @@
 //! certain sources are matched one to one, so equal events are told apart by their count, in whatever order they come.
 //!
 //! **A source that is confirmed while another is certain is not so at once.** Of what was delivered about the time of
-//! its subscription nobody knows whether it was published before it, and so whether this source will bring it. What it
-//! brings that equals one of those is *held*: it is either a copy, or a new event that a certain source brings as well,
-//! and delivers. So nothing is lost and nothing comes twice, whatever is equal to what, while a certain source stays
+//! its subscription nobody knows whether it was published before it, and so whether this source will bring it. So what it
+//! brings is *held*: it is either a copy, or a new event that a certain source brings as well, and delivers; nor can it
+//! overtake. So nothing is lost and nothing comes twice, whatever is equal to what, while a certain source stays
 //! ([`Merge::caught_up`] says when it has passed the time in doubt; then what is held is forgotten, and the new source
 //! is certain soon).
 //!
@@ -23,6 +23,7 @@
 //! Pure. An offer costs the same for any number of sources; a source has a few words.
 
 mod certainty;
+mod ghosts;
 mod log;
 mod own;
 mod source;
@@ -33,6 +34,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
+use self::ghosts::Ghosts;
 use self::log::{Log, Position};
 use self::own::{Early, Flight};
 use self::source::{Source, Stretch};
@@ -111,16 +113,22 @@ pub struct Merge<S, E> {
 #[derive(Clone, Debug)]
 struct Held<S, E> {
     source: S,
+    /// The number of the source's confirmation.
+    since: u64,
     digest: u64,
     event: E,
     at: Instant,
+    /// The entry in doubt that it may be a copy of; `None`: there was no equal one.
+    of: Option<u64>,
+    /// It was counted as the copy of an entry that the source was certain to bring.
+    is_counted: bool,
 }
 
 /// An entry that may be the one that was brought.
 enum Match {
     Certain,
     Early(u64),
-    Doubtful,
+    Doubtful(Option<u64>),
     None,
 }
 
@@ -186,7 +194,7 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         self.steps += 1;
         self.confirmed = self.steps;
         let from = self.log.since(asked.checked_sub(self.times.skew).unwrap_or(asked));
-        let stretch = Stretch { confirmed: now, from, until: None, taken: Vec::new(), is_base: false };
+        let stretch = Stretch::begin(from, now);
         let position = Position::at(self.log.end());
         self.sources.insert(source, Source { position, since: self.steps, stretch: Some(Box::new(stretch)) });
         self.open.push(source);
@@ -222,17 +230,15 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         let is_covered =
             self.open.iter().any(|source| self.sources.get(source).is_some_and(Source::is_placed));
         self.promote(now);
-        let held = std::mem::take(&mut self.held);
-        let ghosts = self.raise(held.iter().map(|held| held.source));
-        for Held { source, digest, event, .. } in held {
-            let is_copy =
-                self.sources.get(&source).and_then(|source| source.position.find(&self.log, digest));
-            match is_copy {
-                Some(number) => self.bring(source, number),
-                None => self.deliver(source, digest, event, true, now, out),
+        let (begin, mut ghosts) = (self.log.end(), Ghosts::default());
+        for held in std::mem::take(&mut self.held) {
+            let Held { source, since, digest, event, of, .. } = held;
+            if !self.is_present(source, since) {
+                self.haunt(&mut ghosts, (source, since), begin, digest, event, true, now, out);
+            } else if !self.passes_for_copy(source, digest, of) {
+                self.deliver(source, digest, event, true, now, out);
             }
         }
-        self.lay(ghosts);
         !is_covered
     }
 
@@ -243,7 +249,8 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         if entry.is_base() {
             self.horizon = self.horizon.max(Some(at));
         }
-        if entry.stretch.as_ref().and_then(|stretch| stretch.until).is_some_and(|(_, found)| found <= at) {
+        self.pass(source, at);
+        if self.is_over(source, at) {
             self.close(source);
         }
         self.progress(now);
@@ -301,7 +308,7 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
             return Verdict::Copy;
         }
         if let Some(flight) = self.flight_of(source, digest) {
-            self.early.push(Early { flight, source, digest, event });
+            self.keep_early(flight, source, digest, event);
             return Verdict::Early;
         }
         self.deliver(source, digest, event, false, now, out);
@@ -310,20 +317,29 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
 
     fn place(&mut self, source: S, digest: u64, event: E, now: Instant, out: &mut Vec<Out<S, E>>) -> Verdict {
         match self.find(source, digest, now) {
-            Match::Certain => Verdict::Copy,
-            Match::Early(flight) => {
-                self.early.push(Early { flight, source, digest, event });
-                Verdict::Early
-            }
-            Match::Doubtful if self.bases > 0 && self.sources.get(&source).is_some_and(|s| !s.is_base()) => {
-                if self.held.len() >= HELD_MAX {
-                    self.held.pop_front();
-                    self.let_go += 1;
+            // Which is which of several that are equal is open yet.
+            Match::Certain if self.is_held_back(source) && self.has_in_doubt(source, digest) => {
+                self.hold(source, digest, event, now, None);
+                if let Some(held) = self.held.back_mut() {
+                    held.is_counted = true;
                 }
-                self.held.push_back(Held { source, digest, event, at: now });
                 Verdict::Held
             }
-            Match::Doubtful => {
+            Match::Certain => Verdict::Copy,
+            Match::Early(flight) => {
+                self.keep_early(flight, source, digest, event);
+                Verdict::Early
+            }
+            // New ones, too: they must not overtake.
+            Match::Doubtful(of) if self.is_held_back(source) => {
+                self.hold(source, digest, event, now, of);
+                Verdict::Held
+            }
+            Match::None if self.is_held_back(source) => {
+                self.hold(source, digest, event, now, None);
+                Verdict::Held
+            }
+            Match::Doubtful(_) => {
                 self.deliver(source, digest, event, true, now, out);
                 Verdict::Doubtful
             }
@@ -339,12 +355,11 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
     fn find(&mut self, source: S, digest: u64, now: Instant) -> Match {
         let Some(entry) = self.sources.get_mut(&source) else {
             let is_known = self.log.find(digest, 0, u64::MAX, |_| false).is_some();
-            return if is_known { Match::Doubtful } else { Match::None };
+            return if is_known { Match::Doubtful(None) } else { Match::None };
         };
         if entry.is_placed() {
             entry.position.forgive(&mut self.log, now);
-            if let Some(number) = entry.position.find(&self.log, digest) {
-                entry.position.bring(number, &mut self.log);
+            if entry.bring_certain(digest, &mut self.log).is_some() {
                 return Match::Certain;
             }
         }
@@ -357,10 +372,80 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         match stretch.find(&self.log, digest) {
             Some(number) => {
                 stretch.take(number);
-                Match::Doubtful
+                Match::Doubtful(Some(number))
             }
             None => Match::None,
         }
+    }
+
+    /// Whether an equal one of this source is held that may be another entry's copy.
+    fn has_in_doubt(&self, source: S, digest: u64) -> bool {
+        self.held.iter().any(|held| held.source == source && held.digest == digest && held.of.is_some())
+    }
+
+    /// Whether certain sources deliver what this one brings.
+    fn is_held_back(&self, source: S) -> bool {
+        self.bases > 0 && self.sources.get(&source).is_some_and(|source| !source.is_base())
+    }
+
+    /// A certain source delivered what others may have brought before it. Of those that have a position this is certain;
+    /// else it remains in doubt, and is taken by the first that was held.
+    fn find_held(&mut self, digest: u64, number: u64) {
+        let mut found: Vec<S> = Vec::new();
+        let sources = &self.sources;
+        self.held.retain_mut(|held| {
+            let source = sources.get(&held.source).filter(|source| source.since == held.since);
+            let Some(source) =
+                source.filter(|_| held.digest == digest && held.of.is_none() && !held.is_counted)
+            else {
+                return true;
+            };
+            if found.contains(&held.source) {
+                return true;
+            }
+            found.push(held.source);
+            held.of = Some(number);
+            !source.is_placed()
+        });
+        found.into_iter().for_each(|source| self.bring(source, number));
+    }
+
+    /// What was held is delivered by now: which entry it is.
+    pub(super) fn settle_held(&mut self, source: S, digest: u64, of: Option<u64>) {
+        if of.is_some() {
+            self.passes_for_copy(source, digest, of);
+            return;
+        }
+        let Some(entry) = self.sources.get_mut(&source) else { return };
+        if entry.bring_certain(digest, &mut self.log).is_none()
+            && let Some(stretch) = &mut entry.stretch
+            && let Some(number) = stretch.find(&self.log, digest)
+        {
+            stretch.take(number);
+        }
+    }
+
+    fn hold(&mut self, source: S, digest: u64, event: E, at: Instant, of: Option<u64>) {
+        if self.held.len() >= HELD_MAX {
+            self.held.pop_front();
+            self.let_go += 1;
+        }
+        let since = self.since(source);
+        self.held.push_back(Held { source, since, digest, event, at, of, is_counted: false });
+    }
+
+    /// Whether what was held may as well be the copy of an entry that the source is certain to bring; then it is, and
+    /// the one in doubt is open again.
+    pub(super) fn passes_for_copy(&mut self, source: S, digest: u64, of: Option<u64>) -> bool {
+        let (Some(entry), Some(of)) = (self.sources.get_mut(&source), of) else { return false };
+        if let Some(stretch) = &mut entry.stretch {
+            stretch.give_back(of);
+        }
+        let is_copy = entry.bring_certain(digest, &mut self.log).is_some();
+        if let Some(stretch) = entry.stretch.as_mut().filter(|_| !is_copy) {
+            stretch.take(of);
+        }
+        is_copy
     }
 
     fn deliver(
@@ -372,9 +457,9 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         now: Instant,
         out: &mut Vec<Out<S, E>>,
     ) {
-        let number = self.log.push(digest, now, self.placed);
-        self.last = Some(digest);
+        let number = self.append(digest, now);
         self.bring(source, number);
+        self.find_held(digest, number);
         out.push(Out { event, source: Some(source), doubtful });
     }
 

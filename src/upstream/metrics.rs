@@ -2,6 +2,7 @@
 
 use super::lost::LostCause;
 use super::refused::Refused;
+use super::standby;
 use super::undelivered::Reason;
 use crate::metrics::label::labels;
 use crate::metrics::{Counter, Family, Gauge, GaugeGuard, Histogram, Label, Named, Registry};
@@ -142,6 +143,10 @@ pub struct LinkMetrics {
     pub undecryptable: Family<Undecryptable>,
     /// Clients' messages delivered to this bridge's own clients.
     pub local_events: Counter,
+    /// Events that one of two links brought.
+    pub standby: Family<standby::Result>,
+    /// Channels of which a copy may be held, since a link subscribed a moment ago.
+    pub doubtful_channels: Gauge,
     subscriptions: Family<SubscriptionState, Gauge>,
     /// Subscriptions refused or not answered.
     pub subscription_failures: Family<Refused>,
@@ -173,6 +178,14 @@ impl LinkMetrics {
             local_events: registry.declare(
                 "pusher_bridge_local_events_total",
                 "Client messages delivered to clients of this bridge, after Pusher accepted them",
+            ),
+            standby: registry.declare(
+                "pusher_bridge_standby_events_total",
+                "Events that either connection of a pair brought: which was first, copies, and those in doubt",
+            ),
+            doubtful_channels: registry.declare(
+                "pusher_bridge_standby_doubtful_channels",
+                "Channels that one connection of a pair subscribed a moment ago: losing the other may bring copies",
             ),
             subscriptions: registry
                 .declare("pusher_bridge_subscriptions", "Channels by the state of their subscription"),

@@ -25,5 +25,6 @@ pub mod refused;
 mod reply;
 mod runner;
 pub mod settings;
+pub mod standby;
 mod told;
 pub mod undelivered;

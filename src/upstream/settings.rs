@@ -17,6 +17,8 @@ pub struct Settings {
     pub app: App,
     /// Shared connections; a hash of the channel picks one (default 1).
     pub connections: usize,
+    /// Whether each has a second one beside it, on the same channels (default no). Of a link: whether it is one of two.
+    pub standby: bool,
     /// What a link waits for.
     pub times: Times,
     /// Largest data of an event, bytes (default 10,240, the hosted service's).

@@ -40,5 +40,6 @@ mod scenarios;
 mod self_hosted;
 mod shutdown;
 mod sockudo;
+mod standby;
 mod upgrade;
 mod upstream;

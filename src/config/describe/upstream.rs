@@ -8,6 +8,7 @@ pub(super) fn upstream(out: &mut Lines, settings: &Settings) {
     let Settings {
         app,
         connections,
+        standby,
         times:
             Times {
                 connect_timeout,
@@ -26,10 +27,12 @@ pub(super) fn upstream(out: &mut Lines, settings: &Settings) {
     let App { id, key, secret: _, encryption_master_key, ws, api, origin, ca_file } = app;
     let Publish { lanes, queue_messages_max, queue_bytes_max, batch_max, timeout, deadline } = publish;
     let origin = origin.as_ref().map(|origin| format!(" from {origin}")).unwrap_or_default();
+    let standby =
+        if *standby { format!(", each with a standby: {} in all", connections * 2) } else { String::new() };
     out.fact(
         "upstream",
         format!(
-            "{}{origin}, app {id}, key {key}, {connections} connection(s); events of at most {event_bytes_max} bytes to \
+            "{}{origin}, app {id}, key {key}, {connections} connection(s){standby}; events of at most {event_bytes_max} bytes to \
              {}, {}",
             ws.base("ws", "wss"),
             api.base("http", "https"),

@@ -65,6 +65,7 @@ pub(super) fn upstream(problems: &mut Problems<'_>, raw: Option<&At<raw::Upstrea
     Settings {
         app: app.unwrap_or_else(stand_in),
         connections: problems.number(raw.connections.as_ref(), 1..=64, 1),
+        standby: problems.flag(raw.standby.as_ref(), false),
         times: Times {
             connect_timeout: problems.duration(raw.connect_timeout.as_ref(), POSITIVE, CONNECT_TIMEOUT),
             subscribe_timeout: problems.duration(raw.subscribe_timeout.as_ref(), POSITIVE, SUBSCRIBE_TIMEOUT),

@@ -69,6 +69,13 @@ impl ClientEvent {
         Self { sent, sender, receipt: Some(receipt), tries: Tries::default(), maybe_accepted: false }
     }
 
+    /// The same, with another receipt made of its own.
+    #[must_use]
+    pub fn watched(mut self, by: impl FnOnce(Box<dyn Receipt>) -> Box<dyn Receipt>) -> Self {
+        self.receipt = self.receipt.map(by);
+        self
+    }
+
     const fn settled(sent: Arc<Sent>) -> Self {
         let tries = Tries { repeated: 0, rate_limited: 0 };
         Self { sent, sender: None, receipt: None, tries, maybe_accepted: false }

@@ -332,6 +332,8 @@ impl Machine {
             Command::SignIn(data) => self.want_sign_in(data, now, out),
             Command::Dial => self.may_dial(now, out),
             Command::BeLazy(is_lazy) => self.be_lazy(is_lazy),
+            // The flights have it.
+            Command::Begun { .. } => {}
         }
         self.carry_over(now, out);
         self.turn_of_client_events(at, out);

@@ -4,7 +4,6 @@ use std::hash::Hash;
 use std::time::Instant;
 
 use super::log::Position;
-use super::source::Source;
 use super::{LOOKS, Merge};
 
 impl<S: Copy + Eq + Hash, E> Merge<S, E> {
@@ -14,9 +13,12 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
             self.horizon = self.horizon.max(now.checked_sub(settle));
         }
         self.look = self.times.settle.map(|settle| now + settle / LOOKS);
-        let passed = |at: Instant| self.horizon.is_some_and(|horizon| at <= horizon);
-        while self.held.front().is_some_and(|held| passed(held.at)) {
-            self.held.pop_front();
+        let horizon = self.horizon;
+        while let Some(held) = self.held.pop_front_if(|held| Some(held.at) <= horizon) {
+            // What the source is certain to bring is taken for brought first: it would be a later event's otherwise.
+            if !held.is_counted && self.is_present(held.source, held.since) {
+                self.settle_held(held.source, held.digest, held.of);
+            }
         }
         for source in self.open.clone() {
             let Some(entry) = self.sources.get(&source) else { continue };
@@ -30,8 +32,10 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
                         self.find_end(source, now);
                     }
                 }
-                Some((_, found)) => {
-                    if self.times.settle.is_some_and(|settle| found + settle <= now) {
+                Some(_) => {
+                    let passed = self.times.settle.and_then(|settle| now.checked_sub(settle));
+                    if passed.is_some_and(|passed| self.is_over(source, passed)) {
+                        passed.into_iter().for_each(|passed| self.pass(source, passed));
                         self.close(source);
                     }
                 }
@@ -47,6 +51,17 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
             stretch.until = Some((end, now));
             source.position = Position::at(end);
             self.placed += 1;
+        }
+    }
+
+    /// The source has brought all that was delivered before `at`, if under the name of an equal one.
+    pub(super) fn pass(&mut self, source: S, at: Instant) {
+        // Not while it is open which one it has brought.
+        if self.early.iter().any(|early| early.source == source) {
+            return;
+        }
+        if let Some(source) = self.sources.get_mut(&source).filter(|source| source.is_placed()) {
+            source.position.pass(self.log.since(at), &mut self.log);
         }
     }
 
@@ -81,25 +96,15 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         true
     }
 
-    /// Those of these sources that are lost have their say once more: copies that they brought are told from each other.
-    pub(super) fn raise(&mut self, sources: impl Iterator<Item = S>) -> Vec<S> {
-        let mut ghosts = Vec::new();
-        for source in sources {
-            if !self.has(source) {
-                let position = Position::at(self.log.end());
-                self.sources.insert(source, Source { position, since: 0, stretch: None });
-                self.placed += 1;
-                self.bases += 1;
-                ghosts.push(source);
-            }
-        }
-        ghosts
-    }
-
-    pub(super) fn lay(&mut self, ghosts: Vec<S>) {
-        ghosts.into_iter().for_each(|ghost| {
-            self.remove(ghost);
-        });
+    /// Whether a source that has brought all that was published before `at` is certain now: nothing that it brought
+    /// is open any more.
+    pub(super) fn is_over(&self, source: S, at: Instant) -> bool {
+        let Some(stretch) = self.sources.get(&source).and_then(|source| source.stretch.as_ref()) else {
+            return false;
+        };
+        stretch.is_over(at)
+            && !self.early.iter().any(|early| early.source == source)
+            && !self.held.iter().any(|held| held.source == source)
     }
 
     pub(super) fn prune(&mut self, now: Instant) {

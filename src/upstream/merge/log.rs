@@ -46,7 +46,8 @@ impl Log {
         self.entries.get_mut(usize::try_from(number.checked_sub(self.begin)?).ok()?)
     }
 
-    fn at(&self, number: u64) -> Option<Instant> {
+    /// When it was delivered.
+    pub(super) fn at(&self, number: u64) -> Option<Instant> {
         let place = usize::try_from(number.checked_sub(self.begin)?).ok()?;
         self.entries.get(place).map(|entry| entry.at)
     }
@@ -170,6 +171,15 @@ impl Position {
             {
                 entry.awaited += 1;
             }
+        }
+    }
+
+    /// It owes nothing of what came before this entry.
+    pub(super) fn pass(&mut self, number: u64, log: &mut Log) {
+        self.skip_forgotten(log);
+        while self.next < number {
+            log.brought(self.next);
+            self.step();
         }
     }
 

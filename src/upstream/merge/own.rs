@@ -3,6 +3,7 @@
 use std::hash::Hash;
 use std::time::Instant;
 
+use super::ghosts::Ghosts;
 use super::source::Source;
 use super::{Merge, Out};
 
@@ -19,6 +20,10 @@ pub(super) struct Flight<S> {
 pub(super) struct Early<S, E> {
     pub(super) flight: u64,
     pub(super) source: S,
+    /// The number of the source's confirmation.
+    pub(super) since: u64,
+    /// The log's end when it came.
+    pub(super) seen: u64,
     pub(super) digest: u64,
     pub(super) event: E,
 }
@@ -60,23 +65,25 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
             std::mem::take(&mut self.early).into_iter().partition(|early| early.flight == id);
         self.early = others;
         let early: Vec<Early<S, E>> = early;
-        let ghosts = self.raise(early.iter().map(|early| early.source));
+        let mut ghosts = Ghosts::default();
         for (digest, event) in flight.digests.iter().zip(events) {
             self.publish(&flight, *digest, now);
             out.push(Out { event, source: None, doubtful: false });
         }
-        for Early { source, digest, event, .. } in early {
-            self.place(source, digest, event, now, out);
+        for Early { source, since, seen, digest, event, .. } in early {
+            if self.is_present(source, since) {
+                self.place(source, digest, event, now, out);
+            } else {
+                self.haunt(&mut ghosts, (source, since), seen, digest, event, false, now, out);
+            }
         }
-        self.lay(ghosts);
         self.progress(now);
     }
 
     /// Enters an own message, which the source that it excluded does not bring. Nor is it certain that those do that
     /// were confirmed since: they are taken not to, for a duplicate is better than a loss.
     fn publish(&mut self, flight: &Flight<S>, digest: u64, now: Instant) {
-        let number = self.log.push(digest, now, self.placed);
-        self.last = Some(digest);
+        let number = self.append(digest, now);
         if let Some((source, since)) = flight.excluded
             && self.sources.get(&source).is_some_and(|source| source.since == since)
         {
@@ -90,13 +97,19 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         }
     }
 
+    pub(super) fn keep_early(&mut self, flight: u64, source: S, digest: u64, event: E) {
+        let (since, seen) = (self.since(source), self.log.end());
+        self.early.push(Early { flight, source, since, seen, digest, event });
+    }
+
     /// The request under way whose message it may be.
     pub(super) fn flight_of(&self, source: S, digest: u64) -> Option<u64> {
         let since = self.sources.get(&source)?.since;
         let may_be = |flight: &&Flight<S>| {
             let sent = flight.digests.iter().filter(|other| **other == digest).count();
             let came = |early: &&Early<S, E>| {
-                early.flight == flight.id && early.source == source && early.digest == digest
+                (early.flight, early.source, early.since) == (flight.id, source, since)
+                    && early.digest == digest
             };
             sent > 0
                 && flight.excluded != Some((source, since))

@@ -21,10 +21,24 @@ pub(super) struct Stretch {
     pub(super) until: Option<(u64, Instant)>,
     /// Those that it has brought, by bits: bit 0 is `from`.
     pub(super) taken: Vec<u64>,
+    /// When the last entry behind the end was delivered that it brought, though it may have been one of these, still
+    /// open and equal.
+    pub(super) crossed: Option<Instant>,
     pub(super) is_base: bool,
 }
 
 impl Stretch {
+    /// From this entry on; nobody knows the end yet.
+    pub(super) const fn begin(from: u64, confirmed: Instant) -> Self {
+        Self { confirmed, from, until: None, taken: Vec::new(), crossed: None, is_base: false }
+    }
+
+    /// Whether a source that has brought all that was published before `at` brings nothing more of the stretch: and
+    /// what it brought of later entries was indeed theirs.
+    pub(super) fn is_over(&self, at: Instant) -> bool {
+        self.until.is_some_and(|(_, found)| found <= at) && self.crossed.is_none_or(|crossed| crossed < at)
+    }
+
     pub(super) fn has(&self, number: u64) -> bool {
         let bit = number - self.from;
         usize::try_from(bit / 64)
@@ -44,6 +58,14 @@ impl Stretch {
         }
     }
 
+    /// It has not brought this one.
+    pub(super) fn give_back(&mut self, number: u64) {
+        let bit = number.saturating_sub(self.from);
+        if let Some(word) = usize::try_from(bit / 64).ok().and_then(|word| self.taken.get_mut(word)) {
+            *word &= !(1 << (bit % 64));
+        }
+    }
+
     pub(super) fn find(&self, log: &Log, digest: u64) -> Option<u64> {
         let until = self.until.map_or(u64::MAX, |(until, _)| until);
         log.find(digest, self.from, until, |number| self.has(number))
@@ -51,6 +73,18 @@ impl Stretch {
 }
 
 impl Source {
+    /// The entry that it is certain to bring and that this is a copy of: it has brought it, then.
+    pub(super) fn bring_certain(&mut self, digest: u64, log: &mut Log) -> Option<u64> {
+        let number = self.is_placed().then(|| self.position.find(log, digest))??;
+        if let Some(stretch) = &mut self.stretch
+            && stretch.find(log, digest).is_some()
+        {
+            stretch.crossed = stretch.crossed.max(log.at(number));
+        }
+        self.position.bring(number, log);
+        Some(number)
+    }
+
     /// Whether it has a position: it will bring what is delivered from there on.
     pub(super) fn is_placed(&self) -> bool {
         self.stretch.as_ref().is_none_or(|stretch| stretch.until.is_some())

@@ -1,4 +1,5 @@
 mod cases;
+mod model;
 
 use super::*;
 use crate::clock::tests::now;

@@ -23,6 +23,9 @@ pub enum Command {
     Subscribers(Vec<(Arc<str>, usize)>),
     /// A client's event is to leave over this connection; its channel is the lane's.
     ClientEvent(Item<ClientEvent>),
+    /// A publishing request begins: said where there is a standby. Its number at each side comes with it, and the side
+    /// whose connection is excluded.
+    Begun { flight: u64, sides: [u64; 2], excluded: Option<usize>, batch: Vec<Arc<Sent>> },
     /// A publishing request has ended.
     Ended {
         flight: u64,

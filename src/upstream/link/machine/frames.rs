@@ -148,7 +148,7 @@ impl Machine {
             Anew::AfterOwn => true,
         };
         let event = Event::new(self.id, channel, name, &data, came, origin).by_member(sender);
-        let event = event.passing(is_passing);
+        let event = event.passing(is_passing).as_replay(anew == Anew::First);
         self.deliver(hubs, event, out);
     }
 

@@ -1,0 +1,477 @@
+//! What a junction decides: two links carry the same channels, and each event goes on once. To the hubs it is one link,
+//! to its links it is their only hub.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::clock::Now;
+use crate::exchange::LinkId;
+use crate::pusher::channel::is_cache;
+use crate::pusher::frame;
+use crate::upstream::delivery::{Delivery, Event, Kind, Sent};
+use crate::upstream::flights::DELIVERY_TIME;
+use crate::upstream::hubs::Hubs;
+use crate::upstream::lane::Item;
+use crate::upstream::link::client_events::ClientEvent;
+use crate::upstream::link::machine::Command;
+use crate::upstream::merge::{Merge, Out, Times, Verdict};
+use crate::upstream::standby::Result;
+
+/// The first link and the second.
+pub const SIDES: usize = 2;
+/// The number of the junction as its links' only hub.
+pub const HUB: usize = 0;
+/// How far one of two connections may be behind the other at most, for what is held in doubt to be forgotten.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// Something for the driver to do, in order.
+#[derive(Debug)]
+pub enum Act {
+    /// Hand this to each of these hubs.
+    Tell(Hubs, Delivery),
+    /// Tell this side's link.
+    Link(usize, Command),
+    /// Count it.
+    Count(Result),
+    /// Events of so many channels may have been missed.
+    Missing(usize),
+    /// An event that nobody is subscribed to any more.
+    Unwanted(Arc<Event>),
+    /// An own message goes to the hubs.
+    Local,
+}
+
+type Outs = Vec<Out<usize, Arc<Event>>>;
+
+#[derive(Debug)]
+pub struct Junction {
+    id: LinkId,
+    times: Times,
+    linger: Duration,
+    channels: HashMap<Arc<str>, Channel>,
+    /// Channels that nobody wants, by when they are left.
+    lingering: VecDeque<(Instant, Arc<str>)>,
+    /// Channels whose merge may hold something.
+    doubtful: Vec<Arc<str>>,
+    flights: HashMap<u64, Flight>,
+    /// Of client events: they count down, so that they are none of the publisher's.
+    next_flight: u64,
+    /// When each side's connection was lost last.
+    lost: [Option<Instant>; SIDES],
+    /// Whether hubs were told that the link is down, and nothing was confirmed since.
+    is_down: bool,
+    hasher: RandomState,
+    outs: Outs,
+}
+
+#[derive(Debug)]
+struct Channel {
+    hubs: Hubs,
+    merge: Merge<usize, Arc<Event>>,
+    asked: Instant,
+    /// Events may have been missed since it was last confirmed to the hubs.
+    missed: bool,
+    /// Whether it was ever confirmed.
+    was_live: bool,
+    refused: [bool; SIDES],
+    /// The last event of a cache channel.
+    last: Option<Arc<Event>>,
+    lingers_until: Option<Instant>,
+}
+
+/// A request under way.
+#[derive(Debug)]
+struct Flight {
+    batch: Vec<Arc<Sent>>,
+    excluded: Option<usize>,
+    /// Its number at each side; `None`: it is a client event.
+    sides: Option<[u64; SIDES]>,
+}
+
+impl Junction {
+    /// Without channels. `confirm` is how long a subscription may take, `linger` how long a channel is kept that nobody
+    /// wants.
+    #[must_use]
+    pub fn new(id: LinkId, confirm: Duration, linger: Duration) -> Self {
+        Self {
+            id,
+            times: Times { skew: DELIVERY_TIME, confirm, settle: Some(SETTLE) },
+            linger,
+            channels: HashMap::new(),
+            lingering: VecDeque::new(),
+            doubtful: Vec::new(),
+            flights: HashMap::new(),
+            next_flight: u64::MAX,
+            lost: [None; SIDES],
+            is_down: true,
+            hasher: RandomState::new(),
+            outs: Vec::new(),
+        }
+    }
+
+    // ------------------------------------------------------------------------------- from hubs and the publisher
+
+    /// A hub or the publisher says something.
+    pub fn command(&mut self, command: Command, now: Now, acts: &mut Vec<Act>) {
+        match command {
+            Command::Subscribe(channel, hub) => self.subscribe(channel, Hubs::only(hub), now.mono, acts),
+            Command::Unsubscribe(channel, hub) => self.unsubscribe(&channel, Hubs::only(hub), now.mono),
+            Command::Begun { flight, sides, excluded, batch } => {
+                self.begin(flight, Flight { batch, excluded, sides: Some(sides) });
+            }
+            Command::Ended { flight, accepted } => self.end(flight, !accepted.is_empty(), now, acts),
+            Command::ClientEvent(item) => acts.push(Act::Link(HUB, Command::ClientEvent(item))),
+            Command::Subscribers(subscribers) => {
+                for side in 0..SIDES {
+                    acts.push(Act::Link(side, Command::Subscribers(subscribers.clone())));
+                }
+            }
+            // Of users' own links.
+            Command::Introduce { .. } | Command::SignIn(_) | Command::Dial | Command::BeLazy(_) => {}
+        }
+    }
+
+    /// A client event leaves over this side: its copy comes over the other. Gives the number to say its end by.
+    pub fn client_event(&mut self, side: usize, item: &Item<ClientEvent>) -> u64 {
+        self.next_flight -= 1;
+        let batch = vec![item.job.sent.clone()];
+        self.begin(self.next_flight, Flight { batch, excluded: Some(side), sides: None });
+        self.next_flight
+    }
+
+    /// It was refused or given up, or its delivery has come before.
+    pub fn client_event_ended(&mut self, flight: u64, now: Now, acts: &mut Vec<Act>) {
+        self.end(flight, false, now, acts);
+    }
+
+    fn subscribe(&mut self, channel: Arc<str>, hub: Hubs, now: Instant, acts: &mut Vec<Act>) {
+        if let Some(entry) = self.channels.get_mut(&channel) {
+            entry.hubs = entry.hubs.with(hub);
+            entry.lingers_until = None;
+            if entry.merge.is_live() {
+                let cached = entry.last.clone();
+                acts.push(Act::Tell(hub, Delivery::Live { link: self.id, channel, gap: false, cached }));
+            }
+            return;
+        }
+        let mut merge = Merge::new(self.times);
+        for (id, flight) in &self.flights {
+            begin_in(&mut merge, &channel, *id, flight, &self.hasher);
+        }
+        for side in 0..SIDES {
+            acts.push(Act::Link(side, Command::Subscribe(channel.clone(), HUB)));
+        }
+        let entry = Channel {
+            hubs: hub,
+            merge,
+            asked: now,
+            missed: false,
+            was_live: false,
+            refused: [false; SIDES],
+            last: None,
+            lingers_until: None,
+        };
+        self.channels.insert(channel, entry);
+    }
+
+    fn unsubscribe(&mut self, channel: &Arc<str>, hub: Hubs, now: Instant) {
+        let Some(entry) = self.channels.get_mut(channel) else { return };
+        entry.hubs = entry.hubs.without(hub);
+        if entry.hubs.is_empty() {
+            let until = now + self.linger;
+            entry.lingers_until = Some(until);
+            self.lingering.push_back((until, channel.clone()));
+        }
+    }
+
+    fn begin(&mut self, id: u64, flight: Flight) {
+        let mut begun: Vec<&Arc<str>> = Vec::new();
+        for sent in &flight.batch {
+            if begun.contains(&&sent.channel) {
+                continue;
+            }
+            begun.push(&sent.channel);
+            if let Some(entry) = self.channels.get_mut(&sent.channel) {
+                begin_in(&mut entry.merge, &sent.channel, id, &flight, &self.hasher);
+            }
+        }
+        self.flights.insert(id, flight);
+    }
+
+    fn end(&mut self, id: u64, accepted: bool, now: Now, acts: &mut Vec<Act>) {
+        let Some(flight) = self.flights.remove(&id) else { return };
+        for (side, flight) in flight.sides.into_iter().flatten().enumerate() {
+            acts.push(Act::Link(side, Command::Ended { flight, accepted: Vec::new() }));
+        }
+        let mut channels: Vec<&Arc<str>> = flight.batch.iter().map(|sent| &sent.channel).collect();
+        channels.sort_unstable();
+        channels.dedup();
+        for channel in channels {
+            let Some(entry) = self.channels.get_mut(channel) else { continue };
+            let mut outs = std::mem::take(&mut self.outs);
+            if accepted {
+                let messages = flight.batch.iter().filter(|sent| sent.channel == *channel);
+                let events = messages.map(|sent| {
+                    let data = frame::text_json(&sent.data);
+                    Arc::new(Event::new(self.id, channel.clone(), &sent.event, &data, now, Some(sent.origin)))
+                });
+                entry.merge.accepted(id, events, now.mono, &mut outs);
+            } else {
+                entry.merge.failed(id, now.mono, &mut outs);
+            }
+            entry.hand_out(&mut outs, acts);
+            self.outs = outs;
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------- from the links
+
+    /// A side's link says something; `other` is whether the other one is connected.
+    pub fn delivery(
+        &mut self,
+        side: usize,
+        delivery: Delivery,
+        other: bool,
+        now: Instant,
+        acts: &mut Vec<Act>,
+    ) {
+        match delivery {
+            Delivery::Event(event) => self.event(side, event, now, acts),
+            Delivery::Live { channel, gap, cached, .. } => self.live(side, &channel, gap, cached, now, acts),
+            Delivery::Down(_) => self.down(side, now, acts),
+            Delivery::Refused { channel, member, why, .. } => {
+                let Some(entry) = self.channels.get_mut(&channel) else { return };
+                if let Some(refused) = entry.refused.get_mut(side) {
+                    *refused = true;
+                }
+                // As long as the other one may carry it, it is not.
+                if !entry.merge.is_live() && (!other || entry.refused == [true; SIDES]) {
+                    let refused = Delivery::Refused { link: self.id, channel, member, why };
+                    acts.push(Act::Tell(entry.hubs, refused));
+                }
+            }
+            Delivery::Undecryptable { channel, .. } => {
+                let Some(entry) = self.channels.get(&channel) else { return };
+                // Both get it: told once.
+                if side == HUB || !entry.merge.has(HUB) {
+                    acts.push(Act::Tell(entry.hubs, Delivery::Undecryptable { link: self.id, channel }));
+                }
+            }
+            // Of links of members.
+            Delivery::Joined { .. } | Delivery::Terminated { .. } => {}
+        }
+    }
+
+    fn live(
+        &mut self,
+        side: usize,
+        channel: &Arc<str>,
+        gap: bool,
+        cached: Option<Arc<Event>>,
+        now: Instant,
+        acts: &mut Vec<Act>,
+    ) {
+        let Some(entry) = self.channels.get_mut(channel) else { return };
+        let mut outs = std::mem::take(&mut self.outs);
+        // Confirmed again without having been lost: the server had forgotten it.
+        if gap && entry.merge.has(side) {
+            entry.missed |= entry.merge.lost(side, now, &mut outs);
+        }
+        let was_live = entry.merge.is_live();
+        // No earlier than it was wanted, and the connection before was lost; nor does it take longer.
+        let lost = self.lost.get(side).copied().flatten();
+        let asked =
+            [lost, Some(entry.asked), now.checked_sub(self.times.confirm)].into_iter().flatten().max();
+        entry.merge.confirmed(side, asked.unwrap_or(now), now, &mut outs);
+        entry.refused = [false; SIDES];
+        if !was_live {
+            let gap = std::mem::take(&mut entry.missed) && entry.was_live;
+            entry.was_live = true;
+            entry.last = entry.last.take().or(cached);
+            self.is_down = false;
+            let (channel, cached) = (channel.clone(), entry.last.clone());
+            if gap {
+                acts.push(Act::Missing(1));
+            }
+            acts.push(Act::Tell(entry.hubs, Delivery::Live { link: self.id, channel, gap, cached }));
+        } else if std::mem::take(&mut entry.missed) {
+            acts.push(Act::Missing(1));
+            let (channel, cached) = (channel.clone(), entry.last.clone());
+            acts.push(Act::Tell(entry.hubs, Delivery::Live { link: self.id, channel, gap: true, cached }));
+        }
+        entry.hand_out(&mut outs, acts);
+        self.outs = outs;
+        if !self.doubtful.contains(channel) {
+            self.doubtful.push(channel.clone());
+        }
+    }
+
+    fn event(&mut self, side: usize, event: Arc<Event>, now: Instant, acts: &mut Vec<Act>) {
+        let Some(entry) = self.channels.get_mut(&event.channel) else { return };
+        if event.kind == Kind::CacheMiss {
+            // The other one was told, or has had the last event.
+            if entry.last.is_none() && !entry.merge.has(1 - side.min(1)) {
+                acts.push(entry.tell(event));
+            }
+            return;
+        }
+        if event.origin.is_some() {
+            return self.own_client_event(side, &event, now, acts);
+        }
+        let digest = digest(&self.hasher, &event.name, &event.data);
+        let mut outs = std::mem::take(&mut self.outs);
+        let verdict = if event.is_replay {
+            entry.merge.offer_last(side, digest, event, now, &mut outs)
+        } else {
+            entry.merge.offer(side, digest, event, now, &mut outs)
+        };
+        match verdict {
+            Verdict::Copy => acts.push(Act::Count(Result::Copy)),
+            Verdict::Held | Verdict::Early => acts.push(Act::Count(Result::Held)),
+            Verdict::First | Verdict::Doubtful => {}
+        }
+        entry.hand_out(&mut outs, acts);
+        self.outs = outs;
+    }
+
+    /// A client event was accepted: it goes to the clients of this bridge, and its copy over the other side does not.
+    fn own_client_event(&mut self, side: usize, event: &Arc<Event>, now: Instant, acts: &mut Vec<Act>) {
+        let is_its = |sent: &Arc<Sent>| {
+            sent.channel == event.channel
+                && *sent.event == *event.name
+                && Some(sent.origin) == event.origin
+                && *frame::text_json(&sent.data) == *event.data
+        };
+        let of = |flight: &Flight| {
+            flight.sides.is_none() && flight.excluded == Some(side) && flight.batch.iter().any(is_its)
+        };
+        // The first of several that are equal.
+        let id = self.flights.iter().filter(|(_, flight)| of(flight)).map(|(id, _)| *id).max();
+        let Some(entry) = self.channels.get_mut(&event.channel) else { return };
+        let mut outs = std::mem::take(&mut self.outs);
+        if let Some(id) = id {
+            self.flights.remove(&id);
+            entry.merge.accepted(id, [event.clone()], now, &mut outs);
+        } else {
+            outs.push(Out { event: event.clone(), source: None, doubtful: false });
+        }
+        entry.hand_out(&mut outs, acts);
+        self.outs = outs;
+    }
+
+    fn down(&mut self, side: usize, now: Instant, acts: &mut Vec<Act>) {
+        if let Some(lost) = self.lost.get_mut(side) {
+            *lost = Some(now);
+        }
+        let (mut hubs, mut outs) = (Hubs::default(), std::mem::take(&mut self.outs));
+        let (mut gone, mut gaps) = (0, Vec::new());
+        for (channel, entry) in &mut self.channels {
+            hubs = hubs.with(entry.hubs);
+            let had = entry.merge.has(side);
+            let missed = entry.merge.lost(side, now, &mut outs);
+            entry.hand_out(&mut outs, acts);
+            if missed && entry.merge.is_live() {
+                // The other one has it, and it is not certain since when.
+                gaps.push((entry.hubs, channel.clone(), entry.last.clone()));
+            }
+            entry.missed |= missed && !entry.merge.is_live();
+            gone += usize::from(had && !entry.merge.is_live() && !entry.hubs.is_empty());
+        }
+        self.outs = outs;
+        if !gaps.is_empty() {
+            acts.push(Act::Missing(gaps.len()));
+        }
+        for (hubs, channel, cached) in gaps {
+            acts.push(Act::Tell(hubs, Delivery::Live { link: self.id, channel, gap: true, cached }));
+        }
+        if gone > 0 && self.channels.values().all(|entry| !entry.merge.is_live()) {
+            self.is_down = true;
+            acts.push(Act::Tell(hubs, Delivery::Down(self.id)));
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------- the timers
+
+    /// How many channels are not certain at both sides.
+    #[must_use]
+    pub const fn doubtful(&self) -> usize {
+        self.doubtful.len()
+    }
+
+    /// When [`Self::timer`] wants to be called.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let merges = self.doubtful.iter().filter_map(|channel| self.channels.get(channel)?.merge.deadline());
+        self.lingering.front().map(|(until, _)| *until).into_iter().chain(merges).min()
+    }
+
+    /// The time has come that [`Self::deadline`] said.
+    pub fn timer(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        while let Some((until, channel)) = self.lingering.pop_front_if(|(until, _)| *until <= now) {
+            if self.channels.get(&channel).is_some_and(|entry| entry.lingers_until == Some(until)) {
+                self.channels.remove(&channel);
+                for side in 0..SIDES {
+                    acts.push(Act::Link(side, Command::Unsubscribe(channel.clone(), HUB)));
+                }
+            }
+        }
+        let channels = &mut self.channels;
+        self.doubtful.retain(|channel| {
+            let Some(entry) = channels.get_mut(channel) else { return false };
+            entry.merge.settle(now);
+            entry.merge.is_in_doubt()
+        });
+    }
+}
+
+impl Channel {
+    /// Hands the events to the hubs.
+    fn hand_out(&mut self, outs: &mut Outs, acts: &mut Vec<Act>) {
+        for Out { event, source, doubtful } in outs.drain(..) {
+            acts.push(match source {
+                None => Act::Local,
+                Some(_) if doubtful => Act::Count(Result::Doubtful),
+                Some(HUB) => Act::Count(Result::First),
+                Some(_) => Act::Count(Result::Second),
+            });
+            if is_cache(&event.channel) {
+                self.last = Some(event.clone());
+            }
+            acts.push(self.tell(event));
+        }
+    }
+
+    fn tell(&self, event: Arc<Event>) -> Act {
+        if self.hubs.is_empty() {
+            return Act::Unwanted(event);
+        }
+        event.expect_hubs(self.hubs.len());
+        Act::Tell(self.hubs, Delivery::Event(event))
+    }
+}
+
+/// The request's messages on the channel.
+fn begin_in(
+    merge: &mut Merge<usize, Arc<Event>>,
+    channel: &Arc<str>,
+    id: u64,
+    flight: &Flight,
+    hasher: &RandomState,
+) {
+    let messages = flight.batch.iter().filter(|sent| sent.channel == *channel);
+    let digests: Vec<u64> =
+        messages.map(|sent| digest(hasher, &sent.event, &frame::text_json(&sent.data))).collect();
+    if !digests.is_empty() {
+        merge.begin(id, digests, flight.excluded);
+    }
+}
+
+/// By a key of this process's own, so that nobody can make two that are equal.
+fn digest(hasher: &RandomState, name: &str, data: &str) -> u64 {
+    hasher.hash_one((name, data))
+}
+
+#[cfg(test)]
+mod tests;
