@@ -86,15 +86,17 @@ async fn what_a_rule_drops_is_counted_and_goes_nowhere() {
 
 // ------------------------------------------------------------------------------------------------ answers
 
-/// A client whose `ask` a backend answers.
-async fn asking(address: &str) -> (Bridge, OldClient) {
-    let routes = r#"
+const DESK: &str = r#"
 [[routes]]
 name = "desk"
 group = "typed-api"
 path = "/desk"
 channel = "private-desk"
+"#;
 
+/// A client whose `ask` a backend answers.
+async fn asking(address: &str) -> (Bridge, OldClient) {
+    let rule = r#"
 [[routes.publish]]
 types = ["ask", "tell"]
 post = "http://ADDRESS/{type}"
@@ -103,7 +105,7 @@ reply = "json"
 retry_on = [503]
 "#
     .replace("http://ADDRESS", address);
-    let bridge = Bridge::start_with(&routes).await;
+    let bridge = Bridge::start_with(&format!("{DESK}{rule}")).await;
     let client = bridge.login("/desk").await;
     (bridge, client)
 }
@@ -196,6 +198,43 @@ async fn an_answer_that_breaks_off_is_told_and_one_that_never_comes_too() {
         (replies(&bridge, "incomplete"), replies(&bridge, "not_json"), replies(&bridge, "passed")),
         (3.0, 1.0, 1.0)
     );
+}
+
+near_and_far!(a_slow_backend_holds_up_its_own_answers_only);
+async fn a_slow_backend_holds_up_its_own_answers_only() {
+    let (silent, quick) =
+        (tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap(), Backend::start().await);
+    let rules = r#"
+[[routes.publish]]
+types = ["slow"]
+post = "http://SLOW/"
+body = '{frame}'
+reply = "json"
+
+[[routes.publish]]
+types = ["quick"]
+post = "QUICK/"
+body = '{frame}'
+reply = "json"
+"#;
+    let rules =
+        rules.replace("SLOW", &silent.local_addr().unwrap().to_string()).replace("QUICK", &quick.url());
+    let bridge = Bridge::with(&format!("{SHIPPED}\n{DESK}{rules}"), |config| {
+        config.upstream.publish.timeout = std::time::Duration::from_secs(2);
+    })
+    .await;
+    let mut client = bridge.login("/desk").await;
+    client.send(r#"{"type":"slow"}"#).await;
+    let held = patiently("a POST", silent.accept()).await.unwrap();
+    for n in 0..3 {
+        quick.say_next(200, None, n.to_string());
+        client.send(r#"{"type":"quick"}"#).await;
+        assert_eq!(client.json().await["data"], n);
+    }
+    // Whether the slow one took it nobody knows.
+    assert_eq!(client.error_code().await, "UPSTREAM_UNAVAILABLE");
+    drop(held);
+    assert_eq!(bridge.metric("pusher_bridge_publish_total{result=\"unknown\"}"), 1.0);
 }
 
 near_and_far!(an_answer_whose_sender_is_gone_is_counted);
