@@ -1,10 +1,12 @@
 //! What becomes of a client's application message: an event for Pusher, a POST to a backend, or a refusal.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use secrecy::SecretString;
 
 use crate::clock::Now;
+use crate::exchange::Member;
 use crate::json::{self, Object};
 use crate::legacy::error::ErrorCode;
 use crate::pusher::channel::{ChannelKind, EVENT_BYTES_MAX};
@@ -35,6 +37,8 @@ pub enum Outgoing {
         event: String,
         /// As an event's.
         data: String,
+        /// Whose own connection it leaves by; `None`: by the one that all share.
+        member: Option<Arc<Member>>,
     },
     /// Nothing.
     Drop,
@@ -61,6 +65,8 @@ pub struct Message<'a> {
     pub user: Option<&'a str>,
     /// The channel that it is for, as far as it has one.
     pub channel: &'a str,
+    /// Who the client is to Pusher, where its route makes it somebody.
+    pub member: Option<&'a Arc<Member>>,
 }
 
 /// Applies the route's first rule that has the message's type.
@@ -101,7 +107,7 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
                     let skip_if_empty = rule.skip_if_empty;
                     Outgoing::Trigger { event, data, elsewhere, skip_if_empty }
                 }
-                Way::ClientEvent => Outgoing::ClientEvent { event, data },
+                Way::ClientEvent => Outgoing::ClientEvent { event, data, member: message.member.cloned() },
             })
         }
         PublishAction::Drop => Ok(Outgoing::Drop),

@@ -13,7 +13,7 @@ use super::lane::Item;
 use super::link::client_events::ClientEvent;
 use super::link::machine::Command;
 use super::members::{self, Members};
-use crate::exchange::LinkId;
+use crate::exchange::{LinkId, Member};
 use crate::pusher::channel::is_cache;
 
 /// One link's handle. As long as there is one, the link lives.
@@ -192,6 +192,14 @@ impl Links {
     pub fn of(&self, channel: &str) -> &LinkHandle {
         let at = self.place_of(channel);
         at.checked_sub(1).and_then(|at| self.others.get(at)).unwrap_or(&self.first)
+    }
+
+    /// Sends a client's event over the connection that carries its channel for it: the member's own, where it is one.
+    pub fn client_event(&self, member: Option<&Member>, event: Item<ClientEvent>) {
+        match (member, &self.members) {
+            (Some(member), Some(members)) => members.client_event(member.key(), event),
+            _ => self.of(&event.channel).client_event(event),
+        }
     }
 
     /// A request with these messages is about to be sent.

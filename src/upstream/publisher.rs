@@ -137,10 +137,11 @@ impl Publisher {
                 metrics.published(PublishResult::Dropped);
                 return Ok(());
             }
-            Outgoing::ClientEvent { event, data } => {
-                let message = ClientMessage { event, data, sender: None, message_type };
-                let event = self.client_event(conn, user, channel.clone(), message)?;
-                self.shared.links.of(&channel).client_event(event);
+            Outgoing::ClientEvent { event, data, member } => {
+                let sender = member.as_ref().map(|member| member.user_id.clone());
+                let message = ClientMessage { event, data, sender, message_type };
+                let event = self.client_event(conn, user, channel, message)?;
+                self.shared.links.client_event(member.as_deref(), event);
                 return Ok(());
             }
             Outgoing::Trigger { event, data, elsewhere, skip_if_empty } => {

@@ -317,3 +317,59 @@ async fn a_client_event_that_pusher_does_not_take_is_told() {
     assert_eq!(sender.error_code().await, "MESSAGE_TOO_LARGE");
     assert!(bridge.sandbox.client_events().is_empty());
 }
+
+const ROOM: &str = r#"
+[dialects.room.in]
+auth = { type = "auth" }
+
+[dialects.room.out]
+event = '{"type":{event},"data":{data},"by":{sender}}'
+auth_ok = '{"type":"auth_response"}'
+error = '{"type":"error","error":{code}}'
+
+[[routes]]
+name = "room"
+dialect = "room"
+auth.required = true
+path = "/room"
+channel = "presence-room"
+presence = "each_user"
+
+[[routes.publish]]
+types = ["*"]
+via = "client_event"
+"#;
+
+near_and_far!(on_a_presence_channel_a_client_event_leaves_by_its_users_own_connection);
+async fn on_a_presence_channel_a_client_event_leaves_by_its_users_own_connection() {
+    let bridge = Bridge::start_with(ROOM).await;
+    let mut one = bridge.login_as("/room", "1").await;
+    let mut again = bridge.login_as("/room", "1").await;
+    let mut two = bridge.login_as("/room", "2").await;
+    for n in 0..3 {
+        one.send(&format!(r#"{{"type":"m","data":{n}}}"#)).await;
+        two.send(&format!(r#"{{"type":"w","data":{n}}}"#)).await;
+    }
+    let expect =
+        |name: &str, n: i32, by: &str| format!(r#"{{"type":"client-{name}","data":{n},"by":"{by}"}}"#);
+    for n in 0..3 {
+        assert_eq!(two.text().await, expect("m", n, "1"));
+        assert_eq!(one.text().await, expect("w", n, "2"));
+    }
+    let mut both: Vec<String> = Vec::new();
+    for _ in 0..6 {
+        both.push(again.text().await);
+    }
+    for (name, by) in [("m", "1"), ("w", "2")] {
+        let own: Vec<&String> = both.iter().filter(|text| text.contains(&format!("client-{name}"))).collect();
+        assert_eq!(own, (0..3).map(|n| expect(name, n, by)).collect::<Vec<_>>().iter().collect::<Vec<_>>());
+    }
+    let sent = bridge.sandbox.client_events();
+    let sockets: std::collections::HashSet<&str> =
+        sent.iter().map(|event| event.socket_id.as_str()).collect();
+    assert_eq!((sent.len(), sockets.len()), (6, 2));
+    bridge.sandbox.trigger("presence-room", "fence", "1");
+    for client in [&mut one, &mut again, &mut two] {
+        assert!(client.text().await.contains("fence"));
+    }
+}

@@ -304,15 +304,12 @@ fn check_client_event(
         None => vec![begin("{")],
     };
     let kinds = begins.iter().map(|begin| ChannelKind::of(begin));
-    match kinds.into_iter().find(|kind| *kind != ChannelKind::Private) {
+    match kinds.into_iter().find(|kind| !matches!(kind, ChannelKind::Private | ChannelKind::Presence)) {
         Some(ChannelKind::Encrypted) => problems.with_help(
             via.span(),
             "no client event leaves on an encrypted channel: servers relay those in clear",
             "by the API, which is the default, clients' messages leave encrypted",
         ),
-        Some(ChannelKind::Presence) => {
-            problems.at(via.span(), "client events on `presence-` channels are not carried yet");
-        }
         Some(_) => problems.at(
             via.span(),
             "Pusher takes client events on `private-` and `presence-` channels only (Pusher docs, \"Client events\")",

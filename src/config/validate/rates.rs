@@ -3,7 +3,7 @@
 use super::sharing::Valid;
 use crate::config::problems::Problems;
 use crate::limits::rate::Rate;
-use crate::pusher::channel::ChannelKind;
+use crate::routes::membership::Membership;
 use crate::routes::route::{PublishAction, Route, Way};
 use crate::upstream::link::client_events::PER_SECOND_MAX;
 
@@ -37,12 +37,12 @@ pub(super) fn check(problems: &mut Problems<'_>, routes: &[Valid<'_>], caps: Cap
 
 fn too_fast(route: &Route, caps: Caps) -> Option<String> {
     let limits = &route.limits;
-    let of_member = ChannelKind::of(route.channel.literal_prefix()) == ChannelKind::Presence;
+    let of_member = matches!(route.membership, Some(Membership::EachUser { .. }));
     // A member's link carries one user's connections, a shared one those of all its channels.
     let (whose, clients) = if of_member {
         let of_user = limits.connections_per_user.as_ref().map_or(caps.connections, |slots| slots.max);
         ("one user", of_user)
-    } else if route.channel.vars().next().is_none() {
+    } else if route.membership.is_some() || route.channel.vars().next().is_none() {
         ("one link", caps.connections)
     } else {
         ("one link", caps.connections.div_ceil(caps.links.max(1)))

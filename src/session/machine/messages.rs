@@ -120,7 +120,8 @@ impl Machine {
         let channel = self.channel_of(object);
         let (values, user) = (&self.values, self.user());
         let named = channel.as_deref().unwrap_or_default();
-        let message = Message { text, message_type, object, values, user, channel: named };
+        let member = self.member.as_ref();
+        let message = Message { text, message_type, object, values, user, channel: named, member };
         match publish::prepare(&self.route, &message, now) {
             Ok(outgoing @ Outgoing::Drop) => out.push(Action::Publish {
                 outgoing,

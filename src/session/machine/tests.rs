@@ -161,7 +161,7 @@ fn short(action: &Action) -> String {
         Action::Publish { outgoing: Outgoing::Trigger { event, data, elsewhere, .. }, channel, .. } => {
             format!("trigger {} {event} {data}", elsewhere.as_ref().unwrap_or(channel))
         }
-        Action::Publish { outgoing: Outgoing::ClientEvent { event, data }, channel, .. } => {
+        Action::Publish { outgoing: Outgoing::ClientEvent { event, data, .. }, channel, .. } => {
             format!("client event {channel} {event} {data}")
         }
         Action::Publish { outgoing: Outgoing::Drop, .. } => "drop".into(),

@@ -126,12 +126,12 @@ fn decoding(dialect: &Dialect, text: &str, depth_max: usize) {
 /// What leaves for Pusher or a backend is legal there, and carries the data as it came.
 fn publishing(route: &Route, values: &PathValues, text: &str, message_type: &str, object: &Object<'_>) {
     let user = route.auth.is_some().then_some("u/1?");
-    let message = Message { text, message_type, object, values, user, channel: "c" };
+    let message = Message { text, message_type, object, values, user, channel: "c", member: None };
     let data = object.get("data");
     match publish::prepare(route, &message, now()) {
         Err(_) => {}
         Ok(Outgoing::Drop) => {}
-        Ok(Outgoing::ClientEvent { event, data }) => {
+        Ok(Outgoing::ClientEvent { event, data, .. }) => {
             assert!(event.starts_with("client-") && event.len() <= EVENT_BYTES_MAX);
             assert_json(&data);
         }
