@@ -80,19 +80,29 @@ pub struct Status {
     metrics: Metrics,
 }
 
+/// What the probes look at.
+pub struct Watched {
+    /// Whether each link is connected.
+    pub links: Vec<watch::Receiver<bool>>,
+    /// Whose keys new clients need.
+    pub generations: Arc<Generations>,
+    /// Events that no client got.
+    pub undelivered: Arc<Undelivered>,
+    /// Whether Pusher takes this app's key and secret.
+    pub credentials: Arc<Findings>,
+}
+
 impl Status {
     /// Not ready yet, not draining.
     #[must_use]
     pub fn new(
-        links: Vec<watch::Receiver<bool>>,
+        watched: Watched,
         workers: usize,
         settings: &Settings,
         close_window: Duration,
-        generations: Arc<Generations>,
-        undelivered: Arc<Undelivered>,
-        credentials: Arc<Findings>,
         metrics: Metrics,
     ) -> Arc<Self> {
+        let Watched { links, generations, undelivered, credentials } = watched;
         Arc::new(Self {
             links,
             started: watch::Sender::new(false),

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::admin::{self, Status};
+use crate::admin::{self, Status, Watched};
 use crate::clock::Now;
 use crate::config::Config;
 use crate::fanout::hub::{Hub, INBOX_MAX};
@@ -167,16 +167,14 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let publisher =
         Publisher::start(api, publish, links.clone(), counted, lanes).with_occupancy(occupancy.clone());
     let unsettled = publisher.unsettled();
-    let status = Status::new(
-        connected,
-        worker_count,
-        &config.admin,
-        config.server.close_window,
-        generations.clone(),
-        undelivered.clone(),
-        metrics.credentials.clone(),
-        metrics.admin.clone(),
-    );
+    let watched = Watched {
+        links: connected,
+        generations: generations.clone(),
+        undelivered: undelivered.clone(),
+        credentials: metrics.credentials.clone(),
+    };
+    let status =
+        Status::new(watched, worker_count, &config.admin, config.server.close_window, metrics.admin.clone());
     let shared = Arc::new(Shared {
         settings: Settings {
             subscribe_wait: config.upstream.times.subscribe_timeout,

@@ -95,7 +95,6 @@ pub struct Credentials {
 impl Credentials {
     /// What links say goes to `findings`; the API is asked by what is returned beside it, which ends when nobody can want
     /// to know any more.
-    #[must_use]
     pub fn watched(
         findings: Arc<Findings>,
         api: Arc<Api>,
