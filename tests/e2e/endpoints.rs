@@ -481,7 +481,6 @@ name = "presence-room"
 group = "typed-api"
 path = "/ws/presence-room/{id}"
 channel = "presence-of-{id}"
-shares = ["room"]
 presence = "each_user"
 user_info = '{"name":{claim.name},"role":{claim.role}}'
 
@@ -490,7 +489,6 @@ name = "sealed"
 group = "typed-api"
 path = "/ws/sealed/{name}"
 channel = "private-encrypted-of-{name}"
-shares = ["secure"]
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
