@@ -43,7 +43,8 @@ pub fn is_worth_asking(end: &End) -> bool {
 pub fn by_answer(status: u16, text: &str) -> Option<Misconfigured> {
     let text = text.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    if !matches!(status, 401 | 403 | 404) || has(&["timestamp", "quota", "<html"]) {
+    // Of a wrong clock it is "Timestamp expired"; a wrong signature's text quotes the query, with its `auth_timestamp`.
+    if !matches!(status, 401 | 403 | 404) || has(&["expired", "quota", "<html"]) {
         None
     } else if has(&["signature", "secret"]) {
         Some(Misconfigured::Secret)

@@ -204,7 +204,8 @@ async fn a_pusher_that_never_greets_is_given_up() {
     config.upstream.times.reconnect_delay_max = Duration::from_millis(50);
     let running = pusher_bridge::app::start(config).await.unwrap();
     let mut kept_open = Vec::new();
-    for _ in 0..3 {
+    // One of them asks the HTTP API whether the credentials are right.
+    for _ in 0..4 {
         kept_open.push(patiently("the link", silent.accept()).await.unwrap());
     }
     let lost = metric(&running, r#"pusher_bridge_upstream_reconnects_total{cause="connect_timeout"}"#);
@@ -222,8 +223,13 @@ async fn an_absurd_length_from_pusher_is_no_length() {
     config.upstream.times.reconnect_delay_max = Duration::from_millis(50);
     let running = pusher_bridge::app::start(config).await.unwrap();
     for length in [u64::MAX, 1 << 63, u64::MAX >> 1, 1 << 32] {
-        let (mut stream, _) = patiently("the link", listener.accept()).await.unwrap();
-        let accept = handshake(&mut stream).await;
+        let (mut stream, accept) = loop {
+            let (mut stream, _) = patiently("the link", listener.accept()).await.unwrap();
+            // Another asks the HTTP API whether the credentials are right.
+            if let Some(accept) = handshake(&mut stream).await {
+                break (stream, accept);
+            }
+        };
         let head = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: {accept}\r\n\r\n"
@@ -237,8 +243,8 @@ async fn an_absurd_length_from_pusher_is_no_length() {
     patiently("the shutdown", running.shutdown()).await;
 }
 
-/// Reads an upgrade request, and gives the answer to its key.
-async fn handshake(stream: &mut TcpStream) -> String {
+/// Reads a request, and gives the answer to the key of an upgrade.
+async fn handshake(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(patiently("the request", stream.read_u8()).await.unwrap());
@@ -249,9 +255,8 @@ async fn handshake(stream: &mut TcpStream) -> String {
         .find_map(|line| {
             line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-key"))
         })
-        .unwrap()
-        .1;
-    tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes())
+        .map(|(_, key)| key)?;
+    Some(tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes()))
 }
 
 /// What clients, tokens, Pusher and backends write reaches the log as text: no line of theirs, no escape.

@@ -328,11 +328,12 @@ auth_ok = '{"type":"auth_response"}'
 error = '{"type":"error","error":{code}}'
 
 [[routes]]
-name = "room"
+name = "lounge"
 dialect = "room"
 auth.required = true
 path = "/room"
-channel = "presence-room"
+channel = "presence-lounge"
+shares = ["room"]
 presence = "each_user"
 
 [[routes.publish]]
@@ -368,7 +369,7 @@ async fn on_a_presence_channel_a_client_event_leaves_by_its_users_own_connection
     let sockets: std::collections::HashSet<&str> =
         sent.iter().map(|event| event.socket_id.as_str()).collect();
     assert_eq!((sent.len(), sockets.len()), (6, 2));
-    bridge.sandbox.trigger("presence-room", "fence", "1");
+    bridge.sandbox.trigger("presence-lounge", "fence", "1");
     for client in [&mut one, &mut again, &mut two] {
         assert!(client.text().await.contains("fence"));
     }

@@ -15,7 +15,7 @@ path = "/many"
 dialect = "channel"
 channel = "many-{subscribe.channel}"
 auth = { required = false }
-limits = { subscriptions = 100, messages = "1000/s", connections_per_address = 100 }
+limits = { subscriptions = 100, messages = { count = 1000, per = "1s" }, connections_per_address = 100 }
 "#;
 
 /// The error names no channel: who is meant is found without hitting anybody else.
