@@ -18,7 +18,11 @@
 //! the other did not bring any more. [`Merge::lost`] says whether something may have been missed altogether.
 //!
 //! **Own messages** are entries without a source. Between [`Merge::begin`] and the request's end, what equals one of them
-//! is held (*early*), for it may be its copy, and its publisher must not get it.
+//! is held (*early*), for it may be its copy, and its publisher must not get it. Whether a source that was confirmed in
+//! that time brings them is in doubt: what equals them is flagged, if no certain source can tell.
+//!
+//! The tests go through every order of events and cuts of a small world. Beyond it are several own messages at once that
+//! are equal to each other and to somebody's, while a source is in doubt and the certain one is lost.
 //!
 //! Pure. An offer costs the same for any number of sources; a source has a few words.
 
@@ -118,10 +122,10 @@ struct Held<S, E> {
     digest: u64,
     event: E,
     at: Instant,
+    /// It is decided when certain sources have passed this.
+    decided: Instant,
     /// The entry in doubt that it may be a copy of; `None`: there was no equal one.
     of: Option<u64>,
-    /// It was counted as the copy of an entry that the source was certain to bring.
-    is_counted: bool,
 }
 
 /// An entry that may be the one that was brought.
@@ -261,8 +265,10 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
     pub fn deadline(&self) -> Option<Instant> {
         let settle = self.times.settle?;
         let stretches = self.open.iter().filter_map(|source| self.sources.get(source)?.stretch.as_ref());
-        let stretches = stretches.map(|stretch| stretch.until.map_or(stretch.confirmed, |(_, found)| found));
-        Some(self.held.front().map(|held| held.at).into_iter().chain(stretches).min()? + settle)
+        let stretches = stretches.map(|stretch| stretch.until.map_or(stretch.decided, |(_, found)| found));
+        let due = self.held.front().map(|held| held.decided).into_iter().chain(stretches).min()? + settle;
+        // What waits for a request's end as well is looked at now and then.
+        Some(self.look.map_or(due, |look| due.max(look)))
     }
 
     /// Time has passed.
@@ -317,14 +323,6 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
 
     fn place(&mut self, source: S, digest: u64, event: E, now: Instant, out: &mut Vec<Out<S, E>>) -> Verdict {
         match self.find(source, digest, now) {
-            // Which is which of several that are equal is open yet.
-            Match::Certain if self.is_held_back(source) && self.has_in_doubt(source, digest) => {
-                self.hold(source, digest, event, now, None);
-                if let Some(held) = self.held.back_mut() {
-                    held.is_counted = true;
-                }
-                Verdict::Held
-            }
             Match::Certain => Verdict::Copy,
             Match::Early(flight) => {
                 self.keep_early(flight, source, digest, event);
@@ -378,36 +376,35 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         }
     }
 
-    /// Whether an equal one of this source is held that may be another entry's copy.
-    fn has_in_doubt(&self, source: S, digest: u64) -> bool {
-        self.held.iter().any(|held| held.source == source && held.digest == digest && held.of.is_some())
-    }
-
     /// Whether certain sources deliver what this one brings.
     fn is_held_back(&self, source: S) -> bool {
         self.bases > 0 && self.sources.get(&source).is_some_and(|source| !source.is_base())
     }
 
     /// A certain source delivered what others may have brought before it. Of those that have a position this is certain;
-    /// else it remains in doubt, and is taken by the first that was held.
+    /// else it remains in doubt. It is taken by the first that was held, also by one that may be a copy of an earlier
+    /// entry: if it is, the next one takes its place. So no more is taken for copies than is certain to be.
     fn find_held(&mut self, digest: u64, number: u64) {
         let mut found: Vec<S> = Vec::new();
-        let sources = &self.sources;
+        let (sources, log) = (&mut self.sources, &mut self.log);
         self.held.retain_mut(|held| {
-            let source = sources.get(&held.source).filter(|source| source.since == held.since);
-            let Some(source) =
-                source.filter(|_| held.digest == digest && held.of.is_none() && !held.is_counted)
-            else {
+            if held.digest != digest || found.contains(&held.source) {
                 return true;
-            };
-            if found.contains(&held.source) {
+            }
+            let source = sources.get_mut(&held.source).filter(|source| source.since == held.since);
+            let Some(source) = source else { return true };
+            if source.is_placed() {
+                held.of.into_iter().for_each(|of| source.give_back(of));
+                source.bring_this(number, digest, log);
+            } else if held.of.is_none() {
+                held.of = Some(number);
+                source.take(number);
+            } else {
                 return true;
             }
             found.push(held.source);
-            held.of = Some(number);
             !source.is_placed()
         });
-        found.into_iter().for_each(|source| self.bring(source, number));
     }
 
     /// What was held is delivered by now: which entry it is.
@@ -431,19 +428,17 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
             self.let_go += 1;
         }
         let since = self.since(source);
-        self.held.push_back(Held { source, since, digest, event, at, of, is_counted: false });
+        self.held.push_back(Held { source, since, digest, event, at, decided: at, of });
     }
 
     /// Whether what was held may as well be the copy of an entry that the source is certain to bring; then it is, and
     /// the one in doubt is open again.
     pub(super) fn passes_for_copy(&mut self, source: S, digest: u64, of: Option<u64>) -> bool {
         let (Some(entry), Some(of)) = (self.sources.get_mut(&source), of) else { return false };
-        if let Some(stretch) = &mut entry.stretch {
-            stretch.give_back(of);
-        }
+        entry.give_back(of);
         let is_copy = entry.bring_certain(digest, &mut self.log).is_some();
-        if let Some(stretch) = entry.stretch.as_mut().filter(|_| !is_copy) {
-            stretch.take(of);
+        if !is_copy {
+            entry.take(of);
         }
         is_copy
     }

@@ -4,7 +4,8 @@ use std::hash::Hash;
 use std::time::Instant;
 
 use super::log::Position;
-use super::{LOOKS, Merge};
+use super::own::Early;
+use super::{Held, LOOKS, Merge};
 
 impl<S: Copy + Eq + Hash, E> Merge<S, E> {
     /// Goes on with whatever is certain by now.
@@ -14,9 +15,15 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         }
         self.look = self.times.settle.map(|settle| now + settle / LOOKS);
         let horizon = self.horizon;
-        while let Some(held) = self.held.pop_front_if(|held| Some(held.at) <= horizon) {
+        // A certain source's copy of what is held may be among what is early.
+        let is_early = |early: &[Early<S, E>], held: &Held<S, E>| {
+            early.iter().any(|early| early.digest == held.digest && early.horizon < Some(held.at))
+        };
+        while let Some(held) =
+            self.held.pop_front_if(|held| Some(held.decided) <= horizon && !is_early(&self.early, held))
+        {
             // What the source is certain to bring is taken for brought first: it would be a later event's otherwise.
-            if !held.is_counted && self.is_present(held.source, held.since) {
+            if self.is_present(held.source, held.since) {
                 self.settle_held(held.source, held.digest, held.of);
             }
         }
@@ -25,10 +32,10 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
             let Some(stretch) = &entry.stretch else { continue };
             match stretch.until {
                 None => {
-                    // A message of an earlier request may come over it, or not; what is held may be from before.
-                    let waits = self.flights.iter().any(|flight| flight.since < entry.since)
-                        || !self.early.is_empty();
-                    if !waits && self.horizon.is_some_and(|horizon| stretch.confirmed <= horizon) {
+                    // What is early may be from before.
+                    let waits = self.awaits_request(entry.since)
+                        || self.early.iter().any(|early| early.horizon < Some(stretch.confirmed));
+                    if !waits && self.horizon.is_some_and(|horizon| stretch.decided <= horizon) {
                         self.find_end(source, now);
                     }
                 }
@@ -41,6 +48,11 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
                 }
             }
         }
+    }
+
+    /// Whether a request is under way that began before that confirmation: its messages may come over it, or not.
+    fn awaits_request(&self, since: u64) -> bool {
+        self.flights.iter().any(|flight| flight.since < since)
     }
 
     /// The source is certain to bring what is delivered from now on.
@@ -99,10 +111,10 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
     /// Whether a source that has brought all that was published before `at` is certain now: nothing that it brought
     /// is open any more.
     pub(super) fn is_over(&self, source: S, at: Instant) -> bool {
-        let Some(stretch) = self.sources.get(&source).and_then(|source| source.stretch.as_ref()) else {
-            return false;
-        };
+        let Some(entry) = self.sources.get(&source) else { return false };
+        let Some(stretch) = entry.stretch.as_ref() else { return false };
         stretch.is_over(at)
+            && !self.awaits_request(entry.since)
             && !self.early.iter().any(|early| early.source == source)
             && !self.held.iter().any(|held| held.source == source)
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::ghosts::Ghosts;
 use super::source::Source;
-use super::{Merge, Out};
+use super::{Merge, Out, Verdict};
 
 #[derive(Clone, Debug)]
 pub(super) struct Flight<S> {
@@ -24,6 +24,8 @@ pub(super) struct Early<S, E> {
     pub(super) since: u64,
     /// The log's end when it came.
     pub(super) seen: u64,
+    /// What certain sources had passed when it came.
+    pub(super) horizon: Option<Instant>,
     pub(super) digest: u64,
     pub(super) event: E,
 }
@@ -68,11 +70,18 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         let mut ghosts = Ghosts::default();
         for (digest, event) in flight.digests.iter().zip(events) {
             self.publish(&flight, *digest, now);
+            self.await_copy(*digest, None, self.horizon, now);
             out.push(Out { event, source: None, doubtful: false });
         }
-        for Early { source, since, seen, digest, event, .. } in early {
+        for Early { source, since, seen, horizon, digest, event, .. } in early {
             if self.is_present(source, since) {
-                self.place(source, digest, event, now, out);
+                match self.place(source, digest, event, now, out) {
+                    Verdict::Copy => self.await_copy(digest, Some(source), horizon, now),
+                    Verdict::Early => {
+                        self.early.iter_mut().last().into_iter().for_each(|e| e.horizon = horizon)
+                    }
+                    _ => {}
+                }
             } else {
                 self.haunt(&mut ghosts, (source, since), seen, digest, event, false, now, out);
             }
@@ -81,7 +90,7 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
     }
 
     /// Enters an own message, which the source that it excluded does not bring. Nor is it certain that those do that
-    /// were confirmed since: they are taken not to, for a duplicate is better than a loss.
+    /// were confirmed since: what equals it is delivered in doubt, for a duplicate is better than a loss.
     fn publish(&mut self, flight: &Flight<S>, digest: u64, now: Instant) {
         let number = self.append(digest, now);
         if let Some((source, since)) = flight.excluded
@@ -93,13 +102,34 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
             let late = |source: &Source| source.since > flight.since && source.is_placed();
             let late: Vec<S> =
                 self.sources.iter().filter(|(_, s)| late(s)).map(|(source, _)| *source).collect();
-            late.into_iter().for_each(|source| self.bring(source, number));
+            for source in late {
+                self.bring(source, number);
+                let stretch = self.sources.get_mut(&source).and_then(|source| source.stretch.as_mut());
+                stretch.into_iter().for_each(|stretch| stretch.doubt(number, now));
+            }
+        }
+    }
+
+    /// An equal event of somebody's that a certain source has yet to bring, or brought early, is taken for the copy of an
+    /// own message that was accepted now, and the copy for somebody's. So what others brought or did not bring before is
+    /// decided when the copy has come. `horizon` is what certain sources had passed before. (Two own messages at once,
+    /// equal to each other and to somebody's, are not looked at further: that would put off the end of doubt for ever.)
+    fn await_copy(&mut self, digest: u64, by: Option<S>, horizon: Option<Instant>, now: Instant) {
+        for held in self.held.iter_mut().filter(|held| held.digest == digest && Some(held.source) != by) {
+            if horizon < Some(held.at) {
+                held.decided = now;
+            }
+        }
+        for (_, source) in self.sources.iter_mut().filter(|(source, _)| Some(**source) != by) {
+            if let Some(stretch) = source.stretch.as_mut().filter(|s| horizon < Some(s.confirmed)) {
+                stretch.decided = now;
+            }
         }
     }
 
     pub(super) fn keep_early(&mut self, flight: u64, source: S, digest: u64, event: E) {
         let (since, seen) = (self.since(source), self.log.end());
-        self.early.push(Early { flight, source, since, seen, digest, event });
+        self.early.push(Early { flight, source, since, seen, horizon: self.horizon, digest, event });
     }
 
     /// The request under way whose message it may be.

@@ -16,6 +16,8 @@ pub(super) struct Source {
 #[derive(Clone, Debug)]
 pub(super) struct Stretch {
     pub(super) confirmed: Instant,
+    /// The end is found when certain sources have passed this.
+    pub(super) decided: Instant,
     pub(super) from: u64,
     /// The end, and when it was found; `None`: all entries that come are among them yet.
     pub(super) until: Option<(u64, Instant)>,
@@ -24,13 +26,24 @@ pub(super) struct Stretch {
     /// When the last entry behind the end was delivered that it brought, though it may have been one of these, still
     /// open and equal.
     pub(super) crossed: Option<Instant>,
+    /// Own messages behind the end whose requests began before the source was confirmed: it may bring them, or not.
+    pub(super) own: Vec<u64>,
     pub(super) is_base: bool,
 }
 
 impl Stretch {
     /// From this entry on; nobody knows the end yet.
     pub(super) const fn begin(from: u64, confirmed: Instant) -> Self {
-        Self { confirmed, from, until: None, taken: Vec::new(), crossed: None, is_base: false }
+        Self {
+            confirmed,
+            decided: confirmed,
+            from,
+            until: None,
+            taken: Vec::new(),
+            crossed: None,
+            own: Vec::new(),
+            is_base: false,
+        }
     }
 
     /// Whether a source that has brought all that was published before `at` brings nothing more of the stretch: and
@@ -68,7 +81,17 @@ impl Stretch {
 
     pub(super) fn find(&self, log: &Log, digest: u64) -> Option<u64> {
         let until = self.until.map_or(u64::MAX, |(until, _)| until);
-        log.find(digest, self.from, until, |number| self.has(number))
+        let own =
+            || self.own.iter().find_map(|own| log.find(digest, *own, *own + 1, |number| self.has(number)));
+        log.find(digest, self.from, until, |number| self.has(number)).or_else(own)
+    }
+
+    /// Of this own message behind the end, entered now, nobody knows whether the source brings it.
+    pub(super) fn doubt(&mut self, own: u64, now: Instant) {
+        if let Some((_, found)) = &mut self.until {
+            *found = now;
+            self.own.push(own);
+        }
     }
 }
 
@@ -76,13 +99,28 @@ impl Source {
     /// The entry that it is certain to bring and that this is a copy of: it has brought it, then.
     pub(super) fn bring_certain(&mut self, digest: u64, log: &mut Log) -> Option<u64> {
         let number = self.is_placed().then(|| self.position.find(log, digest))??;
+        self.bring_this(number, digest, log);
+        Some(number)
+    }
+
+    /// It has brought this entry, which it was certain to.
+    pub(super) fn bring_this(&mut self, number: u64, digest: u64, log: &mut Log) {
         if let Some(stretch) = &mut self.stretch
             && stretch.find(log, digest).is_some()
         {
             stretch.crossed = stretch.crossed.max(log.at(number));
         }
         self.position.bring(number, log);
-        Some(number)
+    }
+
+    /// It has brought this one of its stretch.
+    pub(super) fn take(&mut self, number: u64) {
+        self.stretch.iter_mut().for_each(|stretch| stretch.take(number));
+    }
+
+    /// It has not.
+    pub(super) fn give_back(&mut self, number: u64) {
+        self.stretch.iter_mut().for_each(|stretch| stretch.give_back(number));
     }
 
     /// Whether it has a position: it will bring what is delivered from there on.
