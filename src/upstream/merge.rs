@@ -44,7 +44,7 @@ use self::own::{Early, Flight};
 use self::source::{Source, Stretch};
 
 /// Doubtful copies held at most for one channel. Beyond it the oldest goes: as long as a certain source is there, it is
-/// a copy, or comes again.
+/// a copy, or comes again. If that one is lost meanwhile, something may have been missed.
 pub const HELD_MAX: usize = 1024;
 
 /// How often offers look whether it is time to settle, in [`Times::settle`].
@@ -232,7 +232,7 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
             return false;
         }
         let is_covered =
-            self.open.iter().any(|source| self.sources.get(source).is_some_and(Source::is_placed));
+            self.open.iter().any(|source| self.sources.get(source).is_some_and(Source::is_whole));
         self.promote(now);
         let (begin, mut ghosts) = (self.log.end(), Ghosts::default());
         for held in std::mem::take(&mut self.held) {
@@ -424,7 +424,12 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
 
     fn hold(&mut self, source: S, digest: u64, event: E, at: Instant, of: Option<u64>) {
         if self.held.len() >= HELD_MAX {
-            self.held.pop_front();
+            if let Some(held) = self.held.pop_front()
+                && let Some(source) = self.sources.get_mut(&held.source).filter(|s| s.since == held.since)
+                && let Some(stretch) = &mut source.stretch
+            {
+                stretch.let_go = Some((at, false));
+            }
             self.let_go += 1;
         }
         let since = self.since(source);

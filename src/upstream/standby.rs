@@ -41,6 +41,8 @@ labels! {
         Held = "held",
         /// It is delivered, and may be a copy.
         Doubtful = "doubtful",
+        /// It was held, and is not any more: there was no room. If it is new, the other link brings it.
+        LetGo = "let_go",
     }
 }
 

@@ -28,6 +28,8 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
             }
         }
         for source in self.open.clone() {
+            let Some(entry) = self.sources.get_mut(&source) else { continue };
+            entry.stretch.iter_mut().for_each(|stretch| stretch.let_go_until(horizon, now));
             let Some(entry) = self.sources.get(&source) else { continue };
             let Some(stretch) = &entry.stretch else { continue };
             match stretch.until {

@@ -28,6 +28,8 @@ pub(super) struct Stretch {
     pub(super) crossed: Option<Instant>,
     /// Own messages behind the end whose requests began before the source was confirmed: it may bring them, or not.
     pub(super) own: Vec<u64>,
+    /// There was no room for something that it brought: when, and whether certain sources have passed that.
+    pub(super) let_go: Option<(Instant, bool)>,
     pub(super) is_base: bool,
 }
 
@@ -42,6 +44,7 @@ impl Stretch {
             taken: Vec::new(),
             crossed: None,
             own: Vec::new(),
+            let_go: None,
             is_base: false,
         }
     }
@@ -49,7 +52,9 @@ impl Stretch {
     /// Whether a source that has brought all that was published before `at` brings nothing more of the stretch: and
     /// what it brought of later entries was indeed theirs.
     pub(super) fn is_over(&self, at: Instant) -> bool {
-        self.until.is_some_and(|(_, found)| found <= at) && self.crossed.is_none_or(|crossed| crossed < at)
+        self.until.is_some_and(|(_, found)| found <= at)
+            && self.crossed.is_none_or(|crossed| crossed < at)
+            && self.let_go.is_none_or(|(_, is_passed)| is_passed)
     }
 
     pub(super) fn has(&self, number: u64) -> bool {
@@ -76,6 +81,18 @@ impl Stretch {
         let bit = number.saturating_sub(self.from);
         if let Some(word) = usize::try_from(bit / 64).ok().and_then(|word| self.taken.get_mut(word)) {
             *word &= !(1 << (bit % 64));
+        }
+    }
+
+    /// Certain sources have passed the horizon. What was let go before is delivered, and not entered as brought: that is
+    /// known when this source has passed it as well.
+    pub(super) fn let_go_until(&mut self, horizon: Option<Instant>, now: Instant) {
+        if let Some((at, is_passed)) = &mut self.let_go
+            && !*is_passed
+            && Some(*at) <= horizon
+        {
+            *is_passed = true;
+            self.crossed = self.crossed.max(Some(now));
         }
     }
 
@@ -126,6 +143,11 @@ impl Source {
     /// Whether it has a position: it will bring what is delivered from there on.
     pub(super) fn is_placed(&self) -> bool {
         self.stretch.as_ref().is_none_or(|stretch| stretch.until.is_some())
+    }
+
+    /// Whether all is known that it brought since it has a position.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_placed() && self.stretch.as_ref().is_none_or(|stretch| stretch.let_go.is_none())
     }
 
     pub(super) fn is_base(&self) -> bool {

@@ -429,6 +429,7 @@ impl Junction {
 impl Channel {
     /// Hands the events to the hubs.
     fn hand_out(&mut self, outs: &mut Outs, acts: &mut Vec<Act>) {
+        acts.extend((0..self.merge.take_let_go()).map(|_| Act::Count(Result::LetGo)));
         for Out { event, source, doubtful } in outs.drain(..) {
             acts.push(match source {
                 None => Act::Local,

@@ -322,6 +322,12 @@ fn what_is_held_has_a_limit() {
         (b.merge.size().1, b.merge.take_let_go(), b.merge.take_let_go()),
         (HELD_MAX, HELD_MAX as u64, 0)
     );
+    b.now += 2 * SKEW;
+    b.merge.caught_up(1, b.now - SKEW, b.now);
+    assert!(b.merge.clone().lost(1, b.now, &mut b.out), "what was let go may be missing");
+    b.pass();
+    assert!(!b.merge.is_in_doubt());
+    assert!(!b.lose(1), "it was not");
 }
 
 /// A source that brought later events does not owe an earlier one for ever: an equal event would be taken for it.
