@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Now;
 use crate::exchange::LinkId;
-use crate::pusher::channel::is_cache;
 use crate::pusher::frame;
 use crate::upstream::delivery::{Delivery, Event, Kind, Sent};
 use crate::upstream::flights::DELIVERY_TIME;
@@ -60,8 +59,6 @@ pub struct Junction {
     next_flight: u64,
     /// When each side's connection was lost last.
     lost: [Option<Instant>; SIDES],
-    /// Whether hubs were told that the link is down, and nothing was confirmed since.
-    is_down: bool,
     hasher: RandomState,
     outs: Outs,
 }
@@ -105,7 +102,6 @@ impl Junction {
             flights: HashMap::new(),
             next_flight: u64::MAX,
             lost: [None; SIDES],
-            is_down: true,
             hasher: RandomState::new(),
             outs: Vec::new(),
         }
@@ -290,7 +286,6 @@ impl Junction {
             let gap = std::mem::take(&mut entry.missed) && entry.was_live;
             entry.was_live = true;
             entry.last = entry.last.take().or(cached);
-            self.is_down = false;
             let (channel, cached) = (channel.clone(), entry.last.clone());
             if gap {
                 acts.push(Act::Missing(1));
@@ -387,7 +382,6 @@ impl Junction {
             acts.push(Act::Tell(hubs, Delivery::Live { link: self.id, channel, gap: true, cached }));
         }
         if gone > 0 && self.channels.values().all(|entry| !entry.merge.is_live()) {
-            self.is_down = true;
             acts.push(Act::Tell(hubs, Delivery::Down(self.id)));
         }
     }
@@ -437,7 +431,7 @@ impl Channel {
                 Some(HUB) => Act::Count(Result::First),
                 Some(_) => Act::Count(Result::Second),
             });
-            if is_cache(&event.channel) {
+            if event.says_last() {
                 self.last = Some(event.clone());
             }
             acts.push(self.tell(event));
