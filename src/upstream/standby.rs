@@ -80,8 +80,9 @@ pub async fn run(
     let (mut of_first, mut of_second) = (Vec::new(), Vec::new());
     let (mut doubtful, mut shown) = (0, GaugeGuard::new(&shared.metrics.doubtful_channels, 0.0));
     loop {
-        if doubtful != junction.doubtful() {
-            doubtful = junction.doubtful();
+        let doubtful_now = junction.doubtful();
+        if doubtful != doubtful_now {
+            doubtful = doubtful_now;
             shown = GaugeGuard::new(&shared.metrics.doubtful_channels, doubtful as f64);
         }
         let is_connected = [*first.connected.borrow_and_update(), *second.connected.borrow_and_update()];

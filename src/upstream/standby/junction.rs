@@ -389,8 +389,10 @@ impl Junction {
     // ---------------------------------------------------------------------------------------------- the timers
 
     /// How many channels are not certain at both sides.
-    #[must_use]
-    pub const fn doubtful(&self) -> usize {
+    pub fn doubtful(&mut self) -> usize {
+        let channels = &self.channels;
+        // Events settle it, too.
+        self.doubtful.retain(|channel| channels.get(channel).is_some_and(|entry| entry.merge.is_in_doubt()));
         self.doubtful.len()
     }
 
