@@ -57,7 +57,10 @@ pub struct Times {
     pub skew: Duration,
     /// How long it takes at most from a subscription's request to its confirmation.
     pub confirm: Duration,
-    /// After this a source that is not lost has brought everything. `None`: only [`Merge::caught_up`] tells.
+    /// After this a source that is not lost is taken to have brought everything. `None`: only [`Merge::caught_up`] tells.
+    /// Time proves nothing: a connection may be silent for longer before it is given up. So what a new source brought by
+    /// then, and no other, is delivered in doubt. But what equals another event of that time is taken for its copy; and
+    /// when the silent source is given up, the new one is taken to have had everything.
     pub settle: Option<Duration>,
 }
 
@@ -205,7 +208,7 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         if self.bases == 0 {
             self.promote(now);
         }
-        self.progress(now);
+        self.progress(now, out);
     }
 
     /// The source's subscription began, in the order of what `other` brings, where that one is now: it brings what that one
@@ -226,7 +229,7 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
     /// The source has the channel no more. `true`: no other is certain to have had all that it did not bring, so events
     /// may have been missed.
     pub fn lost(&mut self, source: S, now: Instant, out: &mut Vec<Out<S, E>>) -> bool {
-        self.progress(now);
+        self.progress(now, out);
         let bases = self.bases;
         if !self.remove(source) || bases == 0 || self.bases > 0 {
             return false;
@@ -248,7 +251,7 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
 
     /// The source has brought all that was published before `at`: an answer came over its connection to a question that
     /// was asked a [`Times::skew`] later than that.
-    pub fn caught_up(&mut self, source: S, at: Instant, now: Instant) {
+    pub fn caught_up(&mut self, source: S, at: Instant, now: Instant, out: &mut Vec<Out<S, E>>) {
         let Some(entry) = self.sources.get(&source) else { return };
         if entry.is_base() {
             self.horizon = self.horizon.max(Some(at));
@@ -257,7 +260,7 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         if self.is_over(source, at) {
             self.close(source);
         }
-        self.progress(now);
+        self.progress(now, out);
     }
 
     /// When [`Self::settle`] wants to be called.
@@ -272,8 +275,8 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
     }
 
     /// Time has passed.
-    pub fn settle(&mut self, now: Instant) {
-        self.progress(now);
+    pub fn settle(&mut self, now: Instant, out: &mut Vec<Out<S, E>>) {
+        self.progress(now, out);
         self.prune(now);
     }
 
@@ -290,7 +293,7 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
     ) -> Verdict {
         // Not each time: of many sources, many may be new.
         if self.is_in_doubt() && self.look.is_none_or(|look| look <= now) {
-            self.progress(now);
+            self.progress(now, out);
         }
         self.prune(now);
         self.place(source, digest, event, now, out)
@@ -407,19 +410,22 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         });
     }
 
-    /// What was held is delivered by now: which entry it is.
-    pub(super) fn settle_held(&mut self, source: S, digest: u64, of: Option<u64>) {
+    /// What was held is delivered by now: which entry it is. `false`: nothing equal is.
+    pub(super) fn settle_held(&mut self, source: S, digest: u64, of: Option<u64>) -> bool {
         if of.is_some() {
             self.passes_for_copy(source, digest, of);
-            return;
+            return true;
         }
-        let Some(entry) = self.sources.get_mut(&source) else { return };
+        let Some(entry) = self.sources.get_mut(&source) else { return true };
+        let from = entry.stretch.as_ref().map_or(0, |stretch| stretch.from);
         if entry.bring_certain(digest, &mut self.log).is_none()
             && let Some(stretch) = &mut entry.stretch
             && let Some(number) = stretch.find(&self.log, digest)
         {
             stretch.take(number);
         }
+        // Of equal ones, a certain source may have brought this under the name of another.
+        self.log.find(digest, from, u64::MAX, |_| false).is_some()
     }
 
     fn hold(&mut self, source: S, digest: u64, event: E, at: Instant, of: Option<u64>) {

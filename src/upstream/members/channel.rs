@@ -524,6 +524,8 @@ impl Channel {
     pub fn settle(&mut self, at: &mut At<'_>) {
         self.enter_waiting(at.now.mono.checked_sub(MARK_WITHIN), at);
         self.has_waiting = self.taps.values().any(|tap| tap.waiting.is_some());
-        self.merge.settle(at.now.mono);
+        let mut events = Vec::new();
+        self.merge.settle(at.now.mono, &mut events);
+        self.deliver(events, at);
     }
 }

@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use super::log::Position;
 use super::own::Early;
-use super::{Held, LOOKS, Merge};
+use super::{Held, LOOKS, Merge, Out};
 
 impl<S: Copy + Eq + Hash, E> Merge<S, E> {
     /// Goes on with whatever is certain by now.
-    pub(super) fn progress(&mut self, now: Instant) {
+    pub(super) fn progress(&mut self, now: Instant, out: &mut Vec<Out<S, E>>) {
         if let Some(settle) = self.times.settle.filter(|_| self.bases > 0) {
             self.horizon = self.horizon.max(now.checked_sub(settle));
         }
@@ -22,9 +22,12 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         while let Some(held) =
             self.held.pop_front_if(|held| Some(held.decided) <= horizon && !is_early(&self.early, held))
         {
-            // What the source is certain to bring is taken for brought first: it would be a later event's otherwise.
-            if self.is_present(held.source, held.since) {
-                self.settle_held(held.source, held.digest, held.of);
+            // What the source is certain to bring is taken for brought first: it would be a later event's otherwise. What
+            // certain sources should have brought, and did not, is delivered: one of them is behind, or will be lost.
+            if self.is_present(held.source, held.since)
+                && !self.settle_held(held.source, held.digest, held.of)
+            {
+                self.deliver(held.source, held.digest, held.event, true, now, out);
             }
         }
         for source in self.open.clone() {

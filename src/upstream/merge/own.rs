@@ -86,7 +86,7 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
                 self.haunt(&mut ghosts, (source, since), seen, digest, event, false, now, out);
             }
         }
-        self.progress(now);
+        self.progress(now, out);
     }
 
     /// Enters an own message, which the source that it excluded does not bring. Nor is it certain that those do that

@@ -22,7 +22,11 @@ use crate::upstream::standby::Result;
 pub const SIDES: usize = 2;
 /// The number of the junction as its links' only hub.
 pub const HUB: usize = 0;
-/// How far one of two connections may be behind the other at most, for what is held in doubt to be forgotten.
+/// How far one of two connections may be behind the other at most. It goes by time: neither is asked whether it has
+/// brought everything. While both bring what is published that is plenty. But a connection that is silent is given up
+/// only when a ping is not answered, after minutes perhaps: if the other one was subscribed anew since, events from
+/// between the silence and that subscription are missed, and nobody is told. What comes after it is delivered, at the
+/// latest after this time, unless it equals another event of that time.
 const SETTLE: Duration = Duration::from_secs(5);
 
 /// Something for the driver to do, in order.
@@ -413,12 +417,14 @@ impl Junction {
                 }
             }
         }
-        let channels = &mut self.channels;
+        let (channels, mut outs) = (&mut self.channels, std::mem::take(&mut self.outs));
         self.doubtful.retain(|channel| {
             let Some(entry) = channels.get_mut(channel) else { return false };
-            entry.merge.settle(now);
+            entry.merge.settle(now, &mut outs);
+            entry.hand_out(&mut outs, acts);
             entry.merge.is_in_doubt()
         });
+        self.outs = outs;
     }
 }
 

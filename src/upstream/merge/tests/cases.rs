@@ -41,7 +41,7 @@ impl Bench {
         for _ in 0..2 {
             self.now += 2 * SKEW;
             for source in [1, 2] {
-                self.merge.caught_up(source, self.now - SKEW, self.now);
+                self.merge.caught_up(source, self.now - SKEW, self.now, &mut self.out);
             }
         }
     }
@@ -195,7 +195,7 @@ fn time_alone_settles_where_it_is_said_to() {
     for _ in 0..4 {
         let Some(deadline) = b.merge.deadline() else { break };
         b.now = deadline;
-        b.merge.settle(b.now);
+        b.merge.settle(b.now, &mut b.out);
     }
     assert!(!b.merge.is_in_doubt());
     assert!(!b.lose(1));
@@ -286,24 +286,24 @@ fn the_log_keeps_what_a_new_subscription_may_bring_and_no_more() {
         b.offer(2, event);
     }
     b.now += CONFIRM;
-    b.merge.settle(b.now);
+    b.merge.settle(b.now, &mut b.out);
     assert_eq!(b.merge.size(), (100, 0));
     b.now += 2 * SKEW;
-    b.merge.settle(b.now);
+    b.merge.settle(b.now, &mut b.out);
     assert_eq!(b.merge.size(), (0, 0));
     b.offer(1, 200);
     b.now += CONFIRM + 2 * SKEW;
-    b.merge.settle(b.now);
+    b.merge.settle(b.now, &mut b.out);
     assert_eq!(b.merge.size(), (1, 0), "2 is to bring it yet");
     b.lose(2);
-    b.merge.settle(b.now);
+    b.merge.settle(b.now, &mut b.out);
     assert_eq!(b.merge.size(), (0, 0));
     for event in 0..2 * log::ENTRIES_MAX as u64 {
         b.offer(1, event);
     }
     assert!(b.merge.size().0 <= log::ENTRIES_MAX + 1);
     b.now += log::ENTRY_KEPT_MAX * 2;
-    b.merge.settle(b.now);
+    b.merge.settle(b.now, &mut b.out);
     assert_eq!(b.merge.size().0, 0);
 }
 
@@ -323,7 +323,7 @@ fn what_is_held_has_a_limit() {
         (HELD_MAX, HELD_MAX as u64, 0)
     );
     b.now += 2 * SKEW;
-    b.merge.caught_up(1, b.now - SKEW, b.now);
+    b.merge.caught_up(1, b.now - SKEW, b.now, &mut b.out);
     assert!(b.merge.clone().lost(1, b.now, &mut b.out), "what was let go may be missing");
     b.pass();
     assert!(!b.merge.is_in_doubt());
@@ -358,7 +358,7 @@ fn many_sources_are_one_stream() {
     for _ in 0..2 {
         b.now += 2 * SKEW;
         for source in 0..MANY {
-            b.merge.caught_up(source, b.now - SKEW, b.now);
+            b.merge.caught_up(source, b.now - SKEW, b.now, &mut b.out);
         }
     }
     assert!(!b.merge.is_in_doubt());

@@ -205,7 +205,7 @@ impl World {
         match item {
             Item::Event(digest) => drop(self.merge.offer(side, digest.into(), digest, self.now, out)),
             Item::Confirmed(asked) => self.merge.confirmed(side, asked, self.now, out),
-            Item::Answer(asked) => self.merge.caught_up(side, asked, self.now),
+            Item::Answer(asked) => self.merge.caught_up(side, asked, self.now, out),
         }
     }
 

@@ -234,6 +234,20 @@ fn a_loss_while_the_other_side_is_in_doubt_is_a_gap_and_what_it_held_is_flagged(
     assert_eq!(b.acts(), ["Doubtful", "[0] event 1", "missing 1", "[0] gap"]);
 }
 
+/// A connection may be silent for long before it is given up.
+#[test]
+fn what_a_new_side_brings_and_the_certain_one_does_not_is_delivered_after_a_while() {
+    let mut b = Bench::settled(A);
+    b.down(1);
+    b.live(1, A);
+    b.event(1, A, "1");
+    assert_eq!(b.acts(), ["Held"]);
+    b.pass(2 * SETTLE);
+    assert_eq!(b.acts(), ["Doubtful", "[0] event 1"]);
+    b.event(0, A, "1");
+    assert_eq!(b.acts(), ["Copy"], "it was behind");
+}
+
 #[test]
 fn a_channel_that_nobody_wants_lingers_and_is_left_at_both_sides() {
     let mut b = Bench::settled(A);
