@@ -77,7 +77,7 @@ struct Channel {
     /// Whether it was ever confirmed.
     was_live: bool,
     refused: [bool; SIDES],
-    /// The last event of a cache channel.
+    /// The last event of a cache channel, or what says that it has none.
     last: Option<Arc<Event>>,
     lingers_until: Option<Instant>,
 }
@@ -311,7 +311,10 @@ impl Junction {
         let Some(entry) = self.channels.get_mut(&event.channel) else { return };
         if event.kind == Kind::CacheMiss {
             // The other one was told, or has had the last event.
-            if entry.last.is_none() && !entry.merge.has(1 - side.min(1)) {
+            let has_last = entry.last.as_ref().is_some_and(|last| last.kind != Kind::CacheMiss);
+            if !has_last && !entry.merge.has(1 - side.min(1)) {
+                // For hubs that come later.
+                entry.last = Some(event.clone());
                 acts.push(entry.tell(event));
             }
             return;

@@ -370,12 +370,14 @@ fn the_last_event_of_a_cache_channel_comes_once_and_a_miss_too() {
     b.live(1, CACHE);
     miss(&mut b, 1);
     assert_eq!(b.tells(), ["[0] live", "[0] event null"]);
+    b.subscribe(CACHE, 1);
+    assert_eq!(b.tells(), ["[1] live null"], "a later hub knows it as well");
     b.event(0, CACHE, "1");
     b.down(1);
     b.live(1, CACHE);
     let replay = b.event_of(1, CACHE, "1").as_replay(true);
     b.delivery(1, Delivery::Event(Arc::new(replay)));
-    assert_eq!(b.acts(), ["First", "[0] event 1", "Copy"]);
+    assert_eq!(b.acts(), ["First", "[0, 1] event 1", "Copy"]);
 }
 
 #[test]
