@@ -485,10 +485,10 @@ impl Channel {
             if doubtful {
                 at.out.push(Effect::Doubtful);
             }
-            let Event { name, data, origin, sender, .. } = &*event;
+            let Event { name, data, origin, sender, is_passing, .. } = &*event;
             let event = Event::new(at.link, self.name.clone(), name, data, at.now, *origin);
-            let event = Arc::new(event.by_member(sender.as_deref()));
-            if self.is_cache {
+            let event = Arc::new(event.by_member(sender.as_deref()).passing(*is_passing));
+            if event.says_last() {
                 self.last = Some(event.clone());
             }
             at.out.push(Effect::Deliver(event));

@@ -244,6 +244,21 @@ fn who_comes_late_to_a_cache_channel_has_its_last_event_and_nobody_has_it_again(
     }
 }
 
+#[test]
+fn a_client_event_is_no_last_event_of_a_cache_channel() {
+    let mut world = World::new(9);
+    let channel = "presence-cache-room";
+    world.join(0, channel, &member("1"));
+    world.pass(SECOND);
+    world.publish_equal(channel, "state", "1");
+    world.pass(SECOND);
+    world.client_event(channel, &member("1"), "{}");
+    world.pass(SECOND * 5);
+    let late = world.join(0, channel, &member("1"));
+    world.pass(SECOND * 5);
+    assert_eq!(world.hubs[0].clients[&late].cached.as_deref(), Some("1"));
+}
+
 /// Its sender's link gets no copy, and the others' may come before the server's answer to the sender.
 #[test]
 fn a_client_event_comes_once_to_everybody_here() {
