@@ -44,6 +44,8 @@ pub enum Effect {
     Reads(u64, bool),
     /// An event was delivered that may be a copy.
     Doubtful,
+    /// There was no room for so many that may be copies, and were held.
+    LetGo(u64),
 }
 
 /// What a channel is told beside what is happening.
@@ -481,6 +483,10 @@ impl Channel {
 
     /// Hands on what is new, as an event of the pool's.
     fn deliver(&mut self, events: Vec<Out<u64, Arc<Event>>>, at: &mut At<'_>) {
+        let let_go = self.merge.take_let_go();
+        if let_go > 0 {
+            at.out.push(Effect::LetGo(let_go));
+        }
         for Out { event, source: _, doubtful } in events {
             if doubtful {
                 at.out.push(Effect::Doubtful);

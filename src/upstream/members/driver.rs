@@ -188,6 +188,7 @@ impl Driver {
                 );
             }
             Note::Doubtful => metrics.doubtful.increment(1),
+            Note::LetGo(events) => metrics.let_go.increment(events),
             Note::Local => self.shared.metrics.local_events.increment(1),
             Note::WatchlistEventLost => {
                 metrics.watchlist_lost.increment(1);

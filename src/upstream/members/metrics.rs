@@ -26,6 +26,8 @@ pub struct Metrics {
     pub terminated: Counter,
     /// Events that may have been delivered before.
     pub doubtful: Counter,
+    /// Events that were held, and for which there was no room.
+    pub let_go: Counter,
     /// Watchlist events that nobody got.
     pub watchlist_lost: Counter,
 }
@@ -57,6 +59,10 @@ impl Metrics {
             doubtful: registry.declare(
                 "pusher_bridge_member_events_doubtful_total",
                 "Events of presence channels that may be copies of earlier ones, delivered all the same",
+            ),
+            let_go: registry.declare(
+                "pusher_bridge_member_events_let_go_total",
+                "Events of presence channels that one connection brought and may be copies, beyond those that are held",
             ),
             watchlist_lost: registry.declare(
                 "pusher_bridge_watchlist_events_lost_total",

@@ -85,6 +85,8 @@ pub enum Note {
     Gap(Arc<str>),
     /// An event was delivered that may be a copy of an earlier one.
     Doubtful,
+    /// There was no room for so many that may be copies, and were held.
+    LetGo(u64),
     /// What a client published is delivered to this bridge's own.
     Local,
     /// More watchlist events came before a user's channel was confirmed than are kept.
@@ -500,6 +502,7 @@ impl Pool {
                 self.have_read(&key, out);
             }
             Effect::Doubtful => out.push(Action::Note(Note::Doubtful)),
+            Effect::LetGo(events) => out.push(Action::Note(Note::LetGo(events))),
         }
     }
 
