@@ -51,6 +51,7 @@ export class OldClient {
   }
 
   connect() {
+    if (this.stopped) return;
     this.socket = new WebSocket(BRIDGE_URL + this.path);
     this.socket.on("open", () => {
       this.attempts = 0;
