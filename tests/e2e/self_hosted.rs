@@ -433,12 +433,14 @@ async fn the_environments_proxy_is_used_for_socket_and_api() {
         let mut neighbour = OldClient::login(running.address, "/ws/plugin/p1", "2").await;
         sender.send(r#"{"type":"x","data":1}"#).await;
         assert_eq!(neighbour.json().await["type"], "client-x");
-        for _ in ["the socket", "the API"] {
-            let head = heads.recv().await.unwrap();
+        // The API is asked about the credentials, too: by the same connection, or by one more.
+        let mut all = vec![heads.recv().await.unwrap(), heads.recv().await.unwrap()];
+        all.extend(std::iter::from_fn(|| heads.try_recv().ok()));
+        assert!(all.len() <= 3, "{all:?}");
+        for head in all {
             assert!(head.starts_with("CONNECT localhost:9 HTTP/1.1\r\nHost: localhost:9\r\n"), "{head}");
             assert!(head.contains("\r\nProxy-Authorization: Basic dXNAcjpwYXNz\r\n"), "{head}");
         }
-        assert!(heads.try_recv().is_err());
     }
 }
 
