@@ -106,6 +106,8 @@ impl Kind {
     fn of(first: &[u8]) -> Self {
         match first {
             first if first.starts_with(b"GET /app/") => Self::Link,
+            // Whether the credentials are right; messages may follow on the same connection.
+            first if first.starts_with(b"GET /apps/") => Self::Api,
             first if first.starts_with(b"GET ") => Self::Client,
             _ => Self::Api,
         }
