@@ -79,7 +79,7 @@ impl Publisher {
         let path = format!("/apps/{}/batch_events", app.id);
         let seconds = Now::read().unix_seconds();
         let query = sign::signed_query("POST", &path, &[], body.as_bytes(), &app.key, &app.secret, seconds);
-        match world.ask_upstream(&format!("{path}?{query}"), body).await {
+        match world.ask_upstream(hyper::Method::POST, &format!("{path}?{query}"), body).await {
             Ok(response) if response.status == 200 => {
                 world.published.set(world.published.get() + streams.len() as u64);
             }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use hyper::Method;
 use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -264,7 +265,11 @@ async fn http(world: Rc<World>, mut wire: Wire, first: String) {
         };
         let Ok(body) = wire.body(&head).await else { return };
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-        let request = Publishing { messages: understood(&world, &body), world: world.clone(), path, body };
+        // What only asks, whether the credentials are right, has no messages.
+        let asks = head.starts_with("GET ");
+        let method = if asks { Method::GET } else { Method::POST };
+        let messages = if asks { Vec::new() } else { understood(&world, &body) };
+        let request = Publishing { messages, world: world.clone(), method, path, body };
         if !request.carry(&mut wire).await {
             return;
         }
@@ -302,6 +307,7 @@ fn understood(world: &World, body: &[u8]) -> Vec<Sent> {
 
 struct Publishing {
     world: Rc<World>,
+    method: Method,
     path: String,
     body: bytes::Bytes,
     messages: Vec<Sent>,
@@ -362,7 +368,8 @@ impl Publishing {
             self.world.outgoing.borrow_mut().taken(*from, *n);
             self.world.ledger.borrow_mut().neighbours.taking((*from, *n), *attempt);
         }
-        let response = self.world.ask_upstream(&self.path, self.body.clone()).await.ok()?;
+        let response =
+            self.world.ask_upstream(self.method.clone(), &self.path, self.body.clone()).await.ok()?;
         for Sent { from, n, attempt } in &self.messages {
             self.world.ledger.borrow_mut().neighbours.took((*from, *n), *attempt, Instant::now());
         }

@@ -161,13 +161,14 @@ impl World {
     /// Sends a request to wherever Pusher is now. `path` with its query.
     pub async fn ask_upstream(
         &self,
+        method: hyper::Method,
         path: &str,
         body: impl Into<bytes::Bytes>,
     ) -> Result<Response, HttpError> {
         const TIMEOUT: Duration = Duration::from_secs(5);
         const ANSWER_BYTES_MAX: usize = 64 * 1024;
         let request = Request {
-            method: hyper::Method::POST,
+            method,
             uri: format!("http://{}{path}", self.upstream.get()).parse().expect("a URL"),
             headers: std::iter::once((
                 hyper::header::CONTENT_TYPE,
