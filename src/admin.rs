@@ -155,7 +155,9 @@ impl Status {
         let _ = self.started.subscribe().wait_for(|started| *started).await;
     }
 
-    fn is_draining(&self) -> bool {
+    /// Whether the server shuts down. Workers hear of it a moment later.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
         self.drain.borrow().is_some()
     }
 

@@ -68,7 +68,7 @@ pub(super) async fn answer(
         },
         Target::Endpoint(endpoint) => match endpoints {
             Some(endpoints) => {
-                let turned_away = over || worker.context.is_draining();
+                let turned_away = over || door.status.is_draining();
                 let asked = Incoming {
                     headers: &request.headers,
                     body: &mut body,
@@ -83,7 +83,7 @@ pub(super) async fn answer(
         },
         Target::Nothing => nothing(worker),
     };
-    let goes_on = !over && !worker.context.is_draining() && may_go_on(&request.method, &request.headers);
+    let goes_on = !over && !door.status.is_draining() && may_go_on(&request.method, &request.headers);
     if !goes_on || !is_read_to_its_end(body).await {
         server::close(&mut answer);
     }
@@ -159,7 +159,7 @@ async fn upgrade(
     let phase = note_deprecated(worker, route, address, &user_agent);
     let facts = Facts {
         over,
-        draining: worker.context.is_draining(),
+        draining: door.status.is_draining(),
         phase,
         origin_allowed: origin_allowed(route, request),
     };

@@ -103,11 +103,6 @@ impl Context {
         Registered { context: self.clone(), id: conn.id() }
     }
 
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.conns().draining.is_some()
-    }
-
     /// Resolves when the server shuts down.
     pub async fn draining(&self) {
         // The sender is this worker's own: it is not gone.
