@@ -21,7 +21,7 @@ mod upstream;
 /// Widest line.
 const COLUMNS: usize = 110;
 /// Where a fact begins, behind its label.
-const INDENT: usize = 15;
+const INDENT: usize = 17;
 
 /// The configuration as text: listening, upstream, tokens, the dialects that routes use, and every route with the keys
 /// of its group and of the defaults merged into it.

@@ -93,6 +93,42 @@ impl Frames {
     pub const MEMBER: &'static [Slot] = &[Slot::Channel, Slot::MemberId, Slot::Info, Slot::Now];
     pub const REPLY: &'static [Slot] = &[Slot::Data, Slot::Type, Slot::Now];
     pub const BODY: &'static [Slot] = &[Slot::Data, Slot::Frame, Slot::Type, Slot::User, Slot::Now];
+
+    /// Those that there are, by their keys.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &Frame)> {
+        // Whole, so that none is forgotten.
+        let Self {
+            event,
+            auth_ok,
+            auth_error,
+            error,
+            ping,
+            pong,
+            subscribed,
+            unsubscribed,
+            members,
+            member_added,
+            member_removed,
+            cache_miss,
+            reply,
+        } = self;
+        let frames = [
+            ("event", Some(event.template())),
+            ("auth_ok", auth_ok.as_ref()),
+            ("auth_error", auth_error.as_ref()),
+            ("error", Some(error)),
+            ("ping", ping.as_ref()),
+            ("pong", pong.as_ref()),
+            ("subscribed", subscribed.as_ref()),
+            ("unsubscribed", unsubscribed.as_ref()),
+            ("members", members.as_ref()),
+            ("member_added", member_added.as_ref()),
+            ("member_removed", member_removed.as_ref()),
+            ("cache_miss", cache_miss.as_ref()),
+            ("reply", reply.as_ref()),
+        ];
+        frames.into_iter().filter_map(|(key, frame)| Some((key, frame?)))
+    }
 }
 
 /// The event frame, and how to recognise one that a publisher already wrote.
@@ -214,37 +250,8 @@ pub enum ClientMessage<'a> {
 impl Dialect {
     /// The frames that only the server sends, by their keys: all but events.
     pub(crate) fn server_frames(&self) -> impl Iterator<Item = (&'static str, Cow<'_, Frame>)> {
-        // Whole, so that none is forgotten.
-        let Frames {
-            event: _,
-            auth_ok,
-            auth_error,
-            error,
-            ping,
-            pong,
-            subscribed,
-            unsubscribed,
-            members,
-            member_added,
-            member_removed,
-            cache_miss,
-            reply,
-        } = &self.out;
-        let frames = [
-            ("auth_ok", auth_ok.as_ref()),
-            ("auth_error", auth_error.as_ref()),
-            ("error", Some(error)),
-            ("ping", ping.as_ref()),
-            ("pong", pong.as_ref()),
-            ("subscribed", subscribed.as_ref()),
-            ("unsubscribed", unsubscribed.as_ref()),
-            ("members", members.as_ref()),
-            ("member_added", member_added.as_ref()),
-            ("member_removed", member_removed.as_ref()),
-            ("cache_miss", cache_miss.as_ref()),
-            ("reply", reply.as_ref()),
-        ];
-        let frames = frames.into_iter().filter_map(|(key, frame)| Some((key, Cow::Borrowed(frame?))));
+        let frames = self.out.all().filter(|(key, _)| *key != "event");
+        let frames = frames.map(|(key, frame)| (key, Cow::Borrowed(frame)));
         // An answer that is not JSON looks like no event.
         let answers = self.keepalives.iter().filter_map(|(_, answer)| Frame::parse(answer, &[]).ok());
         frames.chain(answers.map(|answer| ("keepalives", Cow::Owned(answer))))

@@ -1,7 +1,7 @@
 //! `[dialects.NAME]`
 
 use super::{Lines, one_line};
-use crate::legacy::dialect::{AuthMessage, Dialect, Frames};
+use crate::legacy::dialect::{AuthMessage, Dialect};
 
 pub(super) fn dialect(out: &mut Lines, dialect: &Dialect) {
     let Dialect {
@@ -38,39 +38,8 @@ pub(super) fn dialect(out: &mut Lines, dialect: &Dialect) {
         messages.push("binary messages are JSON".to_owned());
     }
     out.fact("in", messages.join("; "));
-    let Frames {
-        event,
-        auth_ok,
-        auth_error,
-        error,
-        ping,
-        pong,
-        subscribed,
-        unsubscribed,
-        members,
-        member_added,
-        member_removed,
-        cache_miss,
-        reply,
-    } = frames;
-    for (label, frame) in [
-        ("event", Some(event.template())),
-        ("auth_ok", auth_ok.as_ref()),
-        ("auth_error", auth_error.as_ref()),
-        ("error", Some(error)),
-        ("ping", ping.as_ref()),
-        ("pong", pong.as_ref()),
-        ("subscribed", subscribed.as_ref()),
-        ("unsubscribed", unsubscribed.as_ref()),
-        ("members", members.as_ref()),
-        ("member_added", member_added.as_ref()),
-        ("member_removed", member_removed.as_ref()),
-        ("cache_miss", cache_miss.as_ref()),
-        ("reply", reply.as_ref()),
-    ] {
-        if let Some(frame) = frame {
-            out.fact(label, one_line(frame.source()));
-        }
+    for (label, frame) in frames.all() {
+        out.fact(label, one_line(frame.source()));
     }
     if !error_codes.is_empty() {
         let renamed: Vec<String> =
