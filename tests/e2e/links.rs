@@ -4,23 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pusher_bridge::exchange::LinkId;
-use pusher_bridge::http::Client;
 use pusher_bridge::metrics::Registry;
 use pusher_bridge::sandbox::{HandshakeFault, Options, Sandbox, SandboxHandle};
-use pusher_bridge::tls;
-use pusher_bridge::upstream::api::Api;
-use pusher_bridge::upstream::credentials::{Credentials, Findings};
 use pusher_bridge::upstream::delivery::Delivery;
 use pusher_bridge::upstream::link::{self, Shared, Status};
 use pusher_bridge::upstream::links::LinkHandle;
-use pusher_bridge::upstream::metrics::LinkMetrics;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::get;
 use crate::support::bridge::{self, SHIPPED};
 use crate::support::pusher::Pusher as _;
-use crate::support::{Bridge, patiently};
+use crate::support::{Bridge, links, patiently};
 
 const CHANNEL: &str = "private-room";
 
@@ -43,19 +38,8 @@ impl Stage {
     async fn new() -> Self {
         let sandbox = Sandbox::start(Options::local()).await.unwrap();
         let settings = bridge::config(SHIPPED, &sandbox.app().environment()).upstream;
-        let tls = tls::client_config(None).unwrap();
-        let client = Arc::new(Client::by(settings.proxies.clone(), &tls));
         let registry = Registry::new().unwrap();
-        let (hub, inbox) = mpsc::channel(64);
-        let shared = Shared {
-            api: Arc::new(Api::new(settings.app.clone(), settings.publish.batch_max, client)),
-            settings: Arc::new(settings),
-            tls,
-            hubs: vec![hub],
-            undelivered: Arc::default(),
-            metrics: Arc::new(LinkMetrics::new(&registry)),
-            credentials: Credentials::unwatched(Findings::new(&registry)),
-        };
+        let (shared, inbox) = links::shared(settings, &registry);
         Self { sandbox, shared: Arc::new(shared), registry, inbox }
     }
 

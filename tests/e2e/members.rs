@@ -5,25 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pusher_bridge::exchange::Member;
-use pusher_bridge::http::Client;
 use pusher_bridge::metrics::Registry;
 use pusher_bridge::sandbox::{Options, Sandbox, SandboxHandle};
-use pusher_bridge::tls;
-use pusher_bridge::upstream::api::Api;
-use pusher_bridge::upstream::credentials::{Credentials, Findings};
 use pusher_bridge::upstream::delivery::{Delivery, Event, Kind};
-use pusher_bridge::upstream::link::Shared;
 use pusher_bridge::upstream::members::{Members, driver, metrics};
-use pusher_bridge::upstream::metrics::LinkMetrics;
 use pusher_bridge::upstream::refused::Refused;
 use pusher_bridge::upstream::settings::Settings;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::support::bridge::{self, SHIPPED};
-use crate::support::patiently;
 use crate::support::pusher::{App, Pusher as _};
 use crate::support::sockudo::Sockudo;
+use crate::support::{links, patiently};
 
 const ROOM: &str = "presence-room";
 
@@ -53,19 +47,8 @@ impl Pool {
         let mut settings = bridge::config(SHIPPED, &app.environment()).upstream;
         settings.times.linger = Duration::from_millis(50);
         change(&mut settings);
-        let tls = tls::client_config(None).unwrap();
-        let client = Arc::new(Client::by(settings.proxies.clone(), &tls));
         let registry = Registry::new().unwrap();
-        let (hub, inbox) = mpsc::channel(64);
-        let shared = Shared {
-            api: Arc::new(Api::new(settings.app.clone(), settings.publish.batch_max, client)),
-            settings: Arc::new(settings),
-            tls,
-            hubs: vec![hub],
-            undelivered: Arc::default(),
-            metrics: Arc::new(LinkMetrics::new(&registry)),
-            credentials: Credentials::unwatched(Findings::new(&registry)),
-        };
+        let (shared, inbox) = links::shared(settings, &registry);
         let counted = Arc::new(metrics::Metrics::new(&registry));
         let (members, end) = Members::open();
         let task = tokio::spawn(async move { driver::run(&shared, end, counted).await });

@@ -4,6 +4,7 @@ pub mod backend;
 pub mod bridge;
 pub mod client;
 pub mod clients;
+pub mod links;
 pub mod network;
 pub mod process;
 pub mod proxy;
