@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::{ConfigArgs, Failure, load, print, print_err, process_env};
+use super::{CheckArgs, Failure, load, print, print_err, process_env};
 use crate::config;
 use crate::config::diagnostics::Warning;
+use crate::config::plan::Plan;
 
-pub(super) fn run(args: &ConfigArgs) -> Result<(), Failure> {
-    let loaded = load(&args.config, &process_env)?;
+pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
+    let loaded = load(&args.config.config, &process_env)?;
     let mut warnings = String::new();
     for variable in &loaded.missing {
         let _ = writeln!(
@@ -20,6 +21,10 @@ pub(super) fn run(args: &ConfigArgs) -> Result<(), Failure> {
         let _ = write!(warnings, "{}", Warning(doubtful));
     }
     print_err(&warnings);
+    if let Some(old) = &args.against {
+        let old = load(old, &process_env)?;
+        return print(&Plan::between(&old.config, &loaded.config).text(None));
+    }
     print(&config::describe(&loaded.config))
 }
 

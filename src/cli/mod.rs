@@ -55,7 +55,7 @@ enum Command {
     /// Run the bridge. It needs real credentials, and ends on SIGTERM within its grace period.
     Serve(ServeArgs),
     /// Validate a routes file and print the route table it means. Credentials may be missing.
-    Check(ConfigArgs),
+    Check(CheckArgs),
     /// Print the JSON Schema of the routes file, for editors.
     Schema,
     /// Run the bridge with an in-process Pusher, a publisher of progress events and a fresh token.
@@ -71,6 +71,15 @@ struct ConfigArgs {
     /// The routes file.
     #[arg(long, value_name = "FILE", default_value = "routes.toml", env = "PUSHER_BRIDGE_CONFIG")]
     config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print instead what a reload would do to a bridge that runs with this file.
+    #[arg(long, value_name = "OLD")]
+    against: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

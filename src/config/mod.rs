@@ -17,6 +17,7 @@ mod enabled;
 mod interpolate;
 mod load;
 mod mask;
+pub mod plan;
 mod problems;
 mod quotes;
 mod raw;

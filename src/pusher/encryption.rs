@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -40,6 +41,12 @@ labels! {
 
 /// An app's `encryption_master_key`.
 pub struct MasterKey(SecretBox<[u8; KEY_BYTES]>);
+
+impl PartialEq for MasterKey {
+    fn eq(&self, other: &Self) -> bool {
+        verify_slices_are_equal(self.0.expose_secret(), other.0.expose_secret()).is_ok()
+    }
+}
 
 impl MasterKey {
     #[must_use]

@@ -1,6 +1,7 @@
 //! A route: its path, its rules, and what becomes of its clients' messages.
 
 pub mod by_channel;
+pub mod change;
 pub mod channel;
 pub mod edition;
 pub mod events;

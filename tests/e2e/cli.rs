@@ -144,6 +144,12 @@ async fn check_prints_the_table_and_schema_the_schema() {
     assert!(!check.stderr.contains("plugin"), "its channel is private: {}", check.stderr);
     assert!(!check.stdout.contains("never-to-be-shown"));
 
+    let against = run(&["check", "--against", "routes.toml"], &no_env()).await;
+    assert_eq!(against.code, Some(0), "{against:?}");
+    assert!(against.stdout.starts_with("nothing changes\n"), "{against:?}");
+    let against = run(&["check", "--against", "/nowhere/old.toml"], &no_env()).await;
+    assert_eq!(against.code, Some(78), "{against:?}");
+
     let schema = run(&["schema"], &no_env()).await;
     assert_eq!(schema.code, Some(0));
     let schema: serde_json::Value = serde_json::from_str(&schema.stdout).unwrap();

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::keys::{Place, defaults, described, make_way, places, put, remove};
 
 /// A file in which every key has an effect.
-const BASE: &str = r#"
+pub const BASE: &str = r#"
 [server]
 listen = "127.0.0.1:1"
 admin = "127.0.0.1:2"
@@ -133,7 +133,7 @@ tables = [{ count = 3, per = "1m" }, { count = 4, per = "1m" }]
 const ENOUGH: usize = 4;
 
 /// Whose values nobody is to see; that they are there is shown.
-const SECRET: [&str; 10] = [
+pub const SECRET: [&str; 10] = [
     "enabled_with",
     "secret",
     "secret_file",
@@ -146,7 +146,7 @@ const SECRET: [&str; 10] = [
     "encryption_master_key_file",
 ];
 
-fn samples() -> Vec<toml::Value> {
+pub fn samples() -> Vec<toml::Value> {
     fn words(schema: &Value, found: &mut Vec<toml::Value>) {
         match schema {
             Value::Object(map) => {
@@ -173,7 +173,7 @@ fn samples() -> Vec<toml::Value> {
 }
 
 /// What stands in the way of this key's having an effect is taken away, and what it needs is added.
-fn prepare(file: &mut toml::Value, place: &Place) {
+pub fn prepare(file: &mut toml::Value, place: &Place) {
     make_way(file, place);
     let names: Vec<&str> = place.iter().map(String::as_str).collect();
     match names.as_slice() {
@@ -227,7 +227,7 @@ fn prepare(file: &mut toml::Value, place: &Place) {
 
 /// Whether the key has a meaning there: what all routes share is tried in the first, and a rule either triggers an event
 /// or posts.
-fn applies(place: &Place) -> bool {
+pub fn applies(place: &Place) -> bool {
     if place.iter().any(|name| SECRET.contains(&name.as_str())) {
         return false;
     }

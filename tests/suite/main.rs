@@ -20,6 +20,7 @@ mod extremes;
 mod fuzz;
 mod imports;
 mod keys;
+mod plan;
 mod readme;
 mod rooms;
 mod sandbox;

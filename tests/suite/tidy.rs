@@ -39,6 +39,7 @@ const PURE: &[&str] = &[
     "src/net/proxies.rs",
     "src/pusher",
     "src/routes/by_channel.rs",
+    "src/routes/change.rs",
     "src/routes/channel",
     "src/routes/channel.rs",
     "src/routes/edition.rs",

@@ -1,0 +1,195 @@
+//! The settings that are no route's: which of them a running bridge can change.
+
+use crate::admin::settings::Settings as Admin;
+use crate::auth::settings::{ClaimNames, Settings as Auth};
+use crate::config::Config;
+use crate::endpoints::settings::{Limits as EndpointLimits, Settings as Endpoints};
+use crate::routes::change::{Key, Said, Value, differences as of_keys, of_optional};
+use crate::routes::membership::Membership;
+use crate::server::settings::Settings as Server;
+use crate::upstream::members::settings as members;
+use crate::upstream::settings::{App, Publish, Settings as Upstream, Times};
+
+/// When a changed key can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    AtOnce,
+    /// Something that was made of it at the start, and cannot be made anew, has it.
+    AtRestart,
+}
+
+use When::{AtOnce, AtRestart};
+
+/// The keys that do not say the same in both.
+pub(super) fn differences(before: &Config, after: &Config) -> Vec<(&'static str, When)> {
+    let mut keys = of_keys(&config(before), &config(after));
+    keys.extend(of_keys(&upstream(&before.upstream), &upstream(&after.upstream)));
+    keys.extend(of_optional((before.auth.as_ref(), after.auth.as_ref()), ("auth", AtOnce), auth));
+    keys.extend(of_keys(&endpoints(&before.endpoints), &endpoints(&after.endpoints)));
+    keys
+}
+
+fn plain<'a>(key: &'static str, when: When, value: &'a dyn Value) -> Key<'a, When> {
+    (key, when, Said::Plain(value))
+}
+
+fn made<'a>(key: &'static str, when: When, value: impl PartialEq + 'static) -> Key<'a, When> {
+    (key, when, Said::Made(Box::new(value)))
+}
+
+fn config(config: &Config) -> Vec<Key<'_, When>> {
+    let Config { server, admin, upstream: _, auth: _, endpoints: _, routes: _, router: _, off: _ } = config;
+    let Admin { listen: admin, hosts } = admin;
+    let Server {
+        listen,
+        health_path,
+        workers,
+        trusted_proxies,
+        forwarded,
+        ipv6_prefix,
+        connections_max,
+        buffered_bytes_max,
+        header_timeout,
+        header_bytes_max,
+        headers_max,
+        close_window,
+        grace,
+    } = server;
+    vec![
+        plain("server.listen", AtRestart, listen),
+        plain("server.admin", AtRestart, admin),
+        plain("server.admin_hosts", AtOnce, hosts),
+        plain("server.health_path", AtOnce, health_path),
+        plain("server.workers", AtRestart, workers),
+        plain("server.trusted_proxies", AtOnce, trusted_proxies),
+        plain("server.forwarded_header", AtOnce, forwarded),
+        // By it everybody who is connected was counted.
+        plain("server.ipv6_prefix", AtRestart, ipv6_prefix),
+        plain("server.limits.connections", AtRestart, connections_max),
+        plain("server.limits.buffered_bytes", AtRestart, buffered_bytes_max),
+        plain("server.limits.header_timeout", AtOnce, header_timeout),
+        plain("server.limits.header_bytes", AtOnce, header_bytes_max),
+        plain("server.limits.headers", AtOnce, headers_max),
+        plain("server.shutdown.close_window", AtOnce, close_window),
+        plain("server.shutdown.grace", AtOnce, grace),
+    ]
+}
+
+/// Links, lanes and all that is under way were made by these.
+fn upstream(upstream: &Upstream) -> Vec<Key<'_, When>> {
+    let Upstream {
+        app,
+        connections,
+        standby,
+        times:
+            Times {
+                connect_timeout,
+                subscribe_timeout,
+                pong_timeout,
+                linger,
+                check_interval,
+                reconnect_delay_max,
+            },
+        event_bytes_max,
+        frame_bytes_max,
+        publish,
+        members,
+        proxies: _, // of the environment, which stays as it is
+    } = upstream;
+    let App { id, key, secret, encryption_master_key, ws, api, origin, ca_file } = app;
+    let Publish { lanes, queue_messages_max, queue_bytes_max, batch_max, timeout, deadline } = publish;
+    let members::Settings { links_max, dials, observer: members::Observer { user_id, user_info } } = members;
+    vec![
+        plain("upstream.app_id", AtRestart, id),
+        plain("upstream.key", AtRestart, key),
+        ("upstream.secret", AtRestart, Said::Secret(secret)),
+        plain("upstream.encryption_master_key", AtRestart, encryption_master_key),
+        plain("upstream.ws_host", AtRestart, &ws.host),
+        plain("upstream.ws_port", AtRestart, &ws.port),
+        plain("upstream.ws_tls", AtRestart, &ws.tls),
+        plain("upstream.ws_path", AtRestart, &ws.path),
+        plain("upstream.api_host", AtRestart, &api.host),
+        plain("upstream.api_port", AtRestart, &api.port),
+        plain("upstream.api_tls", AtRestart, &api.tls),
+        plain("upstream.api_path", AtRestart, &api.path),
+        plain("upstream.origin", AtRestart, origin),
+        plain("upstream.ca_file", AtRestart, ca_file),
+        plain("upstream.connections", AtRestart, connections),
+        plain("upstream.standby", AtRestart, standby),
+        plain("upstream.connect_timeout", AtRestart, connect_timeout),
+        plain("upstream.subscribe_timeout", AtRestart, subscribe_timeout),
+        plain("upstream.pong_timeout", AtRestart, pong_timeout),
+        plain("upstream.linger", AtRestart, linger),
+        plain("upstream.check_interval", AtRestart, check_interval),
+        plain("upstream.reconnect_delay_max", AtRestart, reconnect_delay_max),
+        plain("upstream.members_max", AtRestart, links_max),
+        plain("upstream.member_dials", AtRestart, dials),
+        plain("upstream.observer.user_id", AtRestart, user_id),
+        plain("upstream.observer.user_info", AtRestart, user_info),
+        plain("upstream.event_bytes", AtRestart, event_bytes_max),
+        plain("upstream.frame_bytes", AtRestart, frame_bytes_max),
+        plain("upstream.publish.lanes", AtRestart, lanes),
+        plain("upstream.publish.queue_messages", AtRestart, queue_messages_max),
+        plain("upstream.publish.queue_bytes", AtRestart, queue_bytes_max),
+        plain("upstream.publish.batch", AtRestart, batch_max),
+        plain("upstream.publish.timeout", AtRestart, timeout),
+        plain("upstream.publish.deadline", AtRestart, deadline),
+    ]
+}
+
+fn auth(auth: &Auth) -> Vec<Key<'_, When>> {
+    let Auth { keys, leeway, claims, token_bytes_max, failures_per_address } = auth;
+    let ClaimNames { user, role, permissions } = claims;
+    vec![
+        plain("auth.keys", AtOnce, keys),
+        plain("auth.leeway", AtOnce, leeway),
+        plain("auth.claims.user", AtOnce, user),
+        plain("auth.claims.role", AtOnce, role),
+        plain("auth.claims.permissions", AtOnce, permissions),
+        plain("auth.token_bytes", AtOnce, token_bytes_max),
+        plain("auth.failures_per_address", AtOnce, failures_per_address),
+    ]
+}
+
+fn endpoints(endpoints: &Endpoints) -> Vec<Key<'_, When>> {
+    let Endpoints { channel_auth, user_auth, notify, webhooks, origins, signed_in, filtered, limits } =
+        endpoints;
+    let EndpointLimits {
+        body_bytes_max,
+        bodies_bytes_max,
+        body_timeout,
+        vacated_max_age,
+        unproven_per_address,
+        requests_per_user,
+    } = limits;
+    let (info, watchlist) = match signed_in {
+        Membership::SignedIn { info, watchlist } => (info.as_ref(), watchlist.as_ref()),
+        Membership::EachUser { .. } | Membership::Observe(_) => (None, None),
+    };
+    let token = notify.as_ref().and_then(|notify| notify.token.as_ref());
+    let mut keys = vec![
+        plain("endpoints.channel_auth", AtOnce, channel_auth),
+        plain("endpoints.user_auth", AtOnce, user_auth),
+        made("endpoints.notify.path", AtOnce, notify.as_ref().map(|notify| notify.path.clone())),
+        match token {
+            Some(token) => ("endpoints.notify.token", AtOnce, Said::Secret(token)),
+            None => made("endpoints.notify.token", AtOnce, ()),
+        },
+        // Who keeps count of what webhooks tell is there from the start, or not at all.
+        made("endpoints.webhooks", AtRestart, webhooks.is_some()),
+        plain("endpoints.webhooks", AtOnce, webhooks),
+        plain("endpoints.origins", AtOnce, origins),
+        made("endpoints.user_info", AtOnce, info.cloned()),
+        made("endpoints.watchlist", AtOnce, watchlist.cloned()),
+        plain("endpoints.filtered", AtOnce, filtered),
+    ];
+    keys.extend([
+        plain("endpoints.limits.body_bytes", AtOnce, body_bytes_max),
+        plain("endpoints.limits.bodies_bytes", AtOnce, bodies_bytes_max),
+        plain("endpoints.limits.body_timeout", AtOnce, body_timeout),
+        plain("endpoints.limits.vacated_max_age", AtRestart, vacated_max_age),
+        plain("endpoints.limits.unproven_per_address", AtOnce, unproven_per_address),
+        plain("endpoints.limits.requests_per_user", AtOnce, requests_per_user),
+    ]);
+    keys
+}
