@@ -24,7 +24,7 @@ pub use judge::Judge;
 pub use jwks::{JWKS_BYTES_MAX, JWKS_TIMEOUT};
 pub use keys::{AuthConfigError, JWKS_KEYS_MAX};
 pub use mint::mint_hs256;
-pub use permits::{Denied, contained, has_permissions, permits};
+pub use permits::{Denied, contained, has_permission, has_permissions, owns};
 pub use token_error::{TokenError, TokenResult};
 pub use verifier::{Verifier, Verify, check_key};
 

@@ -69,34 +69,42 @@ impl fmt::Display for Denied {
 
 impl std::error::Error for Denied {}
 
-/// Whether `claims` have all of the route's permissions and hold all of its ownerships, whose texts `fill`
-/// fills in. A text that cannot be filled is held by nobody.
-///
-/// # Errors
-/// The first that fails.
-pub fn permits<'a>(
-    route: &RouteAuth,
-    claims: &Claims,
-    fill: impl Fn(&Var) -> Option<Cow<'a, str>>,
-) -> Result<(), Denied> {
-    has_permissions(route, claims)?;
-    match route.owns.iter().find(|ownership| !owns(ownership, claims, &fill)) {
-        Some(Ownership { claim, .. }) if claims.get(claim).is_none() => Err(Denied::NoClaim(claim.clone())),
-        Some(Ownership { claim, .. }) => Err(Denied::Ownership(claim.clone())),
-        None => Ok(()),
-    }
-}
-
 /// Whether `claims` have all of the route's permissions.
 ///
 /// # Errors
 /// The first that is missing.
 pub fn has_permissions(route: &RouteAuth, claims: &Claims) -> Result<(), Denied> {
-    let Some(missing) = route.permissions.iter().find(|needed| !claims.permissions.contains(needed)) else {
+    route.permissions.iter().try_for_each(|needed| has_permission(needed, claims))
+}
+
+/// Whether `claims` have this permission.
+///
+/// # Errors
+/// They have not.
+pub fn has_permission(needed: &str, claims: &Claims) -> Result<(), Denied> {
+    if claims.permissions.iter().any(|permission| permission == needed) {
         return Ok(());
-    };
-    let (missing, none) = (missing.clone(), !claims.names_permissions);
-    Err(if none { Denied::NoPermissions(missing) } else { Denied::Permission(missing) })
+    }
+    let missing = needed.to_owned();
+    Err(if claims.names_permissions { Denied::Permission(missing) } else { Denied::NoPermissions(missing) })
+}
+
+/// Whether a claim holds what the path names, whose text `fill` fills in. One that cannot be filled is held by nobody.
+///
+/// # Errors
+/// It does not.
+pub fn owns<'a>(
+    ownership: &Ownership,
+    claims: &Claims,
+    fill: impl Fn(&Var) -> Option<Cow<'a, str>>,
+) -> Result<(), Denied> {
+    let Ownership { claim, contains } = ownership;
+    let wanted = contains.fill(fill);
+    if wanted.is_some_and(|wanted| contained(claims, claim).contains(&Cow::Borrowed(wanted.as_str()))) {
+        return Ok(());
+    }
+    let claim = claim.clone();
+    Err(if claims.get(&claim).is_none() { Denied::NoClaim(claim) } else { Denied::Ownership(claim) })
 }
 
 /// The texts that a claim contains: those of a list's strings and numbers, or its own.
@@ -107,11 +115,6 @@ pub fn contained<'c>(claims: &'c Claims, claim: &str) -> Vec<Cow<'c, str>> {
         Ok(list) => list.iter().filter_map(|item| scalar(item.get())).collect(),
         Err(_) => scalar(claim).into_iter().collect(),
     }
-}
-
-fn owns<'a>(ownership: &Ownership, claims: &Claims, fill: impl Fn(&Var) -> Option<Cow<'a, str>>) -> bool {
-    let Some(wanted) = ownership.contains.fill(fill) else { return false };
-    contained(claims, &ownership.claim).contains(&Cow::Borrowed(wanted.as_str()))
 }
 
 #[cfg(test)]
@@ -143,6 +146,16 @@ mod tests {
             deadline: Duration::from_secs(30),
             also_from: Vec::new(),
         }
+    }
+
+    /// What a route asks beside an id, in the order in which it asks.
+    fn permits<'a>(
+        route: &RouteAuth,
+        claims: &Claims,
+        fill: impl Fn(&Var) -> Option<Cow<'a, str>>,
+    ) -> Result<(), Denied> {
+        has_permissions(route, claims)?;
+        route.owns.iter().try_for_each(|ownership| owns(ownership, claims, &fill))
     }
 
     #[test]

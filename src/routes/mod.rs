@@ -3,6 +3,7 @@
 pub mod by_channel;
 pub mod change;
 pub mod channel;
+pub mod demands;
 pub mod edition;
 pub mod events;
 pub mod generation;

@@ -42,6 +42,7 @@ const PURE: &[&str] = &[
     "src/routes/change.rs",
     "src/routes/channel",
     "src/routes/channel.rs",
+    "src/routes/demands.rs",
     "src/routes/edition.rs",
     "src/routes/membership.rs",
     "src/routes/events.rs",

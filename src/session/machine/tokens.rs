@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use super::phases::State;
 use super::timers::Timer;
 use super::{Action, Machine};
-use crate::auth::{Claims, Denied, Identity, TokenResult, permits, token_in};
+use crate::auth::{Claims, Denied, Identity, TokenResult, token_in};
 use crate::clock::Now;
 use crate::exchange::Member;
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
+use crate::routes::demands::Demand;
 use crate::template::Var;
 
 /// The least time after which a client is asked to send its token again.
@@ -192,25 +193,11 @@ impl Machine {
         now.with_wall_earlier(waited.min(JUDGING_MAX))
     }
 
+    /// Whether the route takes this user for this path.
     fn permitted(&self, claims: &Claims) -> Result<(), Denied> {
-        let Some(auth) = &self.route.auth else { return Ok(()) };
-        if self.route.value_sets.user.is_some_and(|set| !set.fits(&claims.user)) {
-            return Err(Denied::User);
-        }
-        if self.route.value_sets.not_user.iter().any(|not| not.fits(&claims.user)) {
-            return Err(Denied::Excluded);
-        }
-        let kind = self.route.other_kind(|var| match var {
-            Var::User => Some(Cow::Borrowed(claims.user.as_str())),
-            var => self.value_of(var, None),
-        });
-        if let Some(kind) = kind {
-            return Err(Denied::Kind(kind));
-        }
-        permits(auth, claims, |var| match var {
-            Var::User => Some(Cow::Owned(claims.user.clone())),
-            var => self.value_of(var, None),
-        })
+        // As whom Pusher takes him is needed, not only whether.
+        let mut demands = self.route.demands().filter(|demand| !matches!(demand, Demand::Member));
+        demands.try_for_each(|demand| self.route.meets(demand, claims, |var| self.value_of(var, None)))
     }
 
     /// Who the client is to Pusher, where the route's clients are not all one.
