@@ -3,7 +3,6 @@
 
 mod members;
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,15 +13,14 @@ use tokio::sync::mpsc;
 use self::members::Joined;
 use super::metrics::{LateJoiner, Metrics};
 use super::table::{self, Channel, Table};
+use super::view::{event_data, filter_value, is_by_client};
 use crate::clock::Now;
 use crate::exchange::{ConnId, Interest, LinkId, Member, MemberKey, Subscribe, Via};
-use crate::json;
 use crate::legacy::dialect::EventData;
 use crate::limits::budget::Budget;
 use crate::pusher::channel::is_cache;
 use crate::routes::events;
 use crate::routes::generation::{Generation, Generations, RouteState};
-use crate::routes::publish::relayed_name;
 use crate::routes::route::{OnUndecryptable, Route};
 use crate::text::loggable;
 use crate::upstream::cached::Cached;
@@ -337,7 +335,8 @@ impl Hub {
             self.metrics.late_joiner(LateJoiner::NotFor);
             return self.note_dropped(route, event.shown(route.edition()));
         }
-        let data = event_data(route, &event, is_by_client(&event, &self.generations.current()));
+        let data =
+            event_data(route, &event, is_by_client(&event, self.generations.current().client_events()));
         let wanted = match interest {
             Interest::All => true,
             Interest::Hold => false,
@@ -365,7 +364,7 @@ impl Hub {
         if event.kind != Kind::Channel {
             return self.tell(known, channel, event, corked);
         }
-        let by_client = is_by_client(event, generation);
+        let by_client = is_by_client(event, generation.client_events());
         for audience in channel.audiences() {
             let route = audience.route();
             let shown = event.shown(route.edition());
@@ -511,30 +510,6 @@ impl Known {
 
 fn refused(id: Option<u32>, channel: &Arc<str>, why: Refused) -> Notice {
     Notice::Refused { id, channel: channel.clone(), code: why.code(), is_retried: why.is_retried() }
-}
-
-/// Whether a client wrote the event, here or elsewhere.
-fn is_by_client(event: &Event, generation: &Generation) -> bool {
-    event.origin.is_some()
-        || event.sender.is_some()
-        || generation.client_events().has(&event.channel, &event.name)
-}
-
-/// The event as the route's clients know it.
-fn event_data<'a>(route: &'a Route, event: &'a Event, by_client: bool) -> EventData<'a> {
-    EventData {
-        event: relayed_name(route, &event.name),
-        channel: route.alias(&event.channel),
-        json: &event.data,
-        sender: event.sender.as_deref(),
-        by_client,
-    }
-}
-
-/// What the route's filter compares.
-fn filter_value<'a>(route: &Route, data: &EventData<'a>) -> Option<Cow<'a, str>> {
-    let filter = route.filter.as_ref()?;
-    json::at_path(route.dialect.out.event.payload(data), &filter.field).and_then(json::scalar)
 }
 
 #[cfg(test)]

@@ -6,3 +6,4 @@ pub mod metrics;
 #[cfg(test)]
 mod relay_model;
 pub mod table;
+pub mod view;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Limited};
-use hyper::header::{HeaderMap, ORIGIN, USER_AGENT};
+use hyper::header::{HeaderMap, USER_AGENT};
 use hyper::http::request::Parts;
 use hyper::{Method, Request};
 use tokio::time::timeout;
 
 use super::classify::{Target, classify};
 use super::forwarded::client_address;
-use super::gate::{Facts, Upgradable, admit, may_go_on, told_by_frame, upgradable};
+use super::gate::{Facts, Upgradable, admit, may_go_on, origin_allowed, told_by_frame, upgradable};
 use super::presented::{Presented, presented_token, select_subprotocol};
 use super::refusal::{ExplainedRefusal, Refusal};
 use super::respond;
@@ -161,7 +161,7 @@ async fn upgrade(
         over,
         draining: door.status.is_draining(),
         phase,
-        origin_allowed: origin_allowed(route, request),
+        origin_allowed: origin_allowed(route, &request.headers),
     };
     let explained = match grant(worker, route, request, values, address, facts).await {
         Ok((answer, granted)) => return Ok((answer, Upgraded { user_agent, ..granted })),
@@ -220,11 +220,6 @@ async fn grant(
         address_slot,
     };
     Ok((answer, granted))
-}
-
-fn origin_allowed(route: &Route, request: &Parts) -> bool {
-    let mut origins = request.headers.get_all(ORIGIN).iter().map(|origin| origin.to_str().unwrap_or(""));
-    route.origins.as_ref().is_none_or(|allowed| origins.all(|origin| allowed.allow(origin)))
 }
 
 /// A slot among those of the address that are in service.

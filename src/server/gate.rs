@@ -2,14 +2,14 @@
 //! the order in which it counts: [`upgradable`], then [`admit`], then the slot of its address, which may be waited for.
 
 use hyper::Method;
-use hyper::header::{CONNECTION, EXPECT, HeaderMap, UPGRADE};
+use hyper::header::{CONNECTION, EXPECT, HeaderMap, ORIGIN, UPGRADE};
 
 use super::refusal::{ExplainedRefusal, Refusal};
 use super::upgrade::{NotUpgradable, has_token};
 use crate::deprecation::Phase;
 use crate::legacy::error::ErrorCode;
 use crate::routes::path::{BadValue, PathValues};
-use crate::routes::route::TellRefusal;
+use crate::routes::route::{Route, TellRefusal};
 
 /// What an upgrade needs of its request.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,6 +68,13 @@ pub const fn admit(facts: Facts) -> Result<(), Refusal> {
     } else {
         Ok(())
     }
+}
+
+/// Whether the route takes requests of this origin. One that names none is no browser's.
+#[must_use]
+pub fn origin_allowed(route: &Route, headers: &HeaderMap) -> bool {
+    let mut origins = headers.get_all(ORIGIN).iter().map(|origin| origin.to_str().unwrap_or(""));
+    route.origins.as_ref().is_none_or(|allowed| origins.all(|origin| allowed.allow(origin)))
 }
 
 /// The code of the frame by which a route's refusal is told; `None` where it is told by an answer.

@@ -51,24 +51,10 @@ impl Session {
         let now = Now::read();
         let judge = self.context.shared.judge();
         let leeway = judge.as_ref().map_or(Duration::ZERO, |judge| judge.settings.leeway);
-        let user = verdict.as_ref().map_or_else(|_| String::new(), |claims| claims.user.clone());
-        let error = verdict.as_ref().err().cloned();
-        let outcome = match verdict {
-            // A wrong token is the sender's fault only when there was a key to judge it by.
-            Err(error) if !error.is_tokens_fault() => {
-                let retry = judge.map_or(Duration::ZERO, |judge| judge.verifier.retry_after(now));
-                self.machine.unjudged(retry, now, &mut self.actions)
-            }
-            verdict => {
-                let failed =
-                    |_| judge.as_ref()?.wrong_tokens.record_failure(self.client.address, now.mono).err();
-                self.machine.verified(verdict.map_err(failed), leeway, now, &mut self.actions)
-            }
-        };
-        let result = error.as_ref().map_or(outcome.result, TokenError::result);
-        let why = error.map(|error| error.to_string());
-        let why = why.or_else(|| outcome.denied.map(|denied| denied.to_string()));
-        self.note_auth(&user, result, why);
+        let retry = || judge.as_ref().map_or(Duration::ZERO, |judge| judge.verifier.retry_after(now));
+        let wrong = || judge.as_ref()?.wrong_tokens.record_failure(self.client.address, now.mono).err();
+        let judgement = self.machine.judged(verdict, leeway, (retry, wrong), now, &mut self.actions);
+        self.note_auth(&judgement.user, judgement.result, judgement.why);
     }
 
     /// `why` names the claim that is missing or wrong, never its value.

@@ -30,6 +30,7 @@ const PURE: &[&str] = &[
     "src/endpoints/webhooks.rs",
     "src/exchange.rs",
     "src/fanout/table.rs",
+    "src/fanout/view.rs",
     "src/http/spelling.rs",
     "src/json.rs",
     "src/legacy",

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Hub, Known, Ticket, Waiting, event_data, give};
+use super::{Hub, Known, Ticket, Waiting, give};
 use crate::clock::Now;
 use crate::exchange::{ConnId, LinkId, Member, MemberKey, Subscribe};
 use crate::fanout::table;
+use crate::fanout::view::event_data;
 use crate::routes::events;
 use crate::routes::generation::RouteState;
 use crate::text::loggable;

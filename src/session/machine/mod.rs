@@ -26,7 +26,7 @@ use self::phases::State;
 use self::subscriptions::Subscriptions;
 use self::timers::TimerTable;
 use self::tokens::Tokens;
-pub use self::tokens::{JUDGING_MAX, Outcome};
+pub use self::tokens::{JUDGING_MAX, Judgement, Outcome};
 use crate::auth::{Identity, TokenResult};
 use crate::clock::Now;
 use crate::exchange::{Member, Subscribe, Via};
@@ -49,7 +49,7 @@ pub enum Action {
     /// Send a text frame that tells this error.
     Error(ErrorCode, String),
     WsPing,
-    /// Verify this token (without `Bearer `), then call [`Machine::verified`] or [`Machine::unjudged`].
+    /// Verify this token (without `Bearer `), then call [`Machine::judged`].
     Verify(String),
     /// Note an attempt to authenticate that ended before [`Action::Verify`].
     Unverified(TokenResult),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::phases::State;
 use super::timers::Timer;
 use super::{Action, Machine};
-use crate::auth::{Claims, Denied, Identity, TokenResult, token_in};
+use crate::auth::{Claims, Denied, Identity, TokenError, TokenResult, token_in};
 use crate::clock::Now;
 use crate::exchange::Member;
 use crate::legacy::close::CloseReason;
@@ -49,6 +49,16 @@ impl Tokens {
 
 /// What became of a token, for the log and the metrics.
 #[derive(Debug)]
+pub struct Judgement {
+    /// Whose it is; empty where that is not known.
+    pub user: String,
+    pub result: TokenResult,
+    /// What is missing or wrong: claims by their names, never a value.
+    pub why: Option<String>,
+}
+
+/// What became of a verdict.
+#[derive(Debug)]
 pub struct Outcome {
     pub result: TokenResult,
     /// What a good token lacks for this route.
@@ -78,6 +88,28 @@ impl Machine {
         self.state = State::Verifying { renewal: matches!(self.state, State::Live), since: now.mono };
         self.pause();
         out.push(Action::Verify(token.to_owned()));
+    }
+
+    /// What the verifier says of the token of [`Action::Verify`]. `retry`: when it may be asked again that has no keys;
+    /// `wrong` counts a wrong token, and says how long the next must wait where there were too many.
+    pub fn judged(
+        &mut self,
+        verdict: Result<Claims, TokenError>,
+        leeway: Duration,
+        (retry, wrong): (impl FnOnce() -> Duration, impl FnOnce() -> Option<Duration>),
+        now: Now,
+        out: &mut Vec<Action>,
+    ) -> Judgement {
+        let user = verdict.as_ref().map_or_else(|_| String::new(), |claims| claims.user.clone());
+        let error = verdict.as_ref().err().cloned();
+        let outcome = match verdict {
+            // A wrong token is the sender's fault only when there was a key to judge it by.
+            Err(error) if !error.is_tokens_fault() => self.unjudged(retry(), now, out),
+            verdict => self.verified(verdict.map_err(|_| wrong()), leeway, now, out),
+        };
+        let result = error.as_ref().map_or(outcome.result, TokenError::result);
+        let why = error.map(|error| error.to_string());
+        Judgement { user, result, why: why.or_else(|| outcome.denied.map(|denied| denied.to_string())) }
     }
 
     /// The verdict on the token of [`Action::Verify`]. `Err(Some(wait))`: the client's address has sent so many wrong
