@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Config, mask};
 use crate::legacy::dialect::Dialect;
 use crate::limits::rate::Rate;
+use crate::routes::route::Route;
 use crate::text::printable;
 
 mod auth;
@@ -45,6 +46,12 @@ pub fn describe(config: &Config) -> String {
     routes.iter().for_each(|route| route::route(&mut out, route));
     off.iter().for_each(|off| route::off(&mut out, off));
     out.0
+}
+
+/// A route's limits: the key of each, and what it says.
+#[must_use]
+pub fn limits(route: &Route) -> Vec<(&'static str, String)> {
+    limits::facts(route)
 }
 
 /// The text so far: headings, and below them facts with their labels.

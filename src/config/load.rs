@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue, Deserializer};
 use super::diagnostics::{Diagnostic, Source};
 use super::enabled::{self, OffRoute};
 use super::interpolate::{self, Missing};
+use super::places::Places;
 use super::problems::Problems;
 use super::quotes::Quotes;
 use super::scalars::At;
@@ -68,6 +69,24 @@ const MISTAKES_MAX: usize = 50;
 /// Everything that is wrong with the file, in its order: first its syntax; where that is right, its keys;
 /// where those are right, what they mean.
 pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Vec<Diagnostic>> {
+    read(source, env, None)
+}
+
+/// The same, with where each setting is.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_places(source: &Source, env: Environment<'_>) -> Result<(Loaded, Places), Vec<Diagnostic>> {
+    let mut places = Places::default();
+    let loaded = read(source, env, Some(&mut places))?;
+    Ok((loaded, places))
+}
+
+fn read(
+    source: &Source,
+    env: Environment<'_>,
+    mut places: Option<&mut Places>,
+) -> Result<Loaded, Vec<Diagnostic>> {
     let (mut tree, errors) = DeTable::parse_recoverable(&source.text);
     if !errors.is_empty() {
         let at = |e: &toml::de::Error| e.span().unwrap_or(0..0);
@@ -89,7 +108,15 @@ pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Vec<Diagnos
         problems.at(span, message);
     }
     let parts = Parts::of(tree.into_inner(), &mut problems);
-    let inputs = parts.check(&off, &mut problems);
+    if let Some(places) = &mut places {
+        places.note_file(&source.text, &parts.root);
+    }
+    let note = |start: usize, merged: &DeTable<'_>| {
+        if let Some(places) = &mut places {
+            places.note_route(&source.text, start, merged);
+        }
+    };
+    let inputs = parts.check(&off, &mut problems, note);
     let (Some((root, routes, off)), true) = (inputs, problems.is_empty()) else {
         return Err(problems.into_diagnostics());
     };
@@ -199,11 +226,12 @@ impl<'i> Parts<'i> {
     }
 
     /// Reports the mistakes in every table, and where there are none, merges each route with its group and the
-    /// defaults.
+    /// defaults; `note` is told where it begins and what it is then.
     fn check(
         self,
         off: &BTreeMap<usize, Vec<String>>,
         problems: &mut Problems<'_>,
+        mut note: impl FnMut(usize, &DeTable<'_>),
     ) -> Option<(raw::Root, Vec<RouteInput>, Vec<OffRoute>)> {
         let root = deserialize_all::<raw::Root>(self.root, &["defaults", "groups", "routes"], problems);
         deserialize_all::<raw::Shared>(self.defaults.clone(), &[], problems);
@@ -241,6 +269,7 @@ impl<'i> Parts<'i> {
                 }
             }
             merge(&mut merged, &route);
+            note(span.start, &merged);
             // Tables that are right alone are right when merged.
             if problems.is_empty()
                 && !off.contains_key(&index)

@@ -17,6 +17,7 @@ mod enabled;
 mod interpolate;
 mod load;
 mod mask;
+mod places;
 pub mod plan;
 mod problems;
 mod quotes;
@@ -26,11 +27,12 @@ mod schema;
 mod secrets;
 mod validate;
 
-pub use describe::describe;
+pub use describe::{describe, limits};
 pub use diagnostics::{Diagnostic, Source};
 pub use enabled::OffRoute;
 pub use interpolate::Missing;
-pub use load::{Environment, Loaded, load};
+pub use load::{Environment, Loaded, load, load_with_places};
+pub use places::Places;
 pub use schema::json_schema;
 
 /// Everything that the file, the environment and the flags say.

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use self::members::Joined;
 use super::metrics::{LateJoiner, Metrics};
 use super::table::{self, Channel, Table};
-use super::view::{event_data, filter_value, is_by_client};
+use super::view::{View, event_data, filter_value, is_by_client, render, view};
 use crate::clock::Now;
 use crate::exchange::{ConnId, Interest, LinkId, Member, MemberKey, Subscribe, Via};
 use crate::legacy::dialect::EventData;
@@ -368,12 +368,10 @@ impl Hub {
         for audience in channel.audiences() {
             let route = audience.route();
             let shown = event.shown(route.edition());
-            if events::drops(route, &event.name) {
+            let Some(View { data, value }) = view(route, event, by_client) else {
                 self.note_dropped(route, shown);
                 continue;
-            }
-            let data = event_data(route, event, by_client);
-            let value = filter_value(route, &data);
+            };
             let mut frames = 0;
             let mut length = 0;
             for conn in audience.receivers(value.as_deref()) {
@@ -430,7 +428,7 @@ impl Hub {
     }
 
     fn render(&self, route: &Route, event: &Event, data: &EventData<'_>) -> Bytes {
-        let text = events::render(route, &event.name, data, event.received);
+        let text = render(route, event, data);
         self.buffers.frame(encode_frame(Opcode::Text, text.as_bytes()))
     }
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::json;
 use crate::legacy::dialect::EventData;
+use crate::routes::events;
 use crate::routes::publish::{ClientEvents, relayed_name};
 use crate::routes::route::Route;
 use crate::upstream::delivery::Event;
@@ -24,6 +25,29 @@ pub fn event_data<'a>(route: &'a Route, event: &'a Event, by_client: bool) -> Ev
         sender: event.sender.as_deref(),
         by_client,
     }
+}
+
+/// What there is of an event for a route's clients.
+pub struct View<'a> {
+    pub data: EventData<'a>,
+    /// What the route's filter compares.
+    pub value: Option<Cow<'a, str>>,
+}
+
+/// What there is of the event for the route's clients; `None`: a rule drops it.
+#[must_use]
+pub fn view<'a>(route: &'a Route, event: &'a Event, by_client: bool) -> Option<View<'a>> {
+    if events::drops(route, &event.name) {
+        return None;
+    }
+    let data = event_data(route, event, by_client);
+    Some(View { value: filter_value(route, &data), data })
+}
+
+/// The text of the event's frame for the route's clients.
+#[must_use]
+pub fn render(route: &Route, event: &Event, data: &EventData<'_>) -> String {
+    events::render(route, &event.name, data, event.received)
 }
 
 /// What the route's filter compares.

@@ -84,14 +84,21 @@ impl NamePattern {
     }
 }
 
-fn rule_of<'r, 'e>(route: &'r Route, published: &'e str) -> Option<(&'r EventAction, &'e str)> {
-    route.events.iter().find_map(|rule| Some((&rule.action, rule.names.part(published)?)))
+fn rule_of<'r, 'e>(route: &'r Route, published: &'e str) -> Option<(usize, &'r EventAction, &'e str)> {
+    let mut rules = route.events.iter().enumerate();
+    rules.find_map(|(place, rule)| Some((place, &rule.action, rule.names.part(published)?)))
+}
+
+/// The place among the route's rules of the one for events of this name.
+#[must_use]
+pub fn place_of(route: &Route, published: &str) -> Option<usize> {
+    rule_of(route, published).map(|(place, ..)| place)
 }
 
 /// Whether the route's clients do not get events of this name.
 #[must_use]
 pub fn drops(route: &Route, published: &str) -> bool {
-    !route.events.is_empty() && matches!(rule_of(route, published), Some((EventAction::Drop, _)))
+    !route.events.is_empty() && matches!(rule_of(route, published), Some((_, EventAction::Drop, _)))
 }
 
 /// The event's frame for the route's clients. `published` is its name at Pusher, `data` what they would see without rules:
@@ -100,7 +107,7 @@ pub fn drops(route: &Route, published: &str) -> bool {
 pub fn render(route: &Route, published: &str, data: &EventData<'_>, at: Now) -> String {
     let frame = &route.dialect.out.event;
     let rule = if route.events.is_empty() { None } else { rule_of(route, published) };
-    let Some((EventAction::Show { name, data: template }, part)) = rule else {
+    let Some((_, EventAction::Show { name, data: template }, part)) = rule else {
         return frame.render(data, at);
     };
     // What a publisher wrote as a whole envelope is that of the old name: the new one is made of what is in it.

@@ -78,11 +78,7 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
     if route.publish.is_empty() {
         return Err(ErrorCode::UnknownType);
     }
-    let rule = route
-        .publish
-        .iter()
-        .find(|rule| has_type(rule, message.message_type))
-        .ok_or(ErrorCode::NotPublished)?;
+    let (_, rule) = rule_of(route, message.message_type).ok_or(ErrorCode::NotPublished)?;
     match &rule.action {
         PublishAction::Trigger { event, data, relay_as_sent, elsewhere, way } => {
             let event = event.fill(|var| value(var, message)).ok_or(ErrorCode::InvalidField)?;
@@ -119,6 +115,12 @@ pub fn prepare(route: &Route, message: &Message<'_>, now: Now) -> Result<Outgoin
             replies: *replies,
         }),
     }
+}
+
+/// The rule for messages of this type, and its place among the route's.
+#[must_use]
+pub fn rule_of<'r>(route: &'r Route, message_type: &str) -> Option<(usize, &'r PublishRule)> {
+    route.publish.iter().enumerate().find(|(_, rule)| has_type(rule, message_type))
 }
 
 /// The other channel that a rule names. What a client writes never makes it one of another kind.

@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::task::coop;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, WebSocket};
 
@@ -53,22 +55,12 @@ impl Reader {
             pieces: Pieces::new(PIECE_BYTES, self.message_bytes_max),
             reads_left: 0,
         };
-        Box::new(WebSocket::from_raw_socket(wire, Role::Server, Some(self.config())))
+        Box::new(WebSocket::from_raw_socket(wire, Role::Server, Some(config(self.message_bytes_max))))
     }
 
     /// Whether more of a message has come since the last call; see [`Incoming::has_progressed`].
     pub(crate) fn has_progressed(&mut self, now: Now) -> bool {
         self.socket.as_mut().is_some_and(|socket| socket.get_mut().incoming.has_progressed(now.mono))
-    }
-
-    /// tungstenite's own bounds are far too large.
-    fn config(&self) -> WebSocketConfig {
-        WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(0)
-            .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-            .max_message_size(Some(self.message_bytes_max))
-            .max_frame_size(Some(self.message_bytes_max))
     }
 
     /// The next message; after an error there is none.
@@ -135,6 +127,30 @@ impl Reader {
         self.socket = None;
         self.conn.hold(0);
     }
+}
+
+/// tungstenite's own bounds are far too large.
+fn config(message_bytes_max: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
+        .max_message_size(Some(message_bytes_max))
+        .max_frame_size(Some(message_bytes_max))
+}
+
+/// Reads `text` as a client's message, with no client there.
+///
+/// # Errors
+/// Why the client would be closed.
+pub fn try_text(text: &str, message_bytes_max: usize) -> Result<(), CloseReason> {
+    let mut frame = Frame::message(text.as_bytes().to_vec(), OpCode::Data(Data::Text), true);
+    frame.header_mut().mask = Some([0; 4]);
+    let mut bytes = Vec::with_capacity(frame.len());
+    frame.format(&mut bytes).map_err(|error| reason_of(&error))?;
+    let wire = io::Cursor::new(bytes);
+    let mut socket = WebSocket::from_raw_socket(wire, Role::Server, Some(config(message_bytes_max)));
+    socket.read().map(drop).map_err(|error| reason_of(&error))
 }
 
 /// Why reading ended.

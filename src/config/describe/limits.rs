@@ -5,6 +5,16 @@ use crate::limits::slots::{OnConflict, Scope, SlotLimit};
 use crate::routes::route::{Exclusive, Limits, Route};
 
 pub(super) fn limits(out: &mut Lines, route: &Route) {
+    let facts = facts(route);
+    let second = facts.iter().position(|(key, _)| *key == "limits.control_frames");
+    let (first, second) = facts.split_at(second.unwrap_or(facts.len()));
+    let line = |facts: &[(_, String)]| facts.iter().map(|(_, fact)| &**fact).collect::<Vec<_>>().join("; ");
+    out.fact("limits", line(first));
+    out.more(line(second));
+}
+
+/// Each limit that there is, by the key that sets it.
+pub(super) fn facts(route: &Route) -> Vec<(&'static str, String)> {
     let Limits {
         connections_per_user,
         connections_per_address,
@@ -24,35 +34,35 @@ pub(super) fn limits(out: &mut Lines, route: &Route) {
     let authenticated = route.auth.is_some();
     let mut facts = Vec::new();
     if let Some(limit) = connections_per_user.filter(|_| authenticated) {
-        facts.push(format!("{} per user", slots(limit)));
+        facts.push(("limits.connections_per_user", format!("{} per user", slots(limit))));
     }
     if let Some(max) = connections_per_address {
-        facts.push(format!("{max} per address"));
+        facts.push(("limits.connections_per_address", format!("{max} per address")));
     }
     if !facts.is_empty() {
-        facts.push(format!("counted over {}", self::scope(scope)));
+        facts.push(("group", format!("counted over {}", self::scope(scope))));
     }
     if let Some(Exclusive { key, slots }) = exclusive {
-        facts.push(format!("{} per {}", self::slots(*slots), key.source()));
+        facts.push(("limits.exclusive", format!("{} per {}", self::slots(*slots), key.source())));
     }
-    facts.push(format!("messages {}", rate(*messages)));
+    facts.push(("limits.messages", format!("messages {}", rate(*messages))));
     if let Some(messages) = messages_per_user.filter(|_| authenticated) {
-        facts.push(format!("{} per user, counted over {}", rate(Some(messages)), self::scope(scope)));
+        let scope = self::scope(scope);
+        let fact = format!("{} per user, counted over {scope}", rate(Some(messages)));
+        facts.push(("limits.messages_per_user", fact));
     }
     if authenticated {
-        facts.push(format!("auth {}", rate(*auth_attempts)));
+        facts.push(("limits.auth_attempts", format!("auth {}", rate(*auth_attempts))));
     }
-    facts.push(format!("{message_bytes_max} bytes a message"));
-    facts.push(format!("outbox {outbox_frames_max} frames or {outbox_bytes_max} bytes"));
-    out.fact("limits", facts.join("; "));
-    let mut facts = vec![
-        format!("control frames {}", rate(Some(*control_frames))),
-        format!("messages {depth_max} levels deep"),
-    ];
+    facts.push(("limits.message_bytes", format!("{message_bytes_max} bytes a message")));
+    let outbox = format!("outbox {outbox_frames_max} frames or {outbox_bytes_max} bytes");
+    facts.push(("limits.outbox_frames", outbox));
+    facts.push(("limits.control_frames", format!("control frames {}", rate(Some(*control_frames)))));
+    facts.push(("limits.depth", format!("messages {depth_max} levels deep")));
     if route.channel_is_chosen() || route.filter_is_chosen() {
-        facts.push(format!("{subscriptions_max} subscriptions"));
+        facts.push(("limits.subscriptions", format!("{subscriptions_max} subscriptions")));
     }
-    out.more(facts.join("; "));
+    facts
 }
 
 fn scope(scope: &Scope) -> String {

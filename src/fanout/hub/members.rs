@@ -9,7 +9,7 @@ use super::{Hub, Known, Ticket, Waiting, give};
 use crate::clock::Now;
 use crate::exchange::{ConnId, LinkId, Member, MemberKey, Subscribe};
 use crate::fanout::table;
-use crate::fanout::view::event_data;
+use crate::fanout::view::{event_data, render};
 use crate::routes::events;
 use crate::routes::generation::RouteState;
 use crate::text::loggable;
@@ -158,7 +158,7 @@ impl Hub {
             self.note_dropped(route, event.shown(route.edition()));
             return None;
         }
-        Some(events::render(route, &event.name, &event_data(route, event, false), event.received))
+        Some(render(route, event, &event_data(route, event, false)))
     }
 
     fn encode(&self, text: &str) -> Bytes {
