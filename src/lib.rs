@@ -25,6 +25,8 @@ pub mod endpoints;
 #[doc(hidden)]
 pub mod exchange;
 #[doc(hidden)]
+pub mod explain;
+#[doc(hidden)]
 pub mod fanout;
 #[doc(hidden)]
 pub mod http;

@@ -3,6 +3,8 @@
 mod check;
 mod connect;
 mod demo;
+mod explain;
+mod judge;
 mod line_rate;
 mod log_lines;
 mod logging;
@@ -10,19 +12,22 @@ mod sandbox;
 mod serve;
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::diagnostics::Source;
-use crate::config::{self, Config, Loaded};
+use crate::clock::Now;
+use crate::config::diagnostics::{Diagnostic, Source};
+use crate::config::{self, Config, Loaded, Places};
 
 /// Something failed while running.
 const EXIT_FAILURE: u8 = 1;
-/// The configuration is wrong or incomplete (sysexits.h, EX_CONFIG). Wrong usage exits with 2, by clap.
+/// Wrong usage, as clap has it.
+const EXIT_USAGE: u8 = 2;
+/// The configuration is wrong or incomplete (sysexits.h, EX_CONFIG).
 const EXIT_CONFIG: u8 = 78;
 /// How long standard error may take the last words.
 const PRINT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -56,6 +61,8 @@ enum Command {
     Serve(ServeArgs),
     /// Validate a routes file and print the route table it means. Credentials may be missing.
     Check(CheckArgs),
+    /// Tell what becomes of a request: its route, each check, and what is published and sent.
+    Explain(ExplainArgs),
     /// Print the JSON Schema of the routes file, for editors.
     Schema,
     /// Run the bridge with an in-process Pusher, a publisher of progress events and a fresh token.
@@ -80,6 +87,45 @@ struct CheckArgs {
     /// Print instead what a reload would do to a bridge that runs with this file.
     #[arg(long, value_name = "OLD")]
     against: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    /// What a client asks for: ws://HOST/PATH, or a path alone.
+    url: String,
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The token that it sends, by its dialect's own message.
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+    /// The page that it is of, as browsers tell.
+    #[arg(long, value_name = "ORIGIN")]
+    origin: Option<String>,
+    /// Where it comes from.
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<IpAddr>,
+    /// A message that it sends; several are sent in this order.
+    #[arg(long, value_name = "JSON")]
+    message: Vec<String>,
+    /// The name of an event that is published on its channel.
+    #[arg(long, value_name = "NAME")]
+    event: Option<String>,
+    /// The event's data (default: {}).
+    #[arg(long, value_name = "JSON", requires = "event")]
+    data: Option<String>,
+    /// When, as 2026-01-31T12:00:00Z (default: now).
+    #[arg(long, value_name = "TIME")]
+    at: Option<String>,
+    /// As text or as JSON.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Format {
+    Text,
+    Json,
 }
 
 #[derive(Debug, Args)]
@@ -163,6 +209,7 @@ pub fn main() -> ExitCode {
     let failure = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Schema => check::schema(),
         Command::Demo(args) => demo::run(&args),
         Command::Connect(args) => connect::run(&args),
@@ -188,6 +235,11 @@ impl Failure {
         Self { message: format!("error: {}\n", message.to_string()), code: EXIT_FAILURE }
     }
 
+    /// An argument that cannot be used.
+    fn usage(message: impl ToString) -> Self {
+        Self { message: format!("error: {}\n", message.to_string()), code: EXIT_USAGE }
+    }
+
     /// No failure at all, but the end of the command.
     const fn quiet() -> Self {
         Self { message: String::new(), code: 0 }
@@ -200,22 +252,43 @@ impl Failure {
 
 /// Loads a routes file; everything that is wrong with it becomes the failure's message.
 fn load(path: &Path, env: config::Environment<'_>) -> Result<Loaded, Failure> {
+    load_text(&source(path)?, env)
+}
+
+/// The same, with where each of its settings is.
+fn load_placed(path: &Path, env: config::Environment<'_>) -> Result<(Loaded, Places), Failure> {
+    let source = source(path)?;
+    config::load_with_places(&source, env).map_err(|diagnostics| wrong(&source, &diagnostics))
+}
+
+fn source(path: &Path) -> Result<Source, Failure> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::config(format!("error: cannot read {name}: {error}\n")))?;
-    load_text(&Source { name, text }, env)
+    Ok(Source { name, text })
 }
 
 fn load_text(source: &Source, env: config::Environment<'_>) -> Result<Loaded, Failure> {
-    config::load(source, env).map_err(|diagnostics| {
-        let mut message = String::new();
-        for diagnostic in &diagnostics {
-            let _ = writeln!(message, "{diagnostic}");
-        }
-        let count = diagnostics.len();
-        let _ = writeln!(message, "{count} error{} in {}", if count == 1 { "" } else { "s" }, source.name);
-        Failure::config(message)
-    })
+    config::load(source, env).map_err(|diagnostics| wrong(source, &diagnostics))
+}
+
+fn wrong(source: &Source, diagnostics: &[Diagnostic]) -> Failure {
+    let mut message = String::new();
+    for diagnostic in diagnostics {
+        let _ = writeln!(message, "{diagnostic}");
+    }
+    let count = diagnostics.len();
+    let _ = writeln!(message, "{count} error{} in {}", if count == 1 { "" } else { "s" }, source.name);
+    Failure::config(message)
+}
+
+/// This moment, or the one that is named.
+fn moment(at: Option<&str>) -> Result<Now, Failure> {
+    let now = Now::read();
+    let Some(at) = at else { return Ok(now) };
+    let at: jiff::Timestamp =
+        at.parse().map_err(|_| Failure::usage("a time is written as 2026-01-31T12:00:00Z"))?;
+    Ok(Now { unix_ms: at.as_millisecond(), ..now })
 }
 
 /// The process's environment. Values that are not UTF-8 count as missing.
@@ -259,7 +332,7 @@ fn print(text: &str) -> Result<(), Failure> {
 
 /// Runs a command to its end. What still waits on another thread then, such as a question to a name server, is
 /// left behind.
-fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(Failure::runtime)?;
     let result = runtime.block_on(command);

@@ -27,7 +27,7 @@ const SCHEMES: [&str; 4] = ["https:", "http:", "wss:", "ws:"];
 const PLACES: [&str; 2] = ["_file", "_url"];
 
 /// `url` as it may be shown: no credentials, and no values in its query but placeholders.
-pub(super) fn url(url: &str) -> String {
+pub(crate) fn url(url: &str) -> String {
     masked_with(url, &url_secrets(url), "***")
 }
 

@@ -32,6 +32,7 @@ pub use diagnostics::{Diagnostic, Source};
 pub use enabled::OffRoute;
 pub use interpolate::Missing;
 pub use load::{Environment, Loaded, load, load_with_places};
+pub(crate) use mask::url as masked_url;
 pub use places::Places;
 pub use schema::json_schema;
 

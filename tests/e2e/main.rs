@@ -19,6 +19,7 @@ mod autobahn;
 mod cli;
 mod endpoints;
 mod events;
+mod explain;
 mod frames;
 mod generations;
 mod hostile;
