@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use super::{Identity, TokenError};
-use crate::auth::settings::ClaimNames;
+use crate::auth::settings::{AuthKey, ClaimNames, Settings};
 use crate::clock::Now;
 use crate::json::{Object, scalar, string};
 
@@ -98,6 +98,18 @@ pub(super) struct Expected {
 }
 
 impl Expected {
+    /// What the key of these settings expects.
+    pub(super) fn of(key: &AuthKey, leeway: Duration) -> Self {
+        Self { leeway, issuers: key.issuers.clone(), audiences: key.audiences.clone() }
+    }
+
+    /// Reads and checks the payload of a token that the key has signed.
+    pub(super) fn accept(&self, payload: String, names: &ClaimNames, now: Now) -> Result<Claims, TokenError> {
+        let mut claims = Claims::parse(payload, names)?;
+        claims.issuer = self.check(&claims, now)?;
+        Ok(claims)
+    }
+
     /// Checks the time, the issuer and the audience of a verified token. Gives its issuer, where that is checked.
     pub(super) fn check(&self, claims: &Claims, now: Now) -> Result<Option<Arc<str>>, TokenError> {
         let object = Object::parse(&claims.json).map_err(|_| TokenError::Malformed)?;
@@ -127,6 +139,21 @@ impl Expected {
         }
         Ok(issuer)
     }
+}
+
+/// What a token with these claims, a JSON object, is worth if one of the keys has signed it.
+///
+/// # Errors
+/// What the first key says, if none may speak for it.
+pub fn accepted(auth: &Settings, payload: &str, now: Now) -> Result<Claims, TokenError> {
+    let mut refused = None;
+    for key in &auth.keys {
+        match Expected::of(key, auth.leeway).accept(payload.to_owned(), &auth.claims, now) {
+            Ok(claims) => return Ok(claims),
+            Err(why) => refused = refused.or(Some(why)),
+        }
+    }
+    Err(refused.unwrap_or(TokenError::UnknownKey))
 }
 
 /// A claim's value; one that is null is not there.

@@ -18,7 +18,7 @@ pub mod settings;
 mod token_error;
 mod verifier;
 
-pub use claims::Claims;
+pub use claims::{Claims, accepted};
 pub use identity::Identity;
 pub use judge::Judge;
 pub use jwks::{JWKS_BYTES_MAX, JWKS_TIMEOUT};

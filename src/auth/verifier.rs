@@ -90,8 +90,7 @@ impl Source {
         } else {
             Keys::Fixed(fixed_keys(key)?)
         };
-        let expected = Expected { leeway, issuers: key.issuers.clone(), audiences: key.audiences.clone() };
-        Ok(Self { algorithms, keys, expected })
+        Ok(Self { algorithms, keys, expected: Expected::of(key, leeway) })
     }
 
     /// Zero for keys in the file.
@@ -302,9 +301,7 @@ impl Verifier {
     /// The claims of a token that a key of `source` has verified, if that key may speak for them.
     fn claims(&self, token: &Token<'_>, source: &Source, now: Now) -> Result<Claims, TokenError> {
         let payload = decode(token.payload).ok_or(TokenError::Malformed)?;
-        let mut claims = Claims::parse(payload, &self.names)?;
-        claims.issuer = source.expected.check(&claims, now)?;
-        Ok(claims)
+        source.expected.accept(payload, &self.names, now)
     }
 
     fn remotes(&self) -> impl Iterator<Item = &Arc<RemoteKeys>> {

@@ -17,7 +17,8 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
             variable.name, variable.key, variable.line
         );
     }
-    for doubtful in &loaded.warnings {
+    let untested = loaded.untested.iter().filter(|_| args.strict);
+    for doubtful in loaded.warnings.iter().chain(untested) {
         let _ = write!(warnings, "{}", Warning(doubtful));
     }
     print_err(&warnings);

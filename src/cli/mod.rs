@@ -10,6 +10,7 @@ mod log_lines;
 mod logging;
 mod sandbox;
 mod serve;
+mod test;
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -63,6 +64,8 @@ enum Command {
     Check(CheckArgs),
     /// Tell what becomes of a request: its route, each check, and what is published and sent.
     Explain(ExplainArgs),
+    /// Look whether what the file's [[tests]] expect is what happens. Nothing is connected; credentials may be missing.
+    Test(TestArgs),
     /// Print the JSON Schema of the routes file, for editors.
     Schema,
     /// Run the bridge with an in-process Pusher, a publisher of progress events and a fresh token.
@@ -87,6 +90,9 @@ struct CheckArgs {
     /// Print instead what a reload would do to a bridge that runs with this file.
     #[arg(long, value_name = "OLD")]
     against: Option<PathBuf>,
+    /// Warn also of routes that no [[tests]] of the file asks.
+    #[arg(long)]
+    strict: bool,
 }
 
 #[derive(Debug, Args)]
@@ -119,6 +125,14 @@ struct ExplainArgs {
     /// As text or as JSON.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
+}
+
+#[derive(Debug, Args)]
+struct TestArgs {
+    /// Only tests with this in their name.
+    name: Option<String>,
+    #[command(flatten)]
+    config: ConfigArgs,
 }
 
 /// How an answer is printed.
@@ -210,6 +224,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Schema => check::schema(),
         Command::Demo(args) => demo::run(&args),
         Command::Connect(args) => connect::run(&args),

@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::diagnostics::{Diagnostic, Source};
 use super::enabled::{self, OffRoute};
+use super::expected::Test;
 use super::interpolate::{self, Missing};
 use super::places::Places;
 use super::problems::Problems;
@@ -36,6 +37,10 @@ pub struct Loaded {
     pub missing: Vec<Missing>,
     /// What works, and may not be what is meant: for `check`.
     pub warnings: Vec<Diagnostic>,
+    /// The file's tests.
+    pub tests: Vec<Test>,
+    /// Routes that none of these asks.
+    pub untested: Vec<Diagnostic>,
 }
 
 impl Loaded {
@@ -121,6 +126,8 @@ fn read(
         return Err(problems.into_diagnostics());
     };
     let mut config = validate::config(&mut problems, &root, &routes, off);
+    let tests = validate::tests(&mut problems, root.tests.as_ref(), &config);
+    let untested = validate::untested(&routes, &config, &tests);
     let proxies = Proxies::of(env);
     for (place, tls, host, port) in destinations(&config) {
         if let Err(Unusable { variable, why }) = proxies.of_host(tls, &host, port) {
@@ -136,11 +143,13 @@ fn read(
         return Err(problems.into_diagnostics());
     }
     let warnings = problems.warnings();
-    let missing = outcome.missing.into_iter();
+    // To serve, nothing is needed that a test needs.
+    let missing = outcome.missing.into_iter().filter(|(_, key, _)| !key.starts_with("tests["));
     let mut missing: Vec<Missing> =
         missing.map(|(name, key, span)| Missing { name, key, line: problems.line(&span) }).collect();
     missing.sort_by_key(|m| m.line);
-    Ok(Loaded { config, missing, warnings })
+    let untested = problems.shown(&untested);
+    Ok(Loaded { config, missing, warnings, tests, untested })
 }
 
 /// Where requests go: what for, whether over TLS, host and port.

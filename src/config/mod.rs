@@ -14,6 +14,7 @@ use crate::upstream::settings::Settings as Upstream;
 mod describe;
 pub mod diagnostics;
 mod enabled;
+pub mod expected;
 mod interpolate;
 mod load;
 mod mask;

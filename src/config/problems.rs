@@ -33,7 +33,7 @@ pub(super) struct Problems<'s> {
 }
 
 /// A place, what is to be said of it, and what to do about it.
-type Finding = (Range<usize>, String, Option<String>);
+pub(super) type Finding = (Range<usize>, String, Option<String>);
 
 impl<'s> Problems<'s> {
     pub(super) fn new(
@@ -148,7 +148,8 @@ impl<'s> Problems<'s> {
         self.shown(&self.doubtful)
     }
 
-    fn shown(&self, findings: &[Finding]) -> Vec<Diagnostic> {
+    /// These, in the file's order.
+    pub(super) fn shown(&self, findings: &[Finding]) -> Vec<Diagnostic> {
         let mut findings: Vec<&Finding> = findings.iter().collect();
         findings.sort_by_key(|(span, ..)| span.start);
         let text = secrets::mask(&self.source.text, &self.secrets);

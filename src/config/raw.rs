@@ -8,9 +8,11 @@ use serde::Deserialize;
 
 mod endpoints;
 mod route;
+mod tests;
 
 pub(super) use endpoints::{EndpointLimits, Endpoints, Notify};
 pub(super) use route::{Deprecation, Events, Filter, Heartbeat, Limits, Publish, Route, Shared};
+pub(super) use tests::{Test, TestPublish};
 
 use super::scalars::{At, Either, Flag, Number, Unlimited, choice};
 use super::schema as s;
@@ -96,6 +98,7 @@ pub(super) struct Root {
     pub(super) auth: Option<At<Auth>>,
     pub(super) dialects: Option<BTreeMap<At<String>, At<Dialect>>>,
     pub(super) endpoints: Option<Endpoints>,
+    pub(super) tests: Option<Vec<At<Test>>>,
 }
 
 /// routes.toml of pusher-bridge: which old WebSocket endpoint is carried to which Pusher channel, and how.
@@ -124,6 +127,8 @@ pub(super) struct File {
     /// The old endpoints.
     #[schemars(extend("minItems" = 1))]
     routes: Option<Vec<Route>>,
+    /// What must become of requests, messages and events: `pusher-bridge test` looks whether it does.
+    tests: Option<Vec<Test>>,
 }
 
 /// Listening, and the limits of it.

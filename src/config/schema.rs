@@ -47,6 +47,8 @@ pub(super) const HEALTH_PATH: &str = r"^(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+$|\$\{"
 /// The same, or nothing.
 pub(super) const ENDPOINT_PATH: &str = r"^((/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?)?$|\$\{";
 
+pub(super) const TEST_URL: &str = r"^((ws|http)s?://[!-~]+|/[!-~]*)$|\$\{";
+
 /// The sources of a key, of which each key has one.
 pub(super) const KEY_SOURCES: &[&str] =
     &["secret", "secret_file", "pem", "pem_file", "jwks", "jwks_file", "jwks_url"];
@@ -243,6 +245,16 @@ pub(super) fn event_forms() -> Value {
     json!([{ "allOf": [shown], "not": dropped }, { "allOf": [may_be], "not": shown }])
 }
 
+/// A test looks at a message or at an event, and expects one thing of it.
+pub(super) fn test_forms() -> Value {
+    let event = json!({ "not": { "required": ["event"] } });
+    let given = |keys: &[&str]| json!({ "anyOf": one_of(keys) });
+    json!([
+        { "anyOf": [event, { "not": { "anyOf": one_of(&["message", "publish"]) } }] },
+        given(&["frame", "publish", "refusal", "nothing", "route", "channel"]),
+    ])
+}
+
 /// `["*"]`, or types that are named.
 pub(super) fn publish_types() -> Value {
     json!([
@@ -322,6 +334,11 @@ map_schema!(
             "items": { "type": "string", "pattern": r"^([A-Za-z0-9_=@,.;-]{1,164}|[A-Za-z0-9_=@,.;-]{0,164}\*)$|\$\{" },
         },
     })
+);
+map_schema!(
+    /// Claims of a token, whatever they are.
+    Claims,
+    json_schema!({ "type": "object" })
 );
 map_schema!(
     /// Values that placeholders must not have.

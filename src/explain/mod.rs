@@ -3,6 +3,8 @@
 
 pub mod answer;
 mod checks;
+mod compare;
+pub mod expect;
 pub mod question;
 mod talk;
 pub mod text;

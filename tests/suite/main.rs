@@ -13,6 +13,7 @@
     unreachable_pub
 )]
 
+mod asking;
 mod check;
 mod config;
 mod deploy;

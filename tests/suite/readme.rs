@@ -1,6 +1,6 @@
 //! README.md, held to what the program is: its TOML loads, its commands and flags exist, its tables name every
 //! limit with the real default, every metric, error code, close and refusal reason, and every dependency. So is
-//! the TOML of docs/channels.md; docs/security.md: its limits, constants, metrics, files and tests exist; CONTRIBUTING.md: its files and commands; and ARCHITECTURE.md:
+//! the TOML of docs/channels.md; the commands of docs/asking.md; docs/security.md: its limits, constants, metrics, files and tests exist; CONTRIBUTING.md: its files and commands; and ARCHITECTURE.md:
 //! its files, and the rooms of its map.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +19,7 @@ const README: &str = include_str!("../../README.md");
 const SECURITY: &str = include_str!("../../docs/security.md");
 const PERFORMANCE: &str = include_str!("../../docs/performance.md");
 const CHANNELS: &str = include_str!("../../docs/channels.md");
+const ASKING: &str = include_str!("../../docs/asking.md");
 const CONTRIBUTING: &str = include_str!("../../CONTRIBUTING.md");
 const ARCHITECTURE: &str = include_str!("../../ARCHITECTURE.md");
 const SHIPPED: &str = include_str!("../../routes.toml");
@@ -114,7 +115,8 @@ fn help(arguments: &[&str]) -> String {
 
 #[test]
 fn every_command_and_flag_exists() {
-    let lines: Vec<&str> = README.lines().filter_map(|line| line.strip_prefix("    ")).collect();
+    let documents = [README, ASKING].into_iter().flat_map(str::lines);
+    let lines: Vec<&str> = documents.filter_map(|line| line.strip_prefix("    ")).collect();
     let mut seen = BTreeSet::new();
     for line in lines {
         let arguments = if let Some(rest) = line.strip_prefix("pusher-bridge ") {
@@ -132,7 +134,10 @@ fn every_command_and_flag_exists() {
         }
         seen.insert(words[0]);
     }
-    assert!(["check", "connect", "demo", "serve"].iter().all(|command| seen.contains(command)), "{seen:?}");
+    assert!(
+        ["check", "connect", "demo", "explain", "serve", "test"].iter().all(|command| seen.contains(command)),
+        "{seen:?}"
+    );
     for command in first_column("command") {
         help(&[command]);
     }

@@ -31,6 +31,7 @@ const PURE: &[&str] = &[
     "src/exchange.rs",
     "src/explain/answer.rs",
     "src/explain/checks.rs",
+    "src/explain/compare.rs",
     "src/explain/question.rs",
     "src/explain/talk.rs",
     "src/explain/text.rs",

@@ -30,7 +30,7 @@ pub(super) fn deprecation(problems: &mut Problems<'_>, raw: Option<&raw::Depreca
     (policy != Policy::default()).then_some(policy)
 }
 
-fn date(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<i64> {
+pub(super) fn date(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<i64> {
     let raw = raw?;
     match raw.get().parse::<jiff::Timestamp>() {
         Ok(date) if date.as_second() < 0 => {

@@ -19,8 +19,11 @@ mod reserve;
 mod route;
 mod server;
 mod sharing;
+mod tests;
 mod upstream;
 mod values;
+
+pub(super) use self::tests::{tests, untested};
 
 use std::collections::BTreeMap;
 use std::ops::Range;
