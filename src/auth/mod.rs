@@ -23,10 +23,10 @@ pub use identity::Identity;
 pub use judge::Judge;
 pub use jwks::{JWKS_BYTES_MAX, JWKS_TIMEOUT};
 pub use keys::{AuthConfigError, JWKS_KEYS_MAX};
-pub use mint::mint_hs256;
+pub use mint::{completed_claims, mint_hs256};
 pub use permits::{Denied, contained, has_permission, has_permissions, owns};
 pub use token_error::{TokenError, TokenResult};
-pub use verifier::{Verifier, Verify, check_key};
+pub use verifier::{Verifier, Verify, check_key, unverified};
 
 /// The token in what a client sent: without surrounding spaces and without a leading `Bearer ` in any case.
 #[must_use]

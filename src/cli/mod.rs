@@ -11,6 +11,7 @@ mod logging;
 mod sandbox;
 mod serve;
 mod test;
+mod token;
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -66,6 +67,9 @@ enum Command {
     Explain(ExplainArgs),
     /// Look whether what the file's [[tests]] expect is what happens. Nothing is connected; credentials may be missing.
     Test(TestArgs),
+    /// Make a token for development, or judge or look into any.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Print the JSON Schema of the routes file, for editors.
     Schema,
     /// Run the bridge with an in-process Pusher, a publisher of progress events and a fresh token.
@@ -131,6 +135,51 @@ struct ExplainArgs {
 struct TestArgs {
     /// Only tests with this in their name.
     name: Option<String>,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Make a token by an HS256 secret of the file, for development. Without such a secret none is made.
+    Mint(MintArgs),
+    /// Say what serving would say of a token, and why. Keys at a URL are fetched.
+    Verify(VerifyArgs),
+    /// Show what a token says. Nothing of it is verified.
+    Inspect {
+        /// The token; - is standard input.
+        token: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct MintArgs {
+    /// The user's id.
+    #[arg(long, value_name = "ID")]
+    user: Option<String>,
+    /// The user's role.
+    #[arg(long)]
+    role: Option<String>,
+    /// A permission; may be given several times.
+    #[arg(long)]
+    permission: Vec<String>,
+    /// Further claims, a JSON object. exp, iss and aud are added where they are left out.
+    #[arg(long, value_name = "JSON")]
+    claims: Option<String>,
+    /// How long it is good: 30s, 5m, 1h or 7d.
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    expires: String,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
+struct VerifyArgs {
+    /// The token; - is standard input.
+    token: String,
+    /// When, as 2026-01-31T12:00:00Z (default: now).
+    #[arg(long, value_name = "TIME")]
+    at: Option<String>,
     #[command(flatten)]
     config: ConfigArgs,
 }
@@ -225,6 +274,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Token(command) => token::run(&command),
         Command::Schema => check::schema(),
         Command::Demo(args) => demo::run(&args),
         Command::Connect(args) => connect::run(&args),

@@ -35,6 +35,7 @@ pub use interpolate::Missing;
 pub use load::{Environment, Loaded, load, load_with_places};
 pub(crate) use mask::url as masked_url;
 pub use places::Places;
+pub(crate) use problems::duration;
 pub use schema::json_schema;
 
 /// Everything that the file, the environment and the flags say.

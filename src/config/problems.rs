@@ -321,7 +321,7 @@ fn read(path: &std::path::Path) -> std::io::Result<String> {
 }
 
 /// A whole number and a unit.
-fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits)?;
     let number: u64 = number.parse().ok()?;

@@ -42,5 +42,6 @@ mod self_hosted;
 mod shutdown;
 mod sockudo;
 mod standby;
+mod tokens;
 mod upgrade;
 mod upstream;

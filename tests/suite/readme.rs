@@ -128,7 +128,9 @@ fn every_command_and_flag_exists() {
         };
         let words: Vec<&str> =
             arguments.split('#').next().unwrap().split_whitespace().take_while(|word| *word != ">").collect();
-        let help = help(&words[..1]);
+        // Its commands have flags of their own.
+        let depth = if words[0] == "token" { 2 } else { 1 };
+        let help = help(&words[..depth]);
         for flag in words.iter().filter(|word| word.starts_with("--")) {
             assert!(help.contains(&format!("{flag} ")), "`{line}`: there is no {flag}");
         }
