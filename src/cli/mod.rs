@@ -4,10 +4,12 @@ mod check;
 mod connect;
 mod demo;
 mod explain;
+mod healthcheck;
 mod judge;
 mod line_rate;
 mod log_lines;
 mod logging;
+mod manual;
 mod sandbox;
 mod serve;
 mod test;
@@ -70,8 +72,22 @@ enum Command {
     /// Make a token for development, or judge or look into any.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Ask the admin address whether a bridge is ready; exit code 1 where it is not. For images without a shell.
+    Healthcheck(HealthArgs),
     /// Print the JSON Schema of the routes file, for editors.
     Schema,
+    /// Print what completes this command line in a shell.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man {
+        /// Write a page for the program and each of its commands into this folder instead.
+        #[arg(long, value_name = "FOLDER")]
+        folder: Option<PathBuf>,
+    },
     /// Run the bridge with an in-process Pusher, a publisher of progress events and a fresh token.
     Demo(DemoArgs),
     /// Be an old client: print frames, send the lines typed, answer pings.
@@ -184,6 +200,21 @@ struct VerifyArgs {
     config: ConfigArgs,
 }
 
+#[derive(Debug, Args)]
+struct HealthArgs {
+    /// Where probes are served, instead of the file's `server.admin`.
+    #[arg(long, value_name = "ADDR", env = "PUSHER_BRIDGE_ADMIN")]
+    admin: Option<SocketAddr>,
+    /// Ask whether it is alive (/healthz) instead of ready (/readyz).
+    #[arg(long)]
+    live: bool,
+    /// Seconds that the answer may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=60))]
+    timeout: u16,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
 /// How an answer is printed.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Format {
@@ -275,7 +306,10 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Token(command) => token::run(&command),
+        Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Schema => check::schema(),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { folder } => manual::man(folder.as_deref()),
         Command::Demo(args) => demo::run(&args),
         Command::Connect(args) => connect::run(&args),
         Command::Sandbox(args) => sandbox::run(args),

@@ -22,6 +22,7 @@ mod events;
 mod explain;
 mod frames;
 mod generations;
+mod health;
 mod hostile;
 mod isolation;
 mod keep_alive;

@@ -269,6 +269,8 @@ fn the_image_is_pinned_shell_free_and_not_root() {
     assert_eq!(values(last, "EXPOSE"), ["8009 9009"]);
     assert_eq!(values(last, "ENTRYPOINT"), [r#"["/pusher-bridge"]"#]);
     assert_eq!(values(last, "CMD"), [r#"["serve", "--config", "/etc/pusher-bridge/routes.toml"]"#]);
+    let health = values(last, "HEALTHCHECK");
+    assert!(health[0].ends_with(r#" CMD ["/pusher-bridge", "healthcheck", "--live"]"#), "{health:?}");
     assert!(values(last, "COPY").iter().all(|copy| copy.starts_with("--from=builder ")));
     let version = format!(r#"image.version="{}""#, env!("CARGO_PKG_VERSION"));
     assert!(values(last, "LABEL")[0].contains(&version));
@@ -314,6 +316,11 @@ fn the_command_line_of_the_manifests_exists() {
     let help = output(Command::new(env!("CARGO_BIN_EXE_pusher-bridge")).args(["serve", "--help"]), "");
     for flag in ["--config", "--listen", "--admin", "PUSHER_BRIDGE_LISTEN", "PUSHER_BRIDGE_ADMIN"] {
         assert!(help.contains(flag), "`serve --help` knows no {flag}:\n{help}");
+    }
+    let health =
+        output(Command::new(env!("CARGO_BIN_EXE_pusher-bridge")).args(["healthcheck", "--help"]), "");
+    for flag in ["--live", "PUSHER_BRIDGE_ADMIN"] {
+        assert!(health.contains(flag), "`healthcheck --help` knows no {flag}:\n{health}");
     }
 }
 
