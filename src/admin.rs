@@ -1,4 +1,4 @@
-//! The admin address: probes, metrics, and the order to drain. It has a thread and a runtime of its own, so
+//! The admin address: probes, metrics, and the orders to drain and to reload. It has a thread and a runtime of its own, so
 //! that it answers when the data path is busy. It is not for the public.
 
 use std::convert::Infallible;
@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -21,8 +23,11 @@ use crate::upstream::credentials::Findings;
 use crate::upstream::undelivered::Undelivered;
 
 mod guard;
+pub mod reload;
 pub mod settings;
 
+use self::guard::Purpose;
+use self::reload::Desk;
 use self::settings::Settings;
 
 /// Connections at once.
@@ -68,16 +73,23 @@ pub struct Status {
     pulses: Vec<AtomicU64>,
     /// The order to drain, with the window to spread closes over.
     pub drain: watch::Sender<Option<Duration>>,
-    close_window: Duration,
+    told: ArcSwap<Told>,
+    /// Where reloads are asked for.
+    pub reloads: Desk,
     /// Whose keys new clients need.
     generations: Arc<Generations>,
-    /// Names of the admin address, beside addresses and loopback's.
-    hosts: Vec<String>,
     undelivered: Arc<Undelivered>,
     credentials: Arc<Findings>,
     /// Since when no link has been connected, though all were once.
     all_lost_since: Mutex<Option<Instant>>,
     metrics: Metrics,
+}
+
+/// What the file says that is needed here.
+struct Told {
+    close_window: Duration,
+    /// Names of the admin address, beside addresses and loopback's.
+    hosts: Vec<String>,
 }
 
 /// What the probes look at.
@@ -109,14 +121,19 @@ impl Status {
             since: Now::read().mono,
             pulses: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             drain: watch::Sender::new(None),
-            close_window,
+            told: ArcSwap::from_pointee(Told { close_window, hosts: settings.hosts.clone() }),
+            reloads: Desk::new(Now::read()),
             generations,
-            hosts: settings.hosts.clone(),
             undelivered,
             credentials,
             all_lost_since: Mutex::new(None),
             metrics,
         })
+    }
+
+    /// From now on this is what the file says.
+    pub fn follow(&self, settings: &Settings, close_window: Duration) {
+        self.told.store(Arc::new(Told { close_window, hosts: settings.hosts.clone() }));
     }
 
     /// A worker shows that it moves.
@@ -128,7 +145,12 @@ impl Status {
 
     /// Starts draining, once.
     pub fn start_draining(&self) {
-        self.drain.send_if_modified(|drain| drain.replace(self.close_window).is_none());
+        let window = self.told.load().close_window;
+        self.drain.send_if_modified(|drain| {
+            let starts = drain.is_none();
+            drain.get_or_insert(window);
+            starts
+        });
         self.show_readiness();
     }
 
@@ -195,9 +217,26 @@ impl Status {
         self.readiness_at(Now::read())
     }
 
-    fn readiness_at(&self, now: Now) -> (bool, String) {
+    fn why_not(&self, now: Now) -> Option<&'static str> {
         let all_lost = self.all_lost(now).then_some("no connection to Pusher");
-        let unready = self.unready(now).or(all_lost);
+        self.unready(now).or(all_lost)
+    }
+
+    /// The same for programs.
+    fn readiness_json(&self) -> (bool, String) {
+        let why_not = self.why_not(Now::read());
+        let connected = self.links.iter().filter(|link| *link.borrow()).count();
+        let told = json!({
+            "ready": why_not.is_none(),
+            "why_not": why_not,
+            "links": { "connected": connected, "of": self.links.len() },
+            "configuration": self.reloads.json(),
+        });
+        (why_not.is_none(), format!("{told:#}\n"))
+    }
+
+    fn readiness_at(&self, now: Now) -> (bool, String) {
+        let unready = self.why_not(now);
         let lost = self.links.iter().enumerate().filter(|(_, link)| !*link.borrow());
         let lost: Vec<String> = lost.map(|(at, _)| at.to_string()).collect();
         let connected = self.links.len() - lost.len();
@@ -214,6 +253,7 @@ impl Status {
             let (at_hand, all) = keys.keys_at_hand(now);
             about.push_str(&format!("keys at hand: {at_hand} of {all}\n"));
         }
+        about.push_str(&self.reloads.lines());
         (unready.is_none(), format!("{}\n{about}", unready.unwrap_or("ready")))
     }
 
@@ -275,8 +315,8 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
 async fn serve(stream: tokio::net::TcpStream, peer: SocketAddr, status: Arc<Status>) {
     let limits = Limits { head_timeout: HEADER_TIMEOUT, ..Limits::default() };
     let progress = Progress::new(tokio::time::Instant::now() + HEADER_TIMEOUT, &limits);
-    let service = |request: Request<Incoming>| {
-        std::future::ready(Ok::<_, Infallible>(answer(&request, &status).map(server::full)))
+    let service = async |request: Request<Incoming>| {
+        Ok::<_, Infallible>(answer(&request, &status).await.map(server::full))
     };
     let connection = server::serve(stream, &progress, &limits, service, server::explain);
     if let Ok(End::Unreadable(..) | End::Broken(_)) =
@@ -286,14 +326,16 @@ async fn serve(stream: tokio::net::TcpStream, peer: SocketAddr, status: Arc<Stat
     }
 }
 
-fn answer(request: &Request<Incoming>, status: &Status) -> Response<String> {
+async fn answer(request: &Request<Incoming>, status: &Status) -> Response<String> {
     let path = request.uri().path();
-    let drains = path == "/drain";
     // Who asks for the head alone wants to look, not to drain.
-    let also = if drains { Method::POST } else { Method::HEAD };
-    let allowed = request.method() == Method::GET || *request.method() == also;
-    if !allowed {
-        let allow = HeaderValue::from_static(if drains { "GET, POST" } else { "GET, HEAD" });
+    let (methods, allow) = match path {
+        "/drain" => (&[Method::GET, Method::POST][..], "GET, POST"),
+        "/reload" => (&[Method::POST][..], "POST"),
+        _ => (&[Method::GET, Method::HEAD][..], "GET, HEAD"),
+    };
+    if !methods.contains(request.method()) {
+        let allow = HeaderValue::from_static(allow);
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n".to_owned());
         response.headers_mut().insert(ALLOW, allow);
         return response;
@@ -303,6 +345,7 @@ fn answer(request: &Request<Incoming>, status: &Status) -> Response<String> {
     };
     match path {
         "/healthz" => probe(status.liveness()),
+        "/readyz" if asks_for_json(request) => as_json(probe(status.readiness_json())),
         "/readyz" => probe(status.readiness()),
         "/metrics" => {
             status.show_readiness();
@@ -312,28 +355,52 @@ fn answer(request: &Request<Incoming>, status: &Status) -> Response<String> {
             response
         }
         // Names of channels may be nobody else's business.
-        "/debug/undelivered" => match guard::check(request.uri(), request.headers(), &status.hosts) {
-            Ok(()) => {
-                let mut response = text(StatusCode::OK, status.undelivered.json());
-                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                response
+        "/debug/undelivered" => {
+            match guard::check(request.uri(), request.headers(), &status.told.load().hosts) {
+                Ok(()) => as_json(text(StatusCode::OK, status.undelivered.json())),
+                Err(denied) => text(StatusCode::FORBIDDEN, denied.text()),
             }
-            Err(denied) => text(StatusCode::FORBIDDEN, denied.text().to_owned()),
-        },
+        }
         // A Kubernetes preStop hook can only GET.
-        "/drain" => match guard::check_drain(request.uri(), request.headers(), &status.hosts) {
+        "/drain" => match permitted(request, status, Purpose::Drain) {
             Ok(()) => {
                 tracing::info!("asked to drain");
                 status.start_draining();
                 text(StatusCode::ACCEPTED, "draining\n".to_owned())
             }
-            Err(denied) => text(StatusCode::FORBIDDEN, denied.text().to_owned()),
+            Err(denied) => text(StatusCode::FORBIDDEN, denied.text()),
+        },
+        "/reload" => match permitted(request, status, Purpose::Reload) {
+            Ok(()) => {
+                let told = status.reloads.ask(has_parameter(request, "dry_run", "true")).await;
+                as_json(text(told.status, format!("{:#}\n", told.body)))
+            }
+            Err(denied) => text(StatusCode::FORBIDDEN, denied.text()),
         },
         _ => text(
             StatusCode::NOT_FOUND,
-            "here are /healthz, /readyz, /metrics, /debug/undelivered and /drain\n".to_owned(),
+            "here are /healthz, /readyz, /metrics, /debug/undelivered, /drain and /reload\n".to_owned(),
         ),
     }
+}
+
+fn permitted(request: &Request<Incoming>, status: &Status, purpose: Purpose) -> Result<(), guard::Denied> {
+    guard::check_purpose(request.uri(), request.headers(), &status.told.load().hosts, purpose)
+}
+
+fn has_parameter(request: &Request<Incoming>, name: &str, value: &str) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    query.split('&').any(|pair| pair.split_once('=') == Some((name, value)))
+}
+
+fn asks_for_json(request: &Request<Incoming>) -> bool {
+    let mut accepted = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    has_parameter(request, "format", "json") || accepted.any(|value| value.contains("application/json"))
+}
+
+fn as_json(mut response: Response<String>) -> Response<String> {
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<String> {

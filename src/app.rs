@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::admin::{self, Status, Watched};
 use crate::clock::Now;
 use crate::config::Config;
+use crate::config::plan::Plan;
 use crate::fanout::hub::{Hub, INBOX_MAX};
 use crate::limits::budget::Budget;
 use crate::limits::slots::Slots;
@@ -24,7 +26,7 @@ use crate::server::accept::{Accepting, Listener, Turn};
 use crate::server::admission::Admission;
 use crate::server::forwarded::UntrustedForwarders;
 use crate::server::worker::{Door, Worker};
-use crate::session::context::{Context, Settings, Shared};
+use crate::session::context::{Context, Shared};
 use crate::upstream::api::Api;
 use crate::upstream::credentials::Credentials;
 use crate::upstream::link;
@@ -38,10 +40,12 @@ use crate::{http, tls};
 
 mod endpoints;
 pub mod metrics;
+pub mod reload;
 mod succession;
 mod tasks;
 
 use self::metrics::Metrics;
+use self::reload::{Read, Reloader, Reloads};
 use self::succession::Succession;
 use self::tasks::Tasks;
 
@@ -80,14 +84,13 @@ pub struct Running {
     pub status: Arc<Status>,
     /// The counters.
     pub metrics: Arc<Metrics>,
-    config: Arc<Config>,
+    in_force: Arc<ArcSwap<Config>>,
     stop_accepting: watch::Sender<bool>,
     stop_admin: watch::Sender<bool>,
     /// Ends when nobody listens any more.
     listening: oneshot::Receiver<()>,
     workers: Vec<oneshot::Receiver<()>>,
-    succession: Succession,
-    publishing: Tasks,
+    reloads: Reloads,
     /// Messages accepted and not yet settled.
     unsettled: Arc<AtomicUsize>,
     links: Tasks,
@@ -101,6 +104,22 @@ pub struct Running {
 /// # Errors
 /// An address cannot be bound, a key or certificate cannot be used, or a thread cannot be made.
 pub async fn start(config: Config) -> Result<Running, StartError> {
+    start_from(config, None).await
+}
+
+/// Where a configuration is from.
+pub struct File {
+    /// What the file said.
+    pub text: String,
+    /// Reads it again.
+    pub read: Read,
+}
+
+/// The same of a file's configuration, which can be reloaded.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_from(config: Config, file: Option<File>) -> Result<Running, StartError> {
     let config = Arc::new(config);
     let listener = Listener::bind(config.server.listen)
         .map_err(failed(format!("cannot listen on {}", config.server.listen)))?;
@@ -163,9 +182,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let publish = config.upstream.publish.clone();
     let (counted, lanes) = (metrics.publishing.clone(), &mut publishing.running);
     let occupancy = endpoints::occupancy(&config);
-    let endpoints = endpoints::endpoints(&config, api.clone(), occupancy.clone(), &metrics);
-    let publisher =
-        Publisher::start(api, publish, links.clone(), counted, lanes).with_occupancy(occupancy.clone());
+    let endpoints = endpoints::endpoints(None, &config, api.clone(), occupancy.clone(), &metrics);
+    let publisher = Publisher::start(api.clone(), publish, links.clone(), counted, lanes)
+        .with_occupancy(occupancy.clone());
     let unsettled = publisher.unsettled();
     let watched = Watched {
         links: connected,
@@ -176,10 +195,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let status =
         Status::new(watched, worker_count, &config.admin, config.server.close_window, metrics.admin.clone());
     let shared = Arc::new(Shared {
-        settings: Settings {
-            subscribe_wait: config.upstream.times.subscribe_timeout,
-            close_window: config.server.close_window,
-        },
+        settings: ArcSwap::from_pointee(reload::sessions(&config)),
+        ipv6_prefix: config.server.ipv6_prefix,
+        address_slots: Slots::new(),
         metrics: metrics.session.clone(),
         generations: generations.clone(),
         publisher,
@@ -196,25 +214,24 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         metrics: metrics.clone(),
         http: client,
         ipv6_prefix: config.server.ipv6_prefix,
-        own_paths: config.own_paths().map(|(path, what)| (path.to_owned(), what)).collect(),
         sessions: Arc::downgrade(&shared),
     };
     succession.replace(&config, &mut publishing)?;
+    let server = Arc::new(ArcSwap::from_pointee(config.server.clone()));
     let door = Arc::new(Door {
-        settings: config.server.clone(),
+        settings: server.clone(),
         generations: generations.clone(),
-        endpoints: endpoints.clone(),
-        address_slots: Slots::new(),
+        endpoints: endpoints.into(),
         refused_slots: Slots::new(),
         untrusted_forwarders: UntrustedForwarders::default(),
         status: status.clone(),
         metrics: metrics.server.clone(),
     });
 
-    let admission = Admission::new(&config.server, metrics.server.clone());
+    let admission = Admission::new(server, metrics.server.clone());
     let (accepting, turns) = Accepting::new(admission, worker_count);
     let (stop_accepting, stop) = watch::channel(false);
-    let mut workers = Vec::new();
+    let (mut workers, mut contexts, mut told) = (Vec::new(), Vec::new(), Vec::new());
     for (index, (inbox, turns)) in hub_inboxes.into_iter().zip(turns).enumerate() {
         let hub = Hub::new(
             index,
@@ -226,18 +243,22 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
             shared.buffers.clone(),
         );
         let hub = Arc::new(hub.with_occupancy(occupancy.clone()));
-        let worker = Worker::new(door.clone(), Context::new(shared.clone(), hub));
+        let context = Context::new(shared.clone(), hub);
+        contexts.push(Arc::downgrade(&context));
+        let (tell, reloaded) = mpsc::channel(1);
+        told.push(tell);
+        let worker = Worker::new(door.clone(), context);
         let (status, drain) = (status.clone(), status.drain.subscribe());
         let (accepting, turns) = (accepting.clone(), (turns, stop.clone()));
         workers.push(thread(&format!("worker-{index}"), &metrics, async move {
             let pulse = tokio::spawn(beat(status, index));
-            worker.run(index, &accepting, turns, inbox, drain).await;
+            worker.run(index, &accepting, turns, inbox, drain, reloaded).await;
             pulse.abort();
         })?);
     }
     let (stop_admin, admin_stopped) = watch::channel(false);
     let (watched, weak) = (status.clone(), Arc::downgrade(&shared));
-    let beside = endpoints.as_ref().map(Arc::downgrade);
+    let beside = door.clone();
     let buffered_bytes = metrics.websocket.buffered_bytes.clone();
     let std_listener = admin_listener.into_std().map_err(failed("listening (admin)"))?;
     let admin = thread("admin", &metrics, async move {
@@ -247,7 +268,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
                 tokio::spawn(async move { watching.watch_links().await });
                 let upkeep = move |now: Now| {
                     upkeep(&weak, &buffered_bytes, now);
-                    if let Some(endpoints) = beside.as_ref().and_then(Weak::upgrade) {
+                    if let Some(endpoints) = &*beside.endpoints.load() {
                         endpoints.upkeep(now.mono);
                     }
                 };
@@ -257,6 +278,21 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         }
     })?;
 
+    let in_force = Arc::new(ArcSwap::new(config));
+    let (read, text) = file.map_or((None, None), |File { text, read }| (Some(read), Some(text)));
+    let reloader = Reloader {
+        read,
+        in_force: in_force.clone(),
+        succession,
+        publishing,
+        door,
+        contexts,
+        workers: told,
+        metrics: metrics.clone(),
+        api,
+        occupancy,
+    };
+    let reloads = reloader.start(text.as_deref());
     // Not before everything else is there.
     let (turn, listening) = Turn::first(listener).map_err(failed("listening"))?;
     let _ = accepting.pass(turn, 0);
@@ -265,13 +301,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         admin_address,
         status,
         metrics,
-        config,
+        in_force,
         stop_accepting,
         stop_admin,
         listening,
         workers,
-        succession,
-        publishing,
+        reloads,
         unsettled,
         links: link_tasks,
         _asking: asking,
@@ -331,22 +366,34 @@ pub enum Shutdown {
 }
 
 impl Running {
-    /// From now on new clients meet the routes and `[auth]` of `config`; of the rest of it nothing changes. Who is
-    /// there keeps the route it has: where that is the same in `config`, nothing has happened.
+    /// By which reloads are asked for.
+    #[must_use]
+    pub fn reloads(&self) -> Reloads {
+        self.reloads.clone()
+    }
+
+    /// Puts `config` in force, for who comes and for who is there; gives what has changed.
     ///
     /// # Errors
-    /// A key cannot be used, a route has the `health_path` of the start, or there have been too many routes; then
+    /// Something cannot be changed at run time, a key cannot be used, or there have been too many routes; then
     /// everything is as it was.
     #[doc(hidden)]
-    pub fn replace(&mut self, config: &Config) -> Result<(), StartError> {
-        self.succession.replace(config, &mut self.publishing)
+    pub async fn replace(&self, config: Config) -> Result<Plan, StartError> {
+        self.reloads.replace(config).await
+    }
+
+    /// The configuration in force.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.in_force.load_full()
     }
 
     /// Unready, no new clients, closes spread over the window, accepted messages published, links closed; all
     /// within the grace period.
     pub async fn shutdown(mut self) -> Shutdown {
         let started = Instant::now();
-        let grace = self.config.server.grace;
+        let grace = self.in_force.load().server.grace;
         let end = started + grace;
         self.status.start_draining();
         self.stop_accepting.send_replace(true);
@@ -357,7 +404,10 @@ impl Running {
             clean &= timeout_at(sessions_end, worker).await.is_ok();
         }
         // With the last worker the publisher's entrance is gone: its lanes finish, then the links.
-        clean &= self.publishing.all_done(end).await;
+        clean &= match timeout_at(end, self.reloads.stop()).await {
+            Ok(Some(mut publishing)) => publishing.all_done(end).await,
+            Ok(None) | Err(_) => false,
+        };
         clean &= self.links.all_done(end).await;
         let messages = self.unsettled.load(Ordering::Relaxed);
         if messages > 0 {

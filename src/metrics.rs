@@ -1,7 +1,7 @@
 //! Where each room declares what it counts, and what `/metrics` is rendered from. A declaration has all there is to
 //! say of a metric: its name, its help, and by its type its kind and its labels.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use metrics::{KeyName, Recorder};
@@ -61,6 +61,7 @@ struct Inner {
     declared: Mutex<Vec<Declared>>,
     /// What sets the metrics that nobody counts as they happen.
     collectors: Mutex<Vec<Box<dyn Fn() + Send + Sync>>>,
+    infos: Mutex<Vec<Info>>,
 }
 
 impl Registry {
@@ -76,6 +77,7 @@ impl Registry {
             handle,
             declared: Mutex::default(),
             collectors: Mutex::default(),
+            infos: Mutex::default(),
         })))
     }
 
@@ -97,6 +99,15 @@ impl Registry {
         labels.insert(0, DeclaredLabel { key, values: Vec::new() });
         self.describe::<S>(name, help, labels);
         Named::new(self.clone(), name, key)
+    }
+
+    /// Declares a metric that only says something, by the value of its label.
+    pub fn declare_info(&self, key: &'static str, name: &'static str, help: &'static str) -> Info {
+        let labels = vec![DeclaredLabel { key, values: Vec::new() }];
+        let info = Info { name, help, key, says: Arc::new(Mutex::new("none".to_owned())) };
+        lock(&self.0.declared).push(Declared { name, kind: Kind::Gauge, help, labels });
+        lock(&self.0.infos).push(info.clone());
+        info
     }
 
     fn describe<S: Series>(&self, name: &'static str, help: &'static str, labels: Vec<DeclaredLabel>) {
@@ -123,7 +134,9 @@ impl Registry {
     #[must_use]
     pub fn render(&self) -> String {
         lock(&self.0.collectors).iter().for_each(|collect| collect());
-        self.0.handle.render()
+        let mut text = self.0.handle.render();
+        lock(&self.0.infos).iter().for_each(|info| info.render(&mut text));
+        text
     }
 
     /// Moves the histograms' samples into their buckets; to be called every few seconds.
@@ -133,6 +146,29 @@ impl Registry {
 
     fn recorder(&self) -> &PrometheusRecorder {
         &self.0.recorder
+    }
+}
+
+/// A series of 1 that says something by its label. Other than those of [`Named`], it is one: with what it says now, what it
+/// said before is gone.
+#[derive(Clone, Debug)]
+pub struct Info {
+    name: &'static str,
+    help: &'static str,
+    key: &'static str,
+    says: Arc<Mutex<String>>,
+}
+
+impl Info {
+    /// From now on it says this; before it was told anything, it says `none`.
+    pub fn say(&self, what: impl Into<String>) {
+        *lock(&self.says) = what.into();
+    }
+
+    fn render(&self, out: &mut String) {
+        let Self { name, help, key, says } = self;
+        let value = lock(says).replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name}{{{key}=\"{value}\"}} 1\n\n");
     }
 }
 

@@ -10,8 +10,24 @@ use hyper::header::{HOST, HeaderMap, HeaderName, ORIGIN};
 
 /// The header that names what a request is for.
 const PURPOSE: HeaderName = HeaderName::from_static("x-pusher-bridge");
-/// What it says for `/drain`.
-const DRAIN: &str = "drain";
+/// What a request changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// By `/drain`.
+    Drain,
+    /// By `/reload`.
+    Reload,
+}
+
+impl Purpose {
+    /// What the header says.
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Reload => "reload",
+        }
+    }
+}
 
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,20 +36,23 @@ pub(super) enum Denied {
     Browser,
     /// Its `Host` is none of the admin address's names.
     Host,
-    /// It does not name its purpose.
-    Purpose,
+    /// It does not name its purpose, which is this.
+    Purpose(Purpose),
 }
 
 impl Denied {
     /// What whoever asked is told.
     #[must_use]
-    pub(super) const fn text(self) -> &'static str {
+    pub(super) fn text(self) -> String {
         match self {
-            Self::Browser => "not for browsers\n",
+            Self::Browser => "not for browsers\n".to_owned(),
             Self::Host => {
                 "`Host` must be there once, and be `localhost`, an IP address, or one of server.admin_hosts\n"
+                    .to_owned()
             }
-            Self::Purpose => "this takes the header `X-Pusher-Bridge: drain`\n",
+            Self::Purpose(purpose) => {
+                format!("this takes the header `X-Pusher-Bridge: {}`\n", purpose.text())
+            }
         }
     }
 }
@@ -53,15 +72,20 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> Result<
     if named.next().is_some() || !also || !is_ours(host, hosts) { Err(Denied::Host) } else { Ok(()) }
 }
 
-/// The same of a request that drains.
+/// The same of a request that changes something.
 ///
 /// # Errors
 /// What is wrong.
-pub(super) fn check_drain(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> Result<(), Denied> {
+pub(super) fn check_purpose(
+    uri: &Uri,
+    headers: &HeaderMap,
+    hosts: &[String],
+    purpose: Purpose,
+) -> Result<(), Denied> {
     check(uri, headers, hosts)?;
     let mut purposes = headers.get_all(&PURPOSE).iter();
-    let named = purposes.next().is_some_and(|purpose| purpose == DRAIN) && purposes.next().is_none();
-    if named { Ok(()) } else { Err(Denied::Purpose) }
+    let named = purposes.next().is_some_and(|named| named == purpose.text()) && purposes.next().is_none();
+    if named { Ok(()) } else { Err(Denied::Purpose(purpose)) }
 }
 
 /// A loopback name, an address, or one of `hosts`; with a port, which does not matter, or without.
@@ -91,7 +115,7 @@ mod tests {
         for (name, value) in headers {
             map.append(HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
         }
-        check_drain(&uri.parse().unwrap(), &map, &["bridge.internal".to_owned()])
+        check_purpose(&uri.parse().unwrap(), &map, &["bridge.internal".to_owned()], Purpose::Drain)
     }
 
     #[test]
@@ -129,10 +153,10 @@ mod tests {
         let (host, purpose) = (("host", "localhost"), ("x-pusher-bridge", "drain"));
         for (uri, headers, judged) in [
             ("/drain", &[host, purpose][..], Ok(())),
-            ("/drain", &[host], Err(Denied::Purpose)),
-            ("/drain", &[host, ("x-pusher-bridge", "")], Err(Denied::Purpose)),
-            ("/drain", &[host, ("x-pusher-bridge", "Drain")], Err(Denied::Purpose)),
-            ("/drain", &[host, purpose, purpose], Err(Denied::Purpose)),
+            ("/drain", &[host], Err(Denied::Purpose(Purpose::Drain))),
+            ("/drain", &[host, ("x-pusher-bridge", "")], Err(Denied::Purpose(Purpose::Drain))),
+            ("/drain", &[host, ("x-pusher-bridge", "Drain")], Err(Denied::Purpose(Purpose::Drain))),
+            ("/drain", &[host, purpose, purpose], Err(Denied::Purpose(Purpose::Drain))),
             ("/drain", &[purpose], Err(Denied::Host)),
             ("/drain", &[host, host, purpose], Err(Denied::Host)),
             ("/drain", &[host, ("host", "evil.example"), purpose], Err(Denied::Host)),

@@ -18,8 +18,9 @@ pub(super) fn occupancy(config: &Config) -> Option<Arc<Occupancy>> {
     config.endpoints.webhooks.as_ref().map(|_| Arc::new(Occupancy::new(believed_for)))
 }
 
-/// The endpoints that are on, if any is. Requests to Pusher are made on the current runtime.
+/// The endpoints that are on, if any is, after those `before`. Requests to Pusher are made on the current runtime.
 pub(super) fn endpoints(
+    before: Option<&Endpoints>,
     config: &Config,
     api: Arc<Api>,
     occupancy: Option<Arc<Occupancy>>,
@@ -39,5 +40,5 @@ pub(super) fn endpoints(
         metrics: metrics.endpoints.clone(),
         ipv6_prefix: config.server.ipv6_prefix,
     };
-    Some(Arc::new(Endpoints::new(parts, Now::read().mono)))
+    Some(Arc::new(Endpoints::after(before, parts, Now::read().mono)))
 }

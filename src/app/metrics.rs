@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use metrics_exporter_prometheus::BuildError;
 use tokio::runtime::Handle;
 
+use super::reload::ReloadMetrics;
 use crate::metrics::{Counter, Declared, Gauge, Named, Registry};
 use crate::routes::edition::RouteId;
 use crate::upstream::credentials::Findings;
@@ -31,6 +32,7 @@ pub struct Metrics {
     pub(super) credentials: Arc<Findings>,
     pub(super) fanout: Arc<fanout::metrics::Metrics>,
     pub(super) links: Arc<LinkMetrics>,
+    pub(super) reloads: ReloadMetrics,
     pub(super) members: Arc<members::metrics::Metrics>,
     pub(super) publishing: Arc<PublishMetrics>,
     pub(super) server: Arc<server::metrics::Metrics>,
@@ -63,6 +65,7 @@ impl Metrics {
             links: Arc::new(links),
             members: Arc::new(members::metrics::Metrics::new(&registry)),
             publishing: Arc::new(PublishMetrics::new(&registry)),
+            reloads: ReloadMetrics::new(&registry),
             server: Arc::new(server::metrics::Metrics::new(&registry, &session)),
             session: Arc::new(session),
             websocket,

@@ -23,8 +23,6 @@ pub(super) struct Succession {
     /// Fetches keys.
     pub(super) http: Arc<http::Client>,
     pub(super) ipv6_prefix: u8,
-    /// The paths that are no route's, of the start: they stay what they are, whatever a later file says.
-    pub(super) own_paths: Vec<(String, &'static str)>,
     /// Not owned: with the last session the publisher's entrance is gone.
     pub(super) sessions: Weak<Shared>,
 }
@@ -36,13 +34,6 @@ impl Succession {
     pub(super) fn replace(&mut self, config: &Config, publishing: &mut Tasks) -> Result<(), StartError> {
         publishing.join_ended();
         let Some(sessions) = self.sessions.upgrade() else { return Ok(()) };
-        for (path, what) in &self.own_paths {
-            if let Some(route) = config.route_of(path) {
-                let name = &route.name;
-                let why = format!("`{path}`, a path of the route `{name}`, is {what}");
-                return Err(failed("routes")(why));
-            }
-        }
         let before = self.generations.held();
         let now = Now::read();
         let judged_by = (self.ipv6_prefix, now.mono);

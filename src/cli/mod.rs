@@ -25,7 +25,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::clock::Now;
 use crate::config::diagnostics::{Diagnostic, Source};
-use crate::config::{self, Config, Loaded, Places};
+use crate::config::{self, Config, Loaded, Missing, Places};
 
 /// Something failed while running.
 const EXIT_FAILURE: u8 = 1;
@@ -372,13 +372,18 @@ fn load_text(source: &Source, env: config::Environment<'_>) -> Result<Loaded, Fa
 }
 
 fn wrong(source: &Source, diagnostics: &[Diagnostic]) -> Failure {
+    Failure::config(shown(source, diagnostics))
+}
+
+/// Everything that is wrong with a routes file.
+fn shown(source: &Source, diagnostics: &[Diagnostic]) -> String {
     let mut message = String::new();
     for diagnostic in diagnostics {
         let _ = writeln!(message, "{diagnostic}");
     }
     let count = diagnostics.len();
     let _ = writeln!(message, "{count} error{} in {}", if count == 1 { "" } else { "s" }, source.name);
-    Failure::config(message)
+    message
 }
 
 /// This moment, or the one that is named.
@@ -397,13 +402,16 @@ fn process_env(name: &str) -> Option<String> {
 
 /// The configuration, or what keeps it from being served.
 fn complete(loaded: Loaded, file: &str) -> Result<Config, Failure> {
-    loaded.complete().map_err(|missing| {
-        let mut message = format!("error: {file} needs what the environment does not have:\n");
-        for variable in missing {
-            let _ = writeln!(message, "  {} ({}, line {})", variable.name, variable.key, variable.line);
-        }
-        Failure::config(message)
-    })
+    loaded.complete().map_err(|missing| Failure::config(incomplete(&missing, file)))
+}
+
+/// Everything that the environment lacks.
+fn incomplete(missing: &[Missing], file: &str) -> String {
+    let mut message = format!("error: {file} needs what the environment does not have:\n");
+    for variable in missing {
+        let _ = writeln!(message, "  {} ({}, line {})", variable.name, variable.key, variable.line);
+    }
+    message
 }
 
 /// Nobody is left to be told when standard error is gone; and when nobody reads it, the program ends all the same.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -74,7 +75,19 @@ const MISTAKES_MAX: usize = 50;
 /// Everything that is wrong with the file, in its order: first its syntax; where that is right, its keys;
 /// where those are right, what they mean.
 pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Vec<Diagnostic>> {
-    read(source, env, None)
+    read(source, env, &mut Vec::new(), None)
+}
+
+/// The same, and notes in `files` which files were read, or could not be.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_noting(
+    source: &Source,
+    env: Environment<'_>,
+    files: &mut Vec<PathBuf>,
+) -> Result<Loaded, Vec<Diagnostic>> {
+    read(source, env, files, None)
 }
 
 /// The same, with where each setting is.
@@ -83,13 +96,14 @@ pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Vec<Diagnos
 /// As [`load`].
 pub fn load_with_places(source: &Source, env: Environment<'_>) -> Result<(Loaded, Places), Vec<Diagnostic>> {
     let mut places = Places::default();
-    let loaded = read(source, env, Some(&mut places))?;
+    let loaded = read(source, env, &mut Vec::new(), Some(&mut places))?;
     Ok((loaded, places))
 }
 
 fn read(
     source: &Source,
     env: Environment<'_>,
+    files: &mut Vec<PathBuf>,
     mut places: Option<&mut Places>,
 ) -> Result<Loaded, Vec<Diagnostic>> {
     let (mut tree, errors) = DeTable::parse_recoverable(&source.text);
@@ -126,6 +140,7 @@ fn read(
         return Err(problems.into_diagnostics());
     };
     let mut config = validate::config(&mut problems, &root, &routes, off);
+    files.append(&mut problems.files);
     let tests = validate::tests(&mut problems, root.tests.as_ref(), &config);
     let untested = validate::untested(&routes, &config, &tests);
     let proxies = Proxies::of(env);

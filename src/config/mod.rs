@@ -32,7 +32,7 @@ pub use describe::{describe, limits};
 pub use diagnostics::{Diagnostic, Source};
 pub use enabled::OffRoute;
 pub use interpolate::Missing;
-pub use load::{Environment, Loaded, load, load_with_places};
+pub use load::{Environment, Loaded, load, load_noting, load_with_places};
 pub(crate) use mask::url as masked_url;
 pub use places::Places;
 pub(crate) use problems::duration;
@@ -60,13 +60,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// The paths at the traffic port that are no route's, and what they are.
-    pub(crate) fn own_paths(&self) -> impl Iterator<Item = (&str, &'static str)> {
-        let health_path = self.server.health_path.as_deref().map(|path| (path, "the `health_path` in force"));
-        let endpoints = self.endpoints.paths().map(|(_, path)| (path, "one of the `[endpoints]` in force"));
-        health_path.into_iter().chain(endpoints)
-    }
-
     /// The route that `path` leads to, even with values that its channel cannot hold.
     #[must_use]
     pub(crate) fn route_of(&self, path: &str) -> Option<&Arc<Route>> {

@@ -9,9 +9,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use toml::de::{DeTable, DeValue};
 
 use self::settings::When;
 use super::Config;
+use super::diagnostics::Place;
 use crate::routes::change::RouteChange;
 use crate::routes::route::Route;
 
@@ -185,10 +187,26 @@ fn line(fate: &Fate, clients: Option<usize>) -> String {
             Some(count) => _ = write!(text, "; {count} clients are closed"),
             None => text.push_str("; its clients are closed"),
         }
-    } else if let Some(count) = clients {
+    } else if let Some(count) = clients.filter(|_| *fate != Fate::Added) {
         let _ = write!(text, "; {count} clients stay");
     }
     text
+}
+
+/// The line of `text` where a key of [`Plan::fixed`] stands; else that of its table. `None`: it is not in the file.
+#[must_use]
+pub fn line_of(text: &str, key: &str) -> Option<usize> {
+    let tree = DeTable::parse(text).ok()?;
+    let (mut table, mut at) = (tree.get_ref(), None);
+    for name in key.split('.') {
+        let Some((key, value)) = table.get_key_value(name) else { break };
+        at = Some(key.span().start);
+        match value.get_ref() {
+            DeValue::Table(inner) => table = inner,
+            _ => break,
+        }
+    }
+    at.map(|at| Place::of(text, at).line)
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub(super) struct Problems<'s> {
     found: Vec<Finding>,
     /// What may be meant as it is.
     doubtful: Vec<Finding>,
+    /// Those that `…_file` keys name.
+    pub(super) files: Vec<PathBuf>,
 }
 
 /// A place, what is to be said of it, and what to do about it.
@@ -42,7 +44,15 @@ impl<'s> Problems<'s> {
         secrets: Vec<Range<usize>>,
         quotes: Quotes,
     ) -> Self {
-        Self { source, stand_ins, secrets, quotes, found: Vec::new(), doubtful: Vec::new() }
+        Self {
+            source,
+            stand_ins,
+            secrets,
+            quotes,
+            found: Vec::new(),
+            doubtful: Vec::new(),
+            files: Vec::new(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -288,6 +298,7 @@ impl<'s> Problems<'s> {
             return None;
         }
         let path = self.resolve(raw.get());
+        self.files.push(path.clone());
         match read(&path) {
             Ok(text) => Some(text),
             Err(error) => {

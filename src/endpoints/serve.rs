@@ -69,11 +69,11 @@ pub struct Parts {
 /// All endpoints, and what they remember.
 pub struct Endpoints {
     parts: Parts,
-    users: UserRates<Identity>,
-    unproven: Option<AddressGate>,
-    guesses: AddressGate,
+    users: Arc<UserRates<Identity>>,
+    unproven: Option<Arc<AddressGate>>,
+    guesses: Arc<AddressGate>,
     bodies: Arc<Bodies>,
-    seen: Mutex<Seen>,
+    seen: Arc<Mutex<Seen>>,
 }
 
 /// What is told of a request beside its answer.
@@ -98,14 +98,29 @@ pub struct Incoming<'r, B> {
 impl Endpoints {
     #[must_use]
     pub fn new(parts: Parts, now: Instant) -> Self {
+        Self::after(None, parts, now)
+    }
+
+    /// By `parts`, after those `before`: what those remember stays, but for what is counted by another limit now.
+    #[must_use]
+    pub fn after(before: Option<&Self>, parts: Parts, now: Instant) -> Self {
         let limits = &parts.settings.limits;
-        let gate = |rate: Rate| AddressGate::new(rate, parts.ipv6_prefix, now);
+        let gate = |rate: Rate| Arc::new(AddressGate::new(rate, parts.ipv6_prefix, now));
+        let same_rate = before.filter(|before| {
+            before.parts.settings.limits.unproven_per_address == limits.unproven_per_address
+        });
+        let same_bodies =
+            before.filter(|before| before.parts.settings.limits.bodies_bytes_max == limits.bodies_bytes_max);
         Self {
-            users: UserRates::default(),
-            unproven: limits.unproven_per_address.map(gate),
-            guesses: gate(GUESSES),
-            bodies: Bodies::new(limits.bodies_bytes_max),
-            seen: Mutex::default(),
+            users: before.map(|before| before.users.clone()).unwrap_or_default(),
+            unproven: match same_rate {
+                Some(before) => before.unproven.clone(),
+                None => limits.unproven_per_address.map(gate),
+            },
+            guesses: before.map_or_else(|| gate(GUESSES), |before| before.guesses.clone()),
+            bodies: same_bodies
+                .map_or_else(|| Bodies::new(limits.bodies_bytes_max), |before| before.bodies.clone()),
+            seen: before.map(|before| before.seen.clone()).unwrap_or_default(),
             parts,
         }
     }
@@ -179,7 +194,7 @@ impl Endpoints {
     /// Counts a request that has shown nothing; beyond the rate of its address the answer is another.
     fn unproven(&self, address: IpAddr, reply: Reply) -> Reply {
         let counted = |gate: &AddressGate| gate.record_failure(address, Now::read().mono);
-        match self.unproven.as_ref().map_or(Ok(()), counted) {
+        match self.unproven.as_deref().map_or(Ok(()), counted) {
             Ok(()) => reply,
             Err(wait) => Reply::because(EndpointResult::RateLimited, "too many requests").after(wait),
         }

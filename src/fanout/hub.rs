@@ -213,6 +213,13 @@ impl Hub {
         }
     }
 
+    /// The subscription is one of this edition of its route from now on. No event comes in between: it is rendered for the
+    /// one or the other.
+    pub fn move_to(&self, ticket: &mut Ticket, route: &Arc<RouteState>) {
+        let told = |waiting: &mut Waiting| waiting.route = route.clone();
+        self.known().table.move_to(&mut ticket.place, route.clone(), told);
+    }
+
     fn wanted(&self, channel: &Arc<str>) {
         self.occupancy.iter().for_each(|occupancy| occupancy.wanted(channel));
     }

@@ -40,6 +40,8 @@ labels! {
         Gap = "gap",
         /// An event could not be decrypted, and the route asks for a close.
         Undecryptable = "undecryptable",
+        /// Its route was changed in what it cannot take over, or is gone.
+        RouteChanged = "route_changed",
         /// Refused after the upgrade, as the route asks for.
         Refused = "refused",
         /// A defect here.
@@ -53,7 +55,9 @@ impl CloseReason {
     pub const fn code(self) -> Option<u16> {
         match self {
             Self::ByClient | Self::Lost => None,
-            Self::GoingAway | Self::Gap | Self::Undecryptable | Self::Silent => Some(1001),
+            Self::GoingAway | Self::Gap | Self::Undecryptable | Self::RouteChanged | Self::Silent => {
+                Some(1001)
+            }
             Self::Protocol => Some(1002),
             Self::NotUtf8 => Some(1007),
             Self::AuthDeadline
@@ -91,6 +95,7 @@ impl CloseReason {
             Self::Terminated => "terminated",
             Self::Gap => "events may be missing, reconnect",
             Self::Undecryptable => "an event could not be decrypted, reconnect",
+            Self::RouteChanged => "route changed, reconnect",
             Self::Refused => "refused",
             Self::Internal => "internal error",
         }

@@ -113,6 +113,13 @@ impl<K: Eq + Hash + Clone, H: Clone> Slots<K, H> {
         Acquire::Full { holders, waiter }
     }
 
+    /// A slot of `key` for whoever is there already, even beyond what newcomers may have.
+    pub fn hold(&self, key: &K, holder: H) -> Permit<K, H> {
+        let id = self.table.last_id.fetch_add(1, Ordering::Relaxed);
+        self.table.shard(key).entry(key.clone()).or_default().holders.push((id, holder));
+        Permit { table: Arc::clone(&self.table), key: key.clone(), id }
+    }
+
     /// Slots of `key` in use.
     #[must_use]
     pub fn len(&self, key: &K) -> usize {
@@ -144,6 +151,13 @@ pub struct Permit<K: Eq + Hash + Clone, H: Clone> {
     table: Arc<Table<K, H>>,
     key: K,
     id: u64,
+}
+
+impl<K: Eq + Hash + Clone, H: Clone> Permit<K, H> {
+    /// What it is a slot of.
+    pub const fn key(&self) -> &K {
+        &self.key
+    }
 }
 
 impl<K: Eq + Hash + Clone, H: Clone> Drop for Permit<K, H> {
@@ -300,6 +314,19 @@ mod tests {
                 granted @ Self::Granted(_) => panic!("{granted:?}"),
             }
         }
+    }
+
+    #[test]
+    fn who_is_there_holds_even_beyond_the_maximum_and_counts() {
+        let slots = Slots::new();
+        let key = "k".to_owned();
+        let first = slots.acquire(&key, 1, 1).granted();
+        let second = slots.hold(&key, 2);
+        assert_eq!((slots.len(&key), second.key()), (2, &key));
+        drop(first);
+        assert_eq!(slots.acquire(&key, 1, 3).full().0, [2]);
+        drop(second);
+        assert!(slots.is_empty());
     }
 
     /// Counts how often it was woken.

@@ -1,9 +1,11 @@
 //! The routes in force, and what is made of all of them: one generation at a time, which another replaces at once.
 //!
-//! Who comes gets the newest generation. Who is there keeps the edition of its route that it came with: where the
-//! route is the same in the next generation, that is the same one, and nothing has happened; where the route is
-//! changed or gone, the edition lives as long as its last connection.
+//! Who comes gets the newest generation. Who is there has an edition of its route: where the route is the same in the
+//! next generation, that is the same one, and nothing has happened. Else the next generation says what becomes of those
+//! who have it ([`Heir`]): they take the route's next edition over, or are closed; the edition lives as long as the last
+//! of them.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
@@ -11,6 +13,7 @@ use std::sync::{Arc, Weak};
 use arc_swap::{ArcSwap, Guard};
 
 use super::by_channel::ByChannel;
+use super::change::RouteChange;
 use super::edition::{Edition, RouteId, RouteIds, TooManyRoutes};
 use super::path::Router;
 use super::publish::ClientEvents;
@@ -66,6 +69,15 @@ impl fmt::Debug for RouteState {
     }
 }
 
+/// What becomes of those who have an edition that is not in force any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heir {
+    /// They have this one from now on.
+    Next(Arc<RouteState>),
+    /// They are closed: the route is gone, or has changed in what they cannot take over.
+    Nobody,
+}
+
 /// All that is made of the routes. The empty one serves nobody.
 #[derive(Debug, Default)]
 pub struct Generation {
@@ -74,6 +86,7 @@ pub struct Generation {
     by_channel: ByChannel,
     client_events: ClientEvents,
     judge: Option<Arc<Judge>>,
+    heirs: HashMap<Edition, Heir>,
 }
 
 impl Generation {
@@ -87,6 +100,12 @@ impl Generation {
     #[must_use]
     pub const fn router(&self) -> &Router {
         &self.router
+    }
+
+    /// What becomes of those who have this edition; `None`: nothing, it is in force.
+    #[must_use]
+    pub fn heir_of(&self, edition: Edition) -> Option<&Heir> {
+        self.heirs.get(&edition)
     }
 
     /// The routes that may have a channel of this name, in the file's order.
@@ -174,13 +193,26 @@ impl History {
         self.editions = all.iter().map(|edition| Arc::downgrade(edition)).collect();
         let client_events = ClientEvents::of(all.iter().map(|edition| &*edition.rules));
         let by_channel = ByChannel::of(routes.iter().map(|route| &route.channel));
-        Ok(Generation { routes, router, by_channel, client_events, judge })
+        let heirs = heirs(&alive, &routes);
+        Ok(Generation { routes, router, by_channel, client_events, judge, heirs })
     }
 
     /// Every edition that has connections, or is in force, or about to be.
     pub fn editions(&self) -> impl Iterator<Item = Arc<RouteState>> {
         self.editions.iter().filter_map(Weak::upgrade)
     }
+}
+
+/// What becomes of the editions that were alive and are not among these routes.
+fn heirs(alive: &[Arc<RouteState>], routes: &[Arc<RouteState>]) -> HashMap<Edition, Heir> {
+    let by_id: HashMap<RouteId, &Arc<RouteState>> = routes.iter().map(|route| (route.id(), route)).collect();
+    let heir = |edition: &Arc<RouteState>| match by_id.get(&edition.id()) {
+        Some(next) if next.edition == edition.edition => None,
+        Some(next) if RouteChange::between(&edition.rules, &next.rules).closes() => Some(Heir::Nobody),
+        Some(next) => Some(Heir::Next(Arc::clone(next))),
+        None => Some(Heir::Nobody),
+    };
+    alive.iter().filter_map(|edition| Some((edition.edition, heir(edition)?))).collect()
 }
 
 #[cfg(test)]

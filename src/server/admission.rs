@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ipnet::IpNet;
+use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc};
 
 use super::forwarded::is_trusted;
@@ -30,10 +30,8 @@ pub struct Counted {
 /// Counts all connections, in any state.
 pub struct Admission {
     count: Arc<AtomicUsize>,
-    max: usize,
+    settings: Arc<ArcSwap<Settings>>,
     handshakes: Arc<Handshakes<Arc<Notify>>>,
-    /// Whoever comes through one of these is not known before the request is read.
-    proxies: Vec<IpNet>,
     metrics: Arc<Metrics>,
 }
 
@@ -64,25 +62,22 @@ impl Drop for Admitted {
 }
 
 impl Admission {
-    /// Admits as many connections as `server` says.
+    /// Admits as many connections as `settings` says.
     #[must_use]
-    pub fn new(server: &Settings, metrics: Arc<Metrics>) -> Self {
-        Self {
-            count: Arc::default(),
-            max: server.connections_max,
-            handshakes: Handshakes::new(server.ipv6_prefix),
-            proxies: server.trusted_proxies.clone(),
-            metrics,
-        }
+    pub fn new(settings: Arc<ArcSwap<Settings>>, metrics: Arc<Metrics>) -> Self {
+        let handshakes = Handshakes::new(settings.load().ipv6_prefix);
+        Self { count: Arc::default(), settings, handshakes, metrics }
     }
 
     /// Counts a new connection; `None`: it must be dropped unanswered.
     pub fn admit(&self, peer: IpAddr) -> Option<(Admitted, Arrival)> {
+        let settings = self.settings.load();
+        let max = settings.connections_max;
         let before = self.count.fetch_add(1, Ordering::Relaxed);
-        let mut admitted = Admitted { count: self.count.clone(), over: before >= self.max };
-        let full = before >= self.max + REFUSING_MAX;
+        let mut admitted = Admitted { count: self.count.clone(), over: before >= max };
+        let full = before >= max + REFUSING_MAX;
         if admitted.over
-            && before < self.max + REFUSING_MAX + DISPLACING_MAX
+            && before < max + REFUSING_MAX + DISPLACING_MAX
             && let Some(displaced) = self.handshakes.make_room(peer)
         {
             displaced.notify_one();
@@ -92,7 +87,8 @@ impl Admission {
             return None;
         }
         let displaced = Arc::<Notify>::default();
-        let by_proxy = is_trusted(peer, &self.proxies);
+        // Whoever comes through a proxy is not known before the request is read.
+        let by_proxy = is_trusted(peer, &settings.trusted_proxies);
         let noted = (!by_proxy).then(|| self.handshakes.open(peer, displaced.clone()));
         Some((admitted, Arrival { displaced, _noted: noted }))
     }

@@ -54,8 +54,10 @@ pub(super) async fn answer(
     let (request, mut body) = request.into_parts();
     // Another one that comes meanwhile is for the next request.
     let generation = door.generations.held();
-    let (path, health_path) = (request.uri.path(), door.settings.health_path.as_deref());
-    let endpoints = door.endpoints.as_deref();
+    let server = door.settings.load_full();
+    let (path, health_path) = (request.uri.path(), server.health_path.as_deref());
+    let endpoints = door.endpoints.load_full();
+    let endpoints = endpoints.as_deref();
     let settings = endpoints.map(Endpoints::settings);
     let mut answer = match classify(path, health_path, settings, generation.router()) {
         Target::Health => respond::health(&request.method, door.status.is_ready()),
@@ -113,8 +115,8 @@ async fn serve(
 
 /// The client's address, as far as proxies can be believed.
 fn client(worker: &Worker, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
-    let settings = &worker.door.settings;
-    if let Some(network) = worker.door.untrusted_forwarders.first_of(peer, headers, settings) {
+    let settings = worker.door.settings.load();
+    if let Some(network) = worker.door.untrusted_forwarders.first_of(peer, headers, &settings) {
         tracing::warn!(
             peer.network = %network,
             "a peer that is no trusted proxy wrote a forwarding header: all its clients count as one address. If it \
@@ -230,9 +232,10 @@ async fn address_slot(
     holder: &Holder,
 ) -> Result<AddressSlot, Refusal> {
     let Some(max) = route.limits.connections_per_address else { return Ok(AddressSlot::Uncounted) };
-    let client = one_client(address, worker.door.settings.ipv6_prefix);
+    let shared = &worker.context.shared;
+    let client = one_client(address, shared.ipv6_prefix);
     let key = (route.limits.scope.clone(), client);
-    session::acquire_address(&worker.door.address_slots, &key, max, holder)
+    session::acquire_address(&shared.address_slots, &key, max, holder)
         .await
         .map(AddressSlot::Counted)
         .map_err(|()| Refusal::AddressLimit)
@@ -247,7 +250,7 @@ fn held_slot(
     refusal: Refusal,
 ) -> Option<(ErrorCode, AddressSlot)> {
     let code = told_by_frame(refusal, route.refusal)?;
-    let client = one_client(address, worker.door.settings.ipv6_prefix);
+    let client = one_client(address, worker.context.shared.ipv6_prefix);
     match worker.door.refused_slots.acquire(&client, REFUSED_PER_ADDRESS_MAX, ()) {
         Acquire::Granted(slot) => Some((code, AddressSlot::ForRefusal(slot))),
         Acquire::Full { .. } => None,

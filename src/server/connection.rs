@@ -38,7 +38,7 @@ pub(super) async fn serve(
     arrival: Arrival,
 ) {
     let handshake = worker.door.metrics.handshake();
-    let settings = &worker.door.settings;
+    let settings = worker.door.settings.load_full();
     let limits = Limits {
         head_timeout: settings.header_timeout,
         answer_timeout: ANSWER_TIMEOUT,

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, watch};
 
 use super::accept::{Accepting, Turn};
@@ -14,20 +15,17 @@ use crate::admin::Status;
 use crate::endpoints::serve::Endpoints;
 use crate::limits::slots::Slots;
 use crate::routes::generation::Generations;
-use crate::session::context::Context;
-use crate::session::slots::{Holder, Key};
+use crate::session::context::{Context, Reloaded};
 use crate::upstream::delivery::Delivery;
 
 /// What all workers' doors share.
 pub struct Door {
-    /// What the file says of it.
-    pub settings: Settings,
+    /// What the file says of it. To be asked for once a connection or a request.
+    pub settings: Arc<ArcSwap<Settings>>,
     /// The routes in force.
     pub generations: Arc<Generations>,
     /// What is served beside WebSockets and health; `None`: nothing.
-    pub endpoints: Option<Arc<Endpoints>>,
-    /// Connections of each client address.
-    pub address_slots: Slots<Key<IpAddr>, Holder>,
+    pub endpoints: ArcSwapOption<Endpoints>,
     /// Connections of each client address that are kept only to be told a refusal.
     pub refused_slots: Slots<IpAddr, ()>,
     /// Peers who wrote a forwarding header and are no trusted proxies.
@@ -52,7 +50,8 @@ impl Worker {
         Arc::new(Self { door, context })
     }
 
-    /// Serves connections until no more are to be accepted and the last is closed.
+    /// Serves connections until no more are to be accepted and the last is closed. `reloads` tells which routes have come
+    /// into force.
     pub async fn run(
         self: Arc<Self>,
         index: usize,
@@ -60,6 +59,7 @@ impl Worker {
         turns: (mpsc::Receiver<Turn>, watch::Receiver<bool>),
         deliveries: mpsc::Receiver<Delivery>,
         mut drain: watch::Receiver<Option<Duration>>,
+        mut reloads: mpsc::Receiver<Reloaded>,
     ) {
         let hub = tokio::spawn(self.context.hub.clone().run(deliveries));
         let draining = self.context.clone();
@@ -68,12 +68,19 @@ impl Worker {
                 draining.drain(window);
             }
         });
+        let context = self.context.clone();
+        let following = tokio::spawn(async move {
+            while let Some(reloaded) = reloads.recv().await {
+                context.reloaded(reloaded).await;
+            }
+        });
         let (alive, mut all_gone) = mpsc::channel(1);
         let (turns, stop) = turns;
         accepting.run(&self, index, turns, stop, alive).await;
         // Nothing is ever sent: it ends when the last connection has dropped its share.
         let _ = all_gone.recv().await;
         drain.abort();
+        following.abort();
         hub.abort();
     }
 }

@@ -24,6 +24,7 @@ const CLOSE_ROUNDS_MAX: usize = 10;
 impl Session {
     /// Gives back what others wait for.
     pub(super) fn leave(&mut self) {
+        self.context.forget(self.conn.id(), self.route.edition());
         for (_, ticket) in self.held.subscriptions.drain(..) {
             self.context.hub.detach(&ticket);
             self.record.channels.get_or_insert((ticket.channel().clone(), 0)).1 += 1;

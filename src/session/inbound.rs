@@ -81,9 +81,9 @@ impl Session {
                 self.context.shared.publisher.replied(ReplyResult::Passed);
             }
             Notice::Undecryptable => {
-                self.machine.undecryptable(self.context.shared.settings.close_window, now, out);
+                self.machine.undecryptable(self.context.shared.settings.load().close_window, now, out);
             }
-            Notice::Gap => self.machine.gap(self.context.shared.settings.close_window, now, out),
+            Notice::Gap => self.machine.gap(self.context.shared.settings.load().close_window, now, out),
             Notice::Probe { heard_within, answers, .. } if self.machine.heard_within(heard_within, now) => {
                 answers.add_permits(1);
             }
@@ -96,6 +96,7 @@ impl Session {
             Notice::Replaced => self.machine.replaced(out),
             Notice::Terminated => self.machine.terminated(out),
             Notice::Drain(after) => self.machine.drain(after, now),
+            Notice::Reloaded => self.follow(reader),
         }
     }
 
@@ -104,9 +105,13 @@ impl Session {
         match completion {
             Completion::Judge(token, came_at) => self.judge(token, came_at),
             Completion::Verified(verdict) => self.verified(verdict),
-            Completion::Slots(outcome) => {
+            Completion::Slots(outcome, edition) => {
                 let outcome = outcome.map(|slots| self.held.slots = slots);
                 self.machine.slots(outcome, Now::read(), &mut self.actions);
+                if edition != self.route.edition() {
+                    // They were acquired by other limits.
+                    self.hold_slots();
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ mod conflict;
 pub mod context;
 mod effects;
 mod ending;
+mod following;
 mod inbound;
 pub mod machine;
 pub mod metrics;
@@ -23,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 pub use self::conflict::acquire_address;
-use self::context::{Context, Registered};
+use self::context::Context;
 use self::ending::say_goodbye;
 use self::machine::{Action, Machine};
 use self::metrics::{ConnPhase, RouteMetrics};
@@ -36,6 +37,7 @@ use crate::fanout::hub::Ticket;
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
 use crate::metrics::GaugeGuard;
+use crate::routes::edition::Edition;
 use crate::routes::generation::RouteState;
 use crate::websocket::conn::Conn;
 use crate::websocket::reader::Reader;
@@ -53,7 +55,8 @@ enum Completion {
     /// A throttled token, and when it came: it may be judged now.
     Judge(String, Now),
     Verified(Result<Claims, TokenError>),
-    Slots(Result<UserSlots, ErrorCode>),
+    /// By the limits of this edition of the route.
+    Slots(Result<UserSlots, ErrorCode>, Edition),
 }
 
 struct Session {
@@ -85,7 +88,6 @@ struct Held {
     address_slot: AddressSlot,
     /// By which others who want the slots find this session.
     holder: Holder,
-    _registered: Registered,
 }
 
 /// What the log and the metrics tell of a session.

@@ -48,7 +48,6 @@ impl Session {
         let bounds = Bounds { frames_max: limits.outbox_frames_max, bytes_max: limits.outbox_bytes_max };
         let conn = Conn::new(id, stream, bounds, &context.shared.buffers);
         let _ = holder.set(conn.clone());
-        let registered = context.register(&conn);
         let metrics = context.shared.metrics.of(route.id(), &route.name);
         metrics.opened.increment(1);
         let opening = Opening {
@@ -57,12 +56,12 @@ impl Session {
             values,
             token,
             refusal,
-            subscribe_wait: context.shared.settings.subscribe_wait,
+            subscribe_wait: context.shared.settings.load().subscribe_wait,
             seed: fastrand::u64(..),
         };
         let mut actions = Vec::new();
         let machine = Machine::open(opening, Now::read(), &mut actions);
-        Self {
+        let session = Self {
             context,
             conn,
             route,
@@ -71,13 +70,7 @@ impl Session {
             machine,
             actions,
             pending: None,
-            held: Held {
-                subscriptions: Vec::new(),
-                slots: UserSlots::default(),
-                address_slot,
-                holder,
-                _registered: registered,
-            },
+            held: Held { subscriptions: Vec::new(), slots: UserSlots::default(), address_slot, holder },
             progress: Progress::default(),
             record: Record {
                 opened: Instant::now(),
@@ -88,6 +81,8 @@ impl Session {
                 channels: None,
             },
             closing: None,
-        }
+        };
+        session.context.register(&session.conn, &session.route);
+        session
     }
 }

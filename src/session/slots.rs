@@ -42,8 +42,7 @@ impl Session {
             let gate = self.context.shared.user_rates.gate(user_key.clone(), rate, Now::read().mono);
             self.machine.rate_user(gate);
         }
-        // The same filled key on another route is another thing.
-        let exclusive_key = exclusive.map(|key| (Scope::Route(self.route.name.clone()), key));
+        let exclusive_key = exclusive.map(|key| (self.exclusive_scope(), key));
         let (shared, holder) = (self.context.shared.clone(), self.held.holder.clone());
         let (route, conn, address) = (self.route.clone(), self.conn.id().0, self.client.address);
         let logged_user = loggable(&user_key.1.subject);
@@ -69,7 +68,7 @@ impl Session {
                     "no slot"
                 );
             }
-            Completion::Slots(acquired)
+            Completion::Slots(acquired, route.edition())
         }));
     }
 }

@@ -59,6 +59,8 @@ pub enum Notice {
     Terminated,
     /// Close after this time: the server shuts down.
     Drain(Duration),
+    /// The routes in force have changed: its own may have.
+    Reloaded,
 }
 
 /// What [`Conn::poll_event`] found.
@@ -100,6 +102,8 @@ struct State {
     gap: bool,
     /// Likewise one event that could not be decrypted.
     undecryptable: bool,
+    /// Likewise one change of the routes: the session looks at those in force.
+    reloaded: bool,
     /// Nothing is read from the client until it has read its answers.
     paused: bool,
     /// Bytes read and thrown away while closing.
@@ -120,6 +124,7 @@ impl Conn {
             left: false,
             gap: false,
             undecryptable: false,
+            reloaded: false,
             paused: false,
             discarded: 0,
             waker: None,
@@ -217,6 +222,11 @@ impl Conn {
         let mut state = self.state();
         state.left = true;
         std::mem::take(&mut state.notices)
+    }
+
+    /// From now on these are the bounds of what waits.
+    pub fn bound(&self, bounds: Bounds) {
+        self.state().outbox.bound(bounds);
     }
 
     /// The last frame: nothing is accepted after it.
@@ -369,6 +379,7 @@ impl State {
         match notice {
             Notice::Gap => Some(&mut self.gap),
             Notice::Undecryptable => Some(&mut self.undecryptable),
+            Notice::Reloaded => Some(&mut self.reloaded),
             _ => None,
         }
     }

@@ -87,6 +87,11 @@ impl Outbox {
         }
     }
 
+    /// From now on these are its bounds. What waits already stays.
+    pub const fn bound(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
     /// Hands in a frame (or several, encoded back to back). With nothing waiting, `write` is tried at once.
     /// It must behave as a non-blocking vectored write does.
     pub fn push(

@@ -47,6 +47,11 @@ impl Reader {
         reader
     }
 
+    /// From now on messages have at most so many bytes; one that is under way keeps the bound it began under.
+    pub(crate) fn bound(&mut self, message_bytes_max: usize) {
+        self.message_bytes_max = message_bytes_max;
+    }
+
     fn socket(&self, early: Bytes) -> Box<WebSocket<Wire>> {
         let wire = Wire {
             conn: self.conn.clone(),

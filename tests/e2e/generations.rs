@@ -1,4 +1,5 @@
-//! A generation of routes is replaced while clients talk: who has an unchanged route notices nothing.
+//! A generation of routes is replaced while clients talk: who has an unchanged route notices nothing, and others get what
+//! the next one has for them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,7 +53,7 @@ fn with_first(routes: &[String]) -> String {
 fn next(bridge: &Bridge, routes: &str, env: &[(&str, &str)]) -> Config {
     let mut environment = bridge.app().environment();
     environment.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    config(routes, &environment)
+    Config { server: bridge.running.config().server.clone(), ..config(routes, &environment) }
 }
 
 /// Sends its messages, the last third of them when `go_on` says so, and counts up `got` with each that it gets; gives
@@ -97,7 +98,11 @@ async fn talk(
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unchanged_routes_connections_notice_nothing_and_new_clients_meet_the_new_routes() {
     let first = with_first(&[typed("a"), typed("c")]);
-    let mut bridge = Bridge::with(&first, |config| config.server.workers = 2).await;
+    let change = |config: &mut Config| {
+        config.server.workers = 2;
+        config.server.close_window = Duration::from_millis(5);
+    };
+    let bridge = Bridge::with(&first, change).await;
     let mut leaver = bridge.connect("/c/1").await;
     let (go_on, may_go_on) = watch::channel(false);
     let (got, mut counted) = watch::channel(0);
@@ -116,9 +121,9 @@ async fn an_unchanged_routes_connections_notice_nothing_and_new_clients_meet_the
     // While messages are under way: b comes first, c goes, all others have another place than before.
     patiently("the talk", counted.wait_for(|got| *got >= MESSAGES)).await.unwrap();
     let second = next(&bridge, &with_first(&[typed("b"), typed("a")]), &[]);
-    bridge.running.replace(&second).unwrap();
+    bridge.reload(second).await;
     patiently("more talk", counted.wait_for(|got| *got >= 2 * MESSAGES)).await.unwrap();
-    bridge.running.replace(&next(&bridge, &with_first(&[typed("a"), typed("b")]), &[])).unwrap();
+    bridge.reload(next(&bridge, &with_first(&[typed("a"), typed("b")]), &[])).await;
     go_on.send_replace(true);
 
     let expected: Vec<usize> = (0..MESSAGES).map(|n| n / 2).collect();
@@ -134,7 +139,7 @@ async fn an_unchanged_routes_connections_notice_nothing_and_new_clients_meet_the
         (r#"frames_total{route="a",direction="in"}"#, 3 * MESSAGES),
         (r#"frames_total{route="a",direction="out"}"#, 6 * MESSAGES),
         (r#"connections_total{route="b"}"#, 0),
-        (r#"connections{route="c",phase="live"}"#, 1),
+        (r#"closes_total{route="c",reason="route_changed"}"#, 1),
         ("upstream_gaps_total", 0),
     ] {
         bridge.becomes(&format!("pusher_bridge_{series}"), value as f64).await;
@@ -153,29 +158,32 @@ async fn an_unchanged_routes_connections_notice_nothing_and_new_clients_meet_the
     for client in &mut clients {
         assert_eq!(client.json().await["data"], "hello");
     }
-    // b is a route of its own, and what was c goes on for who is there, and for nobody else.
+    assert_eq!(leaver.closed().await.unwrap().0, 1001, "c is gone");
+    // b is a route of its own.
     let mut of_b = [bridge.connect("/b/1").await, bridge.connect("/b/1").await];
     bridge.becomes(r#"pusher_bridge_connections{route="b",phase="live"}"#, 2.0).await;
-    bridge.becomes(CONFIRMED, 3.0).await;
+    bridge.becomes(CONFIRMED, 2.0).await;
     of_b[0].send(r#"{"type":"say","data":"b"}"#).await;
     assert_eq!(of_b[1].json().await["data"], "b");
     bridge.becomes(r#"pusher_bridge_frames_total{route="b",direction="out"}"#, 1.0).await;
     assert_eq!(bridge.metric(r#"pusher_bridge_connections_total{route="a"}"#), 4.0);
     let refused = OldClient::try_connect(bridge.address(), "/c/1").await.err().unwrap();
     assert!(refused.to_string().contains("404"), "{refused}");
-    bridge.sandbox.trigger("private-c-1", "still", "1");
-    assert_eq!(leaver.json().await["type"], "still");
-    bridge.becomes(r#"pusher_bridge_frames_total{route="c",direction="out"}"#, 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_rendered_for_each_client_by_the_edition_of_its_route() {
     let edition = |dialect: &str| SHIPPED.to_owned() + &route("d", &format!("dialect = \"{dialect}\""));
-    let mut bridge = Bridge::with(&edition("typed"), |config| config.server.workers = 2).await;
+    // Whoever has to go has a turn that does not come here.
+    let change = |config: &mut Config| {
+        config.server.workers = 2;
+        config.server.close_window = Duration::from_secs(3600);
+    };
+    let bridge = Bridge::with(&edition("typed"), change).await;
     let mut typed = [bridge.connect("/d/1").await, bridge.connect("/d/1").await];
     bridge.becomes(r#"pusher_bridge_connections{route="d",phase="live"}"#, 2.0).await;
     bridge.becomes(CONFIRMED, 1.0).await;
-    bridge.running.replace(&next(&bridge, &edition("channel"), &[])).unwrap();
+    bridge.reload(next(&bridge, &edition("channel"), &[])).await;
     let mut by_channel = [bridge.connect("/d/1").await, bridge.connect("/d/1").await];
     bridge.becomes(r#"pusher_bridge_connections{route="d",phase="live"}"#, 4.0).await;
     for n in 0..20 {
@@ -192,8 +200,8 @@ async fn an_event_is_rendered_for_each_client_by_the_edition_of_its_route() {
     }
     bridge.becomes(r#"pusher_bridge_frames_total{route="d",direction="out"}"#, 80.0).await;
     bridge.becomes(r#"pusher_bridge_upstream_events_total{result="delivered"}"#, 20.0).await;
-    // As it was before: the clients of the first generation that are left are found again.
-    bridge.running.replace(&next(&bridge, &edition("typed"), &[])).unwrap();
+    // As it was before: the clients of the first generation stay.
+    bridge.reload(next(&bridge, &edition("typed"), &[])).await;
     let mut last = bridge.connect("/d/1").await;
     bridge.becomes(r#"pusher_bridge_connections{route="d",phase="live"}"#, 5.0).await;
     by_channel[0].send(r#"{"type":"say","data":1}"#).await;
@@ -204,33 +212,35 @@ async fn an_event_is_rendered_for_each_client_by_the_edition_of_its_route() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_go_to_the_backend_of_their_senders_edition() {
+async fn messages_go_to_the_backend_that_is_in_force_also_of_who_was_there_before() {
     let (mut one, mut two) = (Backend::start().await, Backend::start().await);
     let posting = |backend: &Backend| {
         let rule =
             "dialect = \"typed\"\n[[routes.publish]]\ntypes = [\"in\"]\npost = \"URL/x\"\nbody = '{data}'";
         SHIPPED.to_owned() + &route("p", &rule.replace("URL", &backend.url()))
     };
-    let mut bridge = Bridge::with(&posting(&one), |_| {}).await;
+    let bridge = Bridge::with(&posting(&one), |_| {}).await;
     let mut before = bridge.connect("/p/1").await;
-    bridge.running.replace(&next(&bridge, &posting(&two), &[])).unwrap();
-    let mut after = bridge.connect("/p/1").await;
-    for n in 1..4 {
+    before.send(r#"{"type":"in","data":0}"#).await;
+    assert_eq!(one.next().await.body, "0");
+    for n in 1..6 {
+        let backend = if n % 2 == 1 { &mut two } else { &mut one };
+        bridge.reload(next(&bridge, &posting(backend), &[])).await;
+        let mut after = bridge.connect("/p/1").await;
         before.send(&format!(r#"{{"type":"in","data":{n}}}"#)).await;
+        assert_eq!(backend.next().await.body, n.to_string());
         after.send(&format!(r#"{{"type":"in","data":-{n}}}"#)).await;
-        assert_eq!((one.next().await.body, two.next().await.body), (n.to_string(), format!("-{n}")));
-        // Whatever comes and goes: who is there has its backend.
-        bridge.running.replace(&next(&bridge, SHIPPED, &[])).unwrap();
+        assert_eq!(backend.next().await.body, format!("-{n}"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_judged_by_the_newest_keys_on_old_connections_too() {
-    let mut bridge = Bridge::start().await;
+    let bridge = Bridge::start().await;
     let mut client = bridge.login("/ws/plugin/p1").await;
     let old = token("123");
     let rotated = "another secret, as long as it has to be";
-    bridge.running.replace(&next(&bridge, SHIPPED, &[("JWT_SECRET", rotated)])).unwrap();
+    bridge.reload(next(&bridge, SHIPPED, &[("JWT_SECRET", rotated)])).await;
     let claims = json!({
         "sub": "123",
         "plugin_ids": ["p1"],
@@ -274,7 +284,7 @@ async fn keys_that_were_fetched_stay_at_hand_when_something_else_of_auth_changes
         &format!("algorithms = [\"RS256\"]\njwks_url = \"{url}\""),
     );
     let two = format!("{routes}\n[[auth.keys]]\nalgorithms = [\"RS256\"]\njwks_url = \"{url}/2\"\n");
-    let mut bridge = Bridge::with(&two, |_| {}).await;
+    let bridge = Bridge::with(&two, |_| {}).await;
     let max_age = |key: usize| format!("pusher_bridge_jwks_max_age_seconds{{key=\"{key}\"}}");
     assert_eq!([0, 1].map(|key| bridge.metric(&max_age(key))), [86_400.0; 2]);
     let admin = bridge.running.admin_address;
@@ -286,7 +296,7 @@ async fn keys_that_were_fetched_stay_at_hand_when_something_else_of_auth_changes
     .await;
     let mut lenient = next(&bridge, &routes, &[]);
     lenient.auth.as_mut().unwrap().leeway = Duration::from_secs(1);
-    bridge.running.replace(&lenient).unwrap();
+    bridge.reload(lenient).await;
     let ready = get(admin, "/readyz").await;
     assert_eq!(ready.body, "ready\nlinks connected: 1 of 1\nkeys at hand: 1 of 1\n");
     assert_eq!([0, 1].map(|key| bridge.metric(&max_age(key))), [86_400.0, 0.0]);
@@ -294,17 +304,32 @@ async fn keys_that_were_fetched_stay_at_hand_when_something_else_of_auth_changes
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_route_on_the_health_path_in_force_is_refused_and_nothing_has_changed() {
-    let healthy = |config: &mut Config| config.server.health_path = Some("/healthz".to_owned());
-    let mut bridge = Bridge::with(&(SHIPPED.to_owned() + &typed("a")), healthy).await;
-    let shadowed = typed("b").replace("/b/{room}", "/healthz").replace("-{room}", "");
-    let rotated = [("JWT_SECRET", "another secret, as long as it has to be")];
-    let error = bridge.running.replace(&next(&bridge, &(SHIPPED.to_owned() + &shadowed), &rotated));
-    assert_eq!(
-        error.unwrap_err().to_string(),
-        "routes: `/healthz`, a path of the route `b`, is the `health_path` in force"
-    );
+async fn the_health_path_comes_and_makes_room_for_a_route() {
+    let bridge = Bridge::with(&(SHIPPED.to_owned() + &typed("a")), |_| {}).await;
+    let mut client = bridge.connect("/a/1").await;
+    assert_eq!(get(bridge.address(), "/healthz").await.status, 404);
+    let mut healthy = next(&bridge, &(SHIPPED.to_owned() + &typed("a")), &[]);
+    healthy.server.health_path = Some("/healthz".to_owned());
+    bridge.reload(healthy).await;
     assert_eq!(get(bridge.address(), "/healthz").await.status, 200);
+    let route = typed("b").replace("/b/{room}", "/healthz").replace("-{room}", "");
+    let mut shadowed = next(&bridge, &(SHIPPED.to_owned() + &typed("a") + &route), &[]);
+    shadowed.server.health_path = None;
+    bridge.reload(shadowed).await;
+    let mut of_b = bridge.connect("/healthz").await;
+    bridge.becomes(CONFIRMED, 2.0).await;
+    for (channel, client) in [("private-b", &mut of_b), ("private-a-1", &mut client)] {
+        bridge.sandbox.trigger(channel, "news", "1");
+        assert_eq!(client.json().await["type"], "news");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_something_needs_a_restart_nothing_is_changed() {
+    let bridge = Bridge::with(&(SHIPPED.to_owned() + &typed("a")), |_| {}).await;
+    let rotated = [("JWT_SECRET", "another secret, as long as it has to be"), ("PUSHER_KEY", "other")];
+    let error = bridge.running.replace(next(&bridge, &(SHIPPED.to_owned() + &typed("b")), &rotated)).await;
+    assert_eq!(error.unwrap_err().to_string(), "cannot be changed at run time: upstream.key");
     assert!(!bridge.running.metrics.render().contains("route=\"b\""));
     let _client = bridge.connect("/a/1").await;
     bridge.login("/ws/plugin/p1").await;

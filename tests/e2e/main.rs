@@ -38,6 +38,7 @@ mod publish;
 mod publish_rules;
 mod refused;
 mod relay;
+mod reload;
 mod scenarios;
 mod self_hosted;
 mod shutdown;

@@ -35,6 +35,7 @@ const PURE: &[&str] = &[
     "src/explain/question.rs",
     "src/explain/talk.rs",
     "src/explain/text.rs",
+    "src/fanout/table",
     "src/fanout/table.rs",
     "src/fanout/view.rs",
     "src/http/spelling.rs",

@@ -75,7 +75,7 @@ fn each_route_has_its_fate_and_says_for_how_many() {
     let clients = Clients::from([("a".into(), 3), ("b".into(), 7)]);
     assert_eq!(
         plan.text(Some(&clients)),
-        "applied at once: auth.leeway\n  c  added; 0 clients stay\n  b  replaced: filter, limits.depth; 7 clients are \
+        "applied at once: auth.leeway\n  c  added\n  b  replaced: filter, limits.depth; 7 clients are \
          closed\n  a  removed; 3 clients are closed\n"
     );
     let told = plan.json(Some(&clients));
@@ -91,6 +91,9 @@ fn what_needs_a_restart_is_named() {
     assert_eq!(plan.fixed, ["upstream.key", "upstream.secret"]);
     assert!(plan.text(None).starts_with("needs a restart: upstream.key, upstream.secret; "));
     assert!(!plan.is_nothing());
+    assert_eq!(line_of(FILE, "upstream.key"), Some(4));
+    assert_eq!(line_of(FILE, "upstream.ws_host"), Some(2), "its table");
+    assert_eq!(line_of(FILE, "server.listen"), None);
 }
 
 #[test]

@@ -99,6 +99,31 @@ fn what_clients_can_cause_is_known_while_some_can() {
     assert!(third.client_events().has("a", "told") && !third.client_events().has("a", "said"));
 }
 
+#[test]
+fn every_edition_that_is_alive_has_an_heir_or_is_in_force() {
+    let mut bridge = Bridge::new();
+    let first = bridge.next(&[route("a", ""), route("b", ""), route("c", ""), route("d", "")]);
+    let editions: Vec<_> = first.routes().to_vec();
+    assert!(editions.iter().all(|route| first.heir_of(route.edition()).is_none()));
+    let second =
+        [route("a", ""), route("b", "echo = true"), route("c", "filter = { field = \"f\", equals = \"1\" }")];
+    let second = bridge.next(&second);
+    let heir = |generation: &Generation, at: usize| generation.heir_of(editions[at].edition()).cloned();
+    assert_eq!(heir(&second, 0), None);
+    assert_eq!(heir(&second, 1), Some(Heir::Next(of(&second, "/b"))));
+    assert_eq!((heir(&second, 2), heir(&second, 3)), (Some(Heir::Nobody), Some(Heir::Nobody)));
+    // Whoever missed the second follows the third, and what comes back is in force.
+    let third = bridge.next(&[route("b", "on_gap = \"close\""), route("c", "")]);
+    assert_eq!(heir(&third, 0), Some(Heir::Nobody));
+    assert_eq!(heir(&third, 1), Some(Heir::Next(of(&third, "/b"))));
+    assert_eq!(heir(&third, 2), None);
+    assert_eq!(third.heir_of(of(&second, "/c").edition()), Some(&Heir::Nobody));
+    // Nobody is left of them, and nothing is kept.
+    drop((first, second, third, editions));
+    let last = bridge.next(&[route("a", "echo = true")]);
+    assert!(last.heirs.is_empty());
+}
+
 /// Each part of a route tells it from another; none is left out of the comparison.
 #[test]
 fn any_change_makes_another_edition() {

@@ -25,6 +25,17 @@ struct Messages {
 }
 
 impl Gates {
+    /// The rates of `limits` hold from now on; who has one that is the same keeps what it has used of it. That of the user
+    /// comes by [`Self::share`], if there is one.
+    pub(super) fn follow(&mut self, before: &Limits, after: &Limits) {
+        if let Some(messages) = &mut self.messages {
+            messages.own = messages.own.take().filter(|_| before.messages == after.messages);
+            messages.users = messages.users.take().filter(|_| after.messages_per_user.is_some());
+        }
+        self.auth = self.auth.take().filter(|_| before.auth_attempts == after.auth_attempts);
+        self.control = self.control.take().filter(|_| before.control_frames == after.control_frames);
+    }
+
     /// A client message: one of the connection's, and one of its user's.
     pub(super) fn message(&mut self, limits: &Limits, now: Instant) -> Result<(), Duration> {
         if limits.messages.is_none() && self.messages.is_none() {

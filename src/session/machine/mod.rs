@@ -2,6 +2,7 @@
 //! and gives actions; the driver (`session/mod.rs`) carries them out.
 
 mod choices;
+mod following;
 mod gates;
 mod liveness;
 mod messages;
@@ -176,6 +177,13 @@ impl Machine {
     /// The rate of all messages of the connection's user, where the route has one. To be given with the slots.
     pub fn rate_user(&mut self, gate: Arc<SharedGate>) {
         self.gates.share(gate);
+    }
+
+    /// The filled key of `limits.exclusive` of a user who is in service.
+    #[must_use]
+    pub fn exclusive_key(&self) -> Option<Identity> {
+        let user = self.user.as_ref()?;
+        self.exclusive_of(&user.subject, user.issuer.as_ref())
     }
 
     /// The client's channel, with a chosen part from `object`.

@@ -48,7 +48,13 @@ impl Machine {
 
     /// Closes are spread over `window`: everybody missed the same at once, and who comes back asks for the state of
     /// things. Until then events go on.
-    fn close_in_turn(&mut self, why: CloseReason, window: Duration, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn close_in_turn(
+        &mut self,
+        why: CloseReason,
+        window: Duration,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
         if window.is_zero() {
             return self.close(why, out);
         }

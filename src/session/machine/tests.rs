@@ -1,4 +1,5 @@
 mod channels;
+mod following;
 mod liveness;
 mod members;
 mod messages;

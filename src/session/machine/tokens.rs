@@ -161,7 +161,10 @@ impl Machine {
         }
         // A later token does not change what is told of him: Pusher knows no other way than to leave and come again.
         self.member = member;
-        out.push(Action::Acquire { user: claims.identity(), exclusive: self.exclusive(&claims) });
+        out.push(Action::Acquire {
+            user: claims.identity(),
+            exclusive: self.exclusive_of(&claims.user, claims.issuer.as_ref()),
+        });
         self.timers.clear(Timer::Phase);
         self.state = State::Acquiring(Box::new(claims));
         Outcome::of(TokenResult::Accepted)
@@ -238,14 +241,14 @@ impl Machine {
     }
 
     /// The filled key of `limits.exclusive`; of one that names the user, his issuer is part.
-    fn exclusive(&self, claims: &Claims) -> Option<Identity> {
+    pub(super) fn exclusive_of(&self, user: &str, issuer: Option<&Arc<str>>) -> Option<Identity> {
         let key = &self.route.limits.exclusive.as_ref()?.key;
         let subject = key.fill(|var| match var {
-            Var::User => Some(Cow::Borrowed(claims.user.as_str())),
+            Var::User => Some(Cow::Borrowed(user)),
             var => self.value_of(var, None),
         })?;
         let names_user = key.vars().any(|var| *var == Var::User);
-        Some(Identity { issuer: claims.issuer.clone().filter(|_| names_user), subject })
+        Some(Identity { issuer: issuer.cloned().filter(|_| names_user), subject })
     }
 
     fn auth_ok(&self, claims: &Claims, now: Now) -> Option<String> {

@@ -79,6 +79,11 @@ impl Bridge {
         metric(&self.running, series)
     }
 
+    /// Puts `config` in force.
+    pub async fn reload(&self, config: Config) {
+        self.running.replace(config).await.unwrap();
+    }
+
     pub async fn shutdown(self) -> Shutdown {
         self.running.shutdown().await
     }

@@ -1,0 +1,406 @@
+//! Reloads, one at a time: the file is read, compared with what is in force, and put in its place as a whole, or not at
+//! all.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use hyper::StatusCode;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::StartError;
+use super::endpoints;
+use super::metrics::Metrics;
+use super::succession::Succession;
+use super::tasks::Tasks;
+use crate::admin::reload::{Failure, InForce, Order, Told};
+use crate::clock::Now;
+use crate::config::Config;
+use crate::config::plan::{Clients, Fate, Plan, line_of};
+use crate::metrics::label::labels;
+use crate::metrics::{Family, Gauge, Info, Registry};
+use crate::server::worker::Door;
+use crate::session::context::{self, Context, Reloaded};
+use crate::upstream::api::Api;
+use crate::upstream::occupancy::Occupancy;
+
+/// How long a worker may take to tell its connections. It is not waited for any longer; they are told all the same.
+const TELLING_MAX: Duration = Duration::from_secs(10);
+
+labels! {
+    /// What became of a reload.
+    pub enum ReloadResult: "result" {
+        /// What the file says now is in force.
+        Applied = "applied",
+        /// It says what it said before.
+        Unchanged = "unchanged",
+        /// It has an error, or cannot be read, or needs what is not there.
+        Invalid = "invalid",
+        /// It changes what cannot be changed at run time.
+        NeedsRestart = "needs_restart",
+        /// The bridge shuts down.
+        Draining = "draining",
+    }
+}
+
+/// What asks for a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// SIGHUP.
+    Signal,
+    /// `POST /reload`.
+    Admin,
+    /// A file has changed.
+    Files,
+}
+
+impl Trigger {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Signal => "signal",
+            Self::Admin => "admin",
+            Self::Files => "files",
+        }
+    }
+}
+
+/// What a file said when it was read.
+#[derive(Debug)]
+pub struct Reading {
+    /// The file, as it is called in messages.
+    pub name: String,
+    /// What it said.
+    pub text: String,
+    /// It, and every file that it names.
+    pub files: Vec<PathBuf>,
+    /// What that means.
+    pub config: Result<Config, Unreadable>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// From 1.
+    pub line: Option<usize>,
+    /// The first of what is wrong, in a sentence.
+    pub reason: String,
+    /// All of it, with lines and carets.
+    pub shown: String,
+}
+
+/// Reads the file again. It may wait for a disk.
+pub type Read = Arc<dyn Fn() -> Reading + Send + Sync>;
+
+pub(super) struct ReloadMetrics {
+    results: Family<ReloadResult>,
+    timestamp: Gauge,
+    info: Info,
+}
+
+impl ReloadMetrics {
+    pub(super) fn new(registry: &Registry) -> Self {
+        Self {
+            results: registry
+                .declare("pusher_bridge_reloads_total", "Reloads of the configuration, by result"),
+            timestamp: registry.declare(
+                "pusher_bridge_config_timestamp_seconds",
+                "Since when the configuration is in force, Unix time",
+            ),
+            info: registry.declare_info(
+                "sha256",
+                "pusher_bridge_config_info",
+                "Always 1; the label is of the file that is in force",
+            ),
+        }
+    }
+}
+
+/// Asks for reloads.
+#[derive(Clone)]
+pub struct Reloads(mpsc::Sender<Message>);
+
+enum Message {
+    Reload(Trigger),
+    Replace(Box<Config>, oneshot::Sender<Result<Plan, StartError>>),
+    Stop(oneshot::Sender<Tasks>),
+}
+
+impl Reloads {
+    /// Asks for a reload, and does not wait for it. One that is asked for already is enough.
+    pub fn ask(&self, trigger: Trigger) {
+        let _ = self.0.try_send(Message::Reload(trigger));
+    }
+
+    /// Puts `config` in force.
+    pub(super) async fn replace(&self, config: Config) -> Result<Plan, StartError> {
+        let (answer, told) = oneshot::channel();
+        let _ = self.0.send(Message::Replace(Box::new(config), answer)).await;
+        told.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Ends it; gives what publishes.
+    pub(super) async fn stop(&self) -> Option<Tasks> {
+        let (answer, told) = oneshot::channel();
+        self.0.send(Message::Stop(answer)).await.ok()?;
+        told.await.ok()
+    }
+}
+
+fn ended() -> StartError {
+    super::failed("reload")("the bridge shuts down")
+}
+
+/// What it takes to reload.
+pub(super) struct Reloader {
+    pub(super) read: Option<Read>,
+    pub(super) in_force: Arc<ArcSwap<Config>>,
+    pub(super) succession: Succession,
+    pub(super) publishing: Tasks,
+    pub(super) door: Arc<Door>,
+    /// Of each worker. Not owned: with the last session the publisher's entrance is gone.
+    pub(super) contexts: Vec<Weak<Context>>,
+    pub(super) workers: Vec<mpsc::Sender<Reloaded>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) api: Arc<Api>,
+    pub(super) occupancy: Option<Arc<Occupancy>>,
+}
+
+/// What became of a reload, for whoever asked.
+struct Outcome {
+    result: ReloadResult,
+    plan: Option<Value>,
+    failure: Option<(Failure, String)>,
+}
+
+impl Reloader {
+    /// Begins to take orders on the current runtime. `text` is what the file said whose configuration is in force.
+    pub(super) fn start(mut self, text: Option<&str>) -> Reloads {
+        let (sender, mut messages) = mpsc::channel(1);
+        let mut orders =
+            if self.read.is_some() { self.door.status.reloads.open() } else { mpsc::channel(1).1 };
+        self.note_in_force(text, Now::read());
+        tokio::spawn(async move {
+            loop {
+                let message = tokio::select! {
+                    message = messages.recv() => message,
+                    Some(order) = orders.recv() => {
+                        self.carry_out(order).await;
+                        continue;
+                    }
+                };
+                match message {
+                    Some(Message::Reload(trigger)) => _ = self.reload(trigger, false).await,
+                    Some(Message::Replace(config, answer)) => {
+                        let plan = Plan::between(&self.in_force.load(), &config);
+                        _ = answer.send(self.apply(*config, &plan).await.map(|()| plan));
+                    }
+                    Some(Message::Stop(answer)) => {
+                        _ = answer.send(self.publishing);
+                        return;
+                    }
+                    // Whoever could shut the bridge down is gone.
+                    None => return std::future::pending().await,
+                }
+            }
+        });
+        Reloads(sender)
+    }
+
+    async fn carry_out(&mut self, Order { dry_run, answer }: Order) {
+        let Outcome { result, plan, failure } = self.reload(Trigger::Admin, dry_run).await;
+        let status = match result {
+            ReloadResult::Applied | ReloadResult::Unchanged => StatusCode::OK,
+            ReloadResult::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            ReloadResult::NeedsRestart => StatusCode::CONFLICT,
+            ReloadResult::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let mut body = json!({ "result": result.label(), "dry_run": dry_run, "plan": plan });
+        if let (Some((failure, shown)), Some(body)) = (failure, body.as_object_mut()) {
+            body.insert("file".to_owned(), failure.file.into());
+            body.insert("line".to_owned(), failure.line.into());
+            body.insert("reason".to_owned(), failure.reason.into());
+            body.insert("shown".to_owned(), shown.into());
+        }
+        let _ = answer.send(Told { status, body });
+    }
+
+    /// Reads the file, and puts it in force if nothing is wrong with it. A dry run only says what would be.
+    async fn reload(&mut self, trigger: Trigger, dry_run: bool) -> Outcome {
+        let Some(read) = self.read.clone() else {
+            return Outcome { result: ReloadResult::Unchanged, plan: None, failure: None };
+        };
+        if self.door.status.is_draining() {
+            return self.note(
+                trigger,
+                dry_run,
+                Outcome { result: ReloadResult::Draining, plan: None, failure: None },
+            );
+        }
+        // Files may be slow, and links and lanes live on this thread.
+        let Ok(reading) = tokio::task::spawn_blocking(move || read()).await else {
+            return Outcome { result: ReloadResult::Invalid, plan: None, failure: None };
+        };
+        let now = Now::read();
+        let failed = |result: ReloadResult, line, reason: String, shown| {
+            let file = reading.name.clone();
+            Some((Failure { at: now, result: result.label(), file, line, reason }, shown))
+        };
+        let config = match reading.config {
+            Ok(config) => config,
+            Err(Unreadable { line, reason, shown }) => {
+                let failure = failed(ReloadResult::Invalid, line, reason, shown);
+                return self.note(
+                    trigger,
+                    dry_run,
+                    Outcome { result: ReloadResult::Invalid, plan: None, failure },
+                );
+            }
+        };
+        let plan = Plan::between(&self.in_force.load(), &config);
+        let told = Some(plan.json(Some(&self.clients())));
+        if !plan.fixed.is_empty() {
+            let line = plan.fixed.iter().find_map(|key| line_of(&reading.text, key));
+            let reason = format!("cannot be changed at run time: {}", plan.fixed.join(", "));
+            let shown = plan.text(None);
+            let failure = failed(ReloadResult::NeedsRestart, line, reason, shown);
+            let outcome = Outcome { result: ReloadResult::NeedsRestart, plan: told, failure };
+            return self.note(trigger, dry_run, outcome);
+        }
+        let result = if plan.is_nothing() { ReloadResult::Unchanged } else { ReloadResult::Applied };
+        if dry_run {
+            return Outcome { result, plan: told, failure: None };
+        }
+        if let Err(error) = self.apply(config, &plan).await {
+            let failure = failed(ReloadResult::Invalid, None, error.to_string(), format!("error: {error}\n"));
+            return self.note(
+                trigger,
+                dry_run,
+                Outcome { result: ReloadResult::Invalid, plan: told, failure },
+            );
+        }
+        self.note_in_force(Some(&reading.text), now);
+        if result == ReloadResult::Applied {
+            let count = |is: fn(&Fate) -> bool| plan.routes.iter().filter(|(_, fate)| is(fate)).count();
+            tracing::info!(
+                trigger = trigger.label(),
+                adjusted = count(|fate| matches!(fate, Fate::Adjusted(_))),
+                closing = count(Fate::closes),
+                added = count(|fate| matches!(fate, Fate::Added)),
+                keys = plan.applied.join(", "),
+                "the configuration was reloaded"
+            );
+        }
+        self.note(trigger, dry_run, Outcome { result, plan: told, failure: None })
+    }
+
+    /// Counts, logs and shows what became of a reload.
+    fn note(&self, trigger: Trigger, dry_run: bool, outcome: Outcome) -> Outcome {
+        if dry_run {
+            return outcome;
+        }
+        self.metrics.reloads.results.get(outcome.result).increment(1);
+        match (&outcome.failure, outcome.result) {
+            (Some((failure, _)), _) => {
+                tracing::error!(
+                    trigger = trigger.label(),
+                    result = outcome.result.label(),
+                    file = failure.file,
+                    line = failure.line,
+                    reason = failure.reason,
+                    "the configuration was not reloaded"
+                );
+                self.door.status.reloads.note_failure(failure.clone());
+            }
+            (None, ReloadResult::Unchanged) => {
+                tracing::info!(trigger = trigger.label(), "the configuration is as it was");
+            }
+            (None, ReloadResult::Draining) => {
+                tracing::warn!(trigger = trigger.label(), "no reload: the bridge shuts down");
+            }
+            (None, ReloadResult::Applied | ReloadResult::Invalid | ReloadResult::NeedsRestart) => {}
+        }
+        outcome
+    }
+
+    fn note_in_force(&self, text: Option<&str>, since: Now) {
+        let sha256 = text.map(sha256);
+        self.metrics.reloads.timestamp.set(since.unix_ms as f64 / 1000.0);
+        self.metrics.reloads.info.say(sha256.as_deref().unwrap_or("none"));
+        self.door.status.reloads.note_in_force(InForce { sha256, since });
+    }
+
+    /// Puts `config` in force: for who comes, and for who is there. What changes nothing touches nothing.
+    async fn apply(&mut self, config: Config, plan: &Plan) -> Result<(), StartError> {
+        if !plan.fixed.is_empty() {
+            return Err(super::failed("cannot be changed at run time")(plan.fixed.join(", ")));
+        }
+        let config = Arc::new(config);
+        if plan.is_nothing() {
+            self.in_force.store(config);
+            return Ok(());
+        }
+        let before = self.succession.generations.held();
+        self.succession.replace(&config, &mut self.publishing)?;
+        let after = self.succession.generations.held();
+        let endpoints = {
+            let before = self.door.endpoints.load();
+            let (api, occupancy) = (self.api.clone(), self.occupancy.clone());
+            endpoints::endpoints(before.as_deref(), &config, api, occupancy, &self.metrics)
+        };
+        self.door.endpoints.store(endpoints);
+        self.door.settings.store(Arc::new(config.server.clone()));
+        self.door.status.follow(&config.admin, config.server.close_window);
+        if let Some(shared) = self.succession.sessions.upgrade() {
+            shared.settings.store(Arc::new(sessions(&config)));
+        }
+        self.in_force.store(config);
+        let telling = self.workers.iter().map(async |worker| {
+            let (done, told) = oneshot::channel();
+            let reloaded = Reloaded { before: before.clone(), after: after.clone(), done };
+            // One that has ended has no connections.
+            if worker.send(reloaded).await.is_ok() {
+                let _ = told.await;
+            }
+        });
+        if timeout(TELLING_MAX, futures_util::future::join_all(telling)).await.is_err() {
+            tracing::warn!("a worker is slow to tell its connections of the new configuration");
+        }
+        Ok(())
+    }
+
+    /// How many clients each route has now.
+    fn clients(&self) -> Clients {
+        let generation = self.succession.generations.held();
+        let mut clients = Clients::new();
+        for context in self.contexts.iter().filter_map(Weak::upgrade) {
+            for (id, count) in context.clients() {
+                let route = generation.routes().iter().find(|route| route.id() == id);
+                if let Some(route) = route {
+                    *clients.entry(route.name.clone()).or_default() += count;
+                }
+            }
+        }
+        clients
+    }
+}
+
+/// What sessions need of the configuration beside their routes.
+pub(super) fn sessions(config: &Config) -> context::Settings {
+    context::Settings {
+        subscribe_wait: config.upstream.times.subscribe_timeout,
+        close_window: config.server.close_window,
+    }
+}
+
+/// In hexadecimal digits, as `sha256sum` has it.
+fn sha256(text: &str) -> String {
+    use std::fmt::Write as _;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().fold(String::new(), |mut digits, byte| {
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
+}
