@@ -39,13 +39,14 @@ use crate::upstream::undelivered::Undelivered;
 use crate::{http, tls};
 
 mod endpoints;
+mod files;
 pub mod metrics;
 pub mod reload;
 mod succession;
 mod tasks;
 
 use self::metrics::Metrics;
-use self::reload::{Read, Reloader, Reloads};
+use self::reload::{File, Reloader, Reloads};
 use self::succession::Succession;
 use self::tasks::Tasks;
 
@@ -105,14 +106,6 @@ pub struct Running {
 /// An address cannot be bound, a key or certificate cannot be used, or a thread cannot be made.
 pub async fn start(config: Config) -> Result<Running, StartError> {
     start_from(config, None).await
-}
-
-/// Where a configuration is from.
-pub struct File {
-    /// What the file said.
-    pub text: String,
-    /// Reads it again.
-    pub read: Read,
 }
 
 /// The same of a file's configuration, which can be reloaded.
@@ -279,9 +272,8 @@ pub async fn start_from(config: Config, file: Option<File>) -> Result<Running, S
     })?;
 
     let in_force = Arc::new(ArcSwap::new(config));
-    let (read, text) = file.map_or((None, None), |File { text, read }| (Some(read), Some(text)));
     let reloader = Reloader {
-        read,
+        read: None,
         in_force: in_force.clone(),
         succession,
         publishing,
@@ -291,8 +283,10 @@ pub async fn start_from(config: Config, file: Option<File>) -> Result<Running, S
         metrics: metrics.clone(),
         api,
         occupancy,
+        watch: None,
+        last: None,
     };
-    let reloads = reloader.start(text.as_deref());
+    let reloads = reloader.start(file);
     // Not before everything else is there.
     let (turn, listening) = Turn::first(listener).map_err(failed("listening"))?;
     let _ = accepting.pass(turn, 0);

@@ -1,18 +1,20 @@
 //! Reloads, one at a time: the file is read, compared with what is in force, and put in its place as a whole, or not at
 //! all.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hyper::StatusCode;
-use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
+use serde_json::json;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::StartError;
 use super::endpoints;
+use super::files::{Watch, entries_of, settled};
 use super::metrics::Metrics;
 use super::succession::Succession;
 use super::tasks::Tasks;
@@ -94,6 +96,18 @@ pub struct Unreadable {
 /// Reads the file again. It may wait for a disk.
 pub type Read = Arc<dyn Fn() -> Reading + Send + Sync>;
 
+/// Where a configuration is from.
+pub struct File {
+    /// What the file said.
+    pub text: String,
+    /// It, and every file that it names.
+    pub files: Vec<PathBuf>,
+    /// Reads it again.
+    pub read: Read,
+    /// Whether it is read again when one of the files has changed.
+    pub watch: bool,
+}
+
 pub(super) struct ReloadMetrics {
     results: Family<ReloadResult>,
     timestamp: Gauge,
@@ -166,22 +180,46 @@ pub(super) struct Reloader {
     pub(super) metrics: Arc<Metrics>,
     pub(super) api: Arc<Api>,
     pub(super) occupancy: Option<Arc<Occupancy>>,
+    pub(super) watch: Option<Watch>,
+    /// What the file said when it was last read, and what was wrong with it.
+    pub(super) last: Option<(String, Option<String>)>,
 }
 
 /// What became of a reload, for whoever asked.
 struct Outcome {
     result: ReloadResult,
-    plan: Option<Value>,
-    failure: Option<(Failure, String)>,
+    plan: Option<Plan>,
+    failure: Option<Wrong>,
+}
+
+struct Wrong {
+    failure: Failure,
+    /// As `check` shows it.
+    shown: String,
+}
+
+impl Outcome {
+    const fn of(result: ReloadResult) -> Self {
+        Self { result, plan: None, failure: None }
+    }
 }
 
 impl Reloader {
-    /// Begins to take orders on the current runtime. `text` is what the file said whose configuration is in force.
-    pub(super) fn start(mut self, text: Option<&str>) -> Reloads {
+    /// Begins to take orders on the current runtime. `file` is where the configuration in force is from.
+    pub(super) fn start(mut self, file: Option<File>) -> Reloads {
         let (sender, mut messages) = mpsc::channel(1);
-        let mut orders =
-            if self.read.is_some() { self.door.status.reloads.open() } else { mpsc::channel(1).1 };
-        self.note_in_force(text, Now::read());
+        let mut orders = mpsc::channel(1).1;
+        match file {
+            Some(File { text, files, read, watch }) => {
+                orders = self.door.status.reloads.open();
+                self.note_in_force(Some(text), Now::read());
+                self.read = Some(read);
+                if watch {
+                    self.watch(entries_of(&files), sender.clone());
+                }
+            }
+            None => self.note_in_force(None, Now::read()),
+        }
         tokio::spawn(async move {
             loop {
                 let message = tokio::select! {
@@ -209,6 +247,28 @@ impl Reloader {
         Reloads(sender)
     }
 
+    /// From now on changes of files are told to `reloads`.
+    fn watch(&mut self, entries: HashSet<PathBuf>, reloads: mpsc::Sender<Message>) {
+        let changed = Arc::new(Notify::new());
+        match Watch::start(changed.clone()) {
+            Ok(mut watch) => {
+                watch.follow(entries);
+                self.watch = Some(watch);
+                tokio::spawn(async move {
+                    loop {
+                        settled(&changed).await;
+                        if reloads.send(Message::Reload(Trigger::Files)).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "files cannot be watched: ask for reloads by SIGHUP or `POST /reload`");
+            }
+        }
+    }
+
     async fn carry_out(&mut self, Order { dry_run, answer }: Order) {
         let Outcome { result, plan, failure } = self.reload(Trigger::Admin, dry_run).await;
         let status = match result {
@@ -217,93 +277,91 @@ impl Reloader {
             ReloadResult::NeedsRestart => StatusCode::CONFLICT,
             ReloadResult::Draining => StatusCode::SERVICE_UNAVAILABLE,
         };
+        let plan = plan.map(|plan| plan.json(Some(&self.clients())));
         let mut body = json!({ "result": result.label(), "dry_run": dry_run, "plan": plan });
-        if let (Some((failure, shown)), Some(body)) = (failure, body.as_object_mut()) {
-            body.insert("file".to_owned(), failure.file.into());
-            body.insert("line".to_owned(), failure.line.into());
-            body.insert("reason".to_owned(), failure.reason.into());
-            body.insert("shown".to_owned(), shown.into());
+        if let (Some(wrong), Some(body)) = (failure, body.as_object_mut()) {
+            body.insert("file".to_owned(), wrong.failure.file.into());
+            body.insert("line".to_owned(), wrong.failure.line.into());
+            body.insert("reason".to_owned(), wrong.failure.reason.into());
+            body.insert("shown".to_owned(), wrong.shown.into());
         }
         let _ = answer.send(Told { status, body });
     }
 
     /// Reads the file, and puts it in force if nothing is wrong with it. A dry run only says what would be.
     async fn reload(&mut self, trigger: Trigger, dry_run: bool) -> Outcome {
-        let Some(read) = self.read.clone() else {
-            return Outcome { result: ReloadResult::Unchanged, plan: None, failure: None };
-        };
+        let Some(read) = self.read.clone() else { return Outcome::of(ReloadResult::Unchanged) };
         if self.door.status.is_draining() {
-            return self.note(
-                trigger,
-                dry_run,
-                Outcome { result: ReloadResult::Draining, plan: None, failure: None },
-            );
+            if !dry_run {
+                tracing::warn!(trigger = trigger.label(), "no reload: the bridge shuts down");
+                self.metrics.reloads.results.get(ReloadResult::Draining).increment(1);
+            }
+            return Outcome::of(ReloadResult::Draining);
         }
         // Files may be slow, and links and lanes live on this thread.
-        let Ok(reading) = tokio::task::spawn_blocking(move || read()).await else {
-            return Outcome { result: ReloadResult::Invalid, plan: None, failure: None };
+        let read = move || {
+            let reading = read();
+            (entries_of(&reading.files), reading)
         };
-        let now = Now::read();
-        let failed = |result: ReloadResult, line, reason: String, shown| {
-            let file = reading.name.clone();
-            Some((Failure { at: now, result: result.label(), file, line, reason }, shown))
+        let Ok((entries, reading)) = tokio::task::spawn_blocking(read).await else {
+            return Outcome::of(ReloadResult::Invalid);
         };
-        let config = match reading.config {
-            Ok(config) => config,
-            Err(Unreadable { line, reason, shown }) => {
-                let failure = failed(ReloadResult::Invalid, line, reason, shown);
-                return self.note(
-                    trigger,
-                    dry_run,
-                    Outcome { result: ReloadResult::Invalid, plan: None, failure },
-                );
-            }
-        };
-        let plan = Plan::between(&self.in_force.load(), &config);
-        let told = Some(plan.json(Some(&self.clients())));
-        if !plan.fixed.is_empty() {
-            let line = plan.fixed.iter().find_map(|key| line_of(&reading.text, key));
-            let reason = format!("cannot be changed at run time: {}", plan.fixed.join(", "));
-            let shown = plan.text(None);
-            let failure = failed(ReloadResult::NeedsRestart, line, reason, shown);
-            let outcome = Outcome { result: ReloadResult::NeedsRestart, plan: told, failure };
-            return self.note(trigger, dry_run, outcome);
+        if let Some(watch) = &mut self.watch {
+            watch.follow(entries);
         }
-        let result = if plan.is_nothing() { ReloadResult::Unchanged } else { ReloadResult::Applied };
-        if dry_run {
-            return Outcome { result, plan: told, failure: None };
+        let Reading { name, text, files: _, config } = reading;
+        let outcome = self.put_in_force(name, &text, config, dry_run).await;
+        if !dry_run {
+            self.note(trigger, text, &outcome);
         }
-        if let Err(error) = self.apply(config, &plan).await {
-            let failure = failed(ReloadResult::Invalid, None, error.to_string(), format!("error: {error}\n"));
-            return self.note(
-                trigger,
-                dry_run,
-                Outcome { result: ReloadResult::Invalid, plan: told, failure },
-            );
-        }
-        self.note_in_force(Some(&reading.text), now);
-        if result == ReloadResult::Applied {
-            let count = |is: fn(&Fate) -> bool| plan.routes.iter().filter(|(_, fate)| is(fate)).count();
-            tracing::info!(
-                trigger = trigger.label(),
-                adjusted = count(|fate| matches!(fate, Fate::Adjusted(_))),
-                closing = count(Fate::closes),
-                added = count(|fate| matches!(fate, Fate::Added)),
-                keys = plan.applied.join(", "),
-                "the configuration was reloaded"
-            );
-        }
-        self.note(trigger, dry_run, Outcome { result, plan: told, failure: None })
+        outcome
     }
 
-    /// Counts, logs and shows what became of a reload.
-    fn note(&self, trigger: Trigger, dry_run: bool, outcome: Outcome) -> Outcome {
-        if dry_run {
-            return outcome;
+    async fn put_in_force(
+        &mut self,
+        file: String,
+        text: &str,
+        config: Result<Config, Unreadable>,
+        dry_run: bool,
+    ) -> Outcome {
+        let failed = |result: ReloadResult, plan, Unreadable { line, reason, shown }| {
+            let failure = Failure { at: Now::read(), result: result.label(), file, line, reason };
+            Outcome { result, plan, failure: Some(Wrong { failure, shown }) }
+        };
+        let config = match config {
+            Ok(config) => config,
+            Err(wrong) => return failed(ReloadResult::Invalid, None, wrong),
+        };
+        let plan = Plan::between(&self.in_force.load(), &config);
+        if !plan.fixed.is_empty() {
+            let line = plan.fixed.iter().find_map(|key| line_of(text, key));
+            let reason = format!("cannot be changed at run time: {}", plan.fixed.join(", "));
+            let shown = plan.text(None);
+            return failed(ReloadResult::NeedsRestart, Some(plan), Unreadable { line, reason, shown });
         }
-        self.metrics.reloads.results.get(outcome.result).increment(1);
-        match (&outcome.failure, outcome.result) {
-            (Some((failure, _)), _) => {
+        let result = if plan.is_nothing() { ReloadResult::Unchanged } else { ReloadResult::Applied };
+        if !dry_run && let Err(error) = self.apply(config, &plan).await {
+            let shown = format!("error: {error}\n");
+            let wrong = Unreadable { line: None, reason: error.to_string(), shown };
+            return failed(ReloadResult::Invalid, Some(plan), wrong);
+        }
+        Outcome { result, plan: Some(plan), failure: None }
+    }
+
+    /// Counts, logs and shows what became of a reload. A file may change without saying anything else, by another time
+    /// or another owner, and then that is not worth a word.
+    fn note(&mut self, trigger: Trigger, text: String, outcome: &Outcome) {
+        let reason = outcome.failure.as_ref().map(|wrong| wrong.failure.reason.clone());
+        let is_same = self.last.as_ref().is_some_and(|(last, _)| *last == text);
+        let was_wrong = self.last.as_ref().and_then(|(_, wrong)| wrong.clone());
+        let is_old = is_same && outcome.result != ReloadResult::Applied && was_wrong == reason;
+        let says_nothing = trigger == Trigger::Files && is_old;
+        if !says_nothing {
+            self.metrics.reloads.results.get(outcome.result).increment(1);
+        }
+        match (&outcome.failure, &outcome.plan) {
+            _ if says_nothing => {}
+            (Some(Wrong { failure, .. }), _) => {
                 tracing::error!(
                     trigger = trigger.label(),
                     result = outcome.result.label(),
@@ -314,22 +372,32 @@ impl Reloader {
                 );
                 self.door.status.reloads.note_failure(failure.clone());
             }
-            (None, ReloadResult::Unchanged) => {
-                tracing::info!(trigger = trigger.label(), "the configuration is as it was");
+            (None, Some(plan)) if outcome.result == ReloadResult::Applied => {
+                let count = |is: fn(&Fate) -> bool| plan.routes.iter().filter(|(_, fate)| is(fate)).count();
+                tracing::info!(
+                    trigger = trigger.label(),
+                    adjusted = count(|fate| matches!(fate, Fate::Adjusted(_))),
+                    closing = count(Fate::closes),
+                    added = count(|fate| matches!(fate, Fate::Added)),
+                    keys = plan.applied.join(", "),
+                    "the configuration was reloaded"
+                );
             }
-            (None, ReloadResult::Draining) => {
-                tracing::warn!(trigger = trigger.label(), "no reload: the bridge shuts down");
-            }
-            (None, ReloadResult::Applied | ReloadResult::Invalid | ReloadResult::NeedsRestart) => {}
+            (None, _) => tracing::info!(trigger = trigger.label(), "the configuration is as it was"),
         }
-        outcome
+        match reason {
+            Some(reason) => self.last = Some((text, Some(reason))),
+            None if is_old => {}
+            None => self.note_in_force(Some(text), Now::read()),
+        }
     }
 
-    fn note_in_force(&self, text: Option<&str>, since: Now) {
-        let sha256 = text.map(sha256);
+    fn note_in_force(&mut self, text: Option<String>, since: Now) {
+        let sha256 = text.as_deref().map(sha256);
         self.metrics.reloads.timestamp.set(since.unix_ms as f64 / 1000.0);
         self.metrics.reloads.info.say(sha256.as_deref().unwrap_or("none"));
         self.door.status.reloads.note_in_force(InForce { sha256, since });
+        self.last = text.map(|text| (text, None));
     }
 
     /// Puts `config` in force: for who comes, and for who is there. What changes nothing touches nothing.

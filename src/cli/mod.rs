@@ -245,6 +245,9 @@ struct ServeArgs {
     /// Where probes and metrics are served, instead of the file's `server.admin`. Not for the public.
     #[arg(long, value_name = "ADDR", env = "PUSHER_BRIDGE_ADMIN")]
     admin: Option<SocketAddr>,
+    /// Do not reload when the routes file, or one that it names, changes: only when asked to, by SIGHUP or `POST /reload`.
+    #[arg(long, env = "PUSHER_BRIDGE_NO_WATCH")]
+    no_watch: bool,
     #[command(flatten)]
     log: LogArgs,
 }

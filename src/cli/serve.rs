@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, ServeArgs, block_on, incomplete, logging, process_env, shown};
-use crate::app::reload::{Read, Reading, Reloads, Trigger, Unreadable};
+use crate::app::reload::{File, Read, Reading, Reloads, Trigger, Unreadable};
 use crate::app::{self, Shutdown};
 use crate::config::diagnostics::Source;
 use crate::config::{self, Config};
@@ -16,8 +16,8 @@ use crate::server::admission::{DISPLACING_MAX, REFUSING_MAX};
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let overrides = Overrides { listen: args.listen, admin: args.admin };
-    let path = args.config.config.clone();
-    let Reading { text, config, .. } = read(&path, overrides);
+    let (path, no_watch) = (args.config.config.clone(), args.no_watch);
+    let Reading { text, files, config, .. } = read(&path, overrides);
     let mut config = config.map_err(|why| Failure::config(why.shown))?;
     let log = logging::init(&args.log)?;
     let descriptors = descriptors();
@@ -51,7 +51,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
             }
             reading
         });
-        let file = app::File { text, read: again };
+        let file = File { text, files, read: again, watch: !no_watch };
         let running = app::start_from(config, Some(file)).await.map_err(Failure::runtime)?;
         running.metrics.watch_log(log.counts());
         tracing::info!(

@@ -314,3 +314,99 @@ async fn a_reload_is_not_for_browsers_and_none_begins_while_the_bridge_drains() 
     assert_eq!((status, &told["result"]), (503, &json!("draining")));
     assert_eq!(served.reloads("draining").await, 1);
 }
+
+/// Puts what is in folder `to` in the place of what was there, as Kubernetes does with a ConfigMap or a Secret.
+fn swap(folder: &Path, to: &str) {
+    std::os::unix::fs::symlink(to, folder.join("..data_tmp")).unwrap();
+    std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configmap_that_is_swapped_is_one_reload_and_one_that_says_the_same_is_none() {
+    let folder = folder("reload-configmap");
+    let secrets = ["the first secret, as long as it has to be", "another secret, as long as it has to be"];
+    let routes = |secret: &str| {
+        let of_file = format!("secret_file = \"{secret}\"  # or secret");
+        SHIPPED.replacen("secret = \"${JWT_SECRET}\"           # or secret_file", &of_file, 1)
+            + &route("a", "")
+    };
+    for (version, secret) in [("..1", 0), ("..2", 1), ("..3", 1)] {
+        std::fs::create_dir(folder.join(version)).unwrap();
+        std::fs::write(folder.join(version).join("routes.toml"), routes("jwt")).unwrap();
+        std::fs::write(folder.join(version).join("jwt"), secrets[secret]).unwrap();
+    }
+    swap(&folder, "..1");
+    for name in ["routes.toml", "jwt"] {
+        std::os::unix::fs::symlink(format!("..data/{name}"), folder.join(name)).unwrap();
+    }
+    let served = Served::start_in(folder.clone()).await;
+    let token = |secret: &str| {
+        let expiry = pusher_bridge::clock::Now::read().unix_seconds() + 3600;
+        let claims = json!({ "sub": "123", "plugin_ids": ["p1"], "exp": expiry });
+        pusher_bridge::auth::mint_hs256(secret.as_bytes(), &claims.to_string())
+    };
+    let mut there = OldClient::connect(served.address, "/ws/plugin/p1").await;
+    there.auth(&token(secrets[0])).await;
+    assert_eq!(there.json().await["type"], "auth_response");
+
+    swap(&folder, "..2");
+    std::fs::remove_dir_all(folder.join("..1")).unwrap();
+    served.until("applied", 1).await;
+    let mut newcomer = OldClient::connect(served.address, "/ws/plugin/p1").await;
+    newcomer.auth(&token(secrets[0])).await;
+    assert_eq!(newcomer.json().await["type"], "auth_error");
+    newcomer.auth(&token(secrets[1])).await;
+    assert_eq!(newcomer.json().await["type"], "auth_response");
+    served.sandbox.trigger("private-plugin-p1", "news", "1");
+    for client in [&mut there, &mut newcomer] {
+        assert_eq!(client.json().await["type"], "news", "and nobody is closed");
+    }
+    // The same once more is no reload: what comes behind it is the second.
+    swap(&folder, "..3");
+    std::fs::write(folder.join("..3/jwt"), secrets[0]).unwrap();
+    served.until("applied", 2).await;
+    let mut last = OldClient::connect(served.address, "/ws/plugin/p1").await;
+    last.auth(&token(secrets[0])).await;
+    assert_eq!(last.json().await["type"], "auth_response");
+    for result in ["unchanged", "invalid", "needs_restart"] {
+        assert_eq!(served.reloads(result).await, 0, "{result}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_an_error_between_two_good_ones_changes_nothing() {
+    let first = SHIPPED.to_owned() + &route("a", "");
+    let served = Served::start(folder("reload-watched"), &first).await;
+    let mut client = OldClient::connect(served.address, "/a/1").await;
+    patiently("the channel", served.sandbox.wait_for(|view| view.subscribed("private-a-1") == 1)).await;
+    served.write(&(first.clone() + &route("b", "")));
+    served.until("applied", 1).await;
+    OldClient::connect(served.address, "/b/1").await;
+    served.write(&(first.clone() + &route("b", "") + "[[routes]]\nnam"));
+    served.until("invalid", 1).await;
+    assert!(served.ready().await["configuration"]["not_reloaded"]["reason"].is_string());
+    OldClient::connect(served.address, "/b/1").await;
+    std::fs::remove_file(served.folder.join("routes.toml")).unwrap();
+    served.until("invalid", 2).await;
+    served.write(&(first + &route("c", "")));
+    served.until("applied", 2).await;
+    assert_eq!(served.ready().await["configuration"]["not_reloaded"], Value::Null);
+    assert!(OldClient::try_connect(served.address, "/b/1").await.is_err());
+    OldClient::connect(served.address, "/c/1").await;
+    served.sandbox.trigger("private-a-1", "news", "1");
+    assert_eq!(client.json().await["type"], "news");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_watching_a_reload_has_to_be_asked_for() {
+    let folder = folder("reload-unwatched");
+    std::fs::write(folder.join("routes.toml"), SHIPPED).unwrap();
+    let sandbox = Sandbox::start(Options::local()).await.unwrap();
+    let file = folder.join("routes.toml").display().to_string();
+    let (mut program, address, _) = Program::serve(&sandbox, &["--config", &file, "--no-watch"]).await;
+    std::fs::write(&file, SHIPPED.to_owned() + &route("a", "")).unwrap();
+    program.signal("HUP");
+    let line = program.stderr.find("the configuration was reloaded").await;
+    assert!(line.contains("\"trigger\":\"signal\""), "{line}");
+    OldClient::connect(address, "/a/1").await;
+}
