@@ -34,6 +34,8 @@ auth_error = '{"no":{code}}'
 [defaults]
 dialect = "d"
 heartbeat = { kind = "none" }
+# Every value is tried on one connection.
+limits = { messages = "unlimited" }
 "#;
 
 fn load(routes: &str) -> Option<Config> {
