@@ -17,6 +17,9 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let usage = |what: &str, why: &dyn std::fmt::Display| Failure::usage(format!("{what} {why}"));
     let mut question = Question::of(&args.url, args.origin.as_deref(), now)
         .map_err(|why| usage(if args.origin.is_some() { "the URL or origin" } else { "the URL" }, &why))?;
+    for field in &args.header {
+        question.add_header(field).map_err(|why| usage("a header", &why))?;
+    }
     question.address = args.from;
     question.token.clone_from(&args.token);
     question.messages.clone_from(&args.message);

@@ -127,6 +127,9 @@ struct ExplainArgs {
     /// The page that it is of, as browsers tell.
     #[arg(long, value_name = "ORIGIN")]
     origin: Option<String>,
+    /// A further field of the request, as a token or a proxy's; may be given several times.
+    #[arg(long, value_name = "NAME: VALUE")]
+    header: Vec<String>,
     /// Where it comes from.
     #[arg(long, value_name = "ADDRESS")]
     from: Option<IpAddr>,

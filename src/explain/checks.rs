@@ -51,9 +51,19 @@ impl Checks<'_> {
     }
 
     /// What is asked of the user: his token, and who he is.
-    pub(super) fn user(&mut self, token: Option<&Effect>, claims: Option<(&Claims, &PathValues)>) {
+    pub(super) fn user(
+        &mut self,
+        has_token: bool,
+        token: Option<&Effect>,
+        claims: Option<(&Claims, &PathValues)>,
+    ) {
         let route = self.route;
-        let Some(auth) = &route.auth else { return };
+        let Some(auth) = &route.auth else {
+            if has_token {
+                self.push(CheckResult::Open, "auth.required", "the route asks for no token");
+            }
+            return;
+        };
         match token {
             _ if let Some((claims, _)) = claims => {
                 self.push(CheckResult::Passed, "auth.required", format!("the token of {}", claims.user));

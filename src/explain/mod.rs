@@ -153,7 +153,7 @@ impl<'c> Explainer<'c> {
         match admitted {
             Err(refused) => {
                 answer.outcome = Outcome::refused(&refused);
-                checks.user(None, None);
+                checks.user(question.token.is_some(), None, None);
                 answer.checks = checks.list;
             }
             Ok((values, told)) => {
@@ -218,7 +218,7 @@ impl<'c> Explainer<'c> {
         if let Some((name, data)) = &question.event {
             answer.event = talk.event(name, data);
         }
-        checks.user(talk.token(), talk.claims().map(|claims| (claims, &known)));
+        checks.user(question.token.is_some(), talk.token(), talk.claims().map(|claims| (claims, &known)));
         answer.checks = checks.list;
         answer.is_live = talk.is_live();
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use hyper::header::{
-    CONNECTION, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::http::request::Parts;
 use hyper::{Request, Uri};
@@ -38,6 +38,8 @@ pub enum NotAUrl {
     Url,
     /// What cannot be in a header.
     Origin,
+    /// Not `NAME: VALUE`, or a field that makes the request an upgrade.
+    Header,
 }
 
 impl fmt::Display for NotAUrl {
@@ -45,6 +47,7 @@ impl fmt::Display for NotAUrl {
         f.write_str(match self {
             Self::Url => "must be a path, as `/ws?token=…`, or begin with `ws://` or `wss://`",
             Self::Origin => "is not a valid origin",
+            Self::Header => "must be `NAME: VALUE`, and not one of those that make an upgrade",
         })
     }
 }
@@ -79,6 +82,22 @@ impl Question {
         let question = Self { request, address: None, token: None, messages: Vec::new(), event: None, now };
         plain.then_some(question).ok_or(NotAUrl::Url)
     }
+
+    /// With a further field in the request's head.
+    ///
+    /// # Errors
+    /// It is none, or one that is there already.
+    pub fn add_header(&mut self, field: &str) -> Result<(), NotAUrl> {
+        let (name, value) = field.split_once(':').ok_or(NotAUrl::Header)?;
+        let name: HeaderName = name.trim().parse().map_err(|_| NotAUrl::Header)?;
+        let value = HeaderValue::from_str(value.trim()).map_err(|_| NotAUrl::Header)?;
+        let own = [HOST, UPGRADE, CONNECTION, SEC_WEBSOCKET_VERSION, SEC_WEBSOCKET_KEY, ORIGIN];
+        if own.contains(&name) {
+            return Err(NotAUrl::Header);
+        }
+        self.request.headers.append(name, value);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -103,5 +122,13 @@ mod tests {
             assert_eq!(Question::of(url, None, now()).err(), Some(NotAUrl::Url), "{url}");
         }
         assert_eq!(Question::of("/ws", Some("a\nb"), now()).err(), Some(NotAUrl::Origin));
+        let mut question = Question::of("/ws", None, now()).unwrap();
+        for field in ["x", "Host: other", "a b: c", "x: a\nb", "Sec-WebSocket-Key: x", "Origin: x"] {
+            assert_eq!(question.add_header(field), Err(NotAUrl::Header), "{field}");
+        }
+        question.add_header("X-Forwarded-For:10.0.0.1").unwrap();
+        assert!(
+            question.request.headers["x-forwarded-for"] == "10.0.0.1" && check(&question.request).is_ok()
+        );
     }
 }

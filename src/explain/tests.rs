@@ -97,6 +97,8 @@ fn all_that_fails_is_told_and_what_is_met_first_happens() {
         checks(&content("bad"))[2..],
         ["no auth.required", "open channel", "open auth.permissions[0]"]
     );
+    let unasked = ask("", "/ws", |q| q.token = Some("u".into()));
+    assert_eq!(checks(&unasked), ["ok path", "open auth.required"], "the token is not what counts");
     let without = ask("", "/ws/content/c1", |q| q.messages.push("{\"type\":\"x\"}".into()));
     assert_eq!(checks(&without)[2..], ["open auth.required", "open channel", "open auth.permissions[0]"]);
     assert!(matches!(without.effects().last(), Some(Effect::Error { code: "WEBSOCKET_AUTH_REQUIRED", .. })));
@@ -145,6 +147,22 @@ fn the_door_is_tried_by_origin_and_date() {
     assert!(matches!(gone.outcome, Outcome::Refused { reason: "gone", status: Some(410), .. }));
     assert_eq!(checks(&gone)[..3], ["ok path", "no deprecation", "no origins"], "each for itself");
     assert_eq!(gone.deprecation.unwrap().phase, "gone");
+}
+
+#[test]
+fn a_token_is_found_where_the_route_takes_one() {
+    // `e30` is `{}`, the least header of a token.
+    let answer = ask(STRICT, "/strict/1?token=e30.a.b", |_| {});
+    assert!(
+        matches!(&answer.steps[..], [only] if only.sent.is_none() && !only.effects.is_empty()),
+        "{answer:?}"
+    );
+    let header = STRICT.replace("query:token", "header");
+    let by_header = |name: &'static str| {
+        ask(&header, "/strict/1", |q| _ = q.request.headers.insert(name, "Bearer e30.a.b".parse().unwrap()))
+    };
+    assert!(matches!(by_header("authorization").effects().next(), Some(Effect::Token { .. })));
+    assert!(by_header("x-other").effects().next().is_none());
 }
 
 #[test]

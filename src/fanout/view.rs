@@ -11,12 +11,14 @@ use crate::upstream::delivery::Event;
 
 /// Whether a client wrote the event, here or elsewhere.
 #[must_use]
+#[inline]
 pub fn is_by_client(event: &Event, client_events: &ClientEvents) -> bool {
     event.origin.is_some() || event.sender.is_some() || client_events.has(&event.channel, &event.name)
 }
 
 /// The event as the route's clients know it.
 #[must_use]
+#[inline]
 pub fn event_data<'a>(route: &'a Route, event: &'a Event, by_client: bool) -> EventData<'a> {
     EventData {
         event: relayed_name(route, &event.name),
@@ -36,6 +38,7 @@ pub struct View<'a> {
 
 /// What there is of the event for the route's clients; `None`: a rule drops it.
 #[must_use]
+#[inline]
 pub fn view<'a>(route: &'a Route, event: &'a Event, by_client: bool) -> Option<View<'a>> {
     if events::drops(route, &event.name) {
         return None;
@@ -52,6 +55,7 @@ pub fn render(route: &Route, event: &Event, data: &EventData<'_>) -> String {
 
 /// What the route's filter compares.
 #[must_use]
+#[inline]
 pub fn filter_value<'a>(route: &Route, data: &EventData<'a>) -> Option<Cow<'a, str>> {
     let filter = route.filter.as_ref()?;
     json::at_path(route.dialect.out.event.payload(data), &filter.field).and_then(json::scalar)
