@@ -8,6 +8,8 @@ import jwt from 'jsonwebtoken';
 import PusherModule from 'pusher-js';
 import { WebSocketServer } from 'ws';
 
+import { authorize } from './authorize.js';
+
 const Pusher = PusherModule.Pusher ?? PusherModule.default ?? PusherModule;
 
 const env = process.env;
@@ -33,7 +35,7 @@ const pusher = new Pusher(env.PUSHER_KEY, {
   },
 });
 
-// name -> { upstream, all: Set<ws>, byAgent: Map<agent_id, Set<ws>> }
+// name -> { upstream, all: Set<ws>, byAgent: Map<agent_id, Set<ws>>, last: the last event, on a cache channel }
 const channels = new Map();
 const users = new Map();
 const addresses = new Map();
@@ -55,6 +57,7 @@ function subscribe(ws, name, agent) {
   if (!channel) {
     channel = { upstream: pusher.subscribe(name), all: new Set(), byAgent: new Map() };
     const { upstream, all, byAgent } = channel;
+    const cached = name.startsWith('private-cache-');
     upstream.bind_global((event, data) => {
       if (event.startsWith('pusher:')) return;
       const timestamp = new Date().toISOString();
@@ -63,6 +66,7 @@ function subscribe(ws, name, agent) {
           ? { type: 'event', channel: name, data, timestamp }
           : { type: event, data, timestamp };
         const buffer = frame(plain);
+        if (cached) channel.last = buffer;
         for (const client of all) send(client, buffer);
       }
       const chosen = byAgent.get(data?.agent_id);
@@ -80,6 +84,7 @@ function subscribe(ws, name, agent) {
   }
   members.add(ws);
   ws.subscriptions.push({ name, agent, members });
+  return channel;
 }
 
 function leave({ name, agent, members }, ws) {
@@ -97,6 +102,9 @@ function routeOf(path) {
   if ((match = /^\/ws\/plugin\/([^/]+)$/.exec(path))) {
     const [, id] = match;
     return { channel: `private-plugin-${id}`, permitted: (claims) => claims.plugin_ids?.includes(id) };
+  }
+  if ((match = /^\/ws\/state\/([^/]+)$/.exec(path))) {
+    return { channel: `private-cache-state-${match[1]}`, permitted: () => true };
   }
   if ((match = /^\/ws\/agent\/([^/]+)$/.exec(path))) {
     return { channel: 'agent-status', agent: match[1], permitted: () => true };
@@ -125,14 +133,16 @@ function authenticate(ws, message) {
   try {
     const claims = jwt.verify(String(message.token).replace(/^Bearer /, ''), env.JWT_SECRET, { algorithms: ['HS256'] });
     if (!ws.route.permitted(claims)) throw new Error('not permitted');
+    let last;
     if (!ws.user) {
       if (!count(users, claims.sub, CONNECTIONS_PER_USER)) throw new Error('too many connections');
       ws.user = claims.sub;
-      subscribe(ws, ws.route.channel, ws.route.agent);
+      ({ last } = subscribe(ws, ws.route.channel, ws.route.agent));
     }
     clearTimeout(ws.deadline);
     const { sub: user_id, role, permissions } = claims;
     send(ws, frame({ type: 'auth_response', data: { authenticated: true, user_id, role, permissions } }));
+    if (last) send(ws, last);
   } catch {
     const data = { error: 'INVALID_TOKEN', message: 'JWT token is invalid or expired' };
     send(ws, frame({ type: 'auth_error', data }));
@@ -184,7 +194,7 @@ function open(ws, route, address) {
 }
 
 const sockets = new WebSocketServer({ noServer: true, perMessageDeflate: false, maxPayload: MESSAGE_BYTES_MAX });
-const server = createServer((_request, response) => response.writeHead(404).end());
+const server = createServer(authorize);
 server.on('upgrade', (request, socket, head) => {
   const route = routeOf(request.url.split('?')[0]);
   const address = socket.remoteAddress;

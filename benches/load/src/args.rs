@@ -98,6 +98,12 @@ pub(crate) struct RunArgs {
     /// publish: how long the upstream takes for an answer, milliseconds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub(crate) answer_ms: u32,
+    /// authorize: requests that are measured; with the warm-up no more than the log's rate lets through at once
+    #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(5..=16_000))]
+    pub(crate) requests: u32,
+    /// late: clients who come to a cache channel after its last event
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=8_000))]
+    pub(crate) late_joiners: u32,
     /// Also writes every round's figures here
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -144,6 +150,8 @@ impl RunArgs {
             args.channels = vec![400];
             args.publishers = args.publishers.min(20);
             args.messages = args.messages.min(20);
+            args.requests = args.requests.min(500);
+            args.late_joiners = args.late_joiners.min(100);
         }
         args
     }

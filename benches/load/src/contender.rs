@@ -24,6 +24,10 @@ pub(crate) fn numbered(channel: u32) -> String {
     format!("bench-{channel}")
 }
 
+/// A cache channel, and the old endpoint that stands for it.
+pub(crate) const STATE_CHANNEL: &str = "private-cache-state-s1";
+const STATE_PATH: &str = "/ws/state/s1";
+
 /// The shared channel whose clients get their own agent's events only.
 pub(crate) const AGENT_CHANNEL: &str = "agent-status";
 
@@ -130,6 +134,11 @@ impl Stage {
         Api::connect(self.upstream, self.event_bytes)
     }
 
+    /// Waits until so many lines of the server's output have this.
+    pub(crate) fn wait_logged(&self, text: &str, lines: usize) -> Result<()> {
+        self.server.as_ref().map_or(Ok(()), |server| server.wait_logged(text, lines))
+    }
+
     /// Says what is known of a failure.
     pub(crate) fn explain(&mut self, failure: &crate::Failure) -> crate::Failure {
         let server = self.server.as_mut().or(self.sockudo.as_mut());
@@ -148,6 +157,13 @@ impl Stage {
         self.plan(client, format!("/ws/plugin/{PLUGIN}"), vec![0], || match self.contender {
             Contender::Direct => Script::Pusher { channels: vec![CHANNEL.to_owned()] },
             _ => Script::typed(&credentials::token(client, &script::user(client), &[PLUGIN])),
+        })
+    }
+
+    /// A client of the cache channel, its events in stream 1.
+    pub(crate) fn state_subscriber(&self, client: usize) -> Plan {
+        self.plan(client, STATE_PATH.to_owned(), vec![1], || {
+            Script::typed(&credentials::token(client, &script::user(client), &[PLUGIN]))
         })
     }
 

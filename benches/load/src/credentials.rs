@@ -12,6 +12,8 @@ pub(crate) const APP_KEY: &str = "bench-key";
 pub(crate) const APP_SECRET: &str = "bench-secret";
 pub(crate) const JWT_SECRET: &str = "bench-jwt-secret-of-thirty-two-bytes-and-more";
 
+/// Every token's role.
+pub(crate) const ROLE: &str = "teacher";
 /// Longer than any run.
 const TOKEN_SECONDS: u64 = 24 * 3_600;
 
@@ -20,12 +22,24 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// An old client's token, HS256; each is another, so that no cache of verified tokens helps anybody.
+/// The name in a client's token.
+pub(crate) fn name(client: usize) -> String {
+    format!("Client {client}")
+}
+
+/// The address in a client's token.
+pub(crate) fn email(client: usize) -> String {
+    format!("client-{client}@example.com")
+}
+
+/// A client's token, HS256; each is another, so that no cache of verified tokens helps anybody.
 pub(crate) fn token(client: usize, user: &str, plugins: &[&str]) -> String {
     let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
     let claims = json!({
         "sub": user,
-        "role": "teacher",
+        "role": ROLE,
+        "name": name(client),
+        "email": email(client),
         "permissions": ["content:generate", "roblox:read"],
         "plugin_ids": plugins,
         "jti": format!("client-{client}"),

@@ -1,5 +1,6 @@
 //! What is measured. Each scenario starts its contender afresh, so that no run inherits another's memory.
 
+mod authorize;
 mod channels;
 mod connect;
 mod delay;
@@ -7,6 +8,7 @@ mod fanout;
 mod filter;
 mod herd;
 mod idle;
+mod late;
 mod publish;
 mod single;
 
@@ -49,10 +51,14 @@ pub(crate) enum Scenario {
     Channels,
     /// Client messages published, while the upstream takes its time
     Publish,
+    /// New clients' channels authorized over HTTP
+    Authorize,
+    /// Clients who come to a cache channel after its last event
+    Late,
 }
 
 impl Scenario {
-    pub(crate) const DEFAULT: [Self; 9] = [
+    pub(crate) const DEFAULT: [Self; 11] = [
         Self::Fanout,
         Self::Idle,
         Self::Connect,
@@ -62,6 +68,8 @@ impl Scenario {
         Self::Filter,
         Self::Channels,
         Self::Publish,
+        Self::Authorize,
+        Self::Late,
     ];
 
     /// `None`: it makes no sense for this contender.
@@ -80,6 +88,8 @@ impl Scenario {
             (Self::Channels, C::Direct | C::Node | C::Before | C::Bridge) => {
                 return Some(channels::run(context, contender));
             }
+            (Self::Authorize, C::Node | C::Before | C::Bridge) => authorize::run,
+            (Self::Late, C::Node | C::Before | C::Bridge) => late::run,
             (Self::Publish, C::Before | C::Bridge) => return Some(publish::run(context, contender)),
             _ => return None,
         };
@@ -99,6 +109,8 @@ impl fmt::Display for Scenario {
             Self::Filter => "filter",
             Self::Channels => "channels",
             Self::Publish => "publish",
+            Self::Authorize => "authorize",
+            Self::Late => "late",
         })
     }
 }
