@@ -92,14 +92,14 @@ impl Question {
         format!("new-{}", self.number)
     }
 
-    /// As pusher-js makes it.
+    /// As pusher-js makes it in a browser.
     fn request(&self) -> Vec<u8> {
         let Self { number, socket_id, channel, .. } = self;
         let token = credentials::token(*number as usize, &self.user(), &[&plugin(*number)]);
         let body = format!("socket_id={socket_id}&channel_name={channel}");
         format!(
-            "POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: new-client/1.0\r\nAccept: */*\r\n\
-             Content-Type: application/x-www-form-urlencoded\r\nAuthorization: Bearer {token}\r\n\
+            "POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: keep-alive\r\nUser-Agent: new-client/1.0\r\n\
+             Accept: */*\r\nContent-Type: application/x-www-form-urlencoded\r\nAuthorization: Bearer {token}\r\n\
              Content-Length: {}\r\n\r\n{body}",
             body.len()
         )
