@@ -8,7 +8,7 @@ import jwt from 'jsonwebtoken';
 import PusherModule from 'pusher-js';
 import { WebSocketServer } from 'ws';
 
-import { authorize } from './authorize.js';
+import { authorize, tokenKey } from './authorize.js';
 
 const Pusher = PusherModule.Pusher ?? PusherModule.default ?? PusherModule;
 
@@ -131,7 +131,7 @@ function refuse(ws, code, message) {
 
 function authenticate(ws, message) {
   try {
-    const claims = jwt.verify(String(message.token).replace(/^Bearer /, ''), env.JWT_SECRET, { algorithms: ['HS256'] });
+    const claims = jwt.verify(String(message.token).replace(/^Bearer /, ''), tokenKey, { algorithms: ['HS256'] });
     if (!ws.route.permitted(claims)) throw new Error('not permitted');
     let last;
     if (!ws.user) {

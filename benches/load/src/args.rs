@@ -104,6 +104,9 @@ pub(crate) struct RunArgs {
     /// late: clients who come to a cache channel after its last event
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=8_000))]
     pub(crate) late_joiners: u32,
+    /// node: the tokens' key is made once, which jsonwebtoken's manual does not tell
+    #[arg(long)]
+    pub(crate) node_key_once: bool,
     /// Also writes every round's figures here
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

@@ -114,7 +114,7 @@ impl Stage {
             Contender::Direct => {}
             Contender::Floor => stage.start_floor(1)?,
             Contender::FloorMt => stage.start_floor(cores())?,
-            Contender::Node => stage.start_node(&args.node)?,
+            Contender::Node => stage.start_node(args)?,
             Contender::Before => {
                 let same = args.preload.is_some().then_some(&args.bridge);
                 let before = args.before.as_ref().or(same).ok_or("--before or --preload FILE is missing")?;
@@ -229,12 +229,13 @@ impl Stage {
         self.adopt(floor, listen, || process::listens(listen))
     }
 
-    fn start_node(&mut self, directory: &Path) -> Result<()> {
+    fn start_node(&mut self, args: &RunArgs) -> Result<()> {
         let (upstream, listen) = (self.upstream, process::free_address()?);
-        let script = directory.join("server.js");
+        let script = args.node.join("server.js");
         let node = Process::start("node", Path::new("node"), &self.logs, |command| {
             credentials_for(command, upstream);
             command.arg(script).env("PORT", listen.port().to_string()).env("NODE_ENV", "production");
+            command.envs(args.node_key_once.then_some(("TOKEN_KEY_ONCE", "1")));
         })?;
         self.adopt(node, listen, || process::listens(listen))
     }
