@@ -162,7 +162,7 @@ impl Pool {
             times: merge::Times {
                 skew: Duration::from_secs(1),
                 confirm: subscribe_timeout,
-                settle: Some(Duration::from_secs(5)),
+                settle: Duration::from_secs(5),
             },
             users: HashMap::new(),
             by_source: HashMap::new(),
