@@ -9,7 +9,7 @@ use super::hub::{Hub, NUMBERED};
 use super::server::{Answer, Sent, Server};
 use crate::clock::Now;
 use crate::clock::tests::now;
-use crate::exchange::{ConnId, LinkId, Member};
+use crate::exchange::{ConnId, LinkId, Member, NamedBy};
 use crate::limits::rate::Rate;
 use crate::pusher::channel::ChannelKind;
 use crate::pusher::frame::ServerFrame;
@@ -81,7 +81,12 @@ pub(super) struct World {
 
 pub(super) fn member(id: &str) -> Arc<Member> {
     let (user_id, info) = (id.into(), format!(r#"{{"name":"{id}"}}"#));
-    Arc::new(Member { issuer: None, user_id, info: Some(info.into()), user_data: None })
+    Arc::new(Member { named_by: NamedBy::Token(None), user_id, info: Some(info.into()), user_data: None })
+}
+
+/// This bridge itself, of the same name as a user may have.
+pub(super) fn observer() -> Arc<Member> {
+    Arc::new(Member { named_by: NamedBy::Bridge, ..(*member("observer")).clone() })
 }
 
 pub(super) fn user(id: &str) -> Arc<Member> {
