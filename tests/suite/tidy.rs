@@ -74,6 +74,7 @@ const PURE: &[&str] = &[
     "src/upstream/members/pool",
     "src/upstream/members/pool.rs",
     "src/upstream/members/roster.rs",
+    "src/upstream/members/watched.rs",
     "src/upstream/members/settings.rs",
     "src/upstream/merge",
     "src/upstream/merge.rs",

@@ -72,8 +72,11 @@ impl Hub {
                 let text = route.dialect.render_members(route.alias(channel), count, members, now)?;
                 Some(self.encode(&text))
             });
-            let last =
-                replay.and_then(|interest| self.last_frame(cached.cloned(), &interest, &route, conn.id()));
+            let last = match replay {
+                Some(interest) => self.last_frame(cached.cloned(), &interest, &route, conn.id()),
+                // Who of his watchlist is there.
+                None => cached.and_then(|event| self.frame_of(&route, event)),
+            };
             greet([confirm, members, last], &route, &conn);
             conn.notify(Notice::Subscribed(id));
         }

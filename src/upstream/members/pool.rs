@@ -219,7 +219,7 @@ impl Pool {
         seat.stay_or_new(hub).join(join);
         let is_live = seat.is_live;
         match user.way {
-            Way::Open(_) if is_live => self.answer(&key, channel, out),
+            Way::Open(_) if is_live => self.answer(&key, channel, now, out),
             Way::Open(source) if is_new => self.subscribe(source, &key, channel, now, out),
             Way::Open(_) => {}
             Way::TurnedAway(_) => self.refuse(&key, channel, Hubs::only(hub), out),

@@ -146,20 +146,20 @@ impl Pool {
         });
         // It may have to subscribe anew.
         if self.users.get_mut(key).and_then(|user| user.seat(channel)).is_some_and(|seat| seat.is_live) {
-            self.answer(key, channel, out);
+            self.answer(key, channel, now, out);
         }
         self.have_read(key, out);
     }
 
     /// Tells the hubs that wait for it that the member is on the channel.
-    pub(super) fn answer(&mut self, key: &MemberKey, channel: &Arc<str>, out: &mut Vec<Action>) {
+    pub(super) fn answer(&mut self, key: &MemberKey, channel: &Arc<str>, now: Now, out: &mut Vec<Action>) {
         let Some(seat) = self.users.get_mut(key).and_then(|user| user.seat(channel)) else { return };
         let Some(place) = self.places.get_mut(channel) else { return };
         if seat.stays.iter().all(|stay| stay.is_answered) {
             return;
         }
         let (members, count) = place.channel.list();
-        let cached = place.channel.last().cloned();
+        let cached = place.channel.last(now.mono);
         for stay in seat.stays.iter_mut().filter(|stay| !stay.is_answered) {
             stay.is_answered = true;
             if !std::mem::replace(&mut stay.is_counted, true) {
