@@ -21,7 +21,7 @@ use crate::upstream::merge::{Merge, Out, Times};
 /// Links whose lists are followed beside the leader's.
 const SHADOWS_MAX: usize = 2;
 /// Links that read as soon as something comes. The others rest between two looks.
-const READERS_MAX: usize = 2;
+const READERS_MAX: usize = 1;
 /// How long a link's events wait for the leader to tell that its user came. It does not when the user was there before.
 const MARK_WITHIN: Duration = Duration::from_secs(1);
 /// Events that wait so, at most.

@@ -36,8 +36,8 @@ const SETTLING: Duration = Duration::from_secs(1);
 pub enum FromLink {
     /// As links tell hubs.
     Told(Delivery),
-    /// A frame came that is the copy of this event's, with this digest.
-    Copy(Arc<Event>, u64),
+    /// Frames came that are copies of these events', with their digests.
+    Copies(Vec<(Arc<Event>, u64)>),
     /// Who is on a presence channel, as the confirmation says that comes next.
     Snapshot {
         channel: Arc<str>,

@@ -230,7 +230,7 @@ impl World {
     fn read(&mut self, source: u64) {
         let Some(link) = self.links.get_mut(&source).filter(|link| link.machine.reads()) else { return };
         let unread = std::mem::take(&mut link.unread);
-        let is_any = !unread.is_empty();
+        let messages = unread.len();
         for answer in unread {
             match answer {
                 Answer::Frame(text) => self.frame(source, &text),
@@ -240,8 +240,10 @@ impl World {
                 }
             }
         }
-        if is_any && let Some(link) = self.links.get_mut(&source) {
-            link.machine.has_read(self.now);
+        if messages > 0
+            && let Some(link) = self.links.get_mut(&source)
+        {
+            link.machine.has_read(messages, true, self.now);
         }
     }
 
@@ -250,7 +252,8 @@ impl World {
         let now = self.at();
         let Some(link) = self.links.get_mut(&source) else { return };
         let mut out = Vec::new();
-        let is_copy = self.copies.event(text).is_some_and(|known| link.machine.copied(known, &mut out));
+        let is_copy =
+            self.copies.event(text.as_bytes()).is_some_and(|known| link.machine.copied(known, &mut out));
         if !is_copy {
             let frame = ServerFrame::decode(text).unwrap();
             if let ServerFrame::SubscriptionSucceeded { channel, data: Some(data) } = &frame
