@@ -1,7 +1,7 @@
 // The bridge as a good engineer would write it in an afternoon: ws, one pusher-js connection, jsonwebtoken.
 // Each event is serialised once and the same buffer is sent to every client. It is measured, not shipped.
 
-import { createHmac } from 'node:crypto';
+import { createHash, createHmac } from 'node:crypto';
 import { createServer } from 'node:http';
 
 import jwt from 'jsonwebtoken';
@@ -9,6 +9,7 @@ import PusherModule from 'pusher-js';
 import { WebSocketServer } from 'ws';
 
 import { authorize, tokenKey } from './authorize.js';
+import { presence } from './presence.js';
 
 const Pusher = PusherModule.Pusher ?? PusherModule.default ?? PusherModule;
 
@@ -21,19 +22,36 @@ const CONNECTIONS_PER_USER = 10;
 const CONNECTIONS_PER_ADDRESS = 50;
 const MESSAGES_PER_MINUTE = 100;
 
-const pusher = new Pusher(env.PUSHER_KEY, {
-  cluster: 'mt1',
-  wsHost: env.PUSHER_HOST,
-  wsPort: Number(env.PUSHER_PORT),
-  forceTLS: env.PUSHER_TLS === 'true',
-  enabledTransports: ['ws', 'wss'],
-  channelAuthorization: {
-    customHandler: ({ socketId, channelName }, done) => {
-      const signature = createHmac('sha256', env.PUSHER_SECRET).update(`${socketId}:${channelName}`).digest('hex');
-      done(null, { auth: `${env.PUSHER_KEY}:${signature}` });
+// `member`: { user_id, user_info }, for presence channels.
+function connect(member) {
+  const sign = (text) => `${env.PUSHER_KEY}:${createHmac('sha256', env.PUSHER_SECRET).update(text).digest('hex')}`;
+  return new Pusher(env.PUSHER_KEY, {
+    cluster: 'mt1',
+    wsHost: env.PUSHER_HOST,
+    wsPort: Number(env.PUSHER_PORT),
+    forceTLS: env.PUSHER_TLS === 'true',
+    enabledTransports: ['ws', 'wss'],
+    channelAuthorization: {
+      customHandler: ({ socketId, channelName }, done) => {
+        if (channelName.startsWith('presence-')) {
+          const data = JSON.stringify(member);
+          done(null, { auth: sign(`${socketId}:${channelName}:${data}`), channel_data: data });
+          return;
+        }
+        const answer = { auth: sign(`${socketId}:${channelName}`) };
+        if (channelName.startsWith('private-encrypted-')) {
+          const key = createHash('sha256').update(channelName);
+          key.update(Buffer.from(env.PUSHER_ENCRYPTION_MASTER_KEY, 'base64'));
+          answer.shared_secret = key.digest('base64');
+        }
+        done(null, answer);
+      },
     },
-  },
-});
+  });
+}
+
+const pusher = connect();
+const rooms = presence({ connect, send, frame });
 
 // name -> { upstream, all: Set<ws>, byAgent: Map<agent_id, Set<ws>>, last: the last event, on a cache channel }
 const channels = new Map();
@@ -106,6 +124,12 @@ function routeOf(path) {
   if ((match = /^\/ws\/state\/([^/]+)$/.exec(path))) {
     return { channel: `private-cache-state-${match[1]}`, permitted: () => true };
   }
+  if ((match = /^\/ws\/secure\/([^/]+)$/.exec(path))) {
+    return { channel: `private-encrypted-${match[1]}`, permitted: () => true };
+  }
+  if ((match = /^\/ws\/room\/([^/]+)$/.exec(path))) {
+    return { channel: `presence-${match[1]}`, room: true, permitted: () => true };
+  }
   if ((match = /^\/ws\/agent\/([^/]+)$/.exec(path))) {
     return { channel: 'agent-status', agent: match[1], permitted: () => true };
   }
@@ -134,15 +158,18 @@ function authenticate(ws, message) {
     const claims = jwt.verify(String(message.token).replace(/^Bearer /, ''), tokenKey, { algorithms: ['HS256'] });
     if (!ws.route.permitted(claims)) throw new Error('not permitted');
     let last;
+    let isNew = false;
     if (!ws.user) {
       if (!count(users, claims.sub, CONNECTIONS_PER_USER)) throw new Error('too many connections');
       ws.user = claims.sub;
-      ({ last } = subscribe(ws, ws.route.channel, ws.route.agent));
+      if (!ws.route.room) ({ last } = subscribe(ws, ws.route.channel, ws.route.agent));
+      isNew = true;
     }
     clearTimeout(ws.deadline);
     const { sub: user_id, role, permissions } = claims;
     send(ws, frame({ type: 'auth_response', data: { authenticated: true, user_id, role, permissions } }));
     if (last) send(ws, last);
+    if (isNew && ws.route.room) rooms.join(ws, ws.route.channel, user_id, { role });
   } catch {
     const data = { error: 'INVALID_TOKEN', message: 'JWT token is invalid or expired' };
     send(ws, frame({ type: 'auth_error', data }));
@@ -190,6 +217,7 @@ function open(ws, route, address) {
     uncount(addresses, address);
     if (ws.user) uncount(users, ws.user);
     for (const subscription of ws.subscriptions) leave(subscription, ws);
+    if (ws.user && ws.route.room) rooms.leave(ws, ws.route.channel, ws.user);
   });
 }
 

@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use crate::Result;
 use crate::api::Api;
 use crate::args::RunArgs;
-use crate::credentials::{self, APP_ID, APP_KEY, APP_SECRET, JWT_SECRET};
+use crate::credentials::{self, APP_ID, APP_KEY, APP_SECRET, ENCRYPTION_MASTER_KEY, JWT_SECRET};
 use crate::process::{self, Process};
 use crate::script::{self, Plan, Script};
 
@@ -30,6 +30,10 @@ const STATE_PATH: &str = "/ws/state/s1";
 
 /// The shared channel whose clients get their own agent's events only.
 pub(crate) const AGENT_CHANNEL: &str = "agent-status";
+
+/// The encrypted channel, and its old endpoint.
+pub(crate) const SECURE_CHANNEL: &str = "private-encrypted-s1";
+const SECURE_PATH: &str = "/ws/secure/s1";
 
 /// Address space of the upstream, KiB: it grows with its clients' buffers.
 const SOCKUDO_KIB_MAX: u64 = 24 << 20;
@@ -167,6 +171,26 @@ impl Stage {
         })
     }
 
+    /// A client of the encrypted channel, its events in stream 1.
+    pub(crate) fn secure_subscriber(&self, client: usize) -> Plan {
+        self.plan(client, SECURE_PATH.to_owned(), vec![1], || {
+            Script::typed(&credentials::token(client, &script::user(client), &[PLUGIN]))
+        })
+    }
+
+    /// One of the clients of the `room`th channel, its events in the stream of its number: of a presence channel,
+    /// each a user of its own, or of one without members.
+    pub(crate) fn roommate(&self, client: usize, room: u32, is_member: bool) -> Plan {
+        let (user, room_id) = (format!("member-{client}"), format!("r{room}"));
+        let token = credentials::token(client, &user, &[&room_id]);
+        let (path, script) = if is_member {
+            (format!("/ws/room/{room_id}"), Script::member(&token))
+        } else {
+            (format!("/ws/plugin/{room_id}"), Script::typed(&token))
+        };
+        self.plan(client, path, vec![room], || script)
+    }
+
     /// A client of a channel of its own.
     pub(crate) fn publisher(&self, client: usize) -> Plan {
         let plugin = format!("p{client}");
@@ -268,6 +292,7 @@ fn credentials_for(command: &mut Command, upstream: SocketAddr) {
         .env("PUSHER_HOST", Ipv4Addr::LOCALHOST.to_string())
         .env("PUSHER_PORT", upstream.port().to_string())
         .env("PUSHER_TLS", "false")
+        .env("PUSHER_ENCRYPTION_MASTER_KEY", ENCRYPTION_MASTER_KEY)
         .env("JWT_SECRET", JWT_SECRET);
 }
 
@@ -301,6 +326,7 @@ enabled = true
 [app_manager.array.apps.policy.limits]
 max_connections = 100000
 max_client_events_per_second = 10
+max_presence_members_per_channel = 100000
 [app_manager.array.apps.policy.features]
 enable_client_messages = true
 "#

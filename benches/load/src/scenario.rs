@@ -3,12 +3,14 @@
 mod authorize;
 mod channels;
 mod connect;
+mod decrypt;
 mod delay;
 mod fanout;
 mod filter;
 mod herd;
 mod idle;
 mod late;
+mod presence;
 mod publish;
 mod single;
 
@@ -55,10 +57,14 @@ pub(crate) enum Scenario {
     Authorize,
     /// Clients who come to a cache channel after its last event
     Late,
+    /// Memory and CPU of presence channels, beside channels without members
+    Presence,
+    /// CPU per event of an encrypted channel, beside one in clear
+    Decrypt,
 }
 
 impl Scenario {
-    pub(crate) const DEFAULT: [Self; 11] = [
+    pub(crate) const DEFAULT: [Self; 13] = [
         Self::Fanout,
         Self::Idle,
         Self::Connect,
@@ -70,6 +76,8 @@ impl Scenario {
         Self::Publish,
         Self::Authorize,
         Self::Late,
+        Self::Presence,
+        Self::Decrypt,
     ];
 
     /// `None`: it makes no sense for this contender.
@@ -91,6 +99,12 @@ impl Scenario {
             (Self::Authorize, C::Node | C::Before | C::Bridge) => authorize::run,
             (Self::Late, C::Node | C::Before | C::Bridge) => late::run,
             (Self::Publish, C::Before | C::Bridge) => return Some(publish::run(context, contender)),
+            (Self::Decrypt, C::Node | C::Before | C::Bridge) => {
+                return Some(decrypt::run(context, contender));
+            }
+            (Self::Presence, C::Node | C::Before | C::Bridge) => {
+                return Some(presence::run(context, contender));
+            }
             _ => return None,
         };
         Some(context.on_stage(contender, &context.args.routes, run))
@@ -111,6 +125,8 @@ impl fmt::Display for Scenario {
             Self::Publish => "publish",
             Self::Authorize => "authorize",
             Self::Late => "late",
+            Self::Presence => "presence",
+            Self::Decrypt => "decrypt",
         })
     }
 }
@@ -121,12 +137,12 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn on_stage(
+    fn on_stage<T>(
         &self,
         contender: Contender,
         routes: &Path,
-        run: impl FnOnce(&Self, &mut Stage) -> Result<Vec<Measure>>,
-    ) -> Result<Vec<Measure>> {
+        run: impl FnOnce(&Self, &mut Stage) -> Result<T>,
+    ) -> Result<T> {
         let setup = Setup { args: self.args, logs: self.logs, routes, upstream: None };
         let mut stage = Stage::start(contender, &setup)?;
         run(self, &mut stage).map_err(|failure| stage.explain(&failure))

@@ -177,6 +177,7 @@ impl Client {
                         Ok(())
                     }
                     Heard::Reply(reply) => self.send(&reply),
+                    Heard::Nothing => Ok(()),
                 },
             },
             ws::PING => self.send(&ws::masked(ws::PONG, frame.payload)),
@@ -221,7 +222,9 @@ impl Verified {
     }
 
     fn check(&mut self, shape: Shape, payload: &[u8], id: Id, bytes: usize) -> Result<()> {
-        let Some(slot) = self.0.get_mut(id.sequence as usize % VERIFIED_FRAMES) else { return Ok(()) };
+        // Neither the events of one stream nor one of each stream displace each other.
+        let slot = (id.sequence as usize).wrapping_add(id.stream as usize * 50) % VERIFIED_FRAMES;
+        let Some(slot) = self.0.get_mut(slot) else { return Ok(()) };
         if slot.as_ref().is_none_or(|(known, frame)| *known != id || frame != payload) {
             shape.check(payload, id, bytes)?;
             *slot = Some((id, payload.to_vec()));
