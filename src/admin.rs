@@ -23,10 +23,12 @@ use crate::upstream::credentials::Findings;
 use crate::upstream::undelivered::Undelivered;
 
 mod guard;
+mod outage;
 pub mod reload;
 pub mod settings;
 
 use self::guard::Purpose;
+use self::outage::Outage;
 use self::reload::Desk;
 use self::settings::Settings;
 
@@ -37,8 +39,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// A worker that has not moved for so long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
-/// Without any link for so long it is unready: elsewhere newcomers may fare better.
-const ALL_LOST_MAX: Duration = Duration::from_secs(30);
 /// How often a worker shows that it moves.
 pub const PULSE: Duration = Duration::from_secs(1);
 /// How often the metrics and limits are tidied.
@@ -80,8 +80,8 @@ pub struct Status {
     generations: Arc<Generations>,
     undelivered: Arc<Undelivered>,
     credentials: Arc<Findings>,
-    /// Since when no link has been connected, though all were once.
-    all_lost_since: Mutex<Option<Instant>>,
+    /// That no link is connected, though all were once.
+    outage: Mutex<Outage>,
     metrics: Metrics,
 }
 
@@ -126,7 +126,7 @@ impl Status {
             generations,
             undelivered,
             credentials,
-            all_lost_since: Mutex::new(None),
+            outage: Mutex::default(),
             metrics,
         })
     }
@@ -190,12 +190,10 @@ impl Status {
         self.unready(Now::read()).is_none()
     }
 
-    /// Whether no link has been connected for [`ALL_LOST_MAX`], though all were once.
+    /// Whether no link has been connected for [`outage::ALL_LOST_MAX`], though all were once.
     fn all_lost(&self, now: Now) -> bool {
         let is_lost = *self.started.borrow() && !self.links.iter().any(|link| *link.borrow());
-        let mut since = self.all_lost_since.lock().unwrap_or_else(PoisonError::into_inner);
-        *since = is_lost.then(|| since.unwrap_or(now.mono));
-        since.is_some_and(|since| now.mono.saturating_duration_since(since) >= ALL_LOST_MAX)
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner).is_long(is_lost, now.mono)
     }
 
     /// Why new clients are not welcome, if they are not.

@@ -35,8 +35,7 @@ pub enum Via {
 /// Somebody whom Pusher knows by name: a member of presence channels, and who is signed in on channels of his own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Who says so, where that is known: one id of two issuers is two users.
-    pub issuer: Option<Arc<str>>,
+    pub named_by: NamedBy,
     pub user_id: Arc<str>,
     /// What other members are told of him: JSON.
     pub info: Option<Arc<str>>,
@@ -44,24 +43,33 @@ pub struct Member {
     pub user_data: Option<Arc<str>>,
 }
 
+/// Who says who a member is: one id by two of them is two members.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum NamedBy {
+    /// A token, of this issuer where that is known.
+    Token(Option<Arc<str>>),
+    /// The configuration, and no token ever: it is this bridge itself.
+    Bridge,
+}
+
 impl Member {
     /// What makes two of them one user.
     #[must_use]
     pub fn key(&self) -> MemberKey {
-        MemberKey { issuer: self.issuer.clone(), user_id: self.user_id.clone() }
+        MemberKey { named_by: self.named_by.clone(), user_id: self.user_id.clone() }
     }
 
     /// Whether the key is this one's.
     #[must_use]
     pub fn has_key(&self, key: &MemberKey) -> bool {
-        self.user_id == key.user_id && self.issuer == key.issuer
+        self.user_id == key.user_id && self.named_by == key.named_by
     }
 }
 
 /// Who is one user, whatever is told of him.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MemberKey {
-    pub issuer: Option<Arc<str>>,
+    pub named_by: NamedBy,
     pub user_id: Arc<str>,
 }
 

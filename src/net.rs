@@ -1,6 +1,7 @@
 //! Connecting to a host by name, over whichever of its addresses answers.
 
 pub mod host;
+pub mod pausable;
 pub mod proxies;
 
 use std::io;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
 use hyper::header::{HeaderName, HeaderValue, LINK, USER_AGENT};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -19,7 +20,10 @@ use crate::clock::Now;
 use crate::json::Object;
 use crate::text::printable;
 use crate::tls;
-use crate::upstream::connection::Stream;
+
+/// Plain or TLS.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// Lines typed ahead.
 const LINES_MAX: usize = 64;

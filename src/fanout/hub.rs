@@ -183,10 +183,10 @@ impl Hub {
             link.subscribe(attached.ticket.channel(), self.index);
         }
         if let Some(waiting) = confirmed {
-            self.confirm(waiting.confirm, route, conn);
-            if let Some(interest) = &waiting.replay {
-                self.replay(known.last(link.id(), attached.ticket.channel()), interest, route, conn);
-            }
+            let last = waiting.replay.as_ref().and_then(|interest| {
+                self.last_frame(known.last(link.id(), attached.ticket.channel()), interest, route, conn.id())
+            });
+            greet([waiting.confirm, last], route, conn);
         }
         if let Some(why) = attached.refused {
             conn.notify(refused(Some(id), attached.ticket.channel(), why));
@@ -310,37 +310,37 @@ impl Hub {
             return;
         }
         for Waiting { conn, route, id, confirm, replay, member: _ } in known.table.live(link, channel) {
-            self.confirm(confirm, &route, &conn);
-            if let Some(interest) = &replay {
-                self.replay(known.last(link, channel), interest, &route, &conn);
-            }
+            let last = replay.and_then(|interest| {
+                self.last_frame(known.last(link, channel), &interest, &route, conn.id())
+            });
+            greet([confirm, last], &route, &conn);
             conn.notify(Notice::Subscribed(id));
         }
     }
 
-    fn confirm(&self, frame: Option<Bytes>, route: &RouteState, conn: &Conn) {
-        if let Some(frame) = frame {
-            let length = frame.len();
-            if conn.push(frame).is_accepted() {
-                route.traffic.sent(1, length);
-            }
-        }
-    }
-
-    /// Sends the last event of a cache channel to a new subscriber, as Pusher does to one of its own.
-    fn replay(&self, last: Option<Arc<Event>>, interest: &Interest, route: &RouteState, conn: &Conn) {
-        let Some(event) = last else { return self.metrics.late_joiner(LateJoiner::Unknown) };
+    /// The last event of a cache channel for a new subscriber, as Pusher has it for one of its own.
+    fn last_frame(
+        &self,
+        last: Option<Arc<Event>>,
+        interest: &Interest,
+        route: &RouteState,
+        conn: ConnId,
+    ) -> Option<Bytes> {
+        let Some(event) = last else {
+            self.metrics.late_joiner(LateJoiner::Unknown);
+            return None;
+        };
         if event.kind == Kind::CacheMiss {
-            let frame = match interest {
+            self.metrics.late_joiner(LateJoiner::CacheMiss);
+            return match interest {
                 Interest::All | Interest::Value(_) => self.frame_of(route, &event),
                 Interest::Hold => None,
             };
-            self.confirm(frame, route, conn);
-            return self.metrics.late_joiner(LateJoiner::CacheMiss);
         }
         if events::drops(route, &event.name) {
             self.metrics.late_joiner(LateJoiner::NotFor);
-            return self.note_dropped(route, event.shown(route.edition()));
+            self.note_dropped(route, event.shown(route.edition()));
+            return None;
         }
         let data =
             event_data(route, &event, is_by_client(&event, self.generations.current().client_events()));
@@ -349,13 +349,13 @@ impl Hub {
             Interest::Hold => false,
             Interest::Value(value) => filter_value(route, &data).as_deref() == Some(value),
         };
-        if !wanted || event.origin == Some(conn.id()) {
-            return self.metrics.late_joiner(LateJoiner::NotFor);
+        if !wanted || event.origin == Some(conn) {
+            self.metrics.late_joiner(LateJoiner::NotFor);
+            return None;
         }
-        let frame = &event.shown(route.edition()).frame;
-        let frame = frame.get_or_init(|| self.render(route, &event, &data)).clone();
-        self.confirm(Some(frame), route, conn);
         self.metrics.late_joiner(LateJoiner::Event);
+        let frame = &event.shown(route.edition()).frame;
+        Some(frame.get_or_init(|| self.render(route, &event, &data)).clone())
     }
 
     /// Hands the event to its receivers. With `corked`, frames are only queued, and each connection that then
@@ -437,6 +437,29 @@ impl Hub {
     fn render(&self, route: &Route, event: &Event, data: &EventData<'_>) -> Bytes {
         let text = render(route, event, data);
         self.buffers.frame(encode_frame(Opcode::Text, text.as_bytes()))
+    }
+}
+
+/// What a new subscriber hears first: several frames leave in one write.
+fn greet<const N: usize>(frames: [Option<Bytes>; N], route: &RouteState, conn: &Conn) {
+    let mut frames = frames.into_iter().flatten().peekable();
+    let mut flush_due = false;
+    while let Some(frame) = frames.next() {
+        let length = frame.len();
+        // One that is alone, as most are, is not queued first.
+        let pushed = if flush_due || frames.peek().is_some() {
+            let (pushed, due) = conn.queue(frame);
+            flush_due |= due;
+            pushed
+        } else {
+            conn.push(frame)
+        };
+        if pushed.is_accepted() {
+            route.traffic.sent(1, length);
+        }
+    }
+    if flush_due {
+        conn.flush();
     }
 }
 

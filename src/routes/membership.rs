@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::auth::{Claims, Denied};
-use crate::exchange::Member;
+use crate::exchange::{Member, NamedBy};
 use crate::json;
 use crate::pusher::channel::is_channel_byte;
 use crate::template::ClaimsText;
@@ -63,8 +63,8 @@ impl Membership {
                 (info, Some(data.into()))
             }
         };
-        let (issuer, user_id) = (claims.issuer.clone(), claims.user.as_str().into());
-        Ok(Arc::new(Member { issuer, user_id, info, user_data }))
+        let (named_by, user_id) = (NamedBy::Token(claims.issuer.clone()), claims.user.as_str().into());
+        Ok(Arc::new(Member { named_by, user_id, info, user_data }))
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::header::{HeaderMap, USER_AGENT};
 use hyper::http::request::Parts;
-use hyper::{Method, Request};
+use hyper::{Method, Request, Version};
 use tokio::time::timeout;
 
 use super::classify::{Target, classify};
@@ -59,7 +59,9 @@ pub(super) async fn answer(
     let endpoints = door.endpoints.load_full();
     let endpoints = endpoints.as_deref();
     let settings = endpoints.map(Endpoints::settings);
-    let mut answer = match classify(path, health_path, settings, generation.router()) {
+    let target = classify(path, health_path, settings, generation.router());
+    let unasked = request.version == Version::HTTP_11 && matches!(target, Target::Endpoint(_));
+    let mut answer = match target {
         Target::Health => respond::health(&request.method, door.status.is_ready()),
         Target::Route(index, values) => match generation.routes().get(index) {
             Some(route) => match upgrade(worker, route, &request, values, peer, over).await {
@@ -85,7 +87,8 @@ pub(super) async fn answer(
         },
         Target::Nothing => nothing(worker),
     };
-    let goes_on = !over && !door.status.is_draining() && may_go_on(&request.method, &request.headers);
+    let goes_on =
+        !over && !door.status.is_draining() && may_go_on(&request.method, &request.headers, unasked);
     if !goes_on || !is_read_to_its_end(body).await {
         server::close(&mut answer);
     }

@@ -86,11 +86,12 @@ pub const fn told_by_frame(refusal: Refusal, tell: TellRefusal) -> Option<ErrorC
     }
 }
 
-/// Whether another request may follow on the connection. Only where the client says so, as it may be one that waits
-/// for the end; and never behind what asks for an upgrade, for that may be its frames.
+/// Whether another request may follow on the connection. Old clients have to say so, as one may wait for the end; who
+/// asks an endpoint is a library or a proxy, and it is so `unasked` (RFC 9112 §9.3). Never behind what asks for an
+/// upgrade, for that may be its frames.
 #[must_use]
-pub fn may_go_on(method: &Method, headers: &HeaderMap) -> bool {
-    has_token(headers, &CONNECTION, "keep-alive")
+pub fn may_go_on(method: &Method, headers: &HeaderMap, unasked: bool) -> bool {
+    (has_token(headers, &CONNECTION, "keep-alive") || unasked && !has_token(headers, &CONNECTION, "close"))
         && !has_token(headers, &CONNECTION, "upgrade")
         && !headers.contains_key(UPGRADE)
         // Its body would have to be asked for, only to be thrown away.
@@ -154,22 +155,26 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_goes_on_only_where_the_client_says_so_and_asks_for_no_upgrade() {
-        for (method, headers, goes_on) in [
-            ("GET", &[][..], false),
-            ("GET", &[("connection", "keep-alive")], true),
-            ("POST", &[("connection", "TE, Keep-Alive"), ("content-length", "3")], true),
-            ("GET", &[("connection", "close")], false),
-            ("GET", &[("connection", "keep-alive, Upgrade")], false),
-            ("GET", &[("connection", "keep-alive"), ("upgrade", "h2c")], false),
-            ("POST", &[("connection", "keep-alive"), ("expect", "100-continue")], false),
-            ("CONNECT", &[("connection", "keep-alive")], false),
+    fn a_connection_goes_on_where_the_client_says_so_or_asks_an_endpoint_and_never_behind_an_upgrade() {
+        for (method, headers, goes_on, endpoints) in [
+            ("GET", &[][..], false, true),
+            ("GET", &[("connection", "keep-alive")], true, true),
+            ("POST", &[("connection", "TE, Keep-Alive"), ("content-length", "3")], true, true),
+            ("POST", &[("connection", "TE")], false, true),
+            ("GET", &[("connection", "close")], false, false),
+            ("GET", &[("connection", "keep-alive, Upgrade")], false, false),
+            ("GET", &[("connection", "keep-alive"), ("upgrade", "h2c")], false, false),
+            ("GET", &[("upgrade", "h2c")], false, false),
+            ("POST", &[("connection", "keep-alive"), ("expect", "100-continue")], false, false),
+            ("CONNECT", &[("connection", "keep-alive")], false, false),
         ] {
             let mut map = HeaderMap::new();
             for (name, value) in headers {
                 map.append(HeaderName::from_static(name), value.parse().unwrap());
             }
-            assert_eq!(may_go_on(&method.parse().unwrap(), &map), goes_on, "{method} {headers:?}");
+            let method = method.parse().unwrap();
+            assert_eq!(may_go_on(&method, &map, false), goes_on, "{method} {headers:?}");
+            assert_eq!(may_go_on(&method, &map, true), endpoints, "{method} {headers:?}");
         }
     }
 }

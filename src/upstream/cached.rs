@@ -97,11 +97,25 @@ impl<K: Hash + Eq> Cached<K, Arc<Event>> {
         K: Borrow<Q>,
     {
         Some(match self.get(channel, now)? {
-            Known::Over(event) if event.kind == Kind::Channel => {
-                Arc::new(Event::cache_miss(event.link, event.channel.clone(), event.received.plus(KEPT)))
-            }
-            Known::Last(event) | Known::Over(event) => event,
+            Known::Last(event) => event,
+            Known::Over(event) => over(event),
         })
+    }
+}
+
+/// A channel's last event, or what says that it has none any more.
+#[must_use]
+pub fn unless_over(event: Arc<Event>, now: Instant) -> Arc<Event> {
+    let is_over = now.saturating_duration_since(event.received.mono) >= KEPT;
+    if is_over { over(event) } else { event }
+}
+
+fn over(event: Arc<Event>) -> Arc<Event> {
+    match event.kind {
+        Kind::Channel => {
+            Arc::new(Event::cache_miss(event.link, event.channel.clone(), event.received.plus(KEPT)))
+        }
+        _ => event,
     }
 }
 
@@ -162,6 +176,10 @@ mod tests {
         assert_eq!(*cached.last("cache-a", at.mono).unwrap().data, *"1");
         let none = cached.last("cache-a", at.plus(KEPT).mono).unwrap();
         assert_eq!((none.kind, none.received), (Kind::CacheMiss, at.plus(KEPT)));
+        let last = cached.last("cache-a", at.mono).unwrap();
+        let later = |after: Duration| unless_over(last.clone(), at.mono + after);
+        assert_eq!(later(KEPT - Duration::from_secs(1)).kind, Kind::Channel);
+        assert_eq!((later(KEPT).kind, later(KEPT).received), (Kind::CacheMiss, at.plus(KEPT)));
         assert!(cached.last("cache-b", at.mono).is_none(), "nothing is known");
     }
 }

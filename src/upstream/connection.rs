@@ -3,24 +3,23 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, Error as WsError, Utf8Bytes};
 
 use super::lost::{End, LostCause};
+use super::thrifty::{Stream, Thrifty};
 use crate::pusher::frame::{FrameError, ServerFrame};
 use crate::text::loggable;
 
 /// How long one write may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Plain or TLS.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+/// The socket of a connection.
+pub type Socket = WebSocketStream<Thrifty<Box<dyn Stream>>>;
 
 pub struct Connection {
-    socket: WebSocketStream<Box<dyn Stream>>,
+    socket: Socket,
     /// What was received last.
     text: Utf8Bytes,
 }
@@ -70,7 +69,7 @@ impl From<Ended> for End {
 }
 
 impl Connection {
-    pub(super) fn new(socket: WebSocketStream<Box<dyn Stream>>) -> Self {
+    pub(super) fn new(socket: Socket) -> Self {
         Self { socket, text: Utf8Bytes::default() }
     }
 
@@ -97,6 +96,28 @@ impl Connection {
             Some(Err(error)) => Message::Ended(Ended::Broken(error)),
             None => Message::Ended(Ended::Over),
         }
+    }
+
+    /// The text of the next message, if it has come already.
+    #[must_use]
+    pub fn peek(&self) -> Option<&[u8]> {
+        self.socket.get_ref().peek()
+    }
+
+    /// Passes over what [`Self::peek`] gives.
+    pub fn skip(&mut self) {
+        self.socket.get_mut().skip();
+    }
+
+    /// Whether it is certain that no more has come.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.socket.get_ref().is_drained()
+    }
+
+    /// Nobody is woken by what comes, until somebody waits for it again.
+    pub fn rest(&mut self) {
+        self.socket.get_mut().rest();
     }
 
     /// The text that came last.

@@ -12,15 +12,19 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use super::connection::{Connection, Ended, Received, Stream};
+use super::connection::{Connection, Ended, Received};
 use super::lost::{End, LostCause};
 use super::settings::{App, Settings};
+use super::thrifty::{Stream, Thrifty};
+use crate::net::pausable::Pausable;
 use crate::net::reach;
 use crate::pusher::frame::ServerFrame;
 use crate::text::loggable;
 
-/// Bytes read at once: tungstenite zero-fills them before every read.
-const READ_BUFFER_BYTES: usize = 16 * 1024;
+/// What tungstenite reads at once, and the largest piece of a frame; it zero-fills as much before every read.
+const BUFFER_BYTES: usize = 16 * 1024;
+/// The same of a user's own connection, which is one of many.
+const MEMBER_BUFFER_BYTES: usize = 2 * 1024;
 /// Bytes waiting to be written; more than this many subscriptions are never under way.
 const WRITE_BUFFER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -36,31 +40,34 @@ pub struct Established {
     pub activity_timeout: Option<Duration>,
 }
 
-/// Connects once.
+/// Connects once; `is_member`: there are many such, each a user's own.
 ///
 /// # Errors
 /// What went wrong, at which step.
-pub async fn dial(upstream: &Settings, tls: Arc<rustls::ClientConfig>) -> Result<Established, End> {
+pub async fn dial(
+    upstream: &Settings,
+    tls: Arc<rustls::ClientConfig>,
+    is_member: bool,
+) -> Result<Established, End> {
     let app = &upstream.app;
     let port = app.ws.port.unwrap_or(if app.ws.tls { 443 } else { 80 });
     let tcp = reach(&upstream.proxies, app.ws.tls, &app.ws.host, port).await;
     let tcp = tcp.map_err(|error| End::new(LostCause::Connect, error))?;
+    let tcp = Pausable::new(tcp);
     let stream: Box<dyn Stream> = if app.ws.tls {
         let name =
             ServerName::try_from(app.ws.host.clone()).map_err(|error| End::new(LostCause::Tls, error))?;
-        Box::new(
-            TlsConnector::from(tls)
-                .connect(name, tcp)
-                .await
-                .map_err(|error| End::new(LostCause::Tls, error))?,
-        )
+        let stream = TlsConnector::from(tls).connect(name, tcp).await;
+        Box::new(stream.map_err(|error| End::new(LostCause::Tls, error))?)
     } else {
         Box::new(tcp)
     };
+    let buffer_bytes = if is_member { MEMBER_BUFFER_BYTES } else { BUFFER_BYTES };
+    let stream = Thrifty::new(stream, buffer_bytes, upstream.frame_bytes_max);
     let request = request(app).map_err(|error| End::new(LostCause::Handshake, error))?;
     let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(READ_BUFFER_BYTES)
+        .read_buffer_size(buffer_bytes)
+        .write_buffer_size(BUFFER_BYTES)
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(Some(upstream.frame_bytes_max))
         .max_frame_size(Some(upstream.frame_bytes_max));

@@ -230,46 +230,64 @@ fn receive(
 impl Link {
     /// Takes what came, and of a user's own link what else is there: it is seldom alone.
     fn receive(&mut self, message: Message) {
-        let Some(source) = &self.source else { return self.received(message) };
-        let mut next = Some(message);
-        let mut taken = 0;
+        if self.source.is_none() {
+            return self.received(message);
+        }
+        let (mut next, mut taken) = (Some(message), 0);
         while let Some(message) = next.take() {
+            self.member_received(message);
+            taken += 1 + self.skip_copies(MESSAGES_PER_TURN_MAX.saturating_sub(taken + 1));
             let Some(connection) = &mut self.line.connection else { return };
-            let known = matches!(message, Message::Text)
-                .then(|| source.common.copies().event(connection.text()))
-                .flatten();
-            let is_new = match known {
-                Some(event) => !self.machine.copied(event, &mut self.actions),
-                None => true,
-            };
-            if is_new {
-                let before = self.actions.len();
-                let understood = connection.understand(message);
-                if let Received::Frame(ServerFrame::SubscriptionSucceeded { channel, data: Some(data) }) =
-                    &understood
-                    && ChannelKind::of(channel) == ChannelKind::Presence
-                    && source.common.wants_snapshot(channel)
-                {
-                    let (channel, data) = (Arc::from(&**channel), Box::from(*data));
-                    self.actions.push(Action::TellPool(FromLink::Snapshot { channel, data }));
-                }
-                receive(understood, self.id, &mut self.machine, &self.shared.metrics, &mut self.actions);
-                let added = self.actions.get(before..).unwrap_or_default();
-                if let [Action::Tell(_, Delivery::Event(event))] = added {
-                    source.common.copies().keep(connection.text(), event);
-                }
-            }
-            taken += 1;
-            if taken < MESSAGES_PER_TURN_MAX {
+            if taken < MESSAGES_PER_TURN_MAX && !connection.is_drained() {
                 next = connection.message().now_or_never();
             }
         }
+        self.machine.has_read(taken, taken < MESSAGES_PER_TURN_MAX, now());
         if let Some(connection) = &mut self.line.connection {
             connection.forget_text();
+            if !self.machine.reads() {
+                connection.rest();
+            }
         }
-        if taken < MESSAGES_PER_TURN_MAX {
-            self.machine.has_read(now());
+    }
+
+    fn member_received(&mut self, message: Message) {
+        let (Some(source), Some(connection)) = (&self.source, &self.line.connection) else { return };
+        let known = matches!(message, Message::Text)
+            .then(|| source.common.copies().event(connection.text().as_bytes()))
+            .flatten();
+        if known.is_some_and(|event| self.machine.copied(event, &mut self.actions)) {
+            return;
         }
+        let before = self.actions.len();
+        let understood = connection.understand(message);
+        if let Received::Frame(ServerFrame::SubscriptionSucceeded { channel, data: Some(data) }) = &understood
+            && ChannelKind::of(channel) == ChannelKind::Presence
+            && source.common.wants_snapshot(channel)
+        {
+            let (channel, data) = (Arc::from(&**channel), Box::from(*data));
+            self.actions.push(Action::TellPool(FromLink::Snapshot { channel, data }));
+        }
+        receive(understood, self.id, &mut self.machine, &self.shared.metrics, &mut self.actions);
+        let added = self.actions.get(before..).unwrap_or_default();
+        if let [Action::Tell(_, Delivery::Event(event))] = added {
+            source.common.copies().keep(connection.text(), event);
+        }
+    }
+
+    /// Takes what comes next and is the copy of something, without a closer look at it. How many it were.
+    fn skip_copies(&mut self, most: usize) -> usize {
+        let (Some(source), Some(connection)) = (&self.source, &mut self.line.connection) else { return 0 };
+        let copies = source.common.copies();
+        let mut skipped = 0;
+        while skipped < most
+            && let Some(known) = connection.peek().and_then(|text| copies.event(text))
+            && self.machine.copied(known, &mut self.actions)
+        {
+            connection.skip();
+            skipped += 1;
+        }
+        skipped
     }
 
     fn received(&mut self, message: Message) {
@@ -294,7 +312,7 @@ impl Link {
         }
     }
 
-    async fn close(mut self) {
+    async fn close(&mut self) {
         if let Some(connection) = self.line.connection.take() {
             connection.close().await;
         }
@@ -328,7 +346,8 @@ impl Link {
             Action::Note(note) => self.note(note),
             Action::Dial => {
                 let (settings, tls) = (self.shared.settings.clone(), self.shared.tls.clone());
-                self.line.dialling = Some(Box::pin(async move { dial(&settings, tls).await }));
+                let is_member = self.source.is_some();
+                self.line.dialling = Some(Box::pin(async move { dial(&settings, tls, is_member).await }));
             }
             Action::HangUp => {
                 self.line = Line::default();

@@ -100,7 +100,7 @@ impl LinkHandle {
     /// Sends a client's event over this link's connection, in its channel's order, shaped to what Pusher takes; its
     /// sender is told what becomes of it. Whoever calls this bounds how many wait.
     pub fn client_event(&self, event: Item<ClientEvent>) {
-        self.tell(Command::ClientEvent(event));
+        self.tell(Command::ClientEvent(Box::new(event)));
     }
 
     /// A request with these messages is about to be sent. Gives its number, and the socket that is excluded.

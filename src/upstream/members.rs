@@ -12,6 +12,7 @@ pub mod pool;
 pub mod roster;
 pub mod settings;
 pub mod source;
+pub mod watched;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

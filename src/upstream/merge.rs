@@ -8,9 +8,12 @@
 //! **A source that is confirmed while another is certain is not so at once.** Of what was delivered about the time of
 //! its subscription nobody knows whether it was published before it, and so whether this source will bring it. So what it
 //! brings is *held*: it is either a copy, or a new event that a certain source brings as well, and delivers; nor can it
-//! overtake. So nothing is lost and nothing comes twice, whatever is equal to what, while a certain source stays
-//! ([`Merge::caught_up`] says when it has passed the time in doubt; then what is held is forgotten, and the new source
-//! is certain soon).
+//! overtake. So nothing is lost and nothing comes twice, whatever is equal to what, while a certain source stays. When
+//! that one has passed the time in doubt, what is held is forgotten, and the new source is certain soon.
+//!
+//! **By time it is known what a source has brought** ([`Times::settle`]), and not by an answer to a ping. An answer shows
+//! only that one of Pusher's servers has handed over what it had, and not what is on its way to it yet from another.
+//! So it would have to be waited for that anyway.
 //!
 //! **When the last certain source is lost in that time**, what is held is delivered, and so is whatever else may be new:
 //! a duplicate rather than a loss. Each is flagged ([`Out::doubtful`]). It cannot be exact: `A`, the subscription, the
@@ -57,11 +60,11 @@ pub struct Times {
     pub skew: Duration,
     /// How long it takes at most from a subscription's request to its confirmation.
     pub confirm: Duration,
-    /// After this a source that is not lost is taken to have brought everything. `None`: only [`Merge::caught_up`] tells.
+    /// After this a source that is not lost is taken to have brought everything.
     /// Time proves nothing: a connection may be silent for longer before it is given up. So what a new source brought by
     /// then, and no other, is delivered in doubt. But what equals another event of that time is taken for its copy; and
     /// when the silent source is given up, the new one is taken to have had everything.
-    pub settle: Option<Duration>,
+    pub settle: Duration,
 }
 
 /// An event to be delivered.
@@ -174,7 +177,7 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         self.sources.contains_key(&source)
     }
 
-    /// Whether [`Self::caught_up`] would change anything.
+    /// Whether [`Self::settle`] would change anything, sooner or later.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
         !self.open.is_empty() || !self.held.is_empty()
@@ -249,27 +252,13 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         !is_covered
     }
 
-    /// The source has brought all that was published before `at`: an answer came over its connection to a question that
-    /// was asked a [`Times::skew`] later than that.
-    pub fn caught_up(&mut self, source: S, at: Instant, now: Instant, out: &mut Vec<Out<S, E>>) {
-        let Some(entry) = self.sources.get(&source) else { return };
-        if entry.is_base() {
-            self.horizon = self.horizon.max(Some(at));
-        }
-        self.pass(source, at);
-        if self.is_over(source, at) {
-            self.close(source);
-        }
-        self.progress(now, out);
-    }
-
     /// When [`Self::settle`] wants to be called.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let settle = self.times.settle?;
         let stretches = self.open.iter().filter_map(|source| self.sources.get(source)?.stretch.as_ref());
         let stretches = stretches.map(|stretch| stretch.until.map_or(stretch.decided, |(_, found)| found));
-        let due = self.held.front().map(|held| held.decided).into_iter().chain(stretches).min()? + settle;
+        let due = self.held.front().map(|held| held.decided).into_iter().chain(stretches).min()?;
+        let due = due + self.times.settle;
         // What waits for a request's end as well is looked at now and then.
         Some(self.look.map_or(due, |look| due.max(look)))
     }

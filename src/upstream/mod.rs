@@ -26,5 +26,6 @@ mod reply;
 mod runner;
 pub mod settings;
 pub mod standby;
+pub mod thrifty;
 mod told;
 pub mod undelivered;

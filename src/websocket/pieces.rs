@@ -129,6 +129,18 @@ impl Pieces {
         }
     }
 
+    /// Whether all of the frames that have begun has been handed on.
+    #[must_use]
+    pub const fn is_between_frames(&self) -> bool {
+        self.header.length == 0 && self.left() == 0 && self.handed >= self.due.length
+    }
+
+    /// Bytes of the current frame's payload that are still to come.
+    #[must_use]
+    pub const fn left(&self) -> u64 {
+        self.piece + self.behind
+    }
+
     /// Reads from `source` into `buffer`; 0 is the end.
     ///
     /// # Errors

@@ -106,6 +106,29 @@ async fn nothing_is_heard_behind_who_asks_for_an_upgrade_or_does_not_ask_for_mor
     }
 }
 
+/// Libraries and proxies keep their connections without a word, as HTTP/1.1 has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_endpoints_go_on_unless_the_client_says_otherwise() {
+    let bridge = start().await;
+    let post = |version: &str, connection: &str| {
+        format!("POST /pusher/auth HTTP/{version}\r\nHost: a\r\n{connection}Content-Length: 3\r\n\r\na=b")
+    };
+    let mut raw = Raw::connect(bridge.address()).await;
+    for _ in 0..3 {
+        raw.send(post("1.1", "")).await;
+        let answer = raw.answer().await;
+        assert_eq!((answer.status, answer.header("connection").as_str()), (401, ""));
+    }
+    raw.send(post("1.1", "Connection: close\r\n")).await;
+    let answer = raw.answer().await;
+    assert_eq!((answer.status, answer.header("connection").as_str()), (401, "close"));
+    raw.ended().await;
+    let mut old = Raw::connect(bridge.address()).await;
+    old.send(post("1.0", "")).await;
+    assert_eq!(old.answer().await.header("connection"), "close");
+    old.ended().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_is_no_request_and_a_large_one_is_the_end() {
     let bridge = start().await;

@@ -14,8 +14,9 @@ use tokio::task::JoinHandle;
 
 use crate::admin::get;
 use crate::support::bridge::{self, SHIPPED};
-use crate::support::pusher::Pusher as _;
-use crate::support::{Bridge, links, patiently};
+use crate::support::network::Proxy;
+use crate::support::pusher::{App, Pusher as _};
+use crate::support::{Bridge, OldClient, links, patiently};
 
 const CHANNEL: &str = "private-room";
 
@@ -150,4 +151,32 @@ async fn one_lost_link_is_told_from_all() {
         (200, "ready\nlinks connected: 0 of 2, lost: 0, 1\n"),
         "at once"
     );
+}
+
+#[tokio::test]
+async fn with_one_of_two_links_lost_it_is_ready() {
+    let sandbox = Sandbox::start(Options::local()).await.unwrap();
+    let proxy = Proxy::start(sandbox.addr()).await;
+    let app = App { address: proxy.address, ..sandbox.app() };
+    let running = bridge::start(&app, SHIPPED, &[], |config| {
+        config.upstream.connections = 2;
+        config.upstream.times.reconnect_delay_max = Duration::from_secs(3600);
+    })
+    .await;
+    let _client = OldClient::login(running.address, "/ws/plugin/p1", "1").await;
+    sandbox.refuse_connections(HandshakeFault::Status(503));
+    assert_eq!(proxy.cut_link_of("private-plugin-p1"), 1);
+    let is_connected = |link: &str| {
+        bridge::metric(&running, &format!("pusher_bridge_upstream_connected{{link=\"{link}\"}}")) == 1.0
+    };
+    let one_lost = async {
+        while is_connected("0") && is_connected("1") {
+            tokio::task::yield_now().await;
+        }
+    };
+    patiently("the loss of one", one_lost).await;
+    let lost = if is_connected("0") { "1" } else { "0" };
+    let ready = get(running.admin_address, "/readyz").await;
+    assert_eq!((ready.status, ready.body), (200, format!("ready\nlinks connected: 1 of 2, lost: {lost}\n")));
+    running.shutdown().await;
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pusher_bridge::exchange::Member;
+use pusher_bridge::exchange::{Member, NamedBy};
 use pusher_bridge::metrics::Registry;
 use pusher_bridge::sandbox::{Options, Sandbox, SandboxHandle};
 use pusher_bridge::upstream::delivery::{Delivery, Event, Kind};
@@ -34,7 +34,12 @@ struct Pool {
 
 fn member(id: &str) -> Arc<Member> {
     let info = format!(r#"{{"name":"{id}"}}"#);
-    Arc::new(Member { issuer: None, user_id: id.into(), info: Some(info.into()), user_data: None })
+    Arc::new(Member {
+        named_by: NamedBy::Token(None),
+        user_id: id.into(),
+        info: Some(info.into()),
+        user_data: None,
+    })
 }
 
 fn user(id: &str) -> Arc<Member> {

@@ -31,6 +31,35 @@ presence = "observe"
 shares = ["team"]
 
 [[routes]]
+name = "board"
+path = "/board/{id}"
+channel = "presence-cache-{id}"
+dialect = "cached"
+auth = { required = true }
+presence = "each_user"
+
+[[routes]]
+name = "watching"
+path = "/watching"
+channel = "#server-to-user"
+dialect = "typed"
+auth = { required = true }
+watchlist = "contacts"
+pusher_events = ["watchlist"]
+shares = ["user"]
+
+[dialects.cached.in]
+type_field = "type"
+auth = { type = "auth", token = "token" }
+
+[dialects.cached.out]
+event = '{"type":{event},"data":{data}}'
+auth_ok = '{"type":"auth_response"}'
+error = '{"type":"error","error":{code}}'
+members = '{"type":"members","data":{"count":{count},"members":{members}}}'
+cache_miss = '{"type":"cache_miss"}'
+
+[[routes]]
 name = "user"
 path = "/user"
 channel = "#server-to-user"
@@ -211,5 +240,127 @@ async fn after_a_reconnect_clients_are_told_the_difference() {
     is_told(&mut ann, json!({ "type": "member_added", "data": of("bob") })).await;
     bridge.app().trigger("presence-team-1", "news", r#"{"n":1}"#).await;
     gets(&mut ann, "news", 1).await;
+    bridge.shutdown().await;
+}
+
+/// Who says that he is who this bridge is called is a member of his own, by a connection of his own.
+#[tokio::test]
+async fn a_user_of_the_observers_name_is_not_the_observer() {
+    let bridge = Bridge::with(&routes(), quick).await;
+    let on = |count: usize| bridge.sandbox.wait_for(move |view| view.subscribed("presence-team-1") == count);
+    let mut watching = bridge.connect("/watched/1").await;
+    assert_eq!(watching.json().await["data"]["count"], 1);
+    let (mut user, list) = member(bridge.address(), "/team/1", "pusher-bridge").await;
+    assert_eq!(list["members"].as_array().map(Vec::len), Some(1), "to Pusher one id is one member: {list}");
+    patiently("a connection of each", on(2)).await;
+    drop(watching);
+    patiently("the observer's end", on(1)).await;
+    bridge.app().trigger("presence-team-1", "news", r#"{"n":1}"#).await;
+    gets(&mut user, "news", 1).await;
+    let mut watching = bridge.connect("/watched/1").await;
+    assert_eq!(watching.json().await["type"], "presence_members");
+    drop(user);
+    patiently("the user's end", on(1)).await;
+    bridge.app().trigger("presence-team-1", "news", r#"{"n":2}"#).await;
+    gets(&mut watching, "news", 2).await;
+    bridge.shutdown().await;
+}
+
+/// The list first, then what the channel has for whoever comes late, once; and that there is nothing yet, likewise.
+#[tokio::test]
+async fn a_late_member_gets_the_list_and_then_the_last_event() {
+    let bridge = Bridge::with(&routes(), quick).await;
+    let mut all = Vec::new();
+    for (n, user) in ["ann", "bob", "cid"].into_iter().enumerate() {
+        let mut client = OldClient::connect(bridge.address(), "/board/1").await;
+        client.auth(&bridge::token(user)).await;
+        assert_eq!(client.json().await["type"], "auth_response");
+        let list = client.json().await;
+        assert_eq!((&list["type"], &list["data"]["count"]), (&json!("members"), &json!(n + 1)), "{list}");
+        match n {
+            // Who comes later, before there is an event, is told so, too.
+            0 | 1 => is_told(&mut client, json!({ "type": "cache_miss" })).await,
+            _ => is_told(&mut client, json!({ "type": "drawn", "data": { "n": 1 } })).await,
+        }
+        all.push(client);
+        if n == 1 {
+            bridge.app().trigger("presence-cache-1", "drawn", r#"{"n":1}"#).await;
+            for client in &mut all {
+                is_told(client, json!({ "type": "drawn", "data": { "n": 1 } })).await;
+            }
+        }
+    }
+    bridge.app().trigger("presence-cache-1", "drawn", r#"{"n":2}"#).await;
+    for client in &mut all {
+        is_told(client, json!({ "type": "drawn", "data": { "n": 2 } })).await;
+    }
+    bridge.shutdown().await;
+}
+
+/// All of a user's connections are told who of the watchlist is there, when they come and when that changes.
+#[tokio::test]
+async fn a_user_is_told_who_of_the_watchlist_comes_and_goes() {
+    let bridge = Bridge::with(&routes(), quick).await;
+    let token = bridge::token_with("ann", |claims| claims["contacts"] = json!(["bob", "cid"]));
+    let watch = async || {
+        let mut client = bridge.connect("/watching").await;
+        client.auth(&token).await;
+        assert_eq!(client.json().await["type"], "auth_response");
+        client
+    };
+    let told = async |client: &mut OldClient, events: Value| {
+        let frame = client.json().await;
+        assert_eq!((&frame["type"], &frame["data"]["events"]), (&json!("watchlist_events"), &events));
+    };
+    let group = |name: &str, ids: &[&str]| json!({ "name": name, "user_ids": ids });
+    let mut first = watch().await;
+    told(&mut first, json!([group("offline", &["bob", "cid"])])).await;
+    let bob = bridge.login_as("/user", "bob").await;
+    told(&mut first, json!([group("online", &["bob"])])).await;
+    let mut second = watch().await;
+    told(&mut second, json!([group("online", &["bob"]), group("offline", &["cid"])])).await;
+    // A route of the same user that did not ask is told nothing of it.
+    let mut plain = bridge.login_as("/user", "ann").await;
+    drop(bob);
+    for client in [&mut first, &mut second] {
+        told(client, json!([group("offline", &["bob"])])).await;
+    }
+    bridge.app().trigger("#server-to-user-ann", "for_you", r#"{"n":1}"#).await;
+    for client in [&mut first, &mut second, &mut plain] {
+        gets(client, "for_you", 1).await;
+    }
+    bridge.shutdown().await;
+}
+
+const SECRET: &str = r#"
+[[routes]]
+name = "vault"
+path = "/vault/{id}"
+channel = "private-encrypted-cache-{id}"
+dialect = "cached"
+auth = { required = true }
+publish = [{ types = ["say"], event = "client-say" }]
+"#;
+
+/// Nothing yet, and then the last event, in clear.
+#[tokio::test]
+async fn an_encrypted_channel_keeps_its_last_event() {
+    let key = [("PUSHER_ENCRYPTION_MASTER_KEY", "UGxlYXNlIHVzZSBhIGtleSBvZiB5b3VyIG93biwgMzI=")];
+    let bridge = Bridge::with_env(&format!("{}\n{SECRET}", routes()), &key, quick).await;
+    let mut all = Vec::new();
+    for (n, user) in ["ann", "bob", "cid"].into_iter().enumerate() {
+        let mut client = OldClient::login(bridge.address(), "/vault/1", user).await;
+        match n {
+            0 | 1 => is_told(&mut client, json!({ "type": "cache_miss" })).await,
+            _ => is_told(&mut client, json!({ "type": "client-say", "data": { "n": 1 } })).await,
+        }
+        all.push(client);
+        if n == 1 {
+            all[0].send(r#"{"type":"say","data":{"n":1}}"#).await;
+            is_told(&mut all[1], json!({ "type": "client-say", "data": { "n": 1 } })).await;
+        }
+    }
+    let published = bridge.sandbox.published();
+    assert!(published.iter().all(|event| event.data.contains("ciphertext") && !event.data.contains("\"n\"")));
     bridge.shutdown().await;
 }

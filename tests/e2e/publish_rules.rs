@@ -2,9 +2,12 @@
 
 use std::net::SocketAddr;
 
+use pusher_bridge::sandbox::{Options, Sandbox};
+
 use crate::near_and_far;
 use crate::support::backend::Backend;
 use crate::support::bridge::{self, SHIPPED};
+use crate::support::clients;
 use crate::support::pusher::{App, Pusher};
 use crate::support::sockudo::Sockudo;
 use crate::support::{Bridge, OldClient, patiently};
@@ -304,6 +307,29 @@ async fn sockudo_takes_client_events() {
         let app = sockudo.app();
         let bridge = bridge::start(&app, &format!("{SHIPPED}\n{SAID}"), &[], |_| {}).await;
         says_more_than_a_second_takes(bridge.address, &app).await;
+    }
+}
+
+/// pusher-js gets them as well, and every digit.
+async fn reaches_pusher_js(app: &App) {
+    let bridge = bridge::start(app, &format!("{SHIPPED}\n{SAID}"), &[], |_| {}).await;
+    if let Some(output) = clients::node("client_events.test.mjs", app, bridge.address, &[]).await {
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{out}\n{err}");
+    }
+    bridge.shutdown().await;
+}
+
+#[tokio::test]
+async fn client_events_reach_pusher_js() {
+    let sandbox = Sandbox::start(Options::local()).await.unwrap();
+    reaches_pusher_js(&sandbox.app()).await;
+}
+
+#[tokio::test]
+async fn client_events_reach_pusher_js_through_sockudo() {
+    if let Some(sockudo) = Sockudo::start().await {
+        reaches_pusher_js(&sockudo.app()).await;
     }
 }
 

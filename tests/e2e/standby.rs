@@ -1,5 +1,6 @@
 //! Two connections to Pusher on the same channels: when either is lost, nothing is missed and nothing comes twice.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,6 +22,7 @@ use crate::support::{Bridge, OldClient, patiently};
 
 const PLUGIN: &str = "private-plugin-p1";
 const DOUBTFUL_CHANNELS: &str = "pusher_bridge_standby_doubtful_channels";
+const LIVE: &str = r#"pusher_bridge_subscriptions{state="live"}"#;
 const PAUSE: Duration = Duration::from_millis(5);
 
 fn with_standby(config: &mut Config) {
@@ -36,12 +38,15 @@ fn events(running: &Running, result: &str) -> f64 {
 struct Cutter {
     address: SocketAddr,
     lines: Arc<Mutex<Vec<Arc<Line>>>>,
+    /// How many bytes the server may say on each of the next ones.
+    plan: Arc<Mutex<VecDeque<usize>>>,
 }
 
 /// One WebSocket.
 struct Line {
     /// Bytes that the server may say yet.
     left: AtomicUsize,
+    said: Mutex<Vec<u8>>,
     cut: Notify,
     over: AtomicBool,
 }
@@ -51,23 +56,32 @@ impl Cutter {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let lines: Arc<Mutex<Vec<Arc<Line>>>> = Arc::default();
-        let all = lines.clone();
+        let plan: Arc<Mutex<VecDeque<usize>>> = Arc::default();
+        let (all, of_all) = (lines.clone(), plan.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let all = all.clone();
-                tokio::spawn(async move { Self::carry(client, to, &all).await });
+                let (all, plan) = (all.clone(), of_all.clone());
+                tokio::spawn(async move { Self::carry(client, to, &all, &plan).await });
             }
         });
-        Self { address, lines }
+        Self { address, lines, plan }
     }
 
-    async fn carry(mut client: TcpStream, to: SocketAddr, all: &Mutex<Vec<Arc<Line>>>) {
+    async fn carry(
+        mut client: TcpStream,
+        to: SocketAddr,
+        all: &Mutex<Vec<Arc<Line>>>,
+        plan: &Mutex<VecDeque<usize>>,
+    ) {
         let Ok(mut server) = TcpStream::connect(to).await else { return };
         let (mut first, mut said) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
         let Ok(read) = client.read(&mut first).await else { return };
         let left = AtomicUsize::new(usize::MAX);
-        let line = Arc::new(Line { left, cut: Notify::new(), over: AtomicBool::new(false) });
+        let over = AtomicBool::new(false);
+        let line = Arc::new(Line { left, said: Mutex::default(), cut: Notify::new(), over });
         if first.starts_with(b"GET /app/") {
+            let planned = plan.lock().unwrap().pop_front();
+            line.left.store(planned.unwrap_or(usize::MAX), Ordering::Relaxed);
             all.lock().unwrap().push(line.clone());
         }
         if server.write_all(&first[..read]).await.is_err() {
@@ -84,7 +98,13 @@ impl Cutter {
                     let left = line.left.load(Ordering::Relaxed);
                     let goes = read.min(left);
                     line.left.store(left - goes, Ordering::Relaxed);
-                    if client.write_all(&said[..goes]).await.is_err() || goes < read || left == goes {
+                    let is_over = goes < read || left == goes;
+                    {
+                        let mut all = line.said.lock().unwrap();
+                        all.extend(&said[..goes]);
+                        line.over.store(is_over, Ordering::Relaxed);
+                    }
+                    if client.write_all(&said[..goes]).await.is_err() || is_over {
                         break;
                     }
                 }
@@ -100,16 +120,49 @@ impl Cutter {
         self.lines.lock().unwrap().clone()
     }
 
+    /// The connection after so many.
+    async fn line(&self, number: usize) -> Arc<Line> {
+        let made = async {
+            loop {
+                if let Some(line) = self.lines().get(number) {
+                    return line.clone();
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        patiently("a new connection", made).await
+    }
+
     /// Waits for the connection after so many, and until the channel stands on two.
     async fn are(&self, count: usize, running: &Running) {
         let stands = async {
-            while self.lines().len() < count
-                || metric(running, r#"pusher_bridge_subscriptions{state="live"}"#) < 2.0
-            {
+            while self.lines().len() < count || metric(running, LIVE) < 2.0 {
                 tokio::time::sleep(PAUSE).await;
             }
         };
         patiently("a new connection", stands).await;
+    }
+}
+
+impl Line {
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Whether the server has said all of the event with this name.
+    fn has_said(&self, event: &str) -> bool {
+        let said = self.said.lock().unwrap();
+        said.ends_with(b"}") && said.windows(event.len()).any(|part| part == event.as_bytes())
+    }
+
+    /// Waits until this holds, or the connection has ended.
+    async fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let held = async {
+            while !self.is_over() && !holds() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        patiently(what, held).await;
     }
 }
 
@@ -166,8 +219,87 @@ async fn either_side_is_cut_at_any_byte() {
     loses_nothing_and_repeats_nothing(&sandbox.app(), (1..280).step_by(9)).await;
 }
 
+/// Bridges that share the bytes among themselves.
+const LANES: usize = 6;
+/// More than the server says.
+const BYTES_MAX: usize = 4096;
+
+/// Each byte of all that a server says on a connection: from before the first one of its answer to the upgrade to the
+/// last one of the last of several events, some of which come while the connection is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn either_side_is_cut_at_every_byte() {
+    let cuts = futures_util::future::join_all((0..LANES).map(cut_at_every_byte_of_a_lane)).await;
+    for side in [0, 1] {
+        let mut bytes: Vec<usize> = cuts.iter().flat_map(|sides| sides[side].clone()).collect();
+        bytes.sort_unstable();
+        let ends = cuts.iter().map(|sides| sides[side].len()).min().unwrap();
+        assert!(bytes.iter().take(ends * LANES).copied().eq(0..ends * LANES), "none is left out: {bytes:?}");
+        // The answer, the greeting, the confirmation and four events.
+        assert!(ends * LANES > 600, "{ends}");
+    }
+}
+
+/// At which bytes each of the two sides was cut.
+async fn cut_at_every_byte_of_a_lane(lane: usize) -> [Vec<usize>; 2] {
+    let sandbox = Sandbox::start(Options::local()).await.unwrap();
+    let cutter = Cutter::start(sandbox.addr()).await;
+    let app = App { address: cutter.address, ..sandbox.app() };
+    let running = bridge::start(&app, SHIPPED, &[], with_standby).await;
+    let mut clients = Vec::new();
+    for user in ["1", "2"] {
+        clients.push(OldClient::login(running.address, "/ws/plugin/p1", user).await);
+    }
+    cutter.are(2, &running).await;
+    let sides = cutter.lines();
+    let mut cuts = [Vec::new(), Vec::new()];
+    for (line, cuts) in sides.iter().zip(&mut cuts) {
+        // The other side has brought everything.
+        becomes(&running, DOUBTFUL_CHANNELS, 0.0).await;
+        let first = cutter.lines().len();
+        let bytes = || (lane..BYTES_MAX).step_by(LANES);
+        cutter.plan.lock().unwrap().extend(bytes());
+        line.cut.notify_one();
+        for (number, byte) in bytes().enumerate() {
+            let line = cutter.line(first + number).await;
+            let [early, late, last] = ["early", "late", "last"].map(|name| format!("{name}-{byte}"));
+            let sent = ["tick", &early, "tick", "tick", &late, "tick", &last];
+            let (at_once, subscribed) = sent.split_at(3);
+            at_once.iter().for_each(|event| sandbox.trigger(PLUGIN, event, "1"));
+            line.until("the subscription", || metric(&running, LIVE) >= 2.0).await;
+            subscribed.iter().for_each(|event| sandbox.trigger(PLUGIN, event, "1"));
+            for (at, event) in sent.iter().enumerate() {
+                for client in &mut clients {
+                    let got = client.json().await;
+                    assert_eq!(got["type"], **event, "cut after {byte} bytes, event {at}");
+                }
+            }
+            line.until("the last event", || line.has_said(&last)).await;
+            if !line.is_over() {
+                // It stays.
+                line.left.store(usize::MAX, Ordering::Relaxed);
+                cutter.plan.lock().unwrap().clear();
+                break;
+            }
+            let said = line.said.lock().unwrap().len();
+            assert_eq!(said, byte, "it was cut there");
+            cuts.push(said);
+        }
+    }
+    sandbox.trigger(PLUGIN, "end", "1");
+    for client in &mut clients {
+        assert_eq!(client.json().await["type"], "end", "and nothing comes twice");
+    }
+    let [first, second, held, doubtful] =
+        ["first", "second", "held", "doubtful"].map(|result| events(&running, result));
+    assert!(first > 0.0 && second > 0.0 && held > 0.0, "each had its turn, and the other's copies came");
+    assert_eq!((doubtful, metric(&running, "pusher_bridge_upstream_gaps_total")), (0.0, 0.0));
+    running.shutdown().await;
+    cuts
+}
+
 near_and_far!(sockudo_either_side_is_cut_at_any_byte);
 async fn sockudo_either_side_is_cut_at_any_byte() {
+    // A sample: every byte is the sandbox's.
     if let Some(sockudo) = Sockudo::start().await {
         loses_nothing_and_repeats_nothing(&sockudo.app(), (1..280).step_by(31)).await;
     }

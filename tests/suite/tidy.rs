@@ -10,6 +10,7 @@ use super::imports::{self, Crate};
 /// Files and directories that import no runtime, no HTTP and no WebSocket library, and ask no clock.
 const PURE: &[&str] = &[
     "src/admin/guard.rs",
+    "src/admin/outage.rs",
     "src/admin/settings.rs",
     "src/auth/claims.rs",
     "src/auth/identity.rs",
@@ -83,6 +84,7 @@ const PURE: &[&str] = &[
     "src/upstream/members/pool",
     "src/upstream/members/pool.rs",
     "src/upstream/members/roster.rs",
+    "src/upstream/members/watched.rs",
     "src/upstream/members/settings.rs",
     "src/upstream/merge",
     "src/upstream/merge.rs",

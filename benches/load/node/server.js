@@ -1,12 +1,15 @@
 // The bridge as a good engineer would write it in an afternoon: ws, one pusher-js connection, jsonwebtoken.
 // Each event is serialised once and the same buffer is sent to every client. It is measured, not shipped.
 
-import { createHmac } from 'node:crypto';
+import { createHash, createHmac } from 'node:crypto';
 import { createServer } from 'node:http';
 
 import jwt from 'jsonwebtoken';
 import PusherModule from 'pusher-js';
 import { WebSocketServer } from 'ws';
+
+import { authorize, tokenKey } from './authorize.js';
+import { presence } from './presence.js';
 
 const Pusher = PusherModule.Pusher ?? PusherModule.default ?? PusherModule;
 
@@ -19,21 +22,38 @@ const CONNECTIONS_PER_USER = 10;
 const CONNECTIONS_PER_ADDRESS = 50;
 const MESSAGES_PER_MINUTE = 100;
 
-const pusher = new Pusher(env.PUSHER_KEY, {
-  cluster: 'mt1',
-  wsHost: env.PUSHER_HOST,
-  wsPort: Number(env.PUSHER_PORT),
-  forceTLS: env.PUSHER_TLS === 'true',
-  enabledTransports: ['ws', 'wss'],
-  channelAuthorization: {
-    customHandler: ({ socketId, channelName }, done) => {
-      const signature = createHmac('sha256', env.PUSHER_SECRET).update(`${socketId}:${channelName}`).digest('hex');
-      done(null, { auth: `${env.PUSHER_KEY}:${signature}` });
+// `member`: { user_id, user_info }, for presence channels.
+function connect(member) {
+  const sign = (text) => `${env.PUSHER_KEY}:${createHmac('sha256', env.PUSHER_SECRET).update(text).digest('hex')}`;
+  return new Pusher(env.PUSHER_KEY, {
+    cluster: 'mt1',
+    wsHost: env.PUSHER_HOST,
+    wsPort: Number(env.PUSHER_PORT),
+    forceTLS: env.PUSHER_TLS === 'true',
+    enabledTransports: ['ws', 'wss'],
+    channelAuthorization: {
+      customHandler: ({ socketId, channelName }, done) => {
+        if (channelName.startsWith('presence-')) {
+          const data = JSON.stringify(member);
+          done(null, { auth: sign(`${socketId}:${channelName}:${data}`), channel_data: data });
+          return;
+        }
+        const answer = { auth: sign(`${socketId}:${channelName}`) };
+        if (channelName.startsWith('private-encrypted-')) {
+          const key = createHash('sha256').update(channelName);
+          key.update(Buffer.from(env.PUSHER_ENCRYPTION_MASTER_KEY, 'base64'));
+          answer.shared_secret = key.digest('base64');
+        }
+        done(null, answer);
+      },
     },
-  },
-});
+  });
+}
 
-// name -> { upstream, all: Set<ws>, byAgent: Map<agent_id, Set<ws>> }
+const pusher = connect();
+const rooms = presence({ connect, send, frame });
+
+// name -> { upstream, all: Set<ws>, byAgent: Map<agent_id, Set<ws>>, last: the last event, on a cache channel }
 const channels = new Map();
 const users = new Map();
 const addresses = new Map();
@@ -55,6 +75,7 @@ function subscribe(ws, name, agent) {
   if (!channel) {
     channel = { upstream: pusher.subscribe(name), all: new Set(), byAgent: new Map() };
     const { upstream, all, byAgent } = channel;
+    const cached = name.startsWith('private-cache-');
     upstream.bind_global((event, data) => {
       if (event.startsWith('pusher:')) return;
       const timestamp = new Date().toISOString();
@@ -63,6 +84,7 @@ function subscribe(ws, name, agent) {
           ? { type: 'event', channel: name, data, timestamp }
           : { type: event, data, timestamp };
         const buffer = frame(plain);
+        if (cached) channel.last = buffer;
         for (const client of all) send(client, buffer);
       }
       const chosen = byAgent.get(data?.agent_id);
@@ -80,6 +102,7 @@ function subscribe(ws, name, agent) {
   }
   members.add(ws);
   ws.subscriptions.push({ name, agent, members });
+  return channel;
 }
 
 function leave({ name, agent, members }, ws) {
@@ -97,6 +120,15 @@ function routeOf(path) {
   if ((match = /^\/ws\/plugin\/([^/]+)$/.exec(path))) {
     const [, id] = match;
     return { channel: `private-plugin-${id}`, permitted: (claims) => claims.plugin_ids?.includes(id) };
+  }
+  if ((match = /^\/ws\/state\/([^/]+)$/.exec(path))) {
+    return { channel: `private-cache-state-${match[1]}`, permitted: () => true };
+  }
+  if ((match = /^\/ws\/secure\/([^/]+)$/.exec(path))) {
+    return { channel: `private-encrypted-${match[1]}`, permitted: () => true };
+  }
+  if ((match = /^\/ws\/room\/([^/]+)$/.exec(path))) {
+    return { channel: `presence-${match[1]}`, room: true, permitted: () => true };
   }
   if ((match = /^\/ws\/agent\/([^/]+)$/.exec(path))) {
     return { channel: 'agent-status', agent: match[1], permitted: () => true };
@@ -123,16 +155,21 @@ function refuse(ws, code, message) {
 
 function authenticate(ws, message) {
   try {
-    const claims = jwt.verify(String(message.token).replace(/^Bearer /, ''), env.JWT_SECRET, { algorithms: ['HS256'] });
+    const claims = jwt.verify(String(message.token).replace(/^Bearer /, ''), tokenKey, { algorithms: ['HS256'] });
     if (!ws.route.permitted(claims)) throw new Error('not permitted');
+    let last;
+    let isNew = false;
     if (!ws.user) {
       if (!count(users, claims.sub, CONNECTIONS_PER_USER)) throw new Error('too many connections');
       ws.user = claims.sub;
-      subscribe(ws, ws.route.channel, ws.route.agent);
+      if (!ws.route.room) ({ last } = subscribe(ws, ws.route.channel, ws.route.agent));
+      isNew = true;
     }
     clearTimeout(ws.deadline);
     const { sub: user_id, role, permissions } = claims;
     send(ws, frame({ type: 'auth_response', data: { authenticated: true, user_id, role, permissions } }));
+    if (last) send(ws, last);
+    if (isNew && ws.route.room) rooms.join(ws, ws.route.channel, user_id, { role });
   } catch {
     const data = { error: 'INVALID_TOKEN', message: 'JWT token is invalid or expired' };
     send(ws, frame({ type: 'auth_error', data }));
@@ -180,11 +217,12 @@ function open(ws, route, address) {
     uncount(addresses, address);
     if (ws.user) uncount(users, ws.user);
     for (const subscription of ws.subscriptions) leave(subscription, ws);
+    if (ws.user && ws.route.room) rooms.leave(ws, ws.route.channel, ws.user);
   });
 }
 
 const sockets = new WebSocketServer({ noServer: true, perMessageDeflate: false, maxPayload: MESSAGE_BYTES_MAX });
-const server = createServer((_request, response) => response.writeHead(404).end());
+const server = createServer(authorize);
 server.on('upgrade', (request, socket, head) => {
   const route = routeOf(request.url.split('?')[0]);
   const address = socket.remoteAddress;

@@ -29,19 +29,26 @@ impl Api {
 
     /// Triggers one event.
     pub(crate) fn trigger(&mut self, channel: &str, id: Id) -> Result<()> {
-        let body = json!({"name": event::NAME, "channels": [channel], "data": id.data(self.bytes)});
+        let body = json!({"name": event::NAME, "channels": [channel], "data": self.data(channel, id)?});
         self.post("events", &body)
     }
 
     /// Triggers events in their order, as few requests as that takes.
     pub(crate) fn trigger_all<'a>(&mut self, events: impl IntoIterator<Item = (&'a str, Id)>) -> Result<()> {
-        let events: Vec<Value> = events
-            .into_iter()
-            .map(
-                |(channel, id)| json!({"name": event::NAME, "channel": channel, "data": id.data(self.bytes)}),
-            )
-            .collect();
+        let event = |(channel, id)| -> Result<Value> {
+            Ok(json!({"name": event::NAME, "channel": channel, "data": self.data(channel, id)?}))
+        };
+        let events = events.into_iter().map(event).collect::<Result<Vec<_>>>()?;
         events.chunks(BATCH).try_for_each(|batch| self.post("batch_events", &json!({ "batch": batch })))
+    }
+
+    fn data(&self, channel: &str, id: Id) -> Result<String> {
+        let data = id.data(self.bytes);
+        if channel.starts_with(credentials::ENCRYPTED) {
+            credentials::encrypted(channel, &data)
+        } else {
+            Ok(data)
+        }
     }
 
     /// How many channels have subscribers.

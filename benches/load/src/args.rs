@@ -98,6 +98,27 @@ pub(crate) struct RunArgs {
     /// publish: how long the upstream takes for an answer, milliseconds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub(crate) answer_ms: u32,
+    /// authorize: requests that are measured; with the warm-up no more than the log's rate lets through at once
+    #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(5..=16_000))]
+    pub(crate) requests: u32,
+    /// late: clients who come to a cache channel after its last event
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=8_000))]
+    pub(crate) late_joiners: u32,
+    /// presence: users, each with one client and a connection to the upstream of its own
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=18_000))]
+    pub(crate) members: u32,
+    /// presence: members of one channel; Pusher allows 100
+    #[arg(long, value_delimiter = ',', num_args = 1, default_values_t = [100, 2_000])]
+    pub(crate) room_members: Vec<u32>,
+    /// presence: events a second on each channel
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) room_rate: u32,
+    /// presence: seconds
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub(crate) room_seconds: u32,
+    /// node: the tokens' key is made once, which jsonwebtoken's manual does not tell
+    #[arg(long)]
+    pub(crate) node_key_once: bool,
     /// Also writes every round's figures here
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -119,6 +140,9 @@ pub(crate) struct RunArgs {
     /// The routes file for `channels`, which needs more than six of them
     #[arg(long, value_name = "FILE")]
     pub(crate) channel_routes: PathBuf,
+    /// The routes file for `presence`, which needs more users' connections
+    #[arg(long, value_name = "FILE")]
+    pub(crate) presence_routes: PathBuf,
     /// The directory of the Node contender, with its packages installed
     #[arg(long, value_name = "DIR")]
     pub(crate) node: PathBuf,
@@ -144,6 +168,11 @@ impl RunArgs {
             args.channels = vec![400];
             args.publishers = args.publishers.min(20);
             args.messages = args.messages.min(20);
+            args.requests = args.requests.min(500);
+            args.late_joiners = args.late_joiners.min(100);
+            args.members = args.members.min(100);
+            args.room_members = vec![50];
+            args.room_seconds = args.room_seconds.min(1);
         }
         args
     }

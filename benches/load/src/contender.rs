@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use crate::Result;
 use crate::api::Api;
 use crate::args::RunArgs;
-use crate::credentials::{self, APP_ID, APP_KEY, APP_SECRET, JWT_SECRET};
+use crate::credentials::{self, APP_ID, APP_KEY, APP_SECRET, ENCRYPTION_MASTER_KEY, JWT_SECRET};
 use crate::process::{self, Process};
 use crate::script::{self, Plan, Script};
 
@@ -24,8 +24,16 @@ pub(crate) fn numbered(channel: u32) -> String {
     format!("bench-{channel}")
 }
 
+/// A cache channel, and the old endpoint that stands for it.
+pub(crate) const STATE_CHANNEL: &str = "private-cache-state-s1";
+const STATE_PATH: &str = "/ws/state/s1";
+
 /// The shared channel whose clients get their own agent's events only.
 pub(crate) const AGENT_CHANNEL: &str = "agent-status";
+
+/// The encrypted channel, and its old endpoint.
+pub(crate) const SECURE_CHANNEL: &str = "private-encrypted-s1";
+const SECURE_PATH: &str = "/ws/secure/s1";
 
 /// Address space of the upstream, KiB: it grows with its clients' buffers.
 const SOCKUDO_KIB_MAX: u64 = 24 << 20;
@@ -110,7 +118,7 @@ impl Stage {
             Contender::Direct => {}
             Contender::Floor => stage.start_floor(1)?,
             Contender::FloorMt => stage.start_floor(cores())?,
-            Contender::Node => stage.start_node(&args.node)?,
+            Contender::Node => stage.start_node(args)?,
             Contender::Before => {
                 let same = args.preload.is_some().then_some(&args.bridge);
                 let before = args.before.as_ref().or(same).ok_or("--before or --preload FILE is missing")?;
@@ -128,6 +136,11 @@ impl Stage {
 
     pub(crate) fn api(&self) -> Result<Api> {
         Api::connect(self.upstream, self.event_bytes)
+    }
+
+    /// Waits until so many lines of the server's output have this.
+    pub(crate) fn wait_logged(&self, text: &str, lines: usize) -> Result<()> {
+        self.server.as_ref().map_or(Ok(()), |server| server.wait_logged(text, lines))
     }
 
     /// Says what is known of a failure.
@@ -149,6 +162,33 @@ impl Stage {
             Contender::Direct => Script::Pusher { channels: vec![CHANNEL.to_owned()] },
             _ => Script::typed(&credentials::token(client, &script::user(client), &[PLUGIN])),
         })
+    }
+
+    /// A client of the cache channel, its events in stream 1.
+    pub(crate) fn state_subscriber(&self, client: usize) -> Plan {
+        self.plan(client, STATE_PATH.to_owned(), vec![1], || {
+            Script::typed(&credentials::token(client, &script::user(client), &[PLUGIN]))
+        })
+    }
+
+    /// A client of the encrypted channel, its events in stream 1.
+    pub(crate) fn secure_subscriber(&self, client: usize) -> Plan {
+        self.plan(client, SECURE_PATH.to_owned(), vec![1], || {
+            Script::typed(&credentials::token(client, &script::user(client), &[PLUGIN]))
+        })
+    }
+
+    /// One of the clients of the `room`th channel, its events in the stream of its number: of a presence channel,
+    /// each a user of its own, or of one without members.
+    pub(crate) fn roommate(&self, client: usize, room: u32, is_member: bool) -> Plan {
+        let (user, room_id) = (format!("member-{client}"), format!("r{room}"));
+        let token = credentials::token(client, &user, &[&room_id]);
+        let (path, script) = if is_member {
+            (format!("/ws/room/{room_id}"), Script::member(&token))
+        } else {
+            (format!("/ws/plugin/{room_id}"), Script::typed(&token))
+        };
+        self.plan(client, path, vec![room], || script)
     }
 
     /// A client of a channel of its own.
@@ -213,12 +253,13 @@ impl Stage {
         self.adopt(floor, listen, || process::listens(listen))
     }
 
-    fn start_node(&mut self, directory: &Path) -> Result<()> {
+    fn start_node(&mut self, args: &RunArgs) -> Result<()> {
         let (upstream, listen) = (self.upstream, process::free_address()?);
-        let script = directory.join("server.js");
+        let script = args.node.join("server.js");
         let node = Process::start("node", Path::new("node"), &self.logs, |command| {
             credentials_for(command, upstream);
             command.arg(script).env("PORT", listen.port().to_string()).env("NODE_ENV", "production");
+            command.envs(args.node_key_once.then_some(("TOKEN_KEY_ONCE", "1")));
         })?;
         self.adopt(node, listen, || process::listens(listen))
     }
@@ -251,6 +292,7 @@ fn credentials_for(command: &mut Command, upstream: SocketAddr) {
         .env("PUSHER_HOST", Ipv4Addr::LOCALHOST.to_string())
         .env("PUSHER_PORT", upstream.port().to_string())
         .env("PUSHER_TLS", "false")
+        .env("PUSHER_ENCRYPTION_MASTER_KEY", ENCRYPTION_MASTER_KEY)
         .env("JWT_SECRET", JWT_SECRET);
 }
 
@@ -284,6 +326,7 @@ enabled = true
 [app_manager.array.apps.policy.limits]
 max_connections = 100000
 max_client_events_per_second = 10
+max_presence_members_per_channel = 100000
 [app_manager.array.apps.policy.features]
 enable_client_messages = true
 "#

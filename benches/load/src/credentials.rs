@@ -5,12 +5,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use crypto_secretbox::aead::{Aead as _, KeyInit as _};
+use crypto_secretbox::{Nonce, XSalsa20Poly1305};
 use serde_json::json;
+
+use crate::Result;
 
 pub(crate) const APP_ID: &str = "bench-app";
 pub(crate) const APP_KEY: &str = "bench-key";
 pub(crate) const APP_SECRET: &str = "bench-secret";
 pub(crate) const JWT_SECRET: &str = "bench-jwt-secret-of-thirty-two-bytes-and-more";
+
+/// Every token's role.
+pub(crate) const ROLE: &str = "teacher";
+/// Base64 of 32 bytes.
+pub(crate) const ENCRYPTION_MASTER_KEY: &str = "YmVuY2gtbWFzdGVyLWtleS1vZi0zMi1ieXRlcy1sb24=";
+/// Channels whose events are encrypted.
+pub(crate) const ENCRYPTED: &str = "private-encrypted-";
 
 /// Longer than any run.
 const TOKEN_SECONDS: u64 = 24 * 3_600;
@@ -20,12 +31,24 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// An old client's token, HS256; each is another, so that no cache of verified tokens helps anybody.
+/// The name in a client's token.
+pub(crate) fn name(client: usize) -> String {
+    format!("Client {client}")
+}
+
+/// The address in a client's token.
+pub(crate) fn email(client: usize) -> String {
+    format!("client-{client}@example.com")
+}
+
+/// A client's token, HS256; each is another, so that no cache of verified tokens helps anybody.
 pub(crate) fn token(client: usize, user: &str, plugins: &[&str]) -> String {
     let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
     let claims = json!({
         "sub": user,
-        "role": "teacher",
+        "role": ROLE,
+        "name": name(client),
+        "email": email(client),
         "permissions": ["content:generate", "roblox:read"],
         "plugin_ids": plugins,
         "jti": format!("client-{client}"),
@@ -54,6 +77,18 @@ pub(crate) fn app_signature(text: &str) -> String {
 pub(crate) fn websocket_accept(key: &str) -> String {
     let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()))
+}
+
+/// An event's data as a backend encrypts it for this channel: NaCl's secretbox, under the SHA-256 of the channel's name
+/// and the master key (pusher/docs, encrypted-channels.md).
+pub(crate) fn encrypted(channel: &str, data: &str) -> Result<String> {
+    let master = STANDARD.decode(ENCRYPTION_MASTER_KEY)?;
+    let key = digest::digest(&digest::SHA256, &[channel.as_bytes(), &master].concat());
+    let cipher = XSalsa20Poly1305::new_from_slice(key.as_ref()).map_err(|error| error.to_string())?;
+    let mut nonce = Nonce::default();
+    aws_lc_rs::rand::fill(&mut nonce)?;
+    let sealed = cipher.encrypt(&nonce, data.as_bytes()).map_err(|error| error.to_string())?;
+    Ok(json!({"nonce": STANDARD.encode(nonce), "ciphertext": STANDARD.encode(sealed)}).to_string())
 }
 
 fn hmac_sha256(secret: &str, text: &[u8]) -> hmac::Tag {

@@ -3,6 +3,7 @@
 
 mod api;
 mod args;
+mod asker;
 mod contender;
 mod credentials;
 mod event;
@@ -13,6 +14,7 @@ mod procfs;
 mod report;
 mod scenario;
 mod script;
+mod socket;
 mod stub;
 mod swarm;
 mod ws;

@@ -71,6 +71,25 @@ impl Process {
         }
     }
 
+    /// Waits until so many lines of its output have this.
+    ///
+    /// # Errors
+    /// They are fewer for too long, or more.
+    pub(crate) fn wait_logged(&self, text: &str, lines: usize) -> Result<()> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        loop {
+            let log = fs::read_to_string(&self.log)?;
+            let logged = log.lines().filter(|line| line.contains(text)).count();
+            if logged == lines {
+                return Ok(());
+            }
+            if logged > lines || Instant::now() > deadline {
+                return Err(format!("{logged} lines with {text:?} instead of {lines}").into());
+            }
+            std::thread::sleep(READY_PAUSE);
+        }
+    }
+
     fn explain(&self, what: &str) -> crate::Failure {
         format!("{} {what}; the end of its output:\n{}", self.name, self.log_tail()).into()
     }

@@ -1,12 +1,16 @@
 //! What is measured. Each scenario starts its contender afresh, so that no run inherits another's memory.
 
+mod authorize;
 mod channels;
 mod connect;
+mod decrypt;
 mod delay;
 mod fanout;
 mod filter;
 mod herd;
 mod idle;
+mod late;
+mod presence;
 mod publish;
 mod single;
 
@@ -49,10 +53,18 @@ pub(crate) enum Scenario {
     Channels,
     /// Client messages published, while the upstream takes its time
     Publish,
+    /// New clients' channels authorized over HTTP
+    Authorize,
+    /// Clients who come to a cache channel after its last event
+    Late,
+    /// Memory and CPU of presence channels, beside channels without members
+    Presence,
+    /// CPU per event of an encrypted channel, beside one in clear
+    Decrypt,
 }
 
 impl Scenario {
-    pub(crate) const DEFAULT: [Self; 9] = [
+    pub(crate) const DEFAULT: [Self; 13] = [
         Self::Fanout,
         Self::Idle,
         Self::Connect,
@@ -62,6 +74,10 @@ impl Scenario {
         Self::Filter,
         Self::Channels,
         Self::Publish,
+        Self::Authorize,
+        Self::Late,
+        Self::Presence,
+        Self::Decrypt,
     ];
 
     /// `None`: it makes no sense for this contender.
@@ -80,7 +96,15 @@ impl Scenario {
             (Self::Channels, C::Direct | C::Node | C::Before | C::Bridge) => {
                 return Some(channels::run(context, contender));
             }
+            (Self::Authorize, C::Node | C::Before | C::Bridge) => authorize::run,
+            (Self::Late, C::Node | C::Before | C::Bridge) => late::run,
             (Self::Publish, C::Before | C::Bridge) => return Some(publish::run(context, contender)),
+            (Self::Decrypt, C::Node | C::Before | C::Bridge) => {
+                return Some(decrypt::run(context, contender));
+            }
+            (Self::Presence, C::Node | C::Before | C::Bridge) => {
+                return Some(presence::run(context, contender));
+            }
             _ => return None,
         };
         Some(context.on_stage(contender, &context.args.routes, run))
@@ -99,6 +123,10 @@ impl fmt::Display for Scenario {
             Self::Filter => "filter",
             Self::Channels => "channels",
             Self::Publish => "publish",
+            Self::Authorize => "authorize",
+            Self::Late => "late",
+            Self::Presence => "presence",
+            Self::Decrypt => "decrypt",
         })
     }
 }
@@ -109,12 +137,12 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn on_stage(
+    fn on_stage<T>(
         &self,
         contender: Contender,
         routes: &Path,
-        run: impl FnOnce(&Self, &mut Stage) -> Result<Vec<Measure>>,
-    ) -> Result<Vec<Measure>> {
+        run: impl FnOnce(&Self, &mut Stage) -> Result<T>,
+    ) -> Result<T> {
         let setup = Setup { args: self.args, logs: self.logs, routes, upstream: None };
         let mut stage = Stage::start(contender, &setup)?;
         run(self, &mut stage).map_err(|failure| stage.explain(&failure))

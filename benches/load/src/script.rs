@@ -29,6 +29,8 @@ pub(crate) struct Plan {
 pub(crate) enum Script {
     /// `auth`, and ready when it is answered.
     Typed { auth: Vec<u8> },
+    /// The same on a presence channel: ready when it is told who is there.
+    Member { auth: Vec<u8> },
     /// Subscriptions, which nobody answers: ready at once.
     Channel { subscriptions: Vec<u8> },
     /// Subscriptions once the socket has its id; ready when all have succeeded.
@@ -37,8 +39,11 @@ pub(crate) enum Script {
 
 impl Script {
     pub(crate) fn typed(token: &str) -> Self {
-        let auth = json!({"type": "auth", "token": format!("Bearer {token}")}).to_string();
-        Self::Typed { auth: ws::masked(ws::TEXT, auth.as_bytes()) }
+        Self::Typed { auth: auth(token) }
+    }
+
+    pub(crate) fn member(token: &str) -> Self {
+        Self::Member { auth: auth(token) }
     }
 
     pub(crate) fn channel(channels: &[u32]) -> Self {
@@ -51,7 +56,7 @@ impl Script {
 
     pub(crate) const fn shape(&self) -> Shape {
         match self {
-            Self::Typed { .. } => Shape::Typed,
+            Self::Typed { .. } | Self::Member { .. } => Shape::Typed,
             Self::Channel { .. } => Shape::Channel,
             Self::Pusher { .. } => Shape::Pusher,
         }
@@ -60,7 +65,7 @@ impl Script {
     /// What is sent as soon as the upgrade is answered.
     pub(crate) fn hello(&self) -> &[u8] {
         match self {
-            Self::Typed { auth } => auth,
+            Self::Typed { auth } | Self::Member { auth } => auth,
             Self::Channel { subscriptions } => subscriptions,
             Self::Pusher { .. } => &[],
         }
@@ -69,7 +74,7 @@ impl Script {
     /// How many answers make the client ready.
     pub(crate) fn answers(&self) -> usize {
         match self {
-            Self::Typed { .. } => 1,
+            Self::Typed { .. } | Self::Member { .. } => 1,
             Self::Channel { .. } => 0,
             Self::Pusher { channels } => channels.len(),
         }
@@ -79,8 +84,13 @@ impl Script {
     pub(crate) fn hear(&self, payload: &[u8]) -> Result<Heard> {
         let frame: Value = serde_json::from_slice(payload)?;
         let pusher = matches!(self, Self::Pusher { .. });
+        let is_member = matches!(self, Self::Member { .. });
         match frame[if pusher { "event" } else { "type" }].as_str() {
-            Some("auth_response") if frame["data"]["authenticated"] == true => Ok(Heard::Answer),
+            Some("auth_response") if frame["data"]["authenticated"] == true => {
+                Ok(if is_member { Heard::Nothing } else { Heard::Answer })
+            }
+            Some("presence_members") if is_member => Ok(Heard::Answer),
+            Some("member_added" | "member_removed") if is_member => Ok(Heard::Nothing),
             Some("ping") => {
                 let pong = json!({"type": "pong", "timestamp": frame["timestamp"]}).to_string();
                 Ok(Heard::Reply(ws::masked(ws::TEXT, pong.as_bytes())))
@@ -109,6 +119,13 @@ pub(crate) enum Heard {
     Answer,
     /// One that wants this answer.
     Reply(Vec<u8>),
+    /// One that is as expected.
+    Nothing,
+}
+
+fn auth(token: &str) -> Vec<u8> {
+    let auth = json!({"type": "auth", "token": format!("Bearer {token}")}).to_string();
+    ws::masked(ws::TEXT, auth.as_bytes())
 }
 
 /// A Pusher client's subscription, signed if the channel is private.

@@ -155,7 +155,7 @@ fn membership(out: &mut Lines, membership: &Membership) {
             out.more(format!("of whom is told: {}", told(info)));
         }
         Membership::Observe(observer) => {
-            let Member { issuer: _, user_id, info, user_data: _ } = &**observer;
+            let Member { named_by: _, user_id, info, user_data: _ } = &**observer;
             out.fact("members", format!("this bridge alone, as {user_id}, and no client"));
             if let Some(info) = info {
                 out.more(format!("of which is told: {info}"));

@@ -34,7 +34,7 @@ use super::problems::Problems;
 use super::raw;
 use super::scalars::{At, Either};
 use super::{Config, OffRoute};
-use crate::exchange::Member;
+use crate::exchange::{Member, NamedBy};
 use crate::legacy::dialect::Dialect;
 use crate::limits::rate::Rate;
 use crate::routes::path::Router;
@@ -136,7 +136,7 @@ pub(super) fn config(
 /// As whom this bridge observes presence channels.
 fn observer(Observer { user_id, user_info }: &Observer) -> Arc<Member> {
     let info = Some(user_info.clone());
-    Arc::new(Member { issuer: None, user_id: user_id.clone(), info, user_data: None })
+    Arc::new(Member { named_by: NamedBy::Bridge, user_id: user_id.clone(), info, user_data: None })
 }
 
 /// `[a-z0-9_-]+`: what a metric label, a file and a URL can all hold.

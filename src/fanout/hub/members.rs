@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Hub, Known, Ticket, Waiting, give};
+use super::{Hub, Known, Ticket, Waiting, give, greet};
 use crate::clock::Now;
 use crate::exchange::{ConnId, LinkId, Member, MemberKey, Subscribe};
 use crate::fanout::table;
@@ -69,15 +69,16 @@ impl Hub {
         });
         let now = Now::read();
         for Waiting { conn, route, id, confirm, replay, member: _ } in confirmed {
-            self.confirm(confirm, &route, &conn);
-            if let Some((count, members)) = members {
-                let alias = route.alias(channel);
-                let frame = route.dialect.render_members(alias, count, members, now);
-                self.confirm(frame.map(|text| self.encode(&text)), &route, &conn);
-            }
-            if let Some(interest) = &replay {
-                self.replay(cached.cloned(), interest, &route, &conn);
-            }
+            let members = members.and_then(|(count, members)| {
+                let text = route.dialect.render_members(route.alias(channel), count, members, now)?;
+                Some(self.encode(&text))
+            });
+            let last = match replay {
+                Some(interest) => self.last_frame(cached.cloned(), &interest, &route, conn.id()),
+                // Who of his watchlist is there.
+                None => cached.and_then(|event| self.frame_of(&route, event)),
+            };
+            greet([confirm, members, last], &route, &conn);
             conn.notify(Notice::Subscribed(id));
         }
     }

@@ -4,7 +4,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 
 use super::*;
 use crate::config::{self, Source};
-use crate::exchange::ConnId;
+use crate::exchange::{ConnId, NamedBy};
 use crate::metrics::Registry;
 use crate::routes::generation::History;
 use crate::upstream::link::machine::Command;
@@ -180,7 +180,7 @@ async fn a_link_lives_as_long_as_somebody_is_subscribed_through_it() {
 const ROOM: &str = "presence-room";
 
 fn member(user_id: &str) -> Arc<Member> {
-    Arc::new(Member { issuer: None, user_id: user_id.into(), info: None, user_data: None })
+    Arc::new(Member { named_by: NamedBy::Token(None), user_id: user_id.into(), info: None, user_data: None })
 }
 
 /// A client that is subscribed as a member.

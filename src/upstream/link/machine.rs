@@ -301,6 +301,9 @@ impl Machine {
     /// A hub or the publisher says something.
     pub fn command(&mut self, command: Command, at: Now, out: &mut Vec<Action>) {
         let now = at.mono;
+        if let Some(member) = &mut self.member {
+            member.wake();
+        }
         match command {
             Command::Subscribe(channel, hub) => {
                 self.before_subscribing(&channel);
@@ -327,7 +330,7 @@ impl Machine {
                 }
             }
             Command::Subscribers(subscribers) => self.table.count_subscribers(&subscribers),
-            Command::ClientEvent(item) => self.client_events.push(item),
+            Command::ClientEvent(item) => self.client_events.push(*item),
             Command::Introduce { channel, data } => self.introduce(channel, data),
             Command::SignIn(data) => self.want_sign_in(data, now, out),
             Command::Dial => self.may_dial(now, out),

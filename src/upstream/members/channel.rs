@@ -10,16 +10,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::roster::{Change, Roster};
+use super::watched::Watched;
 use crate::clock::Now;
 use crate::exchange::LinkId;
 use crate::pusher::channel::{ChannelKind, is_cache};
+use crate::upstream::cached;
 use crate::upstream::delivery::{Event, Kind};
 use crate::upstream::merge::{Merge, Out, Times};
 
 /// Links whose lists are followed beside the leader's.
 const SHADOWS_MAX: usize = 2;
 /// Links that read as soon as something comes. The others rest between two looks.
-const READERS_MAX: usize = 2;
+const READERS_MAX: usize = 1;
 /// How long a link's events wait for the leader to tell that its user came. It does not when the user was there before.
 const MARK_WITHIN: Duration = Duration::from_secs(1);
 /// Events that wait so, at most.
@@ -105,8 +107,10 @@ pub struct Channel {
     was_lost: bool,
     /// Links may wait for their mark.
     has_waiting: bool,
-    /// Of a cache channel.
+    /// Of a cache channel; of a user's own, who of the watchlist is there.
     last: Option<Arc<Event>>,
+    /// Of a user's own channel.
+    watched: Watched,
     readers: Vec<u64>,
     /// Of a presence channel.
     members: Option<Members>,
@@ -142,6 +146,7 @@ impl Channel {
             was_lost: false,
             has_waiting: false,
             last: None,
+            watched: Watched::default(),
             readers: Vec::new(),
         }
     }
@@ -165,10 +170,11 @@ impl Channel {
         (Some(told.list()), told.count())
     }
 
-    /// The last event of a cache channel.
+    /// What comes first to whoever comes late: the last event of a cache channel, or who of the user's watchlist is there.
     #[must_use]
-    pub const fn last(&self) -> Option<&Arc<Event>> {
-        self.last.as_ref()
+    pub fn last(&self, now: Instant) -> Option<Arc<Event>> {
+        let last = self.last.clone()?;
+        Some(if self.is_cache { cached::unless_over(last, now) } else { last })
     }
 
     #[must_use]
@@ -217,6 +223,10 @@ impl Channel {
 
     /// The link has the channel no more, for now.
     pub fn lost(&mut self, source: u64, at: &mut At<'_>) {
+        if !self.is_cache {
+            // It is said anew at the next sign-in.
+            (self.watched, self.last) = (Watched::default(), None);
+        }
         self.cut(source, at);
         self.unfollow(source, at);
         self.choose_readers(at);
@@ -449,9 +459,23 @@ impl Channel {
         let Some(tap) = self.taps.get_mut(&source).filter(|tap| tap.is_live) else { return };
         match event.kind {
             Kind::MemberAdded | Kind::MemberRemoved => self.member_event(source, event, at),
-            Kind::CacheMiss => tap.awaits_last = None,
+            Kind::CacheMiss => {
+                tap.awaits_last = None;
+                // Once: each new link is told so again.
+                if self.last.is_none() {
+                    let miss = Arc::new(Event::cache_miss(at.link, self.name.clone(), at.now));
+                    self.last = Some(miss.clone());
+                    at.out.push(Effect::Deliver(miss));
+                }
+            }
             // Of the link's own user: no other brings it.
             Kind::Watchlist | Kind::SubscriptionCount => {
+                if event.kind == Kind::Watchlist {
+                    self.watched.learn(&event.data);
+                    let data = self.watched.data();
+                    let all = Event::new(at.link, self.name.clone(), &event.name, &data, at.now, None);
+                    self.last = Some(Arc::new(all.of_kind(Kind::Watchlist)));
+                }
                 let own = Event::new(at.link, self.name.clone(), &event.name, &event.data, at.now, None);
                 at.out.push(Effect::Deliver(Arc::new(own.of_kind(event.kind))));
             }

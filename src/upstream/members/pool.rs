@@ -17,7 +17,7 @@ use super::channel::{At, Channel, Effect};
 use super::copies::digest;
 use super::settings::Settings;
 use crate::clock::Now;
-use crate::exchange::{LinkId, Member, MemberKey};
+use crate::exchange::{LinkId, Member, MemberKey, NamedBy};
 use crate::pusher::frame::text_json;
 use crate::upstream::delivery::{Delivery, Event, Sent};
 use crate::upstream::hubs::Hubs;
@@ -36,8 +36,8 @@ const SETTLING: Duration = Duration::from_secs(1);
 pub enum FromLink {
     /// As links tell hubs.
     Told(Delivery),
-    /// A frame came that is the copy of this event's, with this digest.
-    Copy(Arc<Event>, u64),
+    /// Frames came that are copies of these events', with their digests.
+    Copies(Vec<(Arc<Event>, u64)>),
     /// Who is on a presence channel, as the confirmation says that comes next.
     Snapshot {
         channel: Arc<str>,
@@ -162,7 +162,7 @@ impl Pool {
             times: merge::Times {
                 skew: Duration::from_secs(1),
                 confirm: subscribe_timeout,
-                settle: Some(Duration::from_secs(5)),
+                settle: Duration::from_secs(5),
             },
             users: HashMap::new(),
             by_source: HashMap::new(),
@@ -219,7 +219,7 @@ impl Pool {
         seat.stay_or_new(hub).join(join);
         let is_live = seat.is_live;
         match user.way {
-            Way::Open(_) if is_live => self.answer(&key, channel, out),
+            Way::Open(_) if is_live => self.answer(&key, channel, now, out),
             Way::Open(source) if is_new => self.subscribe(source, &key, channel, now, out),
             Way::Open(_) => {}
             Way::TurnedAway(_) => self.refuse(&key, channel, Hubs::only(hub), out),
@@ -264,7 +264,7 @@ impl Pool {
 
     /// The user is to have a link, if there is a place for it.
     fn find_place(&mut self, key: &MemberKey, now: Now, out: &mut Vec<Action>) {
-        let is_observer = self.is_observer(key);
+        let is_observer = is_observer(key);
         if !is_observer && self.links >= self.settings.links_max {
             self.make_room(now, out);
         }
@@ -291,17 +291,13 @@ impl Pool {
         channels.iter().for_each(|channel| self.subscribe(source, key, channel, now, out));
     }
 
-    fn is_observer(&self, key: &MemberKey) -> bool {
-        key.issuer.is_none() && key.user_id == self.settings.observer.user_id
-    }
-
     /// Closes a link that nobody needs any more, if there is one.
     fn make_room(&mut self, now: Now, out: &mut Vec<Action>) {
         let unused = self
             .lingering
             .values()
             .map(|(key, _)| key)
-            .find(|key| !self.is_observer(key) && self.users.get(*key).is_some_and(User::is_unused));
+            .find(|key| !is_observer(key) && self.users.get(*key).is_some_and(User::is_unused));
         if let Some(key) = unused.cloned() {
             self.close(&key, now, out);
             self.forget(&key);
@@ -330,7 +326,7 @@ impl Pool {
 
     /// The user's link is not needed any more, or is of no use.
     fn close(&mut self, key: &MemberKey, now: Now, out: &mut Vec<Action>) {
-        let is_observer = self.is_observer(key);
+        let is_observer = is_observer(key);
         let Some(user) = self.users.get_mut(key) else { return };
         let Way::Open(source) = std::mem::replace(&mut user.way, Way::None) else { return };
         let mut channels = Vec::new();
@@ -530,6 +526,11 @@ impl Pool {
             out.push(Action::Command(source, Command::BeLazy(is_lazy)));
         }
     }
+}
+
+/// Whether it is this bridge's own link: of those there is one, which takes no user's place.
+fn is_observer(key: &MemberKey) -> bool {
+    key.named_by == NamedBy::Bridge
 }
 
 /// Marks the number of a flight that is none of the publisher's.

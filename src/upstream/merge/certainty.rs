@@ -10,10 +10,11 @@ use super::{Held, LOOKS, Merge, Out};
 impl<S: Copy + Eq + Hash, E> Merge<S, E> {
     /// Goes on with whatever is certain by now.
     pub(super) fn progress(&mut self, now: Instant, out: &mut Vec<Out<S, E>>) {
-        if let Some(settle) = self.times.settle.filter(|_| self.bases > 0) {
-            self.horizon = self.horizon.max(now.checked_sub(settle));
+        let passed = now.checked_sub(self.times.settle);
+        if self.bases > 0 {
+            self.horizon = self.horizon.max(passed);
         }
-        self.look = self.times.settle.map(|settle| now + settle / LOOKS);
+        self.look = Some(now + self.times.settle / LOOKS);
         let horizon = self.horizon;
         // A certain source's copy of what is held may be among what is early.
         let is_early = |early: &[Early<S, E>], held: &Held<S, E>| {
@@ -45,9 +46,8 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
                     }
                 }
                 Some(_) => {
-                    let passed = self.times.settle.and_then(|settle| now.checked_sub(settle));
-                    if passed.is_some_and(|passed| self.is_over(source, passed)) {
-                        passed.into_iter().for_each(|passed| self.pass(source, passed));
+                    if let Some(passed) = passed.filter(|passed| self.is_over(source, *passed)) {
+                        self.pass(source, passed);
                         self.close(source);
                     }
                 }

@@ -98,7 +98,7 @@ impl Junction {
     pub fn new(id: LinkId, confirm: Duration, linger: Duration) -> Self {
         Self {
             id,
-            times: Times { skew: DELIVERY_TIME, confirm, settle: Some(SETTLE) },
+            times: Times { skew: DELIVERY_TIME, confirm, settle: SETTLE },
             linger,
             channels: HashMap::new(),
             lingering: VecDeque::new(),

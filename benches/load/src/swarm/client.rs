@@ -3,13 +3,11 @@
 use std::io::{ErrorKind, Read, Write};
 
 use mio::net::TcpStream;
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::shared::{Shared, Turn};
-use crate::Result;
 use crate::event::{Id, Shape};
 use crate::script::{Heard, Plan, Script};
-use crate::ws;
+use crate::{Result, socket, ws};
 
 pub(super) struct Client {
     pub(super) socket: TcpStream,
@@ -44,16 +42,8 @@ pub(super) struct Context<'a> {
 
 impl Client {
     pub(super) fn open(plan: Plan) -> Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
-        socket.bind(&std::net::SocketAddr::from((plan.source, 0)).into())?;
-        match socket.connect(&plan.target.into()) {
-            Err(error) if error.raw_os_error() != Some(EINPROGRESS) => return Err(error.into()),
-            _ => {}
-        }
         Ok(Self {
-            socket: TcpStream::from_std(socket.into()),
+            socket: socket::connect(plan.source, plan.target)?,
             request: ws::upgrade_request(&plan.path),
             script: plan.script,
             phase: Phase::Connecting,
@@ -187,6 +177,7 @@ impl Client {
                         Ok(())
                     }
                     Heard::Reply(reply) => self.send(&reply),
+                    Heard::Nothing => Ok(()),
                 },
             },
             ws::PING => self.send(&ws::masked(ws::PONG, frame.payload)),
@@ -231,7 +222,9 @@ impl Verified {
     }
 
     fn check(&mut self, shape: Shape, payload: &[u8], id: Id, bytes: usize) -> Result<()> {
-        let Some(slot) = self.0.get_mut(id.sequence as usize % VERIFIED_FRAMES) else { return Ok(()) };
+        // Neither the events of one stream nor one of each stream displace each other.
+        let slot = (id.sequence as usize).wrapping_add(id.stream as usize * 50) % VERIFIED_FRAMES;
+        let Some(slot) = self.0.get_mut(slot) else { return Ok(()) };
         if slot.as_ref().is_none_or(|(known, frame)| *known != id || frame != payload) {
             shape.check(payload, id, bytes)?;
             *slot = Some((id, payload.to_vec()));
@@ -244,5 +237,3 @@ impl Verified {
 const VERIFIED_FRAMES: usize = 1_024;
 /// Delays kept between two calls of `take_delays`, per worker: 64 MiB.
 const DELAYS_MAX: usize = 8 << 20;
-/// Errno 115 on Linux: the connection is being made.
-const EINPROGRESS: i32 = 115;

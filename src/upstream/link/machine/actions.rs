@@ -22,7 +22,7 @@ pub enum Command {
     /// A hub was told that the connection is lost, and says how many are subscribed to each of its channels.
     Subscribers(Vec<(Arc<str>, usize)>),
     /// A client's event is to leave over this connection; its channel is the lane's.
-    ClientEvent(Item<ClientEvent>),
+    ClientEvent(Box<Item<ClientEvent>>),
     /// A publishing request begins: said where there is a standby. Its number at each side comes with it, and the side
     /// whose connection is excluded.
     Begun { flight: u64, sides: [u64; 2], excluded: Option<usize>, batch: Vec<Arc<Sent>> },

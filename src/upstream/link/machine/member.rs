@@ -21,8 +21,11 @@ const TERMINATED: u16 = 4009;
 /// A sign-in that was refused is tried again after this time: what was wrong may have been set right by hand.
 const SIGN_IN_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// How long a link does not look at its socket after it has read from it, when others bring the same events sooner: it
-/// then reads what has come meanwhile at once.
-pub const REST: Duration = Duration::from_millis(200);
+/// then reads what has come meanwhile at once. The more comes, the sooner, so that it fits the buffers on its way.
+const REST_LEAST: Duration = Duration::from_millis(50);
+const REST_MOST: Duration = Duration::from_secs(2);
+/// Messages that it would like to read at once: about so many it rests for.
+const MESSAGES_AT_ONCE: usize = 32;
 /// Watchlist events kept for a user's channel that is not confirmed yet. The first comes before that.
 const EARLY_EVENTS_MAX: usize = 16;
 
@@ -35,6 +38,9 @@ pub(super) struct MemberSide {
     /// It leaves events to others, as long as they are quicker.
     is_lazy: bool,
     rests_until: Option<Instant>,
+    rest: Duration,
+    /// Messages read since it rested last.
+    read: usize,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +70,21 @@ impl MemberSide {
     /// As whom it subscribes to `channel`, where it has to say so.
     pub(super) fn channel_data(&self, channel: &str) -> Option<&Arc<str>> {
         self.data.get(channel)
+    }
+
+    fn rest(&mut self, now: Instant) {
+        let rest = match std::mem::take(&mut self.read) {
+            0..MESSAGES_AT_ONCE => self.rest * 2,
+            read if read > 2 * MESSAGES_AT_ONCE => self.rest / 2,
+            _ => self.rest,
+        };
+        self.rest = rest.clamp(REST_LEAST, REST_MOST);
+        self.rests_until = Some(now + self.rest);
+    }
+
+    /// Something is asked for, whose answer is to be read.
+    pub(super) const fn wake(&mut self) {
+        self.rests_until = None;
     }
 
     /// The channel is not subscribed any more.
@@ -145,15 +166,13 @@ impl Machine {
         self.member.as_ref().is_none_or(|member| member.rests_until.is_none())
     }
 
-    /// All that had come has been read.
-    pub fn has_read(&mut self, now: Instant) {
-        let is_subscribing = self.table.is_subscribing();
-        if let Some(member) = &mut self.member
-            && member.is_lazy
-            && !is_subscribing
-            && !matches!(member.user.sign_in, SignIn::Asked(_))
-        {
-            member.rests_until = Some(now + REST);
+    /// So many messages have been read at once; `is_all`: there are no more.
+    pub fn has_read(&mut self, messages: usize, is_all: bool, now: Instant) {
+        let is_asking = self.table.is_subscribing() || self.has_client_events();
+        let Some(member) = &mut self.member else { return };
+        member.read += messages;
+        if is_all && member.is_lazy && !is_asking && !matches!(member.user.sign_in, SignIn::Asked(_)) {
+            member.rest(now);
         }
     }
 
@@ -246,7 +265,14 @@ impl Machine {
         if self.table.receivers(&event.channel).is_none() {
             return false;
         }
-        out.push(Action::TellPool(FromLink::Copy(event, digest)));
+        match out.last_mut() {
+            Some(Action::TellPool(FromLink::Copies(copies))) => copies.push((event, digest)),
+            _ => {
+                let mut copies = Vec::with_capacity(MESSAGES_AT_ONCE);
+                copies.push((event, digest));
+                out.push(Action::TellPool(FromLink::Copies(copies)));
+            }
+        }
         true
     }
 

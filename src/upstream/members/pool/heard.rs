@@ -20,7 +20,11 @@ impl Pool {
     pub fn from_link(&mut self, source: u64, what: FromLink, now: Now, out: &mut Vec<Action>) {
         let Some(key) = self.by_source.get(&source) else { return };
         match what {
-            FromLink::Copy(event, digest) => self.event(source, &event, digest, now, out),
+            FromLink::Copies(copies) => {
+                for run in copies.chunk_by(|(one, _), (next, _)| Arc::ptr_eq(&one.channel, &next.channel)) {
+                    self.copies(source, run, now, out);
+                }
+            }
             FromLink::Told(Delivery::Event(event)) => {
                 let digest = digest(&event.name, &event.data);
                 self.event(source, &event, digest, now, out);
@@ -61,6 +65,16 @@ impl Pool {
             FromLink::Report(Report::Terminated) => self.terminated(&key.clone(), now, out),
             FromLink::Report(Report::WatchlistEventLost) => out.push(Action::Note(Note::WatchlistEventLost)),
         }
+    }
+
+    /// Of one channel.
+    fn copies(&mut self, source: u64, copies: &[(Arc<Event>, u64)], now: Now, out: &mut Vec<Action>) {
+        let Some((first, _)) = copies.first() else { return };
+        self.at_channel(&first.channel, now, out, |channel, at| {
+            for (event, digest) in copies {
+                channel.event(source, event, *digest, at);
+            }
+        });
     }
 
     pub(super) fn event(
@@ -125,7 +139,7 @@ impl Pool {
     /// A client's event is to leave over its user's own link.
     pub fn client_event(&self, key: &MemberKey, item: Item<ClientEvent>, out: &mut Vec<Action>) {
         out.push(match self.users.get(key).map(|user| user.way) {
-            Some(Way::Open(source)) => Action::Command(source, Command::ClientEvent(item)),
+            Some(Way::Open(source)) => Action::Command(source, Command::ClientEvent(Box::new(item))),
             _ => Action::NotSent(item),
         });
     }
@@ -146,20 +160,20 @@ impl Pool {
         });
         // It may have to subscribe anew.
         if self.users.get_mut(key).and_then(|user| user.seat(channel)).is_some_and(|seat| seat.is_live) {
-            self.answer(key, channel, out);
+            self.answer(key, channel, now, out);
         }
         self.have_read(key, out);
     }
 
     /// Tells the hubs that wait for it that the member is on the channel.
-    pub(super) fn answer(&mut self, key: &MemberKey, channel: &Arc<str>, out: &mut Vec<Action>) {
+    pub(super) fn answer(&mut self, key: &MemberKey, channel: &Arc<str>, now: Now, out: &mut Vec<Action>) {
         let Some(seat) = self.users.get_mut(key).and_then(|user| user.seat(channel)) else { return };
         let Some(place) = self.places.get_mut(channel) else { return };
         if seat.stays.iter().all(|stay| stay.is_answered) {
             return;
         }
         let (members, count) = place.channel.list();
-        let cached = place.channel.last().cloned();
+        let cached = place.channel.last(now.mono);
         for stay in seat.stays.iter_mut().filter(|stay| !stay.is_answered) {
             stay.is_answered = true;
             if !std::mem::replace(&mut stay.is_counted, true) {

@@ -36,14 +36,16 @@ impl Bench {
         self.merge.lost(source, self.now, &mut self.out)
     }
 
-    /// Time goes by, and all sources show that they have brought everything.
+    /// Time goes by, until all sources have brought everything.
     fn pass(&mut self) {
         for _ in 0..2 {
-            self.now += 2 * SKEW;
-            for source in [1, 2] {
-                self.merge.caught_up(source, self.now - SKEW, self.now, &mut self.out);
-            }
+            self.settle();
         }
+    }
+
+    fn settle(&mut self) {
+        self.now += SETTLE;
+        self.merge.settle(self.now, &mut self.out);
     }
 
     /// What was delivered since this was asked last.
@@ -183,12 +185,10 @@ fn a_source_that_is_confirmed_anew_without_having_been_lost_begins_again() {
 }
 
 #[test]
-fn time_alone_settles_where_it_is_said_to() {
-    let settle = Duration::from_secs(5);
+fn time_settles_when_it_is_said_to() {
     let mut b = Bench::new();
-    b.merge = Merge::new(Times { settle: Some(settle), ..times() });
     b.confirm(1);
-    assert_eq!(b.merge.deadline(), Some(b.now + settle), "its own stretch");
+    assert_eq!(b.merge.deadline(), Some(b.now + SETTLE), "its own stretch");
     b.offer(1, 1);
     b.confirm(2);
     assert_eq!(b.offer(2, 1), Verdict::Held);
@@ -322,8 +322,7 @@ fn what_is_held_has_a_limit() {
         (b.merge.size().1, b.merge.take_let_go(), b.merge.take_let_go()),
         (HELD_MAX, HELD_MAX as u64, 0)
     );
-    b.now += 2 * SKEW;
-    b.merge.caught_up(1, b.now - SKEW, b.now, &mut b.out);
+    b.settle();
     assert!(b.merge.clone().lost(1, b.now, &mut b.out), "what was let go may be missing");
     b.pass();
     assert!(!b.merge.is_in_doubt());
@@ -355,12 +354,7 @@ fn many_sources_are_one_stream() {
     for source in 0..MANY {
         b.confirm(source);
     }
-    for _ in 0..2 {
-        b.now += 2 * SKEW;
-        for source in 0..MANY {
-            b.merge.caught_up(source, b.now - SKEW, b.now, &mut b.out);
-        }
-    }
+    b.pass();
     assert!(!b.merge.is_in_doubt());
     for event in [1, 2, 1, 3] {
         for source in 0..MANY {

@@ -6,7 +6,12 @@ use std::hash::Hasher;
 
 use super::*;
 
-const STEP: Duration = Duration::from_millis(1);
+/// How long a step takes before time first passes. After each time it is a [`FINER`]th: steps are so short then that
+/// what was asked is the last thing that is [`SETTLE`] old.
+const STEP: Duration = Duration::from_millis(10);
+const FINER: u32 = 40;
+/// How often time passes before the world comes to rest.
+const PASSES_MAX: u32 = 2;
 
 /// Something that is published.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +31,8 @@ enum Item {
     Event(u8),
     /// Of a subscription that was asked for then.
     Confirmed(Instant),
-    /// To a question of then.
-    Answer(Instant),
+    /// Behind all that was published before the question.
+    Answer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +48,7 @@ enum Step {
     ComeSwapped(usize),
     Cut(usize),
     Subscribe(usize),
+    /// From here on time passes, until what was published by now is as old as it is when it has come.
     Ask,
 }
 
@@ -74,13 +80,19 @@ struct World {
     may_cut: [bool; 2],
     swaps: usize,
     now: Instant,
+    /// When it was asked what has come.
+    asked: Option<Instant>,
+    /// How often time has passed.
+    passes: u32,
+    steps: u32,
+    is_at_rest: bool,
     delivered: Vec<(u8, bool)>,
     gap: bool,
 }
 
 impl World {
     fn new(stream: &'static [Event], cuts: usize, swaps: usize) -> Self {
-        let times = Times { skew: Duration::ZERO, confirm: CONFIRM, settle: None };
+        let times = Times { skew: Duration::ZERO, ..times() };
         let mut world = Self {
             merge: Merge::new(times),
             stream: &[],
@@ -91,6 +103,10 @@ impl World {
             may_cut: [true, stream.iter().any(|event| matches!(event, Own(_, Some(_))))],
             swaps: 0,
             now: now().mono,
+            asked: None,
+            passes: 0,
+            steps: 0,
+            is_at_rest: false,
             delivered: Vec::new(),
             gap: false,
         };
@@ -98,7 +114,8 @@ impl World {
             world.step(Step::Subscribe(side));
         }
         world.come_to_rest();
-        Self { stream, cuts, swaps, ..world }
+        let now = world.now + 2 * SETTLE;
+        Self { stream, cuts, swaps, now, passes: 0, steps: 0, is_at_rest: false, ..world }
     }
 
     fn possible(&self) -> Vec<Step> {
@@ -125,8 +142,8 @@ impl World {
                 steps.push(Step::Cut(at));
             }
         }
-        let is_asked = self.sides.iter().any(|s| s.queue.iter().any(|item| matches!(item, Item::Answer(_))));
-        if self.merge.is_in_doubt() && !is_asked {
+        let may_pass = self.passes < PASSES_MAX || self.is_at_rest;
+        if self.merge.is_in_doubt() && self.asked.is_none() && may_pass {
             steps.push(Step::Ask);
         }
         steps
@@ -141,7 +158,9 @@ impl World {
     }
 
     fn step(&mut self, step: Step) {
-        self.now += STEP;
+        self.now += STEP / FINER.pow(self.passes.min(PASSES_MAX));
+        self.steps += 1;
+        assert!(self.steps < FINER, "more of them than there is time for");
         let now = self.now;
         let mut out = Vec::new();
         match step {
@@ -193,10 +212,16 @@ impl World {
                 self.sides[side] = Side { subscribed: true, epoch, queue };
             }
             Step::Ask => {
+                self.asked = Some(now);
                 for side in self.sides.iter_mut().filter(|side| side.subscribed) {
-                    side.queue.push_back(Item::Answer(now));
+                    side.queue.push_back(Item::Answer);
                 }
             }
+        }
+        if let Some(asked) =
+            self.asked.filter(|_| !self.sides.iter().any(|s| s.queue.contains(&Item::Answer)))
+        {
+            self.pass(asked + SETTLE, &mut out);
         }
         self.delivered.extend(out.into_iter().map(|out| (out.event, out.doubtful)));
     }
@@ -205,14 +230,24 @@ impl World {
         match item {
             Item::Event(digest) => drop(self.merge.offer(side, digest.into(), digest, self.now, out)),
             Item::Confirmed(asked) => self.merge.confirmed(side, asked, self.now, out),
-            Item::Answer(asked) => self.merge.caught_up(side, asked, self.now, out),
+            Item::Answer => {}
         }
+    }
+
+    /// Time passes: all that was published so long before has come, and not all of what came later.
+    fn pass(&mut self, until: Instant, out: &mut Vec<Out<usize, u8>>) {
+        self.merge.settle(until, out);
+        self.now = until;
+        self.asked = None;
+        self.passes += 1;
+        self.steps = 0;
     }
 
     /// Everything is published and comes, and nothing is lost any more.
     fn come_to_rest(&mut self) {
         self.cuts = 0;
         self.swaps = 0;
+        self.is_at_rest = true;
         while let Some(step) = self.possible().first().copied() {
             self.step(step);
         }
@@ -243,10 +278,14 @@ impl World {
 
     /// The state, with times by their order only. The order of what was delivered makes no difference.
     fn fingerprint(&self) -> u64 {
-        let Self { merge, published, request, sides, cuts, swaps, delivered, gap, .. } = self;
+        let Self { merge, published, request, sides, cuts, swaps, asked, passes, delivered, gap, .. } = self;
+        // When it is looked at next makes no difference.
+        let merge = Merge { look: None, ..merge.clone() };
         let mut delivered = delivered.clone();
         delivered.sort_unstable();
-        let text = format!("{merge:?} {published} {request:?} {sides:?} {cuts} {swaps} {delivered:?} {gap}");
+        let text = format!(
+            "{merge:?} {published} {request:?} {sides:?} {cuts} {swaps} {asked:?} {passes} {delivered:?} {gap}"
+        );
         let mut parts = text.split("Instant { tv_sec: ");
         let mut print = std::hash::DefaultHasher::new();
         parts.next().hash(&mut print);

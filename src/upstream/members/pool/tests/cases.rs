@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{LINGER, World, member, user};
+use super::world::{LINGER, World, member, observer, user};
 use crate::limits::rate::Rate;
 use crate::upstream::members::pool::{Counts, Note};
 use crate::upstream::refused::Refused;
@@ -113,7 +113,7 @@ fn beyond_the_cap_a_user_is_refused_until_a_place_is_free() {
     world.join(0, ROOM, &member("2"));
     let third = world.join(0, ROOM, &member("3"));
     let fourth = world.join(1, ROOM, &member("4"));
-    let observer = world.join(1, ROOM, &member("observer"));
+    let observer = world.join(1, ROOM, &observer());
     world.pass(SECOND);
     assert_eq!(world.hubs[0].clients[&third].refused, Some(Refused::Quota));
     assert_eq!(world.hubs[1].clients[&fourth].refused, Some(Refused::Quota));

@@ -9,7 +9,7 @@ use super::hub::{Hub, NUMBERED};
 use super::server::{Answer, Sent, Server};
 use crate::clock::Now;
 use crate::clock::tests::now;
-use crate::exchange::{ConnId, LinkId, Member};
+use crate::exchange::{ConnId, LinkId, Member, NamedBy};
 use crate::limits::rate::Rate;
 use crate::pusher::channel::ChannelKind;
 use crate::pusher::frame::ServerFrame;
@@ -81,7 +81,12 @@ pub(super) struct World {
 
 pub(super) fn member(id: &str) -> Arc<Member> {
     let (user_id, info) = (id.into(), format!(r#"{{"name":"{id}"}}"#));
-    Arc::new(Member { issuer: None, user_id, info: Some(info.into()), user_data: None })
+    Arc::new(Member { named_by: NamedBy::Token(None), user_id, info: Some(info.into()), user_data: None })
+}
+
+/// This bridge itself, of the same name as a user may have.
+pub(super) fn observer() -> Arc<Member> {
+    Arc::new(Member { named_by: NamedBy::Bridge, ..(*member("observer")).clone() })
 }
 
 pub(super) fn user(id: &str) -> Arc<Member> {
@@ -225,7 +230,7 @@ impl World {
     fn read(&mut self, source: u64) {
         let Some(link) = self.links.get_mut(&source).filter(|link| link.machine.reads()) else { return };
         let unread = std::mem::take(&mut link.unread);
-        let is_any = !unread.is_empty();
+        let messages = unread.len();
         for answer in unread {
             match answer {
                 Answer::Frame(text) => self.frame(source, &text),
@@ -235,8 +240,10 @@ impl World {
                 }
             }
         }
-        if is_any && let Some(link) = self.links.get_mut(&source) {
-            link.machine.has_read(self.now);
+        if messages > 0
+            && let Some(link) = self.links.get_mut(&source)
+        {
+            link.machine.has_read(messages, true, self.now);
         }
     }
 
@@ -245,7 +252,8 @@ impl World {
         let now = self.at();
         let Some(link) = self.links.get_mut(&source) else { return };
         let mut out = Vec::new();
-        let is_copy = self.copies.event(text).is_some_and(|known| link.machine.copied(known, &mut out));
+        let is_copy =
+            self.copies.event(text.as_bytes()).is_some_and(|known| link.machine.copied(known, &mut out));
         if !is_copy {
             let frame = ServerFrame::decode(text).unwrap();
             if let ServerFrame::SubscriptionSucceeded { channel, data: Some(data) } = &frame
