@@ -21,7 +21,7 @@ use crate::limits::budget::Budget;
 use crate::limits::slots::Slots;
 use crate::limits::users::UserRates;
 use crate::metrics::Gauge;
-use crate::routes::generation::{Generations, History};
+use crate::routes::generation::{Generation, Generations, History};
 use crate::server::accept::{Accepting, Listener, Turn};
 use crate::server::admission::Admission;
 use crate::server::forwarded::UntrustedForwarders;
@@ -86,6 +86,7 @@ pub struct Running {
     /// The counters.
     pub metrics: Arc<Metrics>,
     in_force: Arc<ArcSwap<Config>>,
+    generations: Arc<Generations>,
     stop_accepting: watch::Sender<bool>,
     stop_admin: watch::Sender<bool>,
     /// Ends when nobody listens any more.
@@ -296,6 +297,7 @@ pub async fn start_from(config: Config, file: Option<File>) -> Result<Running, S
         status,
         metrics,
         in_force,
+        generations,
         stop_accepting,
         stop_admin,
         listening,
@@ -381,6 +383,13 @@ impl Running {
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
         self.in_force.load_full()
+    }
+
+    /// The routes in force.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn generation(&self) -> Arc<Generation> {
+        self.generations.held()
     }
 
     /// Unready, no new clients, closes spread over the window, accepted messages published, links closed; all

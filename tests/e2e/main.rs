@@ -39,6 +39,7 @@ mod publish_rules;
 mod refused;
 mod relay;
 mod reload;
+mod reload_load;
 mod scenarios;
 mod self_hosted;
 mod shutdown;

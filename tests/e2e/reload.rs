@@ -33,12 +33,12 @@ types = ["*"]
     )
 }
 
-fn next(bridge: &Bridge, routes: &str) -> Config {
+pub fn next(bridge: &Bridge, routes: &str) -> Config {
     let config = config(routes, &bridge.app().environment());
     Config { server: bridge.running.config().server.clone(), ..config }
 }
 
-async fn in_service(bridge: &Bridge, path: &str, route: &str, count: f64) -> OldClient {
+pub async fn in_service(bridge: &Bridge, path: &str, route: &str, count: f64) -> OldClient {
     let client = bridge.connect(path).await;
     bridge.becomes(&format!(r#"pusher_bridge_connections{{route="{route}",phase="live"}}"#), count).await;
     client
@@ -313,6 +313,26 @@ async fn a_reload_is_not_for_browsers_and_none_begins_while_the_bridge_drains() 
     let (status, told) = served.post("/reload").await;
     assert_eq!((status, &told["result"]), (503, &json!("draining")));
     assert_eq!(served.reloads("draining").await, 1);
+    served.program.signal("HUP");
+    served.until("draining", 2).await;
+    served.program.signal("TERM");
+    let ended = served.program.ended().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_at_once_each_is_told_what_became_of_it() {
+    let served = Served::start(folder("reload-at-once"), SHIPPED).await;
+    // The watch sees it, too, and says nothing of what is in force already.
+    served.write(&(SHIPPED.to_owned() + &route("a", "")));
+    let all = futures_util::future::join_all((0..5).map(|_| served.post("/reload"))).await;
+    let results: Vec<_> =
+        all.iter().map(|(status, told)| (*status, told["result"].as_str().unwrap())).collect();
+    assert!(results.iter().all(|(status, _)| *status == 200), "{results:?}");
+    assert!(results.iter().filter(|(_, result)| *result == "applied").count() <= 1, "{results:?}");
+    OldClient::connect(served.address, "/a/1").await;
+    assert_eq!(served.reloads("applied").await, 1);
+    assert_eq!(served.reloads("invalid").await, 0);
 }
 
 /// Puts what is in folder `to` in the place of what was there, as Kubernetes does with a ConfigMap or a Secret.
