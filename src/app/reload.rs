@@ -111,6 +111,7 @@ pub struct File {
 pub(super) struct ReloadMetrics {
     results: Family<ReloadResult>,
     timestamp: Gauge,
+    current: Gauge,
     info: Info,
 }
 
@@ -122,6 +123,10 @@ impl ReloadMetrics {
             timestamp: registry.declare(
                 "pusher_bridge_config_timestamp_seconds",
                 "Since when the configuration is in force, Unix time",
+            ),
+            current: registry.declare(
+                "pusher_bridge_config_current",
+                "1 while what is in force is the file as it was last read",
             ),
             info: registry.declare_info(
                 "sha256",
@@ -240,7 +245,7 @@ impl Reloader {
                         return;
                     }
                     // Whoever could shut the bridge down is gone.
-                    None => return std::future::pending().await,
+                    None => return,
                 }
             }
         });
@@ -270,6 +275,8 @@ impl Reloader {
     }
 
     async fn carry_out(&mut self, Order { dry_run, answer }: Order) {
+        // Before: those that are closed are gone behind it.
+        let clients = self.clients();
         let Outcome { result, plan, failure } = self.reload(Trigger::Admin, dry_run).await;
         let status = match result {
             ReloadResult::Applied | ReloadResult::Unchanged => StatusCode::OK,
@@ -277,7 +284,7 @@ impl Reloader {
             ReloadResult::NeedsRestart => StatusCode::CONFLICT,
             ReloadResult::Draining => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let plan = plan.map(|plan| plan.json(Some(&self.clients())));
+        let plan = plan.map(|plan| plan.json(Some(&clients)));
         let mut body = json!({ "result": result.label(), "dry_run": dry_run, "plan": plan });
         if let (Some(wrong), Some(body)) = (failure, body.as_object_mut()) {
             body.insert("file".to_owned(), wrong.failure.file.into());
@@ -313,6 +320,11 @@ impl Reloader {
         let outcome = self.put_in_force(name, &text, config, dry_run).await;
         if !dry_run {
             self.note(trigger, text, &outcome);
+            // Who asks may have rotated them just now.
+            let asked = trigger != Trigger::Files && outcome.failure.is_none();
+            if let Some(judge) = self.succession.generations.current().judge().filter(|_| asked) {
+                judge.verifier.fetch_again(Now::read());
+            }
         }
         outcome
     }
@@ -370,6 +382,7 @@ impl Reloader {
                     reason = failure.reason,
                     "the configuration was not reloaded"
                 );
+                self.metrics.reloads.current.set(0.0);
                 self.door.status.reloads.note_failure(failure.clone());
             }
             (None, Some(plan)) if outcome.result == ReloadResult::Applied => {
@@ -395,6 +408,7 @@ impl Reloader {
     fn note_in_force(&mut self, text: Option<String>, since: Now) {
         let sha256 = text.as_deref().map(sha256);
         self.metrics.reloads.timestamp.set(since.unix_ms as f64 / 1000.0);
+        self.metrics.reloads.current.set(1.0);
         self.metrics.reloads.info.say(sha256.as_deref().unwrap_or("none"));
         self.door.status.reloads.note_in_force(InForce { sha256, since });
         self.last = text.map(|text| (text, None));

@@ -140,6 +140,11 @@ impl RemoteKeys {
         }
     }
 
+    /// Begins a fetch, unless the last one began less than `refresh_min` ago. Nobody waits for it.
+    pub(super) fn fetch_again(self: &Arc<Self>, now: Now) {
+        drop(self.begin_refresh(now));
+    }
+
     /// Begins a fetch, or joins the one in flight, and waits until it is over, well or not. Returns at once
     /// when the last one began less than `refresh_min` ago. The fetch goes on when the caller is dropped.
     pub(super) async fn refresh(self: &Arc<Self>, now: Now) {

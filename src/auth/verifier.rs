@@ -187,6 +187,11 @@ impl Verifier {
         self.show(now);
     }
 
+    /// Begins to fetch each JWKS, however old it is, but no sooner than `refresh_min` after the last time.
+    pub fn fetch_again(&self, now: Now) {
+        self.remotes().for_each(|remote| remote.fetch_again(now));
+    }
+
     /// Shows the keys' ages on `/metrics`, and no other verifier's any more.
     pub fn show(&self, now: Now) {
         // One that was never fetched is as good as one that is too old.

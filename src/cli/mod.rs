@@ -61,7 +61,8 @@ First steps:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the bridge. It needs real credentials, and ends on SIGTERM within its grace period.
+    /// Run the bridge. It needs real credentials, reloads its file when that changes and on SIGHUP, and ends on SIGTERM
+    /// within its grace period.
     Serve(ServeArgs),
     /// Validate a routes file and print the route table it means. Credentials may be missing.
     Check(CheckArgs),

@@ -129,11 +129,13 @@ pub fn of_optional<'a, T, E: Copy>(
     }
 }
 
-fn plain<'a, E>(key: &'static str, effect: E, value: &'a dyn Value) -> Key<'a, E> {
+/// A key that is one setting.
+pub fn plain<'a, E>(key: &'static str, effect: E, value: &'a dyn Value) -> Key<'a, E> {
     (key, effect, Said::Plain(value))
 }
 
-fn made<'a, E>(key: &'static str, effect: E, value: impl PartialEq + 'static) -> Key<'a, E> {
+/// A key that is worked out of settings.
+pub fn made<'a, E>(key: &'static str, effect: E, value: impl PartialEq + 'static) -> Key<'a, E> {
     (key, effect, Said::Made(Box::new(value)))
 }
 

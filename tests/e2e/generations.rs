@@ -259,7 +259,7 @@ async fn tokens_are_judged_by_the_newest_keys_on_old_connections_too() {
 }
 
 /// A JWKS endpoint, and how often it was asked.
-async fn jwks() -> (String, Arc<AtomicUsize>) {
+pub async fn jwks() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/jwks", listener.local_addr().unwrap());
     let asked = Arc::new(AtomicUsize::new(0));

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pusher_bridge::config::Config;
@@ -9,6 +10,7 @@ use pusher_bridge::sandbox::{Options, Sandbox, SandboxHandle, View};
 use serde_json::{Value, json};
 
 use crate::admin::get;
+use crate::generations::jwks;
 use crate::support::bridge::{SHIPPED, config};
 use crate::support::process::Program;
 use crate::support::raw::Raw;
@@ -268,6 +270,7 @@ async fn a_reload_is_asked_for_told_of_and_tried_first() {
         text.body
     );
     served.program.stderr.find("the configuration was not reloaded").await;
+    assert!(get(served.admin, "/metrics").await.body.contains("\npusher_bridge_config_current 0\n"));
 
     // So does what needs a restart.
     served.write(&second.replace("[upstream]\n", "[upstream]\nlinger = \"7s\"\n"));
@@ -287,6 +290,7 @@ async fn a_reload_is_asked_for_told_of_and_tried_first() {
     served.sandbox.trigger("private-b-1", "still", "1");
     assert_eq!(of_b.json().await["type"], "still");
     assert_eq!(served.ready().await["configuration"]["not_reloaded"], Value::Null);
+    assert!(get(served.admin, "/metrics").await.body.contains("\npusher_bridge_config_current 1\n"));
     let (status, told) = served.post("/reload").await;
     assert_eq!((status, &told["result"]), (200, &json!("unchanged")));
     assert_eq!((served.reloads("invalid").await, served.reloads("needs_restart").await), (1, 1));
@@ -429,4 +433,23 @@ async fn without_watching_a_reload_has_to_be_asked_for() {
     let line = program.stderr.find("the configuration was reloaded").await;
     assert!(line.contains("\"trigger\":\"signal\""), "{line}");
     OldClient::connect(address, "/a/1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_at_a_url_are_fetched_again_by_who_asks_for_a_reload() {
+    let (url, asked) = jwks().await;
+    let source = format!("algorithms = [\"RS256\"]\njwks_url = \"{url}\"\nrefresh_min = \"1ms\"\n#");
+    let (before, behind) = SHIPPED.split_once("algorithms = [\"HS256\"]").unwrap();
+    let (_, behind) = behind.split_once("secret = \"${JWT_SECRET}\"").unwrap();
+    let served = Served::start(folder("reload-jwks"), &format!("{before}{source}{behind}")).await;
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    assert_eq!(served.post("/reload?dry_run=true").await.0, 200);
+    assert_eq!(served.post("/reload").await.0, 200);
+    patiently("another request", async {
+        while asked.load(Ordering::SeqCst) < 2 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    })
+    .await;
+    assert_eq!(asked.load(Ordering::SeqCst), 2, "the dry run asked for nothing");
 }

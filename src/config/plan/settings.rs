@@ -4,7 +4,7 @@ use crate::admin::settings::Settings as Admin;
 use crate::auth::settings::{ClaimNames, Settings as Auth};
 use crate::config::Config;
 use crate::endpoints::settings::{Limits as EndpointLimits, Settings as Endpoints};
-use crate::routes::change::{Key, Said, Value, differences as of_keys, of_optional};
+use crate::routes::change::{Key, Said, differences as of_keys, made, of_optional, plain};
 use crate::routes::membership::Membership;
 use crate::server::settings::Settings as Server;
 use crate::upstream::members::settings as members;
@@ -27,14 +27,6 @@ pub(super) fn differences(before: &Config, after: &Config) -> Vec<(&'static str,
     keys.extend(of_optional((before.auth.as_ref(), after.auth.as_ref()), ("auth", AtOnce), auth));
     keys.extend(of_keys(&endpoints(&before.endpoints), &endpoints(&after.endpoints)));
     keys
-}
-
-fn plain<'a>(key: &'static str, when: When, value: &'a dyn Value) -> Key<'a, When> {
-    (key, when, Said::Plain(value))
-}
-
-fn made<'a>(key: &'static str, when: When, value: impl PartialEq + 'static) -> Key<'a, When> {
-    (key, when, Said::Made(Box::new(value)))
 }
 
 fn config(config: &Config) -> Vec<Key<'_, When>> {
