@@ -21,6 +21,8 @@ pub struct Claims {
     pub user: String,
     /// The issuer, where the key that verified the token is bound to issuers; set by the verifier.
     pub issuer: Option<Arc<str>>,
+    /// The place among `auth.keys` of the key that verified the token; set by the verifier.
+    pub key: usize,
     /// The role, when it is a string or a number.
     pub role: Option<String>,
     pub permissions: Vec<String>,
@@ -77,6 +79,7 @@ impl Claims {
         Ok(Self {
             user,
             issuer: None,
+            key: 0,
             role,
             permissions,
             names_permissions,
@@ -147,9 +150,9 @@ impl Expected {
 /// What the first key says, if none may speak for it.
 pub fn accepted(auth: &Settings, payload: &str, now: Now) -> Result<Claims, TokenError> {
     let mut refused = None;
-    for key in &auth.keys {
+    for (place, key) in auth.keys.iter().enumerate() {
         match Expected::of(key, auth.leeway).accept(payload.to_owned(), &auth.claims, now) {
-            Ok(claims) => return Ok(claims),
+            Ok(claims) => return Ok(Claims { key: place, ..claims }),
             Err(why) => refused = refused.or(Some(why)),
         }
     }

@@ -285,10 +285,14 @@ impl Verifier {
     fn try_sources(&self, token: &Token<'_>, now: Now) -> Judged {
         let mut best = Tried::NoSuchKey;
         let mut signed = None;
-        for source in self.sources.iter().filter(|source| source.algorithms.contains(&token.algorithm)) {
+        let sources = self.sources.iter().enumerate();
+        for (place, source) in sources.filter(|(_, source)| source.algorithms.contains(&token.algorithm)) {
             match source.try_keys(token, now) {
                 Tried::Verified => match self.claims(token, source, now) {
-                    Ok(claims) => return Judged::Signed(Ok(claims)),
+                    Ok(mut claims) => {
+                        claims.key = place;
+                        return Judged::Signed(Ok(claims));
+                    }
                     Err(error) => signed = signed.or(Some(error)),
                 },
                 Tried::NoKeys => best = Tried::NoKeys,

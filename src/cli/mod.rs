@@ -57,7 +57,8 @@ Exit codes: 0 success, 1 failure, 2 wrong usage, 78 wrong or incomplete configur
 
 First steps:
   pusher-bridge demo                    everything at once, nothing else installed
-  pusher-bridge check                   is routes.toml right, and what does it mean?";
+  pusher-bridge check                   is routes.toml right, and what does it mean?
+  pusher-bridge explain URL             which route takes it, and what becomes of it?";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -136,6 +136,7 @@ fn verify(args: &VerifyArgs) -> Result<(), Failure> {
                     let _ = writeln!(out, "  {label:<13}{}", printable(value));
                 }
             }
+            let _ = writeln!(out, "  key          auth.keys[{}]", claims.key);
             let _ = writeln!(out, "  permissions  {}", printable(&claims.permissions_json));
             let _ = writeln!(out, "  expires      {} ({left} s from then)", date(claims.expires_at_unix));
             print(&out)

@@ -66,7 +66,8 @@ impl Checks<'_> {
         };
         match token {
             _ if let Some((claims, _)) = claims => {
-                self.push(CheckResult::Passed, "auth.required", format!("the token of {}", claims.user));
+                let key = format!("auth.keys[{}]", claims.key);
+                self.push(CheckResult::Passed, key, format!("it verified the token of {}", claims.user));
             }
             Some(Effect::Token { result, why }) => {
                 let found = why.clone().unwrap_or_else(|| (*result).to_owned());

@@ -345,6 +345,10 @@ mod tests {
             ("message = 'x'\npublish = { event = \"x\" }", "publish: INVALID_JSON"),
             ("route = \"plugin\"\nchannel = \"private-plugin-p1\"", "ok"),
             (
+                r#"frame = '{"type":"auth_response","data":{"authenticated":true,"user_id":"u","role":null,"permissions":[]}}'"#,
+                "ok",
+            ),
+            (
                 "route = \"agent\"\nchannel = \"private-plugin-p2\"",
                 "route: plugin; channel: private-plugin-p1",
             ),

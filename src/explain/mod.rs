@@ -98,10 +98,11 @@ impl<'c> Explainer<'c> {
         Target::Nothing { nearest: nearest.map(|(_, path)| (*path).to_owned()) }
     }
 
-    /// The line of a key: of the route's, or of its dialect's.
+    /// The line of a key: of the route's, of its dialect's, or of tokens'.
     fn line(&self, route: &Route, key: &str) -> Option<usize> {
         let places = self.places?;
-        if key.starts_with("dialects.") { places.of_file(key) } else { places.of_route(&route.name, key) }
+        let is_files = key.starts_with("dialects.") || key.starts_with("auth.keys[");
+        if is_files { places.of_file(key) } else { places.of_route(&route.name, key) }
     }
 
     fn at_route(

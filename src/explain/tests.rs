@@ -26,7 +26,7 @@ fn ask(more: &str, url: &str, change: impl FnOnce(&mut Question)) -> Answer {
         let permissions: Vec<&str> = permissions.split_whitespace().collect();
         let expires = now().unix_seconds() + 60;
         match user {
-            "bad" => Err(TokenError::BadSignature),
+            "bad" | "" => Err(TokenError::BadSignature),
             user => Ok(claims(user, &permissions, expires, r#"{"plugin_ids":["p1","p2"],"name":"Ada"}"#)),
         }
     })
@@ -61,7 +61,7 @@ fn a_route_is_named_with_its_values_channel_and_lines() {
     assert_eq!(answer.channel.as_deref(), Some("private-plugin-p1"));
     assert_eq!(
         checks(&answer),
-        ["ok path", "ok deprecation", "ok auth.required", "ok channel", "ok auth.owns[0]"]
+        ["ok path", "ok deprecation", "ok auth.keys[0]", "ok channel", "ok auth.owns[0]"]
     );
     assert!(answer.is_live && answer.outcome == Outcome::Upgraded);
     let at = |key: &str| answer.checks.iter().find(|check| check.key == key).unwrap().line;
@@ -70,8 +70,8 @@ fn a_route_is_named_with_its_values_channel_and_lines() {
         at("auth.owns[0]"),
         line(r#"auth = { owns = [{ claim = "plugin_ids", contains = "{plugin_id}" }] }"#)
     );
-    assert_eq!(at("auth.required"), line("auth = { required = true }"), "it is the group's");
-    assert_eq!(at("deprecation"), line("[groups.typed-api.deprecation]"));
+    assert_eq!(at("auth.keys[0]"), line("[[auth.keys]]"));
+    assert_eq!(at("deprecation"), line("[groups.typed-api.deprecation]"), "it is the group's");
     let limit = |key: &str| answer.limits.iter().find(|limit| limit.key == key).unwrap();
     assert_eq!(limit("limits.messages").line, line(r#"messages = { count = 100, per = "1m", burst = 100 }"#));
     assert_eq!(limit("limits.depth").line, None, "the default");
@@ -89,10 +89,7 @@ fn all_that_fails_is_told_and_what_is_met_first_happens() {
         matches!(answer.effects().last(), Some(Effect::Error { code: "NOT_OWNER", text }) if text.contains("auth_error"))
     );
     let content = |token: &str| ask("", "/ws/content/c1", |q| q.token = Some(token.into()));
-    assert_eq!(
-        checks(&content("u:other"))[2..],
-        ["ok auth.required", "ok channel", "no auth.permissions[0]"]
-    );
+    assert_eq!(checks(&content("u:other"))[2..], ["ok auth.keys[0]", "ok channel", "no auth.permissions[0]"]);
     assert_eq!(
         checks(&content("bad"))[2..],
         ["no auth.required", "open channel", "open auth.permissions[0]"]
@@ -294,6 +291,26 @@ fn text_has_no_token_and_nothing_that_a_terminal_obeys() {
 }
 
 proptest! {
+    /// Whatever is asked, it is answered, as text and as JSON.
+    #[test]
+    fn nothing_that_is_asked_breaks_it(
+        path in "/(ws/)?(content|plugin|agent|room|native)?/?[a-zA-Z0-9%._{}\\[\\]?=&-]{0,12}",
+        token in prop::option::of("[a-z:. ]{0,8}"),
+        messages in prop::collection::vec("[\\PC]{0,20}|\\{\"type\":\"[a-z]{0,9}\",\"channel\":[\\[\"a-z,\\]]{0,9}\\}", 0..4),
+        event in prop::option::of(("[\\PC]{0,9}", "[\\PC]{0,20}|\\{\"agent_id\":\"a\"\\}")),
+    ) {
+        let asked = Question::of(&path, None, now());
+        prop_assume!(asked.is_ok());
+        let answer = ask(STRICT, &path, |q| {
+            q.token = token;
+            q.messages = messages;
+            q.event = event;
+        });
+        let text = text::Text { answer: &answer, file: "routes.toml" }.to_string();
+        prop_assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        prop_assert!(serde_json::to_string(&answer).is_ok());
+    }
+
     /// A client is in service exactly where nothing that was looked at fails, or is open.
     #[test]
     fn checks_and_the_session_agree(

@@ -27,9 +27,13 @@ async fn a_token_that_is_made_is_accepted() {
     }
     let verified = run(&["token", "verify", token], &env()).await;
     assert_eq!(verified.code, Some(0), "{verified:?}");
-    for line in
-        ["accepted", "  user         ada", "  role         teacher", r#"  permissions  ["content:generate"]"#]
-    {
+    for line in [
+        "accepted",
+        "  user         ada",
+        "  role         teacher",
+        "  key          auth.keys[0]",
+        r#"  permissions  ["content:generate"]"#,
+    ] {
         assert!(verified.stdout.lines().any(|shown| shown == line), "{line}: {}", verified.stdout);
     }
     let seen = run(&["token", "inspect", token], &HashMap::new()).await;
