@@ -129,7 +129,7 @@ impl Pieces {
         }
     }
 
-    /// Whether all of the frames that have begun has been handed on.
+    /// Whether all frames that have begun have been handed on, to their ends.
     #[must_use]
     pub const fn is_between_frames(&self) -> bool {
         self.header.length == 0 && self.left() == 0 && self.handed >= self.due.length

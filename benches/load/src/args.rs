@@ -131,6 +131,9 @@ pub(crate) struct RunArgs {
     /// The contender `before`: pusher-bridge of another commit, release build
     #[arg(long, value_name = "FILE")]
     pub(crate) before: Option<PathBuf>,
+    /// The contender `before`: its routes file, where it does not know the keys of today's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) before_routes: Option<PathBuf>,
     /// The contender `before`: with this shared library preloaded, such as another allocator
     #[arg(long, value_name = "FILE")]
     pub(crate) preload: Option<PathBuf>,

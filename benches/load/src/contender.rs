@@ -122,7 +122,8 @@ impl Stage {
             Contender::Before => {
                 let same = args.preload.is_some().then_some(&args.bridge);
                 let before = args.before.as_ref().or(same).ok_or("--before or --preload FILE is missing")?;
-                stage.start_bridge(before, setup.routes, args.preload.as_deref())?;
+                let shipped = args.before_routes.as_deref().filter(|_| *setup.routes == args.routes);
+                stage.start_bridge(before, shipped.unwrap_or(setup.routes), args.preload.as_deref())?;
             }
             Contender::Bridge => stage.start_bridge(&args.bridge, setup.routes, None)?,
         }

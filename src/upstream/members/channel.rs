@@ -20,8 +20,6 @@ use crate::upstream::merge::{Merge, Out, Times};
 
 /// Links whose lists are followed beside the leader's.
 const SHADOWS_MAX: usize = 2;
-/// Links that read as soon as something comes. The others rest between two looks.
-const READERS_MAX: usize = 1;
 /// How long a link's events wait for the leader to tell that its user came. It does not when the user was there before.
 const MARK_WITHIN: Duration = Duration::from_secs(1);
 /// Events that wait so, at most.
@@ -42,7 +40,7 @@ pub enum Effect {
     Resubscribe(u64),
     /// Whether snapshots are of use.
     WantSnapshots(bool),
-    /// Whether this link is one of the channel's readers.
+    /// Whether this link is the channel's reader.
     Reads(u64, bool),
     /// An event was delivered that may be a copy.
     Doubtful,
@@ -111,7 +109,8 @@ pub struct Channel {
     last: Option<Arc<Event>>,
     /// Of a user's own channel.
     watched: Watched,
-    readers: Vec<u64>,
+    /// The link that reads as soon as something comes. The others rest between two looks.
+    reader: Option<u64>,
     /// Of a presence channel.
     members: Option<Members>,
 }
@@ -147,7 +146,7 @@ impl Channel {
             has_waiting: false,
             last: None,
             watched: Watched::default(),
-            readers: Vec::new(),
+            reader: None,
         }
     }
 
@@ -218,7 +217,7 @@ impl Channel {
             self.enter(source, at);
         }
         self.follow(source, snapshot, at);
-        self.choose_readers(at);
+        self.choose_reader(at);
     }
 
     /// The link has the channel no more, for now.
@@ -229,7 +228,7 @@ impl Channel {
         }
         self.cut(source, at);
         self.unfollow(source, at);
-        self.choose_readers(at);
+        self.choose_reader(at);
     }
 
     /// The link's events are merged, though nobody knows where its subscription began.
@@ -308,34 +307,20 @@ impl Channel {
         self.taps.remove(&source);
     }
 
-    fn choose_readers(&mut self, at: &mut At<'_>) {
+    fn choose_reader(&mut self, at: &mut At<'_>) {
         let taps = &self.taps;
-        let is_live = |source: &u64| taps.get(source).is_some_and(|tap| tap.is_live);
         let (lead, shadows) = match &self.members {
             Some(members) => (members.leader, members.shadows.as_slice()),
             None => (None, [].as_slice()),
         };
-        let mut chosen: Vec<u64> = Vec::with_capacity(READERS_MAX);
-        let preferred = lead.into_iter().chain(shadows.iter().map(|(source, _)| *source));
-        let present = self.readers.iter().copied();
-        for source in preferred.chain(present).filter(|source| is_live(source)) {
-            if chosen.len() < READERS_MAX && !chosen.contains(&source) {
-                chosen.push(source);
-            }
+        let preferred = lead.into_iter().chain(shadows.iter().map(|(source, _)| *source)).chain(self.reader);
+        let is_live = |source: &u64| taps.get(source).is_some_and(|tap| tap.is_live);
+        let chosen = preferred.chain(taps.keys().copied()).find(is_live);
+        if chosen != self.reader {
+            at.out.extend(self.reader.map(|source| Effect::Reads(source, false)));
+            at.out.extend(chosen.map(|source| Effect::Reads(source, true)));
+            self.reader = chosen;
         }
-        if chosen.len() < READERS_MAX {
-            let others = taps.iter().filter(|(_, tap)| tap.is_live).map(|(source, _)| *source);
-            let more: Vec<u64> =
-                others.filter(|source| !chosen.contains(source)).take(READERS_MAX - chosen.len()).collect();
-            chosen.extend(more);
-        }
-        for source in self.readers.iter().filter(|source| !chosen.contains(source)) {
-            at.out.push(Effect::Reads(*source, false));
-        }
-        for source in chosen.iter().filter(|source| !self.readers.contains(source)) {
-            at.out.push(Effect::Reads(*source, true));
-        }
-        self.readers = chosen;
     }
 
     // ------------------------------------------------------------------------------------------------ its members

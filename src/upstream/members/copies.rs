@@ -1,4 +1,4 @@
-//! Frames that came a moment ago, and the events that they were: of an event on a presence channel each member's link
+//! Frames that came lately, and the events that they were: of an event on a presence channel each member's link
 //! brings a copy, letter for letter the same, and only the first is taken apart.
 
 use std::collections::{HashMap, VecDeque};
@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::upstream::delivery::Event;
 
-/// Frames that are kept, at most. Copies of one event come within moments of each other.
+/// Frames that are kept, at most. Copies of one event come within the longest rest of a link.
 const FRAMES_MAX: usize = 8192;
 /// Bytes of these, at most.
 const BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -22,10 +22,10 @@ const TERMINATED: u16 = 4009;
 const SIGN_IN_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// How long a link does not look at its socket after it has read from it, when others bring the same events sooner: it
 /// then reads what has come meanwhile at once. The more comes, the sooner, so that it fits the buffers on its way.
-const REST_LEAST: Duration = Duration::from_millis(50);
-const REST_MOST: Duration = Duration::from_secs(2);
+pub(super) const REST_LEAST: Duration = Duration::from_millis(50);
+pub(super) const REST_MOST: Duration = Duration::from_secs(2);
 /// Messages that it would like to read at once: about so many it rests for.
-const MESSAGES_AT_ONCE: usize = 32;
+pub(super) const MESSAGES_AT_ONCE: usize = 32;
 /// Watchlist events kept for a user's channel that is not confirmed yet. The first comes before that.
 const EARLY_EVENTS_MAX: usize = 16;
 
@@ -169,9 +169,12 @@ impl Machine {
     /// So many messages have been read at once; `is_all`: there are no more.
     pub fn has_read(&mut self, messages: usize, is_all: bool, now: Instant) {
         let is_asking = self.table.is_subscribing() || self.has_client_events();
+        // Or the next connection would not be read from its beginning.
+        let is_connected = matches!(self.phase, Phase::Connected { .. });
         let Some(member) = &mut self.member else { return };
         member.read += messages;
-        if is_all && member.is_lazy && !is_asking && !matches!(member.user.sign_in, SignIn::Asked(_)) {
+        let may_rest = is_all && is_connected && member.is_lazy && !is_asking;
+        if may_rest && !matches!(member.user.sign_in, SignIn::Asked(_)) {
             member.rest(now);
         }
     }

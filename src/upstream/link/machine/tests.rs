@@ -6,6 +6,7 @@ mod encrypted;
 mod hubs;
 mod pair;
 mod pusher;
+mod rests;
 mod world;
 
 use std::time::Instant;
