@@ -316,7 +316,7 @@ async fn serve(stream: tokio::net::TcpStream, peer: SocketAddr, status: Arc<Stat
     let service = async |request: Request<Incoming>| {
         Ok::<_, Infallible>(answer(&request, &status).await.map(server::full))
     };
-    let connection = server::serve(stream, &progress, &limits, service, server::explain);
+    let connection = server::serve(stream.into(), &progress, &limits, service, server::explain);
     if let Ok(End::Unreadable(..) | End::Broken(_)) =
         tokio::time::timeout(CONNECTION_TIMEOUT, connection).await
     {

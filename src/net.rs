@@ -3,6 +3,7 @@
 pub mod host;
 pub mod pausable;
 pub mod proxies;
+pub mod socket;
 
 use std::io;
 use std::net::SocketAddr;

@@ -224,7 +224,7 @@ async fn backend(sandbox: Arc<SandboxHandle>) -> std::io::Result<SocketAddr> {
             tokio::spawn(async move {
                 let limits = Limits::default();
                 let progress = Progress::new(Instant::now() + limits.head_timeout, &limits);
-                server::serve(stream, &progress, &limits, service, server::explain).await;
+                server::serve(stream.into(), &progress, &limits, service, server::explain).await;
             });
         }
     });

@@ -19,7 +19,6 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout_at};
 
 pub use super::progress::Progress;
@@ -29,6 +28,7 @@ use super::spelling::respell;
 use super::wire::Wire;
 use crate::clock::Now;
 use crate::metrics::label::labels;
+use crate::net::socket::Socket;
 
 /// The body of an answer, wherever it comes from.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -69,7 +69,7 @@ impl Default for Limits {
 #[derive(Debug)]
 pub enum End {
     /// By a 101: here is the socket, and what came behind the request.
-    Upgraded(TcpStream, Bytes),
+    Upgraded(Socket, Bytes),
     /// With everything answered that was asked: the client went, or asked for nothing more in time.
     Closed,
     /// By something that is no request. If HTTP/1 has an answer to it, it was given.
@@ -122,7 +122,7 @@ impl Unreadable {
 /// Serves `stream`, as far as `progress` and `limits` let it; dropping the future cuts the connection. What is not
 /// readable is answered by `explain`, and is the last.
 pub async fn serve<S, F, E>(
-    stream: TcpStream,
+    stream: Socket,
     progress: &Arc<Progress>,
     limits: &Limits,
     service: S,

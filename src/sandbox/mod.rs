@@ -182,7 +182,7 @@ async fn serve(stream: TcpStream, hub: Arc<Hub>) {
     let limits = Limits { head_timeout: HEAD_TIMEOUT, head_bytes_max: HEAD_BYTES_MAX, ..Limits::default() };
     let progress = Progress::new(Instant::now() + HEAD_TIMEOUT, &limits);
     let service = |request| api::answer(request, Arc::clone(&hub), slot.clone());
-    match server::serve(stream, &progress, &limits, service, server::explain).await {
+    match server::serve(stream.into(), &progress, &limits, service, server::explain).await {
         End::Upgraded(stream, early) => {
             if let Some(checked) = slot.take() {
                 ws::run(stream, early, hub, checked).await;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
@@ -16,6 +15,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use super::hub::{Hub, Session};
 use super::queue::{Out, QueueReader};
 use super::rules::WsError;
+use crate::net::socket::Socket;
 use crate::pusher::frame::{self, ClientFrame};
 
 /// Largest message from a client: a client event's 10 kB of data, every byte escaped, with room to spare.
@@ -30,10 +30,10 @@ const FRAMES_PER_FLUSH_MAX: usize = 64;
 /// More than one flush of the largest frames. A peer that does not read is noticed by its queue.
 const WRITE_BUFFER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-type Socket = WebSocketStream<TcpStream>;
+type WebSocket = WebSocketStream<Socket>;
 
 /// Serves one WebSocket to its end; `early` came behind its request, and `checked` is what its URL gave.
-pub(super) async fn run(stream: TcpStream, early: Bytes, hub: Arc<Hub>, checked: Result<(), WsError>) {
+pub(super) async fn run(stream: Socket, early: Bytes, hub: Arc<Hub>, checked: Result<(), WsError>) {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(READ_BUFFER_BYTES)
@@ -57,7 +57,7 @@ pub(super) async fn run(stream: TcpStream, early: Bytes, hub: Arc<Hub>, checked:
     }
 }
 
-async fn serve(socket: Socket, hub: Arc<Hub>) {
+async fn serve(socket: WebSocket, hub: Arc<Hub>) {
     let mut silent = hub.silent.subscribe();
     let limits = Limits { activity: hub.options.activity_timeout, pong: hub.options.pong_timeout };
     let (session, mut queue) = Session::begin(hub);
@@ -76,14 +76,14 @@ async fn serve(socket: Socket, hub: Arc<Hub>) {
 }
 
 /// Waits for the peer's half of the closing handshake.
-async fn drain(socket: &mut Socket) {
+async fn drain(socket: &mut WebSocket) {
     let peer_closed = async { while let Some(Ok(_)) = socket.next().await {} };
     let _ = timeout(CLOSE_TIMEOUT, peer_closed).await;
 }
 
 /// Writes the queue to its end; whether that was a close frame.
 async fn write(
-    sink: &mut SplitSink<Socket, Message>,
+    sink: &mut SplitSink<WebSocket, Message>,
     queue: &mut QueueReader,
     mut silent: watch::Receiver<bool>,
 ) -> bool {
@@ -117,7 +117,7 @@ struct Limits {
 
 /// Reads until the peer ends; an end from this side is queued, and the writer carries it out.
 async fn read(
-    stream: &mut SplitStream<Socket>,
+    stream: &mut SplitStream<WebSocket>,
     session: &Session,
     limits: Limits,
     silent: &mut watch::Receiver<bool>,

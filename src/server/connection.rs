@@ -10,7 +10,6 @@ use std::time::Duration;
 use hyper::Request;
 use hyper::body::Incoming;
 use tokio::io::ReadBuf;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::{Arrival, Counted};
@@ -18,6 +17,7 @@ use super::answer::answer;
 use super::refusal::Refusal;
 use super::worker::Worker;
 use crate::http::server::{self, Answer, End, Limits, Progress};
+use crate::net::socket::Socket;
 use crate::session;
 use crate::session::opening::Upgraded;
 
@@ -32,7 +32,7 @@ const REQUESTS_MAX: usize = 100;
 /// of both.
 pub(super) async fn serve(
     worker: Arc<Worker>,
-    stream: TcpStream,
+    stream: Socket,
     peer: SocketAddr,
     counted: Counted,
     arrival: Arrival,
@@ -93,12 +93,14 @@ pub(super) async fn serve(
 }
 
 /// Resolves when there is something to read. An error is hyper's to find.
-async fn readable(stream: &TcpStream) {
+async fn readable(stream: &Socket) {
     let mut first = [0];
     // tokio takes what it accepted for readable until somebody has looked.
-    std::future::poll_fn(|cx| Poll::Ready(stream.poll_peek(cx, &mut ReadBuf::new(&mut first)).is_ready()))
-        .await;
-    let _ = stream.readable().await;
+    std::future::poll_fn(|cx| {
+        Poll::Ready(stream.tcp().poll_peek(cx, &mut ReadBuf::new(&mut first)).is_ready())
+    })
+    .await;
+    let _ = stream.tcp().readable().await;
 }
 
 /// Resolves when the server shuts down and this connection has had its time: none, if nothing is under way.

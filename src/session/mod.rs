@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 pub use self::conflict::acquire_address;
@@ -37,6 +36,7 @@ use crate::fanout::hub::Ticket;
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
 use crate::metrics::GaugeGuard;
+use crate::net::socket::Socket;
 use crate::routes::edition::Edition;
 use crate::routes::generation::RouteState;
 use crate::websocket::conn::Conn;
@@ -113,7 +113,7 @@ impl Drop for Session {
 /// only to set it up is not part of the future: it lives as long as the connection does.
 pub fn run<C: Send + 'static>(
     context: Arc<Context>,
-    stream: TcpStream,
+    stream: Socket,
     early: &Bytes,
     granted: Upgraded,
     counted: C,

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::context::Context;
@@ -15,6 +14,7 @@ use super::{Client, Held, Record, Session};
 use crate::clock::Now;
 use crate::exchange::ConnId;
 use crate::legacy::error::ErrorCode;
+use crate::net::socket::Socket;
 use crate::routes::generation::RouteState;
 use crate::routes::path::PathValues;
 use crate::websocket::conn::Conn;
@@ -40,7 +40,7 @@ pub struct Upgraded {
 }
 
 impl Session {
-    pub(super) fn open(context: Arc<Context>, stream: TcpStream, granted: Upgraded) -> Self {
+    pub(super) fn open(context: Arc<Context>, stream: Socket, granted: Upgraded) -> Self {
         let Upgraded { route, endpoint, values, token, refusal, address, user_agent, holder, address_slot } =
             granted;
         let limits = &route.limits;

@@ -7,12 +7,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::exchange::ConnId;
 use crate::legacy::error::ErrorCode;
 use crate::limits::budget::{Budget, Holding};
+use crate::net::socket::Socket;
 use crate::websocket::outbox::{Bounds, Flushed, Outbox, Pushed};
 
 /// Notices waiting for one session. More than its subscriptions and messages under way cannot come; beyond
@@ -81,7 +81,7 @@ pub enum ConnEvent {
 #[derive(Debug)]
 pub struct Conn {
     id: ConnId,
-    socket: TcpStream,
+    socket: Socket,
     /// Its frames count there.
     buffers: Arc<Budget>,
     state: Mutex<State>,
@@ -114,7 +114,7 @@ struct State {
 impl Conn {
     /// Wraps an upgraded socket.
     #[must_use]
-    pub fn new(id: ConnId, socket: TcpStream, bounds: Bounds, buffers: &Arc<Budget>) -> Arc<Self> {
+    pub fn new(id: ConnId, socket: Socket, bounds: Bounds, buffers: &Arc<Budget>) -> Arc<Self> {
         let state = State {
             outbox: Outbox::new(bounds),
             holding: Holding::new(buffers.clone()),
@@ -312,8 +312,7 @@ impl Conn {
 
     /// Ends the writing side: the client reads the end after what was sent.
     pub fn shut_write(&self) {
-        // It fails on a connection that is gone already.
-        let _ = socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write);
+        self.socket.shut_write();
     }
 
     /// Reads and throws away until the client ends, at most a mebibyte.
@@ -409,7 +408,7 @@ impl State {
 mod tests {
     use super::*;
     use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     const BOUNDS: Bounds = Bounds { frames_max: 1 << 20, bytes_max: 1 << 30 };
     const BUDGET_BYTES: usize = 10_000;
@@ -419,7 +418,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
         socket.writable().await.unwrap();
-        (Conn::new(ConnId(1), socket, BOUNDS, budget), client)
+        (Conn::new(ConnId(1), socket.into(), BOUNDS, budget), client)
     }
 
     async fn event(conn: &Conn) -> Option<ConnEvent> {
@@ -450,7 +449,7 @@ mod tests {
     async fn small_frames_count_with_what_their_queue_takes() {
         let budget = Budget::new(BUDGET_BYTES, 1);
         let (conn, _client) = pair(&budget).await;
-        socket2::SockRef::from(&conn.socket).set_send_buffer_size(1).unwrap();
+        socket2::SockRef::from(conn.socket.tcp()).set_send_buffer_size(1).unwrap();
         let frame = Bytes::from_static(b"abcd");
         while conn.push(frame.clone()) == Pushed::Written {}
         let _all = budget.frame(vec![7; BUDGET_BYTES + 1]);

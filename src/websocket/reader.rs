@@ -243,7 +243,7 @@ mod tests {
         client.set_nodelay(true).unwrap();
         let (socket, _) = listener.accept().await.unwrap();
         socket.writable().await.unwrap();
-        (Conn::new(ConnId(1), socket, BOUNDS, budget), client)
+        (Conn::new(ConnId(1), socket.into(), BOUNDS, budget), client)
     }
 
     /// A masked frame; its length takes as many bytes as `wide` says, at least.

@@ -91,7 +91,7 @@ impl Bench {
         let client = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
         let (socket, _) = self.listener.accept().await.unwrap();
         socket.writable().await.unwrap();
-        (Conn::new(ConnId(n), socket, BOUNDS, &self.buffers), client)
+        (Conn::new(ConnId(n), socket.into(), BOUNDS, &self.buffers), client)
     }
 
     /// Somebody who is subscribed through a link of its own.

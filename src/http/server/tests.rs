@@ -3,7 +3,7 @@ use std::convert::Infallible;
 use std::io;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::*;
@@ -27,7 +27,7 @@ where
     let (stream, _) = listener.accept().await.unwrap();
     client.write_all(bytes.as_bytes()).await.unwrap();
     let progress = Progress::new(Instant::now() + limits.head_timeout, &limits);
-    let mut end = serve(stream, &progress, &limits, service, explain).await;
+    let mut end = serve(stream.into(), &progress, &limits, service, explain).await;
     let mut answers = Vec::new();
     if let End::Upgraded(stream, _) = &mut end {
         stream.shutdown().await.unwrap();
