@@ -29,8 +29,8 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch, nothing yet. `changed` is told when [`Self::follow`] should be called again, because a file has,
-    /// or may have, changed.
+    /// Begins to watch, nothing yet. `changed` is told when a file has, or may have, changed; then [`Self::follow`] should
+    /// be called again.
     pub(super) fn start(changed: Arc<Notify>) -> notify::Result<Self> {
         let entries = Arc::<Mutex<HashSet<PathBuf>>>::default();
         let (theirs, tell) = (entries.clone(), changed.clone());
@@ -42,9 +42,9 @@ impl Watch {
         Ok(Self { watcher, folders: BTreeSet::new(), entries, changed })
     }
 
-    /// From now on these are the entries that lead to the files; see [`entries_of`]. Where a folder was not watched before,
-    /// what is in it may have changed since it was read, which is told at once.
-    pub(super) fn follow(&mut self, entries: HashSet<PathBuf>) {
+    /// From now on these are the entries that lead to the files; see [`entries_of`]. `true`: a folder was not watched
+    /// before, and what is in it may have changed since it was read.
+    pub(super) fn follow(&mut self, entries: HashSet<PathBuf>) -> bool {
         let folders: BTreeSet<PathBuf> =
             entries.iter().filter_map(|entry| entry.parent().map(Path::to_owned)).collect();
         *self.entries.lock().unwrap_or_else(PoisonError::into_inner) = entries;
@@ -62,10 +62,14 @@ impl Watch {
                 "a folder of the configuration cannot be watched: ask for reloads by SIGHUP or `POST /reload`"
             );
         }
-        if !watched.is_subset(&self.folders) {
-            self.changed.notify_one();
-        }
+        let is_new = !watched.is_subset(&self.folders);
         self.folders = watched;
+        is_new
+    }
+
+    /// Has the files read again.
+    pub(super) fn read_again(&self) {
+        self.changed.notify_one();
     }
 }
 
@@ -251,15 +255,13 @@ mod tests {
         symlink("data/routes.toml", &file).unwrap();
         let changed = Arc::new(Notify::new());
         let mut watch = Watch::start(changed.clone()).unwrap();
-        watch.follow(entries_of(std::slice::from_ref(&file)));
-        changed.notified().await; // They were not watched before.
+        assert!(watch.follow(entries_of(std::slice::from_ref(&file))), "they were not watched before");
         fs::write(folder.join("1/routes.toml"), "other").unwrap();
         settled(&changed).await;
         symlink("2", folder.join("data.new")).unwrap();
         fs::rename(folder.join("data.new"), folder.join("data")).unwrap();
         settled(&changed).await;
-        watch.follow(entries_of(std::slice::from_ref(&file)));
-        changed.notified().await;
+        assert!(watch.follow(entries_of(std::slice::from_ref(&file))), "another folder");
         fs::write(folder.join("2/new"), "x").unwrap();
         fs::rename(folder.join("2/new"), folder.join("2/routes.toml")).unwrap();
         settled(&changed).await;

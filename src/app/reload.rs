@@ -1,7 +1,6 @@
 //! Reloads, one at a time: the file is read, compared with what is in force, and put in its place as a whole, or not at
 //! all.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -218,10 +217,10 @@ impl Reloader {
             Some(File { text, files, read, watch }) => {
                 orders = self.door.status.reloads.open();
                 self.note_in_force(Some(text), Now::read());
-                self.read = Some(read);
                 if watch {
-                    self.watch(entries_of(&files), sender.clone());
+                    self.watch(&files, &read, sender.clone());
                 }
+                self.read = Some(read);
             }
             None => self.note_in_force(None, Now::read()),
         }
@@ -253,11 +252,17 @@ impl Reloader {
     }
 
     /// From now on changes of files are told to `reloads`.
-    fn watch(&mut self, entries: HashSet<PathBuf>, reloads: mpsc::Sender<Message>) {
+    fn watch(&mut self, files: &[PathBuf], read: &Read, reloads: mpsc::Sender<Message>) {
         let changed = Arc::new(Notify::new());
         match Watch::start(changed.clone()) {
             Ok(mut watch) => {
-                watch.follow(entries);
+                watch.follow(entries_of(files));
+                // They may have changed before they were watched. Here and now, for nobody is served yet: a reload would
+                // have a thread made for it.
+                let is_old = |config: &Config| Plan::between(&self.in_force.load(), config).is_nothing();
+                if !read().config.is_ok_and(|config| is_old(&config)) {
+                    watch.read_again();
+                }
                 self.watch = Some(watch);
                 tokio::spawn(async move {
                     loop {
@@ -313,8 +318,10 @@ impl Reloader {
         let Ok((entries, reading)) = tokio::task::spawn_blocking(read).await else {
             return Outcome::of(ReloadResult::Invalid);
         };
-        if let Some(watch) = &mut self.watch {
-            watch.follow(entries);
+        if let Some(watch) = &mut self.watch
+            && watch.follow(entries)
+        {
+            watch.read_again();
         }
         let Reading { name, text, files: _, config } = reading;
         let outcome = self.put_in_force(name, &text, config, dry_run).await;
