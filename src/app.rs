@@ -212,6 +212,7 @@ pub async fn start_from(config: Config, file: Option<File>) -> Result<Running, S
     };
     succession.replace(&config, &mut publishing)?;
     let server = Arc::new(ArcSwap::from_pointee(config.server.clone()));
+    metrics.server.tls_expires(expiry(&config));
     let door = Arc::new(Door {
         settings: server.clone(),
         generations: generations.clone(),
@@ -308,6 +309,11 @@ pub async fn start_from(config: Config, file: Option<File>) -> Result<Running, S
         _asking: asking,
         admin,
     })
+}
+
+/// When the certificate that is shown expires.
+fn expiry(config: &Config) -> Option<i64> {
+    config.server.tls.as_ref().map(|tls| tls.identity.not_after)
 }
 
 fn upkeep(shared: &Weak<Shared>, buffered_bytes: &Gauge, now: Now) {

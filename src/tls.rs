@@ -1,4 +1,7 @@
-//! What outgoing TLS trusts: Mozilla's authorities, and those of a file.
+//! What outgoing TLS trusts: Mozilla's authorities, and those of a file; and what the listener shows.
+
+pub mod server;
+mod validity;
 
 use std::fmt;
 use std::fs::File;

@@ -441,6 +441,7 @@ impl Reloader {
         };
         self.door.endpoints.store(endpoints);
         self.door.settings.store(Arc::new(config.server.clone()));
+        self.metrics.server.tls_expires(super::expiry(&config));
         self.door.status.follow(&config.admin, config.server.close_window);
         if let Some(shared) = self.succession.sessions.upgrade() {
             shared.settings.store(Arc::new(sessions(&config)));

@@ -8,10 +8,12 @@ use serde::Deserialize;
 
 mod endpoints;
 mod route;
+mod server;
 mod tests;
 
 pub(super) use endpoints::{EndpointLimits, Endpoints, Notify};
 pub(super) use route::{Deprecation, Events, Filter, Heartbeat, Limits, Publish, Route, Shared};
+pub(super) use server::{Server, ServerLimits, Shutdown, Tls};
 pub(super) use tests::{Test, TestPublish};
 
 use super::scalars::{At, Either, Flag, Number, Unlimited, choice};
@@ -129,72 +131,6 @@ pub(super) struct File {
     routes: Option<Vec<Route>>,
     /// What must become of requests, messages and events: `pusher-bridge test` looks whether it does.
     tests: Option<Vec<Test>>,
-}
-
-/// Listening, and the limits of it.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Server {
-    /// Where old clients connect, ADDRESS:PORT (default 127.0.0.1:8009).
-    #[schemars(extend("pattern" = s::ADDRESS))]
-    pub(super) listen: Str,
-    /// Where probes and metrics are served, ADDRESS:PORT (default 127.0.0.1:9009).
-    #[schemars(extend("pattern" = s::ADDRESS))]
-    pub(super) admin: Str,
-    /// Names by which the admin address may be asked to drain, beside addresses and localhost (default none).
-    #[schemars(extend("items" = s::pattern(s::HOST_NAME)))]
-    pub(super) admin_hosts: List,
-    /// A path on listen for load balancers: 200 while new clients are welcome, else 503 (default none).
-    #[schemars(extend("pattern" = s::HEALTH_PATH, "not" = s::plain(r"/\.{1,2}(/|$)")))]
-    pub(super) health_path: Str,
-    /// Threads that serve clients, at most 64 (default: the machine's cores).
-    #[schemars(extend("minimum" = 1, "maximum" = 64))]
-    pub(super) workers: Num,
-    /// Peers whose forwarding header is believed: addresses or CIDR ranges.
-    #[schemars(extend("items" = s::pattern(s::CIDR)))]
-    pub(super) trusted_proxies: List,
-    /// Which header names the client behind a trusted proxy (default x-forwarded-for).
-    pub(super) forwarded_header: Option<At<ForwardedHeader>>,
-    /// So many first bits of an IPv6 address are one client: 64, 56 or 48 as networks give them (default 64).
-    #[schemars(extend("minimum" = 32, "maximum" = 128))]
-    pub(super) ipv6_prefix: Num,
-    /// Bounds on connections and request heads.
-    pub(super) limits: Option<ServerLimits>,
-    /// How the server goes down.
-    pub(super) shutdown: Option<Shutdown>,
-}
-
-/// `[server.limits]`
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ServerLimits {
-    /// Connections at once, all together (default 18000).
-    #[schemars(extend("minimum" = 1, "maximum" = 10_000_000))]
-    pub(super) connections: Num,
-    /// Bytes held for all clients together: parts of messages, and frames not yet taken (default 134217728).
-    #[schemars(extend("minimum" = 1_048_576, "maximum" = 1_099_511_627_776_u64))]
-    pub(super) buffered_bytes: Num,
-    /// From accept to the request's last header byte (default 10s).
-    #[schemars(extend("pattern" = s::DURATION))]
-    pub(super) header_timeout: Str,
-    /// Bytes of one request's head (default 16384).
-    #[schemars(extend("minimum" = 8192, "maximum" = 1_048_576))]
-    pub(super) header_bytes: Num,
-    /// Header fields of one request (default 64).
-    #[schemars(extend("minimum" = 1, "maximum" = 1000))]
-    pub(super) headers: Num,
-}
-
-/// `[server.shutdown]`
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Shutdown {
-    /// Closes are spread over this window (default 10s).
-    #[schemars(extend("pattern" = s::DURATION_OR_ZERO))]
-    pub(super) close_window: Str,
-    /// After this long a shutdown is over, done or not (default 25s).
-    #[schemars(extend("pattern" = s::DURATION))]
-    pub(super) grace: Str,
 }
 
 /// The Pusher side.

@@ -226,7 +226,8 @@ pub fn explain(why: Unreadable, error: &hyper::Error) -> hyper::Response<Bytes> 
 }
 
 /// An answer that is the last, as it is written where hyper does not.
-fn written(mut answer: hyper::Response<Bytes>) -> Vec<u8> {
+#[must_use]
+pub fn written(mut answer: hyper::Response<Bytes>) -> Vec<u8> {
     close(&mut answer);
     let status = answer.status();
     let mut head =

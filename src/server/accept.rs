@@ -142,13 +142,7 @@ impl Accepting {
                     if let Some((admitted, arrival)) = self.admission.admit(peer.ip()) {
                         let counted =
                             Counted { admitted, _load: self.loads.add(index), _alive: alive.clone() };
-                        tokio::spawn(connection::serve(
-                            worker.clone(),
-                            stream.into(),
-                            peer,
-                            counted,
-                            arrival,
-                        ));
+                        tokio::spawn(connection::serve(worker.clone(), stream, peer, counted, arrival));
                     }
                     if let Some(next) = self.loads.next(index, accepted) {
                         return next;

@@ -7,17 +7,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::Request;
 use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
 use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::{Arrival, Counted};
 use super::answer::answer;
 use super::refusal::Refusal;
+use super::settings::Tls;
 use super::worker::Worker;
 use crate::http::server::{self, Answer, End, Limits, Progress};
 use crate::net::socket::Socket;
+use crate::net::socket::tls::{Failure, HandshakeFailure, not_tls};
 use crate::session;
 use crate::session::opening::Upgraded;
 
@@ -32,7 +35,7 @@ const REQUESTS_MAX: usize = 100;
 /// of both.
 pub(super) async fn serve(
     worker: Arc<Worker>,
-    stream: Socket,
+    tcp: TcpStream,
     peer: SocketAddr,
     counted: Counted,
     arrival: Arrival,
@@ -60,10 +63,30 @@ pub(super) async fn serve(
     let served = async {
         // Only when there is something to read there is anything to read it with: who connects and is silent, and a
         // herd that waits for its turn, cost no buffers.
-        match timeout_at(deadline, readable(&stream)).await {
-            Ok(()) => Box::pin(server::serve(stream, &progress, &limits, service, server::explain)).await,
-            Err(_) => End::TimedOut,
+        if timeout_at(deadline, readable(&tcp)).await.is_err() {
+            return End::TimedOut;
         }
+        let stream = match &settings.tls {
+            None => Socket::from(tcp),
+            Some(tls) => {
+                let handshake = Box::pin(secure(tcp, tls, limits.head_bytes_max));
+                match timeout_at(deadline, handshake).await {
+                    Ok(Ok(stream)) => {
+                        worker.door.metrics.tls_accepted(stream.tls_version());
+                        stream
+                    }
+                    Ok(Err(failure)) => {
+                        note_no_tls(&worker, peer, &failure);
+                        return End::Closed;
+                    }
+                    Err(_) => {
+                        worker.door.metrics.tls_failed(HandshakeFailure::Timeout);
+                        return End::TimedOut;
+                    }
+                }
+            }
+        };
+        Box::pin(server::serve(stream, &progress, &limits, service, server::explain)).await
     };
     let end = tokio::select! {
         end = served => Ok(end),
@@ -93,14 +116,43 @@ pub(super) async fn serve(
 }
 
 /// Resolves when there is something to read. An error is hyper's to find.
-async fn readable(stream: &Socket) {
+async fn readable(stream: &TcpStream) {
     let mut first = [0];
     // tokio takes what it accepted for readable until somebody has looked.
-    std::future::poll_fn(|cx| {
-        Poll::Ready(stream.tcp().poll_peek(cx, &mut ReadBuf::new(&mut first)).is_ready())
-    })
-    .await;
-    let _ = stream.tcp().readable().await;
+    std::future::poll_fn(|cx| Poll::Ready(stream.poll_peek(cx, &mut ReadBuf::new(&mut first)).is_ready()))
+        .await;
+    let _ = stream.readable().await;
+}
+
+/// Begins TLS; who asks in plain HTTP is told so, for as long as that takes no waiting.
+async fn secure(tcp: TcpStream, tls: &Tls, bytes_max: usize) -> Result<Socket, Failure> {
+    let mut first = [0];
+    if tcp.peek(&mut first).await? == 0 {
+        return Err(HandshakeFailure::Closed.into());
+    }
+    let Some(why) = not_tls(first[0]) else {
+        return Socket::secure(tcp, tls.identity.config.clone(), bytes_max).await;
+    };
+    if why == HandshakeFailure::PlainHttp {
+        let answer = server::problem(StatusCode::BAD_REQUEST, "this port speaks TLS: use wss:// or https://");
+        let _ = tcp.try_write(&server::written(answer));
+        // What is not read would make the kernel reset the connection, and the answer be lost.
+        let mut unread = vec![0; bytes_max];
+        let _ = tcp.try_read(&mut unread);
+    }
+    Err(why.into())
+}
+
+/// Counts a connection that never came to a request.
+fn note_no_tls(worker: &Worker, peer: SocketAddr, failure: &Failure) {
+    let Failure { why, error } = failure;
+    worker.door.metrics.tls_failed(*why);
+    let (reason, error) = (why.label(), error.as_ref().map(tracing::field::display));
+    if *why == HandshakeFailure::PlainHttp {
+        tracing::warn!(%peer, reason, "a request in plain HTTP came where server.tls wants TLS");
+    } else {
+        tracing::debug!(%peer, reason, error, "no TLS");
+    }
 }
 
 /// Resolves when the server shuts down and this connection has had its time: none, if nothing is under way.

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use rustls::ProtocolVersion;
+
 use super::refusal::Refusal;
 use crate::deprecation::Phase;
 use crate::http::server::Unreadable;
+use crate::metrics::label::labels;
 use crate::metrics::{Counter, Family, Gauge, GaugeGuard, Named, Registry};
+use crate::net::socket::tls::HandshakeFailure;
 use crate::routes::edition::{PerRoute, RouteId};
 use crate::routes::generation::RouteState;
 use crate::session;
@@ -15,6 +19,9 @@ pub struct Metrics {
     /// Failures to accept.
     pub accept_errors: Counter,
     handshakes: Gauge,
+    tls_handshakes: Family<TlsVersion>,
+    tls_failures: Family<HandshakeFailure>,
+    tls_expiry: Gauge,
     /// Requests whose head cannot be read.
     unreadable: Family<Unreadable>,
     /// Refusals of requests that match no route.
@@ -22,6 +29,14 @@ pub struct Metrics {
     refusals: Named<Family<Refusal>>,
     deprecated: Named<Family<Phase>>,
     routes: PerRoute<RouteMetrics>,
+}
+
+labels! {
+    /// What both sides speak.
+    pub enum TlsVersion: "version" {
+        Tls12 = "1.2",
+        Tls13 = "1.3",
+    }
 }
 
 /// Those of one route.
@@ -43,6 +58,16 @@ impl Metrics {
             accept_errors: registry
                 .declare("pusher_bridge_accept_errors_total", "Failures to accept a connection"),
             handshakes: session.handshakes(),
+            tls_handshakes: registry
+                .declare("pusher_bridge_tls_handshakes_total", "TLS connections accepted, by version"),
+            tls_failures: registry.declare(
+                "pusher_bridge_tls_handshake_failures_total",
+                "Connections that ended before TLS began, by reason",
+            ),
+            tls_expiry: registry.declare(
+                "pusher_bridge_tls_certificate_expiry_timestamp_seconds",
+                "When the certificate that is shown expires, Unix time; 0 without TLS",
+            ),
             unreadable: registry.declare(
                 "pusher_bridge_unreadable_requests_total",
                 "Requests whose head cannot be read, by what is wrong with it",
@@ -70,6 +95,25 @@ impl Metrics {
     #[must_use]
     pub fn handshake(&self) -> GaugeGuard {
         GaugeGuard::new(&self.handshakes, 1.0)
+    }
+
+    /// A TLS handshake that came to its end.
+    pub fn tls_accepted(&self, version: Option<ProtocolVersion>) {
+        let version = match version {
+            Some(ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
+            _ => TlsVersion::Tls13,
+        };
+        self.tls_handshakes.get(version).increment(1);
+    }
+
+    /// One that did not.
+    pub fn tls_failed(&self, why: HandshakeFailure) {
+        self.tls_failures.get(why).increment(1);
+    }
+
+    /// From now on a certificate is shown that expires then, Unix time.
+    pub fn tls_expires(&self, not_after: Option<i64>) {
+        self.tls_expiry.set(not_after.unwrap_or(0) as f64);
     }
 
     /// A refused request; `route` when its path matched one.

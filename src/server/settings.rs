@@ -1,17 +1,22 @@
 //! What `[server]` says.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::forwarded::ForwardedHeader;
+use crate::tls::server::Identity;
 
 /// `[server]`
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where old clients connect.
     pub listen: SocketAddr,
+    /// What is shown there; `None`: connections are plain.
+    pub tls: Option<Tls>,
     /// A path of `listen` that tells load balancers whether new clients are welcome; `None`: there is none.
     pub health_path: Option<String>,
     /// Threads that serve clients; at least 1. Default: the machine's cores.
@@ -37,4 +42,25 @@ pub struct Settings {
     pub close_window: Duration,
     /// After this long a shutdown is over, done or not (default 25 s).
     pub grace: Duration,
+}
+
+/// `[server.tls]`
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The certificate, and those between it and its authority.
+    pub cert: PemFile,
+    /// Its private key.
+    pub key: PemFile,
+    /// The authorities of clients' certificates; `None`: clients need none.
+    pub client_ca: Option<PemFile>,
+    /// What the three say.
+    pub identity: Arc<Identity>,
+}
+
+/// A file, and what it said when it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PemFile {
+    pub path: PathBuf,
+    /// SHA-256.
+    pub fingerprint: [u8; 32],
 }

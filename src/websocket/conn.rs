@@ -154,9 +154,12 @@ impl Conn {
     pub fn push(&self, frame: Bytes) -> Pushed {
         let mut state = self.state();
         let was_empty = state.outbox.is_empty();
-        let pushed = state.outbox.push(frame, |slices| self.write(slices));
+        let mut pushed = state.outbox.push(frame, |slices| self.write(slices));
+        if pushed == Pushed::Written && self.socket.waiting_bytes() > 0 {
+            pushed = Pushed::Queued;
+        }
         if pushed != Pushed::Written && !state.corked {
-            state.account();
+            state.account(&self.socket);
         }
         // Where others wait already, the session's task is at it, and would only find the socket full.
         if pushed != Pushed::Written && (was_empty || pushed != Pushed::Queued) {
@@ -181,7 +184,7 @@ impl Conn {
         let flush_due = was_empty && pushed == Pushed::Queued;
         state.corked |= flush_due;
         if !state.corked {
-            state.account();
+            state.account(&self.socket);
         }
         if pushed != Pushed::Queued {
             state.wake();
@@ -193,8 +196,9 @@ impl Conn {
     pub fn flush(&self) {
         let mut state = self.state();
         state.corked = false;
-        if state.outbox.flush(|slices| self.write(slices)) != Flushed::Empty {
-            state.account();
+        let flushed = state.outbox.flush(|slices| self.write(slices));
+        if flushed != Flushed::Empty || self.socket.waiting_bytes() > 0 {
+            state.account(&self.socket);
             state.wake();
         }
     }
@@ -233,7 +237,7 @@ impl Conn {
     pub fn finish(&self, last: Bytes) {
         let mut state = self.state();
         state.outbox.finish(last);
-        state.account();
+        state.account(&self.socket);
         state.wake();
     }
 
@@ -288,7 +292,8 @@ impl Conn {
     #[must_use]
     pub fn taken_while_waiting(&self) -> Option<u64> {
         let state = self.state();
-        (!state.outbox.is_empty()).then(|| state.outbox.taken())
+        let waits = !state.outbox.is_empty() || self.socket.waiting_bytes() > 0;
+        waits.then(|| self.socket.wire_bytes().unwrap_or_else(|| state.outbox.taken()))
     }
 
     /// So many bytes are held of a message that is not complete.
@@ -296,7 +301,7 @@ impl Conn {
         let mut state = self.state();
         if state.incoming != incoming {
             state.incoming = incoming;
-            state.account();
+            state.account(&self.socket);
         }
     }
 
@@ -357,9 +362,10 @@ impl Conn {
                 return Poll::Ready(Flushed::Broken);
             }
             let flushed = state.outbox.flush(|slices| self.write(slices));
-            state.account();
+            state.account(&self.socket);
             match flushed {
                 Flushed::Blocked => {}
+                Flushed::Empty if self.socket.waiting_bytes() > 0 => {}
                 done => return Poll::Ready(done),
             }
             // The write found the socket full and cleared its readiness; this registers for its return.
@@ -384,8 +390,8 @@ impl State {
     }
 
     /// What is held counts for the budget of all connections.
-    fn account(&mut self) {
-        let own = self.incoming + self.outbox.queue_bytes();
+    fn account(&mut self, socket: &Socket) {
+        let own = self.incoming + self.outbox.queue_bytes() + socket.waiting_bytes();
         if self.holding.set(own, self.outbox.waiting()) {
             self.wake();
         }

@@ -45,6 +45,7 @@ mod self_hosted;
 mod shutdown;
 mod sockudo;
 mod standby;
+mod tls;
 mod tokens;
 mod upgrade;
 mod upstream;

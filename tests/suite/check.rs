@@ -121,6 +121,7 @@ texts = [
     "7s", "8s", "40s", "50s", "3h", "4h", "2030-01-01T00:00:00Z", "2031-01-01T00:00:00Z",
     "unlimited", "header", "query:t", "a", "d", "e", "g", "h", "b", "x-y", "{id}", "x{id}", "client-x", "a*", "b*", "[a-c]+", "[a-d]+",
     "127.0.0.1:71", "127.0.0.1:72", "10.0.0.0/8", "10.0.0.1", "a.example", "https://a.example", "https://b.example",
+    "tests/routes/fixtures/tls.pem", "./tests/routes/fixtures/tls.pem",
     "/h1", "/h2", "/x/{id}", "/y/{id}",
     '{"type":{event},"data":{data},"n":1}', '{"type":{event},"data":{data},"n":2}',
     '{"n":1}', '{"n":2}', '{"n":{claim.a}}', '{"n":{claim.b}}',
@@ -178,6 +179,12 @@ pub fn prepare(file: &mut toml::Value, place: &Place) {
     let names: Vec<&str> = place.iter().map(String::as_str).collect();
     match names.as_slice() {
         ["upstream", "cluster"] => _ = file["upstream"].as_table_mut().unwrap().remove("host"),
+        ["server", "tls", ..] => {
+            for key in ["cert_file", "key_file"] {
+                let key = ["server", "tls", key].map(str::to_owned);
+                put(file, &key, &"tests/routes/fixtures/tls.pem".into());
+            }
+        }
         ["routes", _, "on_undecryptable"] => {
             file["routes"][0]["channel"] = "private-encrypted-a-{id}".into();
             put(
@@ -298,7 +305,7 @@ fn every_value_of_every_key_is_printed() {
 }
 
 /// Defaults that no value has, and why, or which test compares them.
-const UNSAYABLE: [(&str, &str); 13] = [
+const UNSAYABLE: [(&str, &str); 14] = [
     ("auth.audience", "a list is what is checked"),
     ("auth.issuer", "a list is what is checked"),
     ("auth.keys.0.audience", "config::keys_have_the_issuers_of_their_own_or_those_of_all"),
@@ -310,6 +317,7 @@ const UNSAYABLE: [(&str, &str); 13] = [
     ("routes.0.origins", "an empty list is none"),
     ("routes.0.subprotocols", "an empty list is none"),
     ("routes.0.subscribe", "an empty list would be none"),
+    ("server.tls", "a table has both files"),
     ("server.health_path", "an empty path is none that can be asked for"),
     ("upstream.port", "one that is given is printed, the scheme's own too"),
 ];

@@ -93,6 +93,7 @@ fn every_piece_of_toml_is_valid() {
     let env = |name: &str| {
         Some(match name {
             "PUSHER_ENCRYPTION_MASTER_KEY" => MASTER_KEY.to_owned(),
+            "TLS_CERT_FILE" | "TLS_KEY_FILE" => secret.replace("secret.txt", "tls.pem"),
             name if name.ends_with("_FILE") => secret.to_owned(),
             _ => "value".to_owned(),
         })

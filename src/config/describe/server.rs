@@ -3,12 +3,14 @@
 use super::{Lines, duration};
 use crate::admin::settings::Settings as Admin;
 use crate::server::forwarded::ForwardedHeader;
-use crate::server::settings::Settings;
+use crate::server::settings::{PemFile, Settings, Tls};
+use crate::tls::server::Identity;
 
 pub(super) fn server(out: &mut Lines, settings: &Settings, admin: &Admin) {
     let Admin { listen: admin, hosts } = admin;
     let Settings {
         listen,
+        tls,
         health_path,
         workers,
         trusted_proxies,
@@ -25,6 +27,9 @@ pub(super) fn server(out: &mut Lines, settings: &Settings, admin: &Admin) {
     out.fact("listen", format!("{listen} (admin {admin}), {workers} workers"));
     if !hosts.is_empty() {
         out.more(format!("may be drained under the names {}, too", hosts.join(", ")));
+    }
+    if let Some(settings) = tls {
+        self::tls(out, settings);
     }
     if let Some(path) = health_path {
         out.fact("health", format!("{path}, for load balancers"));
@@ -52,4 +57,18 @@ pub(super) fn server(out: &mut Lines, settings: &Settings, admin: &Admin) {
         "shutdown",
         format!("connections closed over {}, over after {}", duration(*close_window), duration(*grace)),
     );
+}
+
+fn tls(out: &mut Lines, settings: &Tls) {
+    let Tls { cert, key, client_ca, identity } = settings;
+    let Identity { config: _, not_after } = &**identity;
+    let shown = |file: &PemFile| {
+        let PemFile { path, fingerprint: _ } = file;
+        path.display().to_string()
+    };
+    let until = jiff::Timestamp::from_second(*not_after).map_or_else(|_| "?".to_owned(), |at| at.to_string());
+    out.fact("tls", format!("certificate {}, until {until}; key {}", shown(cert), shown(key)));
+    if let Some(file) = client_ca {
+        out.more(format!("clients show a certificate of the authorities in {}", shown(file)));
+    }
 }

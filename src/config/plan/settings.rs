@@ -34,6 +34,7 @@ fn config(config: &Config) -> Vec<Key<'_, When>> {
     let Admin { listen: admin, hosts } = admin;
     let Server {
         listen,
+        tls,
         health_path,
         workers,
         trusted_proxies,
@@ -51,6 +52,10 @@ fn config(config: &Config) -> Vec<Key<'_, When>> {
         plain("server.listen", AtRestart, listen),
         plain("server.admin", AtRestart, admin),
         plain("server.admin_hosts", AtOnce, hosts),
+        made("server.tls", AtRestart, tls.is_some()),
+        made("server.tls.cert_file", AtOnce, tls.as_ref().map(|tls| tls.cert.clone())),
+        made("server.tls.key_file", AtOnce, tls.as_ref().map(|tls| tls.key.clone())),
+        made("server.tls.client_ca_file", AtOnce, tls.as_ref().and_then(|tls| tls.client_ca.clone())),
         plain("server.health_path", AtOnce, health_path),
         plain("server.workers", AtRestart, workers),
         plain("server.trusted_proxies", AtOnce, trusted_proxies),

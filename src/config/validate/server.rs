@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
+use secrecy::ExposeSecret;
 
-use super::POSITIVE;
+use super::{POSITIVE, required};
 use crate::admin::settings::Settings as Admin;
 use crate::config::Config;
 use crate::config::problems::Problems;
@@ -13,7 +14,8 @@ use crate::config::raw;
 use crate::config::scalars::At;
 use crate::routes::path::PathTemplate;
 use crate::server::forwarded::ForwardedHeader;
-use crate::server::settings::Settings;
+use crate::server::settings::{PemFile, Settings, Tls};
+use crate::tls::server::{Identity, Part, fingerprint};
 use crate::upstream::hubs::Hubs;
 
 const LISTEN: &str = "127.0.0.1:8009";
@@ -58,6 +60,7 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
     let hosts = raw.admin_hosts.iter().flatten().filter_map(|name| host_name(problems, name)).collect();
     let settings = Settings {
         listen,
+        tls: raw.tls.as_ref().and_then(|at| tls(problems, at)),
         health_path: raw.health_path.as_ref().and_then(|path| health_path(problems, path)),
         workers: problems.number(raw.workers.as_ref(), 1..=WORKERS_MAX, cores),
         trusted_proxies: raw.trusted_proxies.iter().flatten().filter_map(|p| network(problems, p)).collect(),
@@ -84,6 +87,41 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
         grace,
     };
     (settings, Admin { listen: admin, hosts })
+}
+
+fn tls(problems: &mut Problems<'_>, at: &At<raw::Tls>) -> Option<Tls> {
+    let raw = at.get();
+    let cert_file = required(problems, raw.cert_file.as_ref(), at.span(), "cert_file");
+    let key_file = required(problems, raw.key_file.as_ref(), at.span(), "key_file");
+    let ca_file = raw.client_ca_file.as_ref().filter(|file| !file.get().is_empty());
+    // All of them are read, so that all are watched when one is wrong.
+    let chain = cert_file.and_then(|file| problems.file(file));
+    let key = key_file.and_then(|file| problems.secret_file(file));
+    let client_ca = ca_file.map(|file| problems.file(file));
+    let (cert_file, key_file, chain, key) = (cert_file?, key_file?, chain?, key?);
+    let client_ca = match client_ca {
+        Some(read) => Some(read?),
+        None => None,
+    };
+    let identity = Identity::new(&chain, &key, client_ca.as_deref()).map_err(|(part, why)| {
+        let at = match part {
+            Part::Chain => cert_file,
+            Part::Key => key_file,
+            Part::ClientCa => ca_file.unwrap_or(cert_file),
+        };
+        let path = problems.resolve(at.get());
+        problems.at(at.span(), format!("`{}`: {why}", path.display()));
+    });
+    let file = |at: &At<String>, text: &str| PemFile {
+        path: problems.resolve(at.get()),
+        fingerprint: fingerprint(text),
+    };
+    Some(Tls {
+        cert: file(cert_file, &chain),
+        key: file(key_file, key.expose_secret()),
+        client_ca: ca_file.zip(client_ca.as_deref()).map(|(at, text)| file(at, text)),
+        identity: identity.ok()?,
+    })
 }
 
 fn address(problems: &mut Problems<'_>, raw: Option<&At<String>>, default: &str) -> SocketAddr {

@@ -11,6 +11,7 @@ pub mod proxy;
 pub mod pusher;
 pub mod raw;
 pub mod sockudo;
+pub mod tls;
 mod watch;
 
 pub use bridge::Bridge;
