@@ -21,6 +21,7 @@ use crate::limits::budget::Budget;
 use crate::limits::slots::Slots;
 use crate::limits::users::UserRates;
 use crate::metrics::Gauge;
+use crate::proxy::pool::Dialer;
 use crate::routes::generation::{Generation, Generations, History};
 use crate::server::accept::{Accepting, Listener, Turn};
 use crate::server::admission::Admission;
@@ -39,6 +40,7 @@ use crate::upstream::undelivered::Undelivered;
 use crate::{http, tls};
 
 mod endpoints;
+mod fallback;
 mod files;
 pub mod metrics;
 pub mod reload;
@@ -124,6 +126,7 @@ pub async fn start_from(config: Config, file: Option<File>) -> Result<Running, S
     let admin_address = admin_listener.local_addr().map_err(failed("listening (admin)"))?;
 
     let tls = tls::client_config(config.upstream.app.ca_file.as_deref()).map_err(failed("certificates"))?;
+    let pool_tls = tls.clone();
     let client = Arc::new(http::Client::by(config.upstream.proxies.clone(), &tls));
     let metrics = Arc::new(Metrics::new().map_err(failed("metrics"))?);
     metrics.watch_tasks("main", Handle::current());
@@ -177,6 +180,8 @@ pub async fn start_from(config: Config, file: Option<File>) -> Result<Running, S
     let (counted, lanes) = (metrics.publishing.clone(), &mut publishing.running);
     let occupancy = endpoints::occupancy(&config);
     let endpoints = endpoints::endpoints(None, &config, api.clone(), occupancy.clone(), &metrics);
+    let fallback = fallback::fallback(&config, &metrics);
+    let dialer = Arc::new(Dialer::new(config.upstream.proxies.clone(), &pool_tls));
     let publisher = Publisher::start(api.clone(), publish, links.clone(), counted, lanes)
         .with_occupancy(occupancy.clone());
     let unsettled = publisher.unsettled();
@@ -217,6 +222,7 @@ pub async fn start_from(config: Config, file: Option<File>) -> Result<Running, S
         settings: server.clone(),
         generations: generations.clone(),
         endpoints: endpoints.into(),
+        fallback: fallback.into(),
         refused_slots: Slots::new(),
         untrusted_forwarders: UntrustedForwarders::default(),
         status: status.clone(),
@@ -242,7 +248,7 @@ pub async fn start_from(config: Config, file: Option<File>) -> Result<Running, S
         contexts.push(Arc::downgrade(&context));
         let (tell, reloaded) = mpsc::channel(1);
         told.push(tell);
-        let worker = Worker::new(door.clone(), context);
+        let worker = Worker::new(door.clone(), context, dialer.clone());
         let (status, drain) = (status.clone(), status.drain.subscribe());
         let (accepting, turns) = (accepting.clone(), (turns, stop.clone()));
         workers.push(thread(&format!("worker-{index}"), &metrics, async move {

@@ -41,6 +41,8 @@ pub mod metrics;
 #[doc(hidden)]
 pub mod net;
 #[doc(hidden)]
+pub mod proxy;
+#[doc(hidden)]
 pub mod pusher;
 #[doc(hidden)]
 pub mod routes;

@@ -8,11 +8,12 @@ use tokio::runtime::Handle;
 
 use super::reload::ReloadMetrics;
 use crate::metrics::{Counter, Declared, Gauge, Named, Registry};
+use crate::proxy::serve::Counts;
 use crate::routes::edition::RouteId;
 use crate::upstream::credentials::Findings;
 use crate::upstream::members;
 use crate::upstream::metrics::{LinkMetrics, PublishMetrics};
-use crate::{admin, auth, endpoints, fanout, server, session, websocket};
+use crate::{admin, auth, endpoints, fanout, proxy, server, session, websocket};
 
 /// Log lines that were not written.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +30,7 @@ pub struct Metrics {
     pub(super) admin: admin::Metrics,
     pub(super) auth: auth::metrics::Metrics,
     pub(super) endpoints: Arc<endpoints::metrics::Metrics>,
+    pub(super) fallback: Arc<Counts>,
     pub(super) credentials: Arc<Findings>,
     pub(super) fanout: Arc<fanout::metrics::Metrics>,
     pub(super) links: Arc<LinkMetrics>,
@@ -60,6 +62,7 @@ impl Metrics {
             admin: admin::Metrics::new(&registry),
             auth: auth::metrics::Metrics::new(&registry),
             endpoints: Arc::new(endpoints::metrics::Metrics::new(&registry)),
+            fallback: Counts::new(proxy::metrics::Metrics::new(&registry)),
             credentials: Findings::new(&registry),
             fanout: Arc::new(fanout::metrics::Metrics::new(&registry, links.events.clone())),
             links: Arc::new(links),

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::StartError;
 use super::endpoints;
+use super::fallback;
 use super::files::{Watch, entries_of, settled};
 use super::metrics::Metrics;
 use super::succession::Succession;
@@ -440,6 +441,7 @@ impl Reloader {
             endpoints::endpoints(before.as_deref(), &config, api, occupancy, &self.metrics)
         };
         self.door.endpoints.store(endpoints);
+        self.door.fallback.store(fallback::fallback(&config, &self.metrics));
         self.door.settings.store(Arc::new(config.server.clone()));
         self.metrics.server.tls_expires(super::expiry(&config));
         self.door.status.follow(&config.admin, config.server.close_window);

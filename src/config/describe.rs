@@ -14,6 +14,7 @@ use crate::text::printable;
 mod auth;
 mod dialect;
 mod endpoints;
+mod fallback;
 mod limits;
 mod route;
 mod server;
@@ -28,7 +29,7 @@ const INDENT: usize = 17;
 /// of its group and of the defaults merged into it.
 #[must_use]
 pub fn describe(config: &Config) -> String {
-    let Config { server, admin, upstream, auth, endpoints, routes, router: _, off } = config;
+    let Config { server, admin, upstream, auth, endpoints, fallback, routes, router: _, off } = config;
     let mut out = Lines(String::new());
     server::server(&mut out, server, admin);
     upstream::upstream(&mut out, upstream);
@@ -36,6 +37,9 @@ pub fn describe(config: &Config) -> String {
         auth::tokens(&mut out, auth);
     }
     endpoints::endpoints(&mut out, endpoints);
+    if let Some(fallback) = fallback {
+        fallback::fallback(&mut out, fallback);
+    }
     let mut dialects: Vec<&Dialect> = Vec::new();
     for route in routes {
         if !dialects.iter().any(|dialect| dialect.name == route.dialect.name) {

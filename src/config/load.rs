@@ -180,6 +180,8 @@ fn destinations(config: &Config) -> Vec<(&'static str, bool, String, u16)> {
         PublishAction::Post { url, .. } => destination("a backend", url.source()),
         PublishAction::Trigger { .. } | PublishAction::Drop => None,
     }));
+    let behind = config.fallback.iter().flat_map(|fallback| fallback.destinations());
+    all.extend(behind.map(|to| ("the fallback", to.tls, to.host.clone(), to.port)));
     all.extend(config.auth.iter().flat_map(|auth| &auth.keys).filter_map(|key| match &key.source {
         KeySource::JwksUrl { url, .. } => destination("keys", url),
         _ => None,

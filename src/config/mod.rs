@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::admin::settings::Settings as Admin;
 use crate::auth::settings::Settings as Auth;
 use crate::endpoints::settings::Settings as Endpoints;
+use crate::proxy::settings::Settings as Fallback;
 use crate::routes::path::{Matched, Router};
 use crate::routes::route::Route;
 use crate::server::settings::Settings as Server;
@@ -51,6 +52,8 @@ pub struct Config {
     pub auth: Option<Auth>,
     /// What new clients and publishers may ask for.
     pub endpoints: Endpoints,
+    /// Where goes what nobody here takes; `None`: nowhere.
+    pub fallback: Option<Fallback>,
     /// The routes, in the file's order.
     pub routes: Vec<Arc<Route>>,
     /// Finds a route's place there for a path.

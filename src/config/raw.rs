@@ -7,11 +7,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 mod endpoints;
+mod fallback;
 mod route;
 mod server;
 mod tests;
 
 pub(super) use endpoints::{EndpointLimits, Endpoints, Notify};
+pub(super) use fallback::{Fallback, FallbackLimits, FallbackRule};
 pub(super) use route::{Deprecation, Events, Filter, Heartbeat, Limits, Publish, Route, Shared};
 pub(super) use server::{Server, ServerLimits, Shutdown, Tls};
 pub(super) use tests::{Test, TestPublish};
@@ -100,6 +102,7 @@ pub(super) struct Root {
     pub(super) auth: Option<At<Auth>>,
     pub(super) dialects: Option<BTreeMap<At<String>, At<Dialect>>>,
     pub(super) endpoints: Option<Endpoints>,
+    pub(super) fallback: Option<At<Fallback>>,
     pub(super) tests: Option<Vec<At<Test>>>,
 }
 
@@ -121,6 +124,8 @@ pub(super) struct File {
     dialects: Option<BTreeMap<String, Dialect>>,
     /// What new clients and publishers may ask for.
     endpoints: Option<Endpoints>,
+    /// Where requests go that no route takes.
+    fallback: Option<Fallback>,
     /// What all routes share.
     defaults: Option<Shared>,
     /// What the routes of a group share, by the group's name.

@@ -43,6 +43,10 @@ pub(super) const PATH: &str =
 const CHANNEL: &str =
     r"^([A-Za-z0-9_=@,.;-]|\{(auth\.user|subscribe(\.[A-Za-z0-9_]+)+|[A-Za-z_][A-Za-z0-9_]*)\})+$|\$\{";
 pub(super) const HOST_NAME: &str = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$|\$\{";
+pub(super) const FALLBACK_PATH: &str =
+    r"^((/[A-Za-z0-9._~!$&'()+,;=:@%-]+)+/?|(/[A-Za-z0-9._~!$&'()+,;=:@%-]+)*/\*|/)$|\$\{";
+pub(super) const UPSTREAM_OR_NONE: &str =
+    r"^(https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?/?)?$|\$\{";
 pub(super) const HEALTH_PATH: &str = r"^(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+$|\$\{";
 /// The same, or nothing.
 pub(super) const ENDPOINT_PATH: &str = r"^((/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?)?$|\$\{";

@@ -38,7 +38,9 @@ impl Answer {
         Self {
             path: path.to_owned(),
             outcome: match target {
-                Target::Health | Target::Endpoint { .. } | Target::Route { .. } => Outcome::NotAWebSocket,
+                Target::Health | Target::Endpoint { .. } | Target::Fallback { .. } | Target::Route { .. } => {
+                    Outcome::NotAWebSocket
+                }
                 Target::Off { .. } | Target::Nothing { .. } => Outcome::refused(&Refusal::UnknownPath.into()),
             },
             target,
@@ -75,6 +77,13 @@ pub enum Target {
     Health,
     /// One of `[endpoints]`.
     Endpoint { what: &'static str, line: Option<usize> },
+    /// What no route has is passed on.
+    Fallback {
+        to: String,
+        /// The path of the rule that says so.
+        rule: Option<String>,
+        line: Option<usize>,
+    },
     /// A route that is off.
     Off {
         route: String,

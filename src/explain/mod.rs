@@ -59,13 +59,14 @@ impl<'c> Explainer<'c> {
     pub fn answer(&self, question: &Question, judge: Verdict<'_>) -> Answer {
         let (path, config) = (question.request.uri.path(), self.config);
         let health_path = config.server.health_path.as_deref();
-        match classify(path, health_path, Some(&config.endpoints), &config.router) {
+        match classify(path, health_path, Some(&config.endpoints), &config.router, config.fallback.as_ref()) {
             classify::Target::Route(index, values) => match config.routes.get(index) {
                 Some(route) => self.at_route(question, route, values, judge),
                 None => Answer::elsewhere(path, Target::Nothing { nearest: None }),
             },
             classify::Target::Health => Answer::elsewhere(path, Target::Health),
             classify::Target::Endpoint(endpoint) => Answer::elsewhere(path, self.endpoint(endpoint)),
+            classify::Target::Fallback => Answer::elsewhere(path, self.fallback(path)),
             classify::Target::Nothing => Answer::elsewhere(path, self.nothing(path)),
         }
     }
@@ -73,6 +74,22 @@ impl<'c> Explainer<'c> {
     fn endpoint(&self, endpoint: Endpoint) -> Target {
         let key = format!("endpoints.{}", endpoint.label());
         Target::Endpoint { what: endpoint.label(), line: self.places.and_then(|places| places.of_file(&key)) }
+    }
+
+    /// Where it is passed on to, and what says so.
+    fn fallback(&self, path: &str) -> Target {
+        let settings = self.config.fallback.as_ref();
+        let chosen = settings.map(|settings| settings.choose(path));
+        let rule = chosen.and_then(|chosen| chosen.rule);
+        let key = match rule {
+            Some(rule) => format!("fallback.rules[{rule}].path"),
+            None => "fallback.to".to_owned(),
+        };
+        Target::Fallback {
+            to: chosen.and_then(|chosen| chosen.to).map_or_else(String::new, |to| to.source().to_owned()),
+            rule: rule.and_then(|rule| Some(settings?.rules.get(rule)?.path.clone())),
+            line: self.places.and_then(|places| places.of_file(&key)),
+        }
     }
 
     /// No route takes the path: one may that is off, or one is nearly of this name.

@@ -58,6 +58,11 @@ impl Lines<'_> {
             Target::Endpoint { what, line } => {
                 self.fact("is", &format!("the endpoint `{what}`, for new clients and backends"), *line);
             }
+            Target::Fallback { to, rule, line } => {
+                let rule = rule.as_ref().map(|path| format!(", by the rule for {path}"));
+                let rule = rule.unwrap_or_default();
+                self.fact("is", &format!("no route's: it is passed on to {to}{rule}"), *line);
+            }
             Target::Off { route, variables } => {
                 let why = match variables.as_slice() {
                     [] => "its `enabled_with` is empty".to_owned(),

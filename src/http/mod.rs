@@ -4,6 +4,7 @@ mod client;
 mod progress;
 pub mod server;
 mod spelling;
+pub mod strict;
 mod wire;
 
 pub use client::{

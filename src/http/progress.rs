@@ -4,9 +4,17 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hyper::StatusCode;
+use hyper::header::HeaderMap;
 use tokio::time::Instant;
 
-use super::server::Limits;
+use super::server::{Limits, NO_TIMEOUT};
+use super::strict::{Strict, Wrong};
+
+/// How long a connection without a request is kept as it is; then it is taken down to its socket.
+const PARKED_AFTER: Duration = Duration::from_secs(1);
+/// Bytes of announcements of one answer; further ones are left out, for nobody needs them.
+const INTERIM_BYTES_MAX: usize = 16 * 1024;
 
 #[derive(Debug)]
 pub struct Progress {
@@ -14,6 +22,7 @@ pub struct Progress {
     state: Mutex<State>,
     head_timeout: Duration,
     answer_timeout: Duration,
+    parks: bool,
 }
 
 #[derive(Debug)]
@@ -23,6 +32,14 @@ struct State {
     /// Something of the awaited request has come.
     begun: bool,
     requests: usize,
+    /// The answer may take for ever, as long as it is taken within this.
+    stream: Option<Duration>,
+    /// The client takes nothing of it.
+    waits: bool,
+    /// Answers that announce another, to be written before it.
+    interim: Vec<u8>,
+    /// What has come, where it is passed on.
+    strict: Option<Strict>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +56,21 @@ impl Progress {
     /// Waits for the first request, until `deadline`.
     #[must_use]
     pub fn new(deadline: Instant, limits: &Limits) -> Arc<Self> {
-        let state = State { phase: Phase::Waiting, deadline, begun: false, requests: 0 };
+        let state = State {
+            phase: Phase::Waiting,
+            deadline,
+            begun: false,
+            requests: 0,
+            stream: None,
+            waits: false,
+            interim: Vec::new(),
+            strict: limits.strict.then(|| Strict::new(limits.head_bytes_max)),
+        };
         Arc::new(Self {
             state: Mutex::new(state),
             head_timeout: limits.head_timeout,
             answer_timeout: limits.answer_timeout,
+            parks: limits.parks,
         })
     }
 
@@ -65,7 +92,83 @@ impl Progress {
     }
 
     pub(super) fn bytes_read(&self) {
-        self.state().begun = true;
+        let mut state = self.state();
+        if self.parks && state.phase == Phase::Waiting && !state.begun && state.requests > 0 {
+            state.deadline = Instant::now() + self.head_timeout;
+        }
+        state.begun = true;
+    }
+
+    /// Whether somebody wants to know what is read.
+    pub(super) fn is_strict(&self) -> bool {
+        self.state().strict.is_some()
+    }
+
+    /// This was read.
+    pub(super) fn read(&self, bytes: &[u8]) {
+        if let Some(strict) = &mut self.state().strict {
+            strict.read(bytes);
+        }
+    }
+
+    /// Why the request that is under way must not be passed on, as far as it has come.
+    #[must_use]
+    pub fn wrong(&self) -> Option<Wrong> {
+        let state = self.state();
+        state.strict.as_ref().and_then(|strict| strict.wrong(state.requests))
+    }
+
+    /// The answer may take as long as it likes, but whatever there is of it must be taken within `idle`.
+    pub fn stream(&self, idle: Duration) {
+        let mut state = self.state();
+        state.stream = Some(idle);
+        state.deadline = Instant::now() + NO_TIMEOUT;
+    }
+
+    /// Whether such an answer is under way.
+    #[must_use]
+    pub fn is_streaming(&self) -> bool {
+        self.state().stream.is_some()
+    }
+
+    /// The client takes nothing, or something again.
+    pub(super) fn write_waits(&self, waits: bool) {
+        let mut state = self.state();
+        let Some(idle) = state.stream else { return };
+        if waits != state.waits {
+            state.waits = waits;
+            state.deadline = Instant::now() + if waits { idle } else { NO_TIMEOUT };
+        }
+    }
+
+    /// An answer that announces another (RFC 9110 §15.2), to be written before that.
+    pub fn interim(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut head = format!(
+            "HTTP/1.1 {} {}\r\n",
+            status.as_str(),
+            status.canonical_reason().unwrap_or("Informational")
+        )
+        .into_bytes();
+        for (name, value) in headers {
+            let of_the_connection =
+                ["connection", "keep-alive", "upgrade", "transfer-encoding", "content-length", "te"];
+            if !of_the_connection.contains(&name.as_str()) {
+                head.extend_from_slice(name.as_str().as_bytes());
+                head.extend_from_slice(b": ");
+                head.extend_from_slice(value.as_bytes());
+                head.extend_from_slice(b"\r\n");
+            }
+        }
+        head.extend_from_slice(b"\r\n");
+        let mut state = self.state();
+        if state.phase == Phase::Answering && state.interim.len() + head.len() <= INTERIM_BYTES_MAX {
+            state.interim.extend_from_slice(&head);
+        }
+    }
+
+    /// What there is of those.
+    pub(super) fn take_interim(&self) -> Vec<u8> {
+        std::mem::take(&mut self.state().interim)
     }
 
     /// A request's head is there; which one it is.
@@ -90,8 +193,12 @@ impl Progress {
         let over = state.phase == Phase::Writing;
         if over {
             state.phase = Phase::Waiting;
-            state.deadline = Instant::now() + self.head_timeout;
+            let timeout = if self.parks { self.head_timeout.min(PARKED_AFTER) } else { self.head_timeout };
+            state.deadline = Instant::now() + timeout;
             state.begun = false;
+            state.stream = None;
+            state.waits = false;
+            state.interim = Vec::new();
         }
         over
     }

@@ -51,6 +51,10 @@ pub struct Limits {
     pub headers_max: usize,
     /// Requests in all.
     pub requests_max: usize,
+    /// Whether requests may be passed on, so that it must be known how others would read them.
+    pub strict: bool,
+    /// Whether a connection without a request is given back as [`End::Parked`].
+    pub parks: bool,
 }
 
 impl Default for Limits {
@@ -62,6 +66,8 @@ impl Default for Limits {
             head_bytes_max: 64 * 1024,
             headers_max: 100,
             requests_max: usize::MAX,
+            strict: false,
+            parks: false,
         }
     }
 }
@@ -72,6 +78,8 @@ pub enum End {
     Upgraded(Socket, Bytes),
     /// With everything answered that was asked: the client went, or asked for nothing more in time.
     Closed,
+    /// For now: the client has asked for nothing more yet, and nothing of a request has come.
+    Parked(Socket),
     /// By something that is no request. If HTTP/1 has an answer to it, it was given.
     Unreadable(Unreadable, hyper::Error),
     /// The connection broke, or the service gave it up.
@@ -170,7 +178,14 @@ where
     let parts = connection.into_parts();
     let Some(ended) = ended else {
         let nothing_asked = progress.is_idle() && parts.read_buf.is_empty();
-        return if nothing_asked { End::Closed } else { End::TimedOut };
+        if !nothing_asked {
+            return End::TimedOut;
+        }
+        // Nothing is left to write: the next request is waited for.
+        return match parts.io.into_inner().await {
+            Ok((io, _)) if limits.parks => End::Parked(io.into_inner()),
+            _ => End::Closed,
+        };
     };
     let deadline = progress.deadline() + limits.answer_timeout;
     let (mut stream, withheld) = match timeout_at(deadline, parts.io.into_inner()).await {

@@ -1,19 +1,27 @@
 //! The way out of a server's connection: heads leave with their names respelled, and what hyper would say by itself
 //! does not leave at all.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 
 use super::progress::Progress;
 use super::spelling::respell;
 
 const END: &[u8] = b"\r\n\r\n";
-/// Begins the head of an answer that announces another (RFC 9110 §15.2.1).
-const INTERIM: &[u8] = b"HTTP/1.1 100 ";
+/// Begins the head of an answer that announces another (RFC 9110 §15.2), unless it switches protocols.
+const INTERIM: &[u8] = b"HTTP/1.1 1";
+const SWITCHING: &[u8] = b"HTTP/1.1 101 ";
+/// Most bytes that are read at once where they are looked at.
+const READ_BYTES: usize = 16 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
 
 /// A connection under hyper. What is read passes as it is.
 pub(super) struct Wire<T> {
@@ -51,7 +59,11 @@ impl<T: Write + Unpin> Wire<T> {
         while let Head::Leaving(head, left) = &mut self.head {
             let rest = head.get(*left..).unwrap_or(&[]);
             if rest.is_empty() {
-                self.head = if head.starts_with(INTERIM) { Head::Collected(Vec::new()) } else { Head::Left };
+                self.head = if head.starts_with(INTERIM) && !head.starts_with(SWITCHING) {
+                    Head::Collected(Vec::new())
+                } else {
+                    Head::Left
+                };
                 break;
             }
             match ready!(Pin::new(&mut self.io).poll_write(cx, rest))? {
@@ -60,6 +72,22 @@ impl<T: Write + Unpin> Wire<T> {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// The same, of what announces an answer, too.
+    fn poll_heads(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_head(cx))?;
+            if !matches!(&self.head, Head::Collected(head) if head.is_empty()) {
+                return Poll::Ready(Ok(()));
+            }
+            let mut interim = self.progress.take_interim();
+            if interim.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            respell(&mut interim);
+            self.head = Head::Leaving(interim, 0);
+        }
     }
 }
 
@@ -71,9 +99,14 @@ impl<T: Write + Unpin> Write for Wire<T> {
             this.withheld.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
-        ready!(this.poll_head(cx))?;
+        if this.poll_heads(cx)?.is_pending() {
+            this.progress.write_waits(true);
+            return Poll::Pending;
+        }
         let Head::Collected(head) = &mut this.head else {
-            return Pin::new(&mut this.io).poll_write(cx, bytes);
+            let written = Pin::new(&mut this.io).poll_write(cx, bytes);
+            this.progress.write_waits(written.is_pending());
+            return written;
         };
         head.extend_from_slice(bytes);
         if let Some(at) = head.windows(END.len()).position(|four| four == END) {
@@ -84,7 +117,10 @@ impl<T: Write + Unpin> Write for Wire<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_head(cx))?;
+        if self.poll_heads(cx)?.is_pending() {
+            self.progress.write_waits(true);
+            return Poll::Pending;
+        }
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
         if self.progress.flushed() {
             self.head = Head::Collected(Vec::new());
@@ -102,11 +138,23 @@ impl<T: Read + Unpin> Read for Wire<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
-        self.progress.bytes_read();
-        Poll::Ready(Ok(()))
+        let this = &mut *self;
+        if !this.progress.is_strict() {
+            ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+            this.progress.bytes_read();
+            return Poll::Ready(Ok(()));
+        }
+        BUFFER.with_borrow_mut(|own| {
+            let most = own.len().min(buffer.remaining());
+            let mut read = ReadBuf::new(own.get_mut(..most).unwrap_or(&mut []));
+            ready!(Pin::new(&mut this.io).poll_read(cx, read.unfilled()))?;
+            this.progress.bytes_read();
+            this.progress.read(read.filled());
+            buffer.put_slice(read.filled());
+            Poll::Ready(Ok(()))
+        })
     }
 }
 

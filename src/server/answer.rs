@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Limited};
-use hyper::header::{HeaderMap, USER_AGENT};
+use hyper::header::{EXPECT, HeaderMap, USER_AGENT};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Version};
 use tokio::time::timeout;
 
 use super::classify::{Target, classify};
-use super::forwarded::client_address;
+use super::forwarded::{ForwardedHeader, client_address, is_trusted};
 use super::gate::{Facts, Upgradable, admit, may_go_on, origin_allowed, told_by_frame, upgradable};
 use super::presented::{Presented, presented_token, select_subprotocol};
 use super::refusal::{ExplainedRefusal, Refusal};
@@ -23,10 +23,12 @@ use crate::deprecation::Phase;
 use crate::endpoints::cors;
 use crate::endpoints::serve::{Endpoints, Incoming};
 use crate::endpoints::settings::Endpoint;
-use crate::http::server::{self, Answer};
+use crate::http::server::{self, Answer, Progress};
 use crate::legacy::error::ErrorCode;
 use crate::limits::address::one_client;
 use crate::limits::slots::Acquire;
+use crate::proxy::serve::{From, Passed, pass_on};
+use crate::proxy::tunnel::Tunnel;
 use crate::routes::generation::RouteState;
 use crate::routes::path::{BadValue, PathValues};
 use crate::routes::route::Route;
@@ -42,6 +44,12 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Refused connections of one address that are held, as `refusal = "frame"` asks; more are refused by HTTP.
 const REFUSED_PER_ADDRESS_MAX: usize = 50;
 
+/// What a connection goes on as, behind its 101.
+pub(super) enum Granted {
+    Session(Upgraded),
+    Tunnel(Box<Tunnel>),
+}
+
 /// Answers a request from `peer`: by an upgrade, or by what there is instead. `over`: its connection is beyond those
 /// there may be.
 pub(super) async fn answer(
@@ -49,7 +57,8 @@ pub(super) async fn answer(
     request: Request<hyper::body::Incoming>,
     peer: IpAddr,
     over: bool,
-) -> (Answer, Option<Upgraded>) {
+    progress: &Arc<Progress>,
+) -> (Answer, Option<Granted>) {
     let door = &worker.door;
     let (request, mut body) = request.into_parts();
     // Another one that comes meanwhile is for the next request.
@@ -59,13 +68,16 @@ pub(super) async fn answer(
     let endpoints = door.endpoints.load_full();
     let endpoints = endpoints.as_deref();
     let settings = endpoints.map(Endpoints::settings);
-    let target = classify(path, health_path, settings, generation.router());
-    let unasked = request.version == Version::HTTP_11 && matches!(target, Target::Endpoint(_));
+    let fallback = door.fallback.load_full();
+    let behind = fallback.as_deref().map(|fallback| &fallback.settings);
+    let target = classify(path, health_path, settings, generation.router(), behind);
+    let unasked =
+        request.version == Version::HTTP_11 && matches!(target, Target::Endpoint(_) | Target::Fallback);
     let mut answer = match target {
         Target::Health => respond::health(&request.method, door.status.is_ready()),
         Target::Route(index, values) => match generation.routes().get(index) {
             Some(route) => match upgrade(worker, route, &request, values, peer, over).await {
-                Ok((answer, upgraded)) => return (answer, Some(upgraded)),
+                Ok((answer, upgraded)) => return (answer, Some(Granted::Session(upgraded))),
                 Err(answer) => answer,
             },
             None => nothing(worker),
@@ -83,6 +95,25 @@ pub(super) async fn answer(
                 };
                 serve(endpoints, endpoint, &request.method, asked).await
             }
+            None => nothing(worker),
+        },
+        Target::Fallback => match fallback {
+            Some(fallback) if !over && !door.status.is_draining() => {
+                let goes_on = may_go_on(&request.method, &request.headers, unasked)
+                    || request.headers.contains_key(EXPECT) && unasked;
+                let from = from(worker, &request.headers, peer);
+                return match pass_on(&fallback, &worker.pool, (request, body), from, progress).await {
+                    Passed::Answered(mut answer) => {
+                        if !goes_on || door.status.is_draining() {
+                            server::close(&mut answer);
+                        }
+                        (answer, None)
+                    }
+                    Passed::Upgraded(answer, tunnel) => (answer, Some(Granted::Tunnel(tunnel))),
+                    Passed::Nowhere => (nothing(worker), None),
+                };
+            }
+            Some(_) => refused(worker, if over { Refusal::Overload } else { Refusal::Draining }),
             None => nothing(worker),
         },
         Target::Nothing => nothing(worker),
@@ -129,10 +160,30 @@ fn client(worker: &Worker, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
     client_address(peer, headers, settings.forwarded, &settings.trusted_proxies)
 }
 
+/// What is known of who asks for what stands behind the bridge.
+fn from(worker: &Worker, headers: &HeaderMap, peer: IpAddr) -> From {
+    let settings = worker.door.settings.load();
+    let client = client(worker, headers, peer);
+    From {
+        peer,
+        is_trusted: is_trusted(peer, &settings.trusted_proxies),
+        believes_forwarded: settings.forwarded == ForwardedHeader::Forwarded,
+        believes_x_forwarded_for: settings.forwarded == ForwardedHeader::XForwardedFor,
+        client,
+        counts_as: one_client(client, settings.ipv6_prefix),
+        scheme: if settings.tls.is_some() { "https" } else { "http" },
+    }
+}
+
+/// Answers a request that no route has by a refusal.
+fn refused(worker: &Worker, refusal: Refusal) -> Answer {
+    worker.door.metrics.refused(None, refusal);
+    respond::refusal(&refusal.into(), None)
+}
+
 /// Answers a request for what is not here.
 fn nothing(worker: &Worker) -> Answer {
-    worker.door.metrics.refused(None, Refusal::UnknownPath);
-    respond::refusal(&Refusal::UnknownPath.into(), None)
+    refused(worker, Refusal::UnknownPath)
 }
 
 /// Reads what is left of a body; whether it came to its end within its limits.

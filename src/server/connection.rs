@@ -14,15 +14,15 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::{Arrival, Counted};
-use super::answer::answer;
+use super::answer::{Granted, answer};
 use super::refusal::Refusal;
 use super::settings::Tls;
 use super::worker::Worker;
+use crate::clock::spread;
 use crate::http::server::{self, Answer, End, Limits, Progress};
 use crate::net::socket::Socket;
 use crate::net::socket::tls::{Failure, HandshakeFailure, not_tls};
 use crate::session;
-use crate::session::opening::Upgraded;
 
 /// Time for an answer to be made and written, after which the connection is cut.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,6 +30,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAINING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Requests of one connection. Whoever has more opens another, and is counted anew.
 const REQUESTS_MAX: usize = 100;
+/// The same where requests are passed on: those are many, and each has limits of its own.
+const PASSED_ON_MAX: usize = 10_000;
 
 /// Answers one connection's requests; an upgraded connection goes on as a session. `counted` is dropped with the last
 /// of both.
@@ -42,19 +44,22 @@ pub(super) async fn serve(
 ) {
     let handshake = worker.door.metrics.handshake();
     let settings = worker.door.settings.load_full();
+    let keep_alive = worker.door.fallback.load().as_ref().map(|fallback| fallback.settings.keep_alive);
     let limits = Limits {
         head_timeout: settings.header_timeout,
         answer_timeout: ANSWER_TIMEOUT,
         head_bytes_max: settings.header_bytes_max,
         headers_max: settings.headers_max,
-        requests_max: REQUESTS_MAX,
+        requests_max: if keep_alive.is_some() { PASSED_ON_MAX } else { REQUESTS_MAX },
+        strict: keep_alive.is_some(),
+        parks: keep_alive.is_some(),
     };
     let deadline = Instant::now() + limits.head_timeout;
     let progress = Progress::new(deadline, &limits);
-    let granted: Mutex<Option<Upgraded>> = Mutex::default();
+    let granted: Mutex<Option<Granted>> = Mutex::default();
     let over = counted.admitted.over;
     let service = async |request: Request<Incoming>| {
-        let (answer, upgraded) = answer(&worker, request, peer.ip(), over).await;
+        let (answer, upgraded) = answer(&worker, request, peer.ip(), over, &progress).await;
         if upgraded.is_some() {
             *granted.lock().unwrap_or_else(PoisonError::into_inner) = upgraded;
         }
@@ -86,7 +91,17 @@ pub(super) async fn serve(
                 }
             }
         };
-        Box::pin(server::serve(stream, &progress, &limits, service, server::explain)).await
+        let mut stream = stream;
+        loop {
+            match Box::pin(server::serve(stream, &progress, &limits, &service, server::explain)).await {
+                End::Parked(parked) => stream = parked,
+                end => return end,
+            }
+            let deadline = Instant::now() + keep_alive.unwrap_or_default();
+            if timeout_at(deadline, again(&stream)).await.is_err() {
+                return End::Closed;
+            }
+        }
     };
     let end = tokio::select! {
         end = served => Ok(end),
@@ -97,12 +112,21 @@ pub(super) async fn serve(
     match end {
         Ok(End::Upgraded(stream, early)) => {
             let granted = granted.into_inner().unwrap_or_else(PoisonError::into_inner);
-            if let Some(granted) = granted {
-                // A task of its own, so that nothing of the request lives on for the connection's whole life.
-                tokio::spawn(session::run(worker.context.clone(), stream, &early, granted, counted));
+            // A task of its own, so that nothing of the request lives on for the connection's whole life.
+            match granted {
+                Some(Granted::Session(granted)) => {
+                    tokio::spawn(session::run(worker.context.clone(), stream, &early, granted, counted));
+                }
+                Some(Granted::Tunnel(tunnel)) => {
+                    tokio::spawn(async move {
+                        tunnel.run(stream, early, drained_over(&worker)).await;
+                        drop(counted);
+                    });
+                }
+                None => {}
             }
         }
-        Ok(End::Closed) => {}
+        Ok(End::Closed | End::Parked(_)) => {}
         Ok(End::Unreadable(why, error)) => {
             worker.door.metrics.unreadable(why);
             tracing::debug!(%peer, %error, "a request could not be read");
@@ -155,12 +179,27 @@ fn note_no_tls(worker: &Worker, peer: SocketAddr, failure: &Failure) {
     }
 }
 
+/// The same of a connection that was served before.
+async fn again(stream: &Socket) {
+    // What is wrong with it is found by who reads.
+    let _ = std::future::poll_fn(|cx| stream.poll_read_ready(cx)).await;
+}
+
 /// Resolves when the server shuts down and this connection has had its time: none, if nothing is under way.
 async fn drained(worker: &Worker, progress: &Progress) {
     worker.context.draining().await;
-    if !progress.is_idle() {
+    if progress.is_streaming() {
+        tokio::time::sleep(worker.door.settings.load().close_window).await;
+    } else if !progress.is_idle() {
         tokio::time::sleep(DRAINING_TIMEOUT).await;
     }
+}
+
+/// Resolves within the window in which a server that shuts down closes its connections, of each at another moment.
+async fn drained_over(worker: &Worker) {
+    worker.context.draining().await;
+    let window = worker.door.settings.load().close_window;
+    tokio::time::sleep(spread(window, fastrand::f64())).await;
 }
 
 /// Counts a request that is cut before it was over.

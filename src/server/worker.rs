@@ -14,6 +14,8 @@ use super::settings::Settings;
 use crate::admin::Status;
 use crate::endpoints::serve::Endpoints;
 use crate::limits::slots::Slots;
+use crate::proxy::pool::{Dialer, Pool};
+use crate::proxy::serve::Fallback;
 use crate::routes::generation::Generations;
 use crate::session::context::{Context, Reloaded};
 use crate::upstream::delivery::Delivery;
@@ -26,6 +28,8 @@ pub struct Door {
     pub generations: Arc<Generations>,
     /// What is served beside WebSockets and health; `None`: nothing.
     pub endpoints: ArcSwapOption<Endpoints>,
+    /// Where goes what nobody here takes; `None`: nowhere.
+    pub fallback: ArcSwapOption<Fallback>,
     /// Connections of each client address that are kept only to be told a refusal.
     pub refused_slots: Slots<IpAddr, ()>,
     /// Peers who wrote a forwarding header and are no trusted proxies.
@@ -41,13 +45,15 @@ pub struct Worker {
     pub door: Arc<Door>,
     /// What this worker's sessions share.
     pub context: Arc<Context>,
+    /// Its connections to what stands behind the bridge.
+    pub(super) pool: Arc<Pool>,
 }
 
 impl Worker {
     /// A worker with no connection yet.
     #[must_use]
-    pub fn new(door: Arc<Door>, context: Arc<Context>) -> Arc<Self> {
-        Arc::new(Self { door, context })
+    pub fn new(door: Arc<Door>, context: Arc<Context>, dialer: Arc<Dialer>) -> Arc<Self> {
+        Arc::new(Self { door, context, pool: Pool::new(dialer) })
     }
 
     /// Serves connections until no more are to be accepted and the last is closed. `reloads` tells which routes have come

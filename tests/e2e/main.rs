@@ -20,6 +20,7 @@ mod cli;
 mod endpoints;
 mod events;
 mod explain;
+mod fallback;
 mod frames;
 mod generations;
 mod health;

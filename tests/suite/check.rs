@@ -47,6 +47,13 @@ token = "0123456789abcdef"
 unproven_per_address = { count = 5, per = "1m", burst = 5 }
 requests_per_user = { count = 5, per = "1m", burst = 5 }
 
+[fallback]
+to = "http://127.0.0.1:8010"
+
+[[fallback.rules]]
+path = "/x"
+to = "http://127.0.0.1:8011"
+
 [dialects.d.in]
 auth = { type = "auth" }
 subscribe = { type = "subscribe" }

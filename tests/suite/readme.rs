@@ -1,6 +1,6 @@
 //! README.md, held to what the program is: its TOML loads, its commands and flags exist, its tables name every
 //! limit with the real default, every metric, error code, close and refusal reason, and every dependency. So is
-//! the TOML of docs/channels.md; the commands of docs/asking.md; docs/security.md: its limits, constants, metrics, files and tests exist; CONTRIBUTING.md: its files and commands; and ARCHITECTURE.md:
+//! the TOML of docs/channels.md and docs/front.md; the commands of docs/asking.md; docs/security.md: its limits, constants, metrics, files and tests exist; CONTRIBUTING.md: its files and commands; and ARCHITECTURE.md:
 //! its files, and the rooms of its map.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +19,7 @@ const README: &str = include_str!("../../README.md");
 const SECURITY: &str = include_str!("../../docs/security.md");
 const PERFORMANCE: &str = include_str!("../../docs/performance.md");
 const CHANNELS: &str = include_str!("../../docs/channels.md");
+const FRONT: &str = include_str!("../../docs/front.md");
 const ASKING: &str = include_str!("../../docs/asking.md");
 const CONTRIBUTING: &str = include_str!("../../CONTRIBUTING.md");
 const ARCHITECTURE: &str = include_str!("../../ARCHITECTURE.md");
@@ -83,7 +84,7 @@ fn completed(piece: &str) -> String {
 
 #[test]
 fn every_piece_of_toml_is_valid() {
-    let pieces: Vec<&str> = [README, CHANNELS]
+    let pieces: Vec<&str> = [README, CHANNELS, FRONT]
         .iter()
         .flat_map(|text| text.split("```toml\n").skip(1))
         .map(|rest| rest.split("```").next().unwrap())

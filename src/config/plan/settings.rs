@@ -4,6 +4,7 @@ use crate::admin::settings::Settings as Admin;
 use crate::auth::settings::{ClaimNames, Settings as Auth};
 use crate::config::Config;
 use crate::endpoints::settings::{Limits as EndpointLimits, Settings as Endpoints};
+use crate::proxy::settings::{Limits as FallbackLimits, Settings as Fallback};
 use crate::routes::change::{Key, Said, differences as of_keys, made, of_optional, plain};
 use crate::routes::membership::Membership;
 use crate::server::settings::Settings as Server;
@@ -26,11 +27,23 @@ pub(super) fn differences(before: &Config, after: &Config) -> Vec<(&'static str,
     keys.extend(of_keys(&upstream(&before.upstream), &upstream(&after.upstream)));
     keys.extend(of_optional((before.auth.as_ref(), after.auth.as_ref()), ("auth", AtOnce), auth));
     keys.extend(of_keys(&endpoints(&before.endpoints), &endpoints(&after.endpoints)));
+    let fallbacks = (before.fallback.as_ref(), after.fallback.as_ref());
+    keys.extend(of_optional(fallbacks, ("fallback", AtOnce), fallback));
     keys
 }
 
 fn config(config: &Config) -> Vec<Key<'_, When>> {
-    let Config { server, admin, upstream: _, auth: _, endpoints: _, routes: _, router: _, off: _ } = config;
+    let Config {
+        server,
+        admin,
+        upstream: _,
+        auth: _,
+        endpoints: _,
+        fallback: _,
+        routes: _,
+        router: _,
+        off: _,
+    } = config;
     let Admin { listen: admin, hosts } = admin;
     let Server {
         listen,
@@ -189,4 +202,43 @@ fn endpoints(endpoints: &Endpoints) -> Vec<Key<'_, When>> {
         plain("endpoints.limits.requests_per_user", AtOnce, requests_per_user),
     ]);
     keys
+}
+
+/// Who comes meets what is in force; what is under way goes on as it began.
+fn fallback(fallback: &Fallback) -> Vec<Key<'_, When>> {
+    let Fallback {
+        to,
+        rules,
+        connect_timeout,
+        answer_timeout,
+        idle_timeout,
+        body_timeout,
+        keep_alive,
+        tunnel_timeout,
+        limits,
+    } = fallback;
+    let FallbackLimits {
+        requests_max,
+        requests_per_address,
+        tunnels_max,
+        tunnels_per_address,
+        body_bytes_max,
+        idle_connections_max,
+    } = limits;
+    vec![
+        plain("fallback.to", AtOnce, to),
+        plain("fallback.rules", AtOnce, rules),
+        plain("fallback.connect_timeout", AtOnce, connect_timeout),
+        plain("fallback.answer_timeout", AtOnce, answer_timeout),
+        plain("fallback.idle_timeout", AtOnce, idle_timeout),
+        plain("fallback.body_timeout", AtOnce, body_timeout),
+        plain("fallback.keep_alive", AtOnce, keep_alive),
+        plain("fallback.tunnel_timeout", AtOnce, tunnel_timeout),
+        plain("fallback.limits.requests", AtOnce, requests_max),
+        plain("fallback.limits.requests_per_address", AtOnce, requests_per_address),
+        plain("fallback.limits.tunnels", AtOnce, tunnels_max),
+        plain("fallback.limits.tunnels_per_address", AtOnce, tunnels_per_address),
+        plain("fallback.limits.body_bytes", AtOnce, body_bytes_max),
+        plain("fallback.limits.idle_connections", AtOnce, idle_connections_max),
+    ]
 }

@@ -10,6 +10,7 @@ mod door;
 mod endpoints;
 mod events;
 mod exclude;
+mod fallback;
 mod limits;
 mod lookalikes;
 mod membership;
@@ -126,7 +127,8 @@ pub(super) fn config(
         let (has_keys, event_bytes_max) = (shared.has_keys, shared.event_bytes_max);
         endpoints::endpoints(problems, root.endpoints.as_ref(), has_keys, event_bytes_max)
     };
-    let config = Config { server, admin, upstream, auth, endpoints, routes, router, off };
+    let fallback = root.fallback.as_ref().map(|fallback| fallback::fallback(problems, fallback));
+    let config = Config { server, admin, upstream, auth, endpoints, fallback, routes, router, off };
     server::check_health_path(problems, root.server.as_ref(), &config);
     let health_path = root.server.as_ref().and_then(|server| server.health_path.as_ref());
     endpoints::check(problems, root.endpoints.as_ref(), health_path, (&config.routes, &config.router));

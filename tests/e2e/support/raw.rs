@@ -107,6 +107,19 @@ pub fn auth(token: &str) -> Vec<u8> {
 }
 
 impl Raw {
+    /// The other end of a connection that was accepted.
+    pub const fn of(stream: TcpStream) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
+    /// So many bytes, which there must be.
+    pub async fn exactly(&mut self, bytes: usize) -> Vec<u8> {
+        while self.buffer.len() < bytes {
+            assert!(self.more().await, "ended within: {:?}", String::from_utf8_lossy(&self.buffer));
+        }
+        self.buffer.drain(..bytes).collect()
+    }
+
     pub async fn connect(address: SocketAddr) -> Self {
         Self::try_connect(address).await.unwrap()
     }
