@@ -34,6 +34,10 @@ choice! {
     ForwardedHeader { XForwardedFor = "x-forwarded-for", Forwarded = "forwarded", None = "none" }
 }
 choice! {
+    /// `server.proxy_protocol`
+    ProxyProtocol { Off = "off", Required = "required" }
+}
+choice! {
     /// `heartbeat.kind`
     HeartbeatKind { Json = "json", WebSocket = "websocket", Both = "both", None = "none" }
 }

@@ -1,15 +1,15 @@
 //! Which connections are accepted: so many at once, and a few more for the time it takes to tell them.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc};
 
 use super::forwarded::is_trusted;
 use super::metrics::Metrics;
-use super::settings::Settings;
+use super::settings::{ProxyProtocol, Settings};
 use super::turns::Load;
 use crate::limits::handshakes::{Handshake, Handshakes};
 
@@ -38,13 +38,22 @@ pub struct Admission {
 /// A connection whose request is not over.
 pub struct Arrival {
     displaced: Arc<Notify>,
-    _noted: Option<Handshake<Arc<Notify>>>,
+    noted: OnceLock<Handshake<Arc<Notify>>>,
+    /// Where it is noted once its client is known.
+    handshakes: Option<Arc<Handshakes<Arc<Notify>>>>,
 }
 
 impl Arrival {
     /// Resolves when another connection gets its place.
     pub async fn displaced(&self) {
         self.displaced.notified().await;
+    }
+
+    /// The proxy has said whose it is: it makes room as that client's.
+    pub fn is_of(&self, client: IpAddr) {
+        if let Some(handshakes) = &self.handshakes {
+            self.noted.get_or_init(|| handshakes.open(client, self.displaced.clone()));
+        }
     }
 }
 
@@ -89,8 +98,14 @@ impl Admission {
         let displaced = Arc::<Notify>::default();
         // Whoever comes through a proxy is not known before the request is read.
         let by_proxy = is_trusted(peer, &settings.trusted_proxies);
-        let noted = (!by_proxy).then(|| self.handshakes.open(peer, displaced.clone()));
-        Some((admitted, Arrival { displaced, _noted: noted }))
+        let noted = OnceLock::new();
+        let mut handshakes = None;
+        if !by_proxy {
+            noted.get_or_init(|| self.handshakes.open(peer, displaced.clone()));
+        } else if settings.proxy_protocol == ProxyProtocol::Required {
+            handshakes = Some(self.handshakes.clone());
+        }
+        Some((admitted, Arrival { displaced, noted, handshakes }))
     }
 
     /// A connection could not be accepted.

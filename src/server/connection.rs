@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -14,9 +14,11 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::{Arrival, Counted};
+use super::announced::{self, Announced, Step, Unannounced};
 use super::answer::{Granted, answer};
+use super::forwarded::is_trusted;
 use super::refusal::Refusal;
-use super::settings::Tls;
+use super::settings::{ProxyProtocol, Tls};
 use super::worker::Worker;
 use crate::clock::spread;
 use crate::http::server::{self, Answer, End, Limits, Progress};
@@ -58,18 +60,38 @@ pub(super) async fn serve(
     let progress = Progress::new(deadline, &limits);
     let granted: Mutex<Option<Granted>> = Mutex::default();
     let over = counted.admitted.over;
+    let announced = OnceLock::new();
+    let whose = || announced.get().copied().unwrap_or(peer);
     let service = async |request: Request<Incoming>| {
-        let (answer, upgraded) = answer(&worker, request, peer.ip(), over, &progress).await;
+        let (answer, upgraded) = answer(&worker, request, whose().ip(), over, &progress).await;
         if upgraded.is_some() {
             *granted.lock().unwrap_or_else(PoisonError::into_inner) = upgraded;
         }
         Ok::<Answer, Infallible>(answer)
     };
+    if settings.proxy_protocol == ProxyProtocol::Required && !is_trusted(peer.ip(), &settings.trusted_proxies)
+    {
+        return note_unannounced(&worker, peer, Unannounced::Untrusted);
+    }
     let served = async {
         // Only when there is something to read there is anything to read it with: who connects and is silent, and a
         // herd that waits for its turn, cost no buffers.
         if timeout_at(deadline, readable(&tcp)).await.is_err() {
             return End::TimedOut;
+        }
+        if settings.proxy_protocol == ProxyProtocol::Required {
+            let header =
+                async { timeout_at(deadline, announcement(&tcp)).await.map_err(|_| Unannounced::Timeout)? };
+            match Box::pin(header).await {
+                Ok(of) => {
+                    let client = announced.get_or_init(|| client_of(of, peer));
+                    arrival.is_of(client.ip());
+                }
+                Err(why) => {
+                    note_unannounced(&worker, peer, why);
+                    return if why == Unannounced::Timeout { End::TimedOut } else { End::Closed };
+                }
+            }
         }
         let stream = match &settings.tls {
             None => Socket::from(tcp),
@@ -81,7 +103,7 @@ pub(super) async fn serve(
                         stream
                     }
                     Ok(Err(failure)) => {
-                        note_no_tls(&worker, peer, &failure);
+                        note_no_tls(&worker, whose(), &failure);
                         return End::Closed;
                     }
                     Err(_) => {
@@ -109,6 +131,7 @@ pub(super) async fn serve(
         () = arrival.displaced() => Err(Refusal::Displaced),
     };
     drop((handshake, arrival));
+    let peer = whose();
     match end {
         Ok(End::Upgraded(stream, early)) => {
             let granted = granted.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -146,6 +169,48 @@ async fn readable(stream: &TcpStream) {
     std::future::poll_fn(|cx| Poll::Ready(stream.poll_peek(cx, &mut ReadBuf::new(&mut first)).is_ready()))
         .await;
     let _ = stream.readable().await;
+}
+
+/// Reads the header of the PROXY protocol, and nothing of what follows it.
+async fn announcement(tcp: &TcpStream) -> Result<Announced, Unannounced> {
+    let (mut header, mut there) = (Vec::new(), Vec::new());
+    loop {
+        let want = match announced::step(&header) {
+            Step::Done(announced) => return Ok(announced),
+            Step::Refused(why) => return Err(why),
+            Step::More(want) => want,
+        };
+        there.resize(want.bytes_max(), 0);
+        let seen = tcp.peek(&mut there).await.map_err(|_| Unannounced::Closed)?;
+        let mine = want.of(there.get(..seen).unwrap_or(&[]));
+        let mine = there.get_mut(..mine).unwrap_or(&mut []);
+        match tcp.try_read(mine) {
+            Ok(0) => return Err(Unannounced::Closed),
+            Ok(read) => header.extend_from_slice(mine.get(..read).unwrap_or(&[])),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return Err(Unannounced::Closed),
+        }
+    }
+}
+
+/// An address that nobody is sure of is nobody's: as the proxy's own, a forwarding header of its client would be believed.
+fn client_of(announced: Announced, peer: SocketAddr) -> SocketAddr {
+    match announced {
+        Announced::Client(client) => client,
+        Announced::Peer => peer,
+        Announced::Unknown => SocketAddr::from(([0; 4], 0)),
+    }
+}
+
+/// Counts a connection of which it is not said whose it is.
+fn note_unannounced(worker: &Worker, peer: SocketAddr, why: Unannounced) {
+    worker.door.metrics.unannounced(why);
+    let reason = why.label();
+    if why == Unannounced::Missing {
+        tracing::warn!(%peer, reason, "a trusted proxy sent no PROXY protocol header, which server.proxy_protocol requires");
+    } else {
+        tracing::debug!(%peer, reason, "no PROXY protocol header");
+    }
 }
 
 /// Begins TLS; who asks in plain HTTP is told so, for as long as that takes no waiting.

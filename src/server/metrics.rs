@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustls::ProtocolVersion;
 
+use super::announced::Unannounced;
 use super::refusal::Refusal;
 use crate::deprecation::Phase;
 use crate::http::server::Unreadable;
@@ -19,6 +20,7 @@ pub struct Metrics {
     /// Failures to accept.
     pub accept_errors: Counter,
     handshakes: Gauge,
+    unannounced: Family<Unannounced>,
     tls_handshakes: Family<TlsVersion>,
     tls_failures: Family<HandshakeFailure>,
     tls_expiry: Gauge,
@@ -58,6 +60,10 @@ impl Metrics {
             accept_errors: registry
                 .declare("pusher_bridge_accept_errors_total", "Failures to accept a connection"),
             handshakes: session.handshakes(),
+            unannounced: registry.declare(
+                "pusher_bridge_proxy_protocol_refusals_total",
+                "Connections closed for want of a PROXY protocol header, by reason",
+            ),
             tls_handshakes: registry
                 .declare("pusher_bridge_tls_handshakes_total", "TLS connections accepted, by version"),
             tls_failures: registry.declare(
@@ -95,6 +101,11 @@ impl Metrics {
     #[must_use]
     pub fn handshake(&self) -> GaugeGuard {
         GaugeGuard::new(&self.handshakes, 1.0)
+    }
+
+    /// A connection that did not say whose it is as it must.
+    pub fn unannounced(&self, why: Unannounced) {
+        self.unannounced.get(why).increment(1);
     }
 
     /// A TLS handshake that came to its end.

@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod admission;
+pub mod announced;
 pub mod answer;
 pub mod classify;
 mod connection;

@@ -23,6 +23,8 @@ pub struct Settings {
     pub workers: usize,
     /// Peers whose forwarding header is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether those say by a header whose connection it is.
+    pub proxy_protocol: ProxyProtocol,
     /// Which header names the client behind a trusted proxy.
     pub forwarded: ForwardedHeader,
     /// So many first bits of an IPv6 address are one client: 32 to 128 (default 64).
@@ -42,6 +44,14 @@ pub struct Settings {
     pub close_window: Duration,
     /// After this long a shutdown is over, done or not (default 25 s).
     pub grace: Duration,
+}
+
+/// Whether connections begin with a header of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    Off,
+    /// All come from trusted proxies, and all have one.
+    Required,
 }
 
 /// `[server.tls]`

@@ -15,6 +15,7 @@ mod support;
 
 mod accept;
 mod admin;
+mod announced;
 mod autobahn;
 mod cli;
 mod endpoints;

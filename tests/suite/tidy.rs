@@ -68,6 +68,7 @@ const PURE: &[&str] = &[
     "src/routes/path.rs",
     "src/routes/publish.rs",
     "src/routes/route.rs",
+    "src/server/announced.rs",
     "src/server/classify.rs",
     "src/server/forwarded.rs",
     "src/server/gate.rs",

@@ -3,7 +3,7 @@
 use super::{Lines, duration};
 use crate::admin::settings::Settings as Admin;
 use crate::server::forwarded::ForwardedHeader;
-use crate::server::settings::{PemFile, Settings, Tls};
+use crate::server::settings::{PemFile, ProxyProtocol, Settings, Tls};
 use crate::tls::server::Identity;
 
 pub(super) fn server(out: &mut Lines, settings: &Settings, admin: &Admin) {
@@ -14,6 +14,7 @@ pub(super) fn server(out: &mut Lines, settings: &Settings, admin: &Admin) {
         health_path,
         workers,
         trusted_proxies,
+        proxy_protocol,
         forwarded,
         ipv6_prefix,
         connections_max,
@@ -44,6 +45,9 @@ pub(super) fn server(out: &mut Lines, settings: &Settings, admin: &Admin) {
         out.fact("proxies", "none trusted");
     } else {
         out.fact("proxies", format!("{}; {header}", proxies.join(", ")));
+    }
+    if *proxy_protocol == ProxyProtocol::Required {
+        out.more("every connection comes from them, with a header of the PROXY protocol");
     }
     out.fact(
         "limits",

@@ -51,6 +51,7 @@ fn config(config: &Config) -> Vec<Key<'_, When>> {
         health_path,
         workers,
         trusted_proxies,
+        proxy_protocol,
         forwarded,
         ipv6_prefix,
         connections_max,
@@ -72,6 +73,7 @@ fn config(config: &Config) -> Vec<Key<'_, When>> {
         plain("server.health_path", AtOnce, health_path),
         plain("server.workers", AtRestart, workers),
         plain("server.trusted_proxies", AtOnce, trusted_proxies),
+        plain("server.proxy_protocol", AtOnce, proxy_protocol),
         plain("server.forwarded_header", AtOnce, forwarded),
         // By it everybody who is connected was counted.
         plain("server.ipv6_prefix", AtRestart, ipv6_prefix),

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{ForwardedHeader, List, Num, Str};
+use super::{ForwardedHeader, List, Num, ProxyProtocol, Str};
 use crate::config::scalars::At;
 use crate::config::schema as s;
 
@@ -31,6 +31,9 @@ pub(in crate::config) struct Server {
     pub(in crate::config) trusted_proxies: List,
     /// Which header names the client behind a trusted proxy (default x-forwarded-for).
     pub(in crate::config) forwarded_header: Option<At<ForwardedHeader>>,
+    /// Whether the trusted proxies begin connections with a header of the PROXY protocol, version 1 or 2: then all
+    /// connections must, and come from them (default off).
+    pub(in crate::config) proxy_protocol: Option<At<ProxyProtocol>>,
     /// So many first bits of an IPv6 address are one client: 64, 56 or 48 as networks give them (default 64).
     #[schemars(extend("minimum" = 32, "maximum" = 128))]
     pub(in crate::config) ipv6_prefix: Num,

@@ -14,7 +14,7 @@ use crate::config::raw;
 use crate::config::scalars::At;
 use crate::routes::path::PathTemplate;
 use crate::server::forwarded::ForwardedHeader;
-use crate::server::settings::{PemFile, Settings, Tls};
+use crate::server::settings::{PemFile, ProxyProtocol, Settings, Tls};
 use crate::tls::server::{Identity, Part, fingerprint};
 use crate::upstream::hubs::Hubs;
 
@@ -64,6 +64,7 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
         health_path: raw.health_path.as_ref().and_then(|path| health_path(problems, path)),
         workers: problems.number(raw.workers.as_ref(), 1..=WORKERS_MAX, cores),
         trusted_proxies: raw.trusted_proxies.iter().flatten().filter_map(|p| network(problems, p)).collect(),
+        proxy_protocol: proxy_protocol(problems, raw),
         forwarded: match raw.forwarded_header.as_ref().map(At::get) {
             None | Some(raw::ForwardedHeader::XForwardedFor) => ForwardedHeader::XForwardedFor,
             Some(raw::ForwardedHeader::Forwarded) => ForwardedHeader::Forwarded,
@@ -87,6 +88,23 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
         grace,
     };
     (settings, Admin { listen: admin, hosts })
+}
+
+fn proxy_protocol(problems: &mut Problems<'_>, raw: &raw::Server) -> ProxyProtocol {
+    let Some(at) = &raw.proxy_protocol else { return ProxyProtocol::Off };
+    match at.get() {
+        raw::ProxyProtocol::Off => ProxyProtocol::Off,
+        raw::ProxyProtocol::Required => {
+            if raw.trusted_proxies.as_ref().is_none_or(Vec::is_empty) {
+                problems.with_help(
+                    at.span(),
+                    "without `trusted_proxies` nobody may begin a connection so",
+                    "name the proxies' addresses in `trusted_proxies`: only their headers are believed",
+                );
+            }
+            ProxyProtocol::Required
+        }
+    }
 }
 
 fn tls(problems: &mut Problems<'_>, at: &At<raw::Tls>) -> Option<Tls> {
