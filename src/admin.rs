@@ -259,6 +259,12 @@ impl Status {
         now.mono.saturating_duration_since(self.since).as_millis() as u64
     }
 
+    /// Whether every worker's thread moves.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.liveness().0
+    }
+
     fn liveness(&self) -> (bool, String) {
         let oldest = self.millis(Now::read()).saturating_sub(STUCK_AFTER.as_millis() as u64);
         let stuck = self.pulses.iter().filter(|pulse| pulse.load(Ordering::Relaxed) < oldest).count();

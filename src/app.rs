@@ -77,6 +77,15 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     move |why| StartError { what, why: why.into() }
 }
 
+/// Listeners that whoever started the program has bound, in the place of those that the configuration names.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// For clients.
+    pub listen: Option<std::net::TcpListener>,
+    /// For probes and metrics.
+    pub admin: Option<std::net::TcpListener>,
+}
+
 /// A running bridge. It must be ended by [`Running::shutdown`].
 pub struct Running {
     /// Where old clients connect.
@@ -108,20 +117,29 @@ pub struct Running {
 /// # Errors
 /// An address cannot be bound, a key or certificate cannot be used, or a thread cannot be made.
 pub async fn start(config: Config) -> Result<Running, StartError> {
-    start_from(config, None).await
+    start_from(config, None, Passed::default()).await
 }
 
-/// The same of a file's configuration, which can be reloaded.
+/// The same of a file's configuration, which can be reloaded, on the listeners that were passed.
 ///
 /// # Errors
 /// As [`start`].
-pub async fn start_from(config: Config, file: Option<File>) -> Result<Running, StartError> {
+pub async fn start_from(config: Config, file: Option<File>, passed: Passed) -> Result<Running, StartError> {
     let config = Arc::new(config);
-    let listener = Listener::bind(config.server.listen)
-        .map_err(failed(format!("cannot listen on {}", config.server.listen)))?;
-    let admin_listener = TcpListener::bind(config.admin.listen)
-        .await
-        .map_err(failed(format!("cannot listen on {} (admin)", config.admin.listen)))?;
+    let listener = match passed.listen {
+        Some(listener) => Listener::of(listener).map_err(failed("the passed listener"))?,
+        None => Listener::bind(config.server.listen)
+            .map_err(failed(format!("cannot listen on {}", config.server.listen)))?,
+    };
+    let admin_listener = match passed.admin {
+        Some(listener) => listener
+            .set_nonblocking(true)
+            .and_then(|()| TcpListener::from_std(listener))
+            .map_err(failed("the passed listener (admin)"))?,
+        None => TcpListener::bind(config.admin.listen)
+            .await
+            .map_err(failed(format!("cannot listen on {} (admin)", config.admin.listen)))?,
+    };
     let address = listener.address().map_err(failed("listening"))?;
     let admin_address = admin_listener.local_addr().map_err(failed("listening (admin)"))?;
 

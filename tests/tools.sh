@@ -171,6 +171,15 @@ install_kubectl() {
     "$(find_kubectl)" version --client 2>&1 | sed -n 1p
 }
 
+find_systemd_analyze() {
+    find_packaged "${SYSTEMD_ANALYZE:-}" systemd-analyze "$CACHE/systemd"
+}
+
+install_systemd_analyze() {
+    [[ -n $(find_systemd_analyze) ]] || apt_extract "$CACHE/systemd" systemd
+    "$(find_systemd_analyze)" --version | sed -n 1p
+}
+
 # find_packaged CHOSEN NAME DIR: the chosen path, or the one on the PATH, or the unpacked one.
 find_packaged() {
     if [[ -n $1 ]]; then

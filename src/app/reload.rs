@@ -142,7 +142,8 @@ impl ReloadMetrics {
 pub struct Reloads(mpsc::Sender<Message>);
 
 enum Message {
-    Reload(Trigger),
+    /// And whom to tell when it is over.
+    Reload(Trigger, Option<oneshot::Sender<()>>),
     Replace(Box<Config>, oneshot::Sender<Result<Plan, StartError>>),
     Stop(oneshot::Sender<Tasks>),
 }
@@ -150,7 +151,15 @@ enum Message {
 impl Reloads {
     /// Asks for a reload, and does not wait for it. One that is asked for already is enough.
     pub fn ask(&self, trigger: Trigger) {
-        let _ = self.0.try_send(Message::Reload(trigger));
+        let _ = self.0.try_send(Message::Reload(trigger, None));
+    }
+
+    /// Asks for a reload, and waits until it is over, whatever became of it.
+    pub async fn ask_and_wait(&self, trigger: Trigger) {
+        let (over, told) = oneshot::channel();
+        if self.0.send(Message::Reload(trigger, Some(over))).await.is_ok() {
+            let _ = told.await;
+        }
     }
 
     /// Puts `config` in force.
@@ -235,7 +244,10 @@ impl Reloader {
                     }
                 };
                 match message {
-                    Some(Message::Reload(trigger)) => _ = self.reload(trigger, false).await,
+                    Some(Message::Reload(trigger, over)) => {
+                        self.reload(trigger, false).await;
+                        over.map(|over| over.send(()));
+                    }
                     Some(Message::Replace(config, answer)) => {
                         let plan = Plan::between(&self.in_force.load(), &config);
                         _ = answer.send(self.apply(*config, &plan).await.map(|()| plan));
@@ -268,7 +280,7 @@ impl Reloader {
                 tokio::spawn(async move {
                     loop {
                         settled(&changed).await;
-                        if reloads.send(Message::Reload(Trigger::Files)).await.is_err() {
+                        if reloads.send(Message::Reload(Trigger::Files, None)).await.is_err() {
                             return;
                         }
                     }

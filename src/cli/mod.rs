@@ -12,6 +12,7 @@ mod logging;
 mod manual;
 mod sandbox;
 mod serve;
+mod supervised;
 mod test;
 mod token;
 

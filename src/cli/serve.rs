@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, ServeArgs, block_on, incomplete, logging, process_env, shown};
+use super::{Failure, ServeArgs, block_on, incomplete, logging, process_env, shown, supervised};
 use crate::app::reload::{File, Read, Reading, Reloads, Trigger, Unreadable};
 use crate::app::{self, Shutdown};
 use crate::config::diagnostics::Source;
@@ -15,6 +15,7 @@ use crate::config::{self, Config};
 use crate::server::admission::{DISPLACING_MAX, REFUSING_MAX};
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let passed = supervised::passed()?;
     let overrides = Overrides { listen: args.listen, admin: args.admin };
     let (path, no_watch) = (args.config.config.clone(), args.no_watch);
     let Reading { text, files, config, .. } = read(&path, overrides);
@@ -52,7 +53,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
             reading
         });
         let file = File { text, files, read: again, watch: !no_watch };
-        let running = app::start_from(config, Some(file)).await.map_err(Failure::runtime)?;
+        let running = app::start_from(config, Some(file), passed).await.map_err(Failure::runtime)?;
         running.metrics.watch_log(log.counts());
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -61,11 +62,14 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
             routes,
             "serving"
         );
+        supervised::ready();
+        tokio::spawn(supervised::feed_watchdog(running.status.clone()));
         tokio::spawn(heed_hangups(running.reloads()));
         tokio::select! {
             _ = term.recv() => tracing::info!("SIGTERM: draining"),
             _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
         }
+        supervised::stopping();
         tokio::select! {
             shutdown = running.shutdown() => match shutdown {
                 Shutdown::Clean => {
@@ -132,7 +136,9 @@ fn load_noting(
 async fn heed_hangups(reloads: Reloads) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     while hangup.recv().await.is_some() {
-        reloads.ask(Trigger::Signal);
+        supervised::reloading();
+        reloads.ask_and_wait(Trigger::Signal).await;
+        supervised::ready();
     }
 }
 

@@ -36,6 +36,15 @@ impl Listener {
         Ok(Self(socket.listen(BACKLOG)?))
     }
 
+    /// One that is bound already, and listens.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn of(listener: std::net::TcpListener) -> std::io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self(TcpListener::from_std(listener)?))
+    }
+
     /// Where it listens.
     ///
     /// # Errors

@@ -47,6 +47,7 @@ mod self_hosted;
 mod shutdown;
 mod sockudo;
 mod standby;
+mod supervised;
 mod tls;
 mod tokens;
 mod upgrade;

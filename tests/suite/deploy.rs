@@ -196,6 +196,32 @@ fn required_variables(routes: &str) -> BTreeSet<String> {
     names
 }
 
+// --------------------------------------------------------------------------------------------- systemd
+
+/// At most so much of systemd's score of what an attacker within could do, in tenths: nothing to everything is 0 to 100.
+const EXPOSURE_MAX: &str = "20";
+
+#[test]
+fn systemd_takes_the_units_and_finds_little_exposed() {
+    let Some(analyze) = tool("SYSTEMD_ANALYZE") else { return };
+    // With a program that is there.
+    let units = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("units");
+    std::fs::create_dir_all(&units).unwrap();
+    for unit in ["pusher-bridge.service", "pusher-bridge.socket", "pusher-bridge-admin.socket"] {
+        let text = read(&format!("deploy/systemd/{unit}")).replace("/usr/bin/pusher-bridge", "/bin/true");
+        std::fs::write(units.join(unit), text).unwrap();
+        let verified =
+            Command::new(&analyze).args(["verify", "--man=no"]).arg(units.join(unit)).output().unwrap();
+        let told = String::from_utf8_lossy(&verified.stderr);
+        let of_ours: Vec<&str> = told.lines().filter(|line| line.contains("pusher-bridge")).collect();
+        assert!(verified.status.success() && of_ours.is_empty(), "{unit}: {told}");
+    }
+    let threshold = format!("--threshold={EXPOSURE_MAX}");
+    let mut security = Command::new(&analyze);
+    security.args(["security", "--offline=true", &threshold]).arg(units.join("pusher-bridge.service"));
+    output(&mut security, "");
+}
+
 // ------------------------------------------------------------------------------------------- Prometheus
 
 #[test]
