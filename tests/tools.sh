@@ -171,6 +171,40 @@ install_kubectl() {
     "$(find_kubectl)" version --client 2>&1 | sed -n 1p
 }
 
+# Unpacked, they need to be told where their libraries and modules are.
+find_haproxy() {
+    find_packaged "${HAPROXY:-}" haproxy "$CACHE/haproxy"
+}
+
+install_haproxy() {
+    if [[ -z $(find_haproxy) ]]; then
+        apt_extract "$CACHE/haproxy" haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1
+        wrapper haproxy "LD_LIBRARY_PATH=\$(echo $CACHE/haproxy/usr/lib/*-linux-*)" ""
+    fi
+    "$(find_haproxy)" -v | sed -n 1p
+}
+
+# Not the one on the PATH: whether that has the module `stream`, and where, is its own affair.
+find_nginx_bin() {
+    local path=${NGINX_BIN:-$CACHE/nginx/usr/bin/nginx}
+    [[ ! -x $path ]] || echo "$path"
+}
+
+install_nginx() {
+    if [[ -z $(find_nginx_bin) ]]; then
+        apt_extract "$CACHE/nginx" nginx libnginx-mod-stream
+        wrapper nginx "" "-g 'load_module $CACHE/nginx/usr/lib/nginx/modules/ngx_stream_module.so;'"
+    fi
+    "$(find_nginx_bin)" -v 2>&1
+}
+
+# wrapper NAME ENVIRONMENT ARGUMENTS: how an unpacked program is started.
+wrapper() {
+    mkdir -p "$CACHE/$1/usr/bin"
+    printf '#!/bin/sh\n%s exec %s %s "$@"\n' "$2" "$CACHE/$1/usr/sbin/$1" "$3" >"$CACHE/$1/usr/bin/$1"
+    chmod +x "$CACHE/$1/usr/bin/$1"
+}
+
 find_systemd_analyze() {
     find_packaged "${SYSTEMD_ANALYZE:-}" systemd-analyze "$CACHE/systemd"
 }

@@ -1,17 +1,20 @@
 //! The PROXY protocol on the listener.
 
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use pusher_bridge::config::Config;
 use pusher_bridge::server::settings::ProxyProtocol;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use crate::support::bridge::SHIPPED;
 use crate::support::raw::{Raw, upgrade};
 use crate::support::tls::{Authority, serve};
-use crate::support::{Bridge, patiently};
+use crate::support::{Bridge, patiently, skipped, temporary_directory};
 
 /// Version 2 for a client at 192.0.2.7.
 const BINARY: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\x30\x39\0\x50";
@@ -136,4 +139,107 @@ async fn unfinished_requests_of_one_announced_address_make_room_for_others() {
     patiently("a place", async { while status(&bridge, text("192.0.2.1"), &[]).await.0 != 101 {} }).await;
     crowd.remove(0).ended().await;
     assert_eq!(bridge.metric("pusher_bridge_refusals_total{route=\"none\",reason=\"displaced\"}"), 1.0);
+}
+
+/// A proxy of somebody else's, with a listener that was bound for it as its descriptor 3.
+struct Proxy {
+    child: Child,
+    address: SocketAddr,
+    folder: std::path::PathBuf,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // Not to be killed: nginx' workers are processes of their own.
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Starts the program that this variable names, with a configuration for an address.
+fn proxy(
+    variable: &str,
+    arguments: &[&str],
+    config: impl FnOnce(SocketAddr, &str) -> String,
+) -> Option<Proxy> {
+    let Some(program) = std::env::var_os(variable).filter(|path| !path.is_empty()) else {
+        skipped(&format!("{variable} is not set; run tests/run"));
+        return None;
+    };
+    let folder = temporary_directory("proxy");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::fs::write(folder.join("config"), config(address, &folder.display().to_string())).unwrap();
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", r#"exec 3<&0 0</dev/null; exec "$0" "$@""#]).arg(program).args(arguments);
+    // By it nginx is told of a listener that is there.
+    shell.arg(folder.join("config")).current_dir(&folder).env("NGINX", "3;").env_remove("NGINX_BIN");
+    let child = shell.stdin(Stdio::from(OwnedFd::from(listener))).spawn().unwrap();
+    Some(Proxy { child, address, folder })
+}
+
+fn haproxy(to: SocketAddr, sends: &str) -> Option<Proxy> {
+    proxy("HAPROXY", &["-db", "-f"], |_, _| {
+        format!(
+            "defaults\n mode tcp\n timeout connect 20s\n timeout client 60s\n timeout server 60s\n\
+             listen all\n bind fd@3\n server bridge {to} {sends}\n"
+        )
+    })
+}
+
+fn nginx(to: SocketAddr) -> Option<Proxy> {
+    proxy("NGINX_BIN", &["-e", "stderr", "-c"], |address, folder| {
+        format!(
+            "daemon off;\npid {folder}/pid;\nerror_log stderr;\nevents {{}}\n\
+             stream {{ server {{ listen {address}; proxy_pass {to}; proxy_protocol on; }} }}\n"
+        )
+    })
+}
+
+/// The status of an upgrade through a proxy, from this loopback address.
+async fn through(proxy: &Proxy, from: u8) -> (u16, Raw) {
+    let mut raw = Raw::connect_from([127, 0, 0, from], proxy.address).await;
+    raw.send(upgrade("/a", &[])).await;
+    (raw.answer().await.status, raw)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_and_nginx_say_whose_connections_they_bring() {
+    let bridge = start(|_| {}).await;
+    let to = bridge.address();
+    let proxies = [haproxy(to, "send-proxy"), haproxy(to, "send-proxy-v2"), nginx(to)];
+    let mut served = Vec::new();
+    for (proxy, own) in proxies.iter().zip([20, 30, 40]) {
+        let Some(proxy) = proxy else { return };
+        for client in [own, own + 1] {
+            let (status, raw) = through(proxy, client).await;
+            assert_eq!(status, 101, "{client}");
+            served.push(raw);
+        }
+    }
+    // Whichever way they come, each address has its one connection.
+    for (proxy, taken) in proxies.iter().flatten().zip([30, 41, 20]) {
+        assert_eq!(through(proxy, taken).await.0, 429, "{taken}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_passes_tls_on_behind_its_header() {
+    let authority = Authority::new();
+    let bridge = start(|config| serve(config, &authority.sign("a.example"), None)).await;
+    let Some(proxy) = haproxy(bridge.address(), "send-proxy-v2") else { return };
+    let mut served = Vec::new();
+    for (client, expected) in [(50, "101"), (50, "429"), (51, "101")] {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, client], 0))).unwrap();
+        let tcp = socket.connect(proxy.address).await.unwrap();
+        let connecting = TlsConnector::from(authority.plain_client()).connect(proxy.address.ip().into(), tcp);
+        let mut stream = patiently("the handshake", connecting).await.unwrap();
+        stream.write_all(upgrade("/a", &[]).as_bytes()).await.unwrap();
+        let mut status = [0; "HTTP/1.1 101".len()];
+        patiently("an answer", stream.read_exact(&mut status)).await.unwrap();
+        assert_eq!(std::str::from_utf8(&status).unwrap(), format!("HTTP/1.1 {expected}"));
+        served.push(stream);
+    }
 }
