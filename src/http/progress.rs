@@ -12,7 +12,7 @@ use super::server::{Limits, NO_TIMEOUT};
 use super::strict::{Strict, Wrong};
 
 /// How long a connection without a request is kept as it is; then it is taken down to its socket.
-const PARKED_AFTER: Duration = Duration::from_secs(1);
+const PARKED_AFTER: Duration = Duration::from_millis(100);
 /// Bytes of announcements of one answer; further ones are left out, for nobody needs them.
 const INTERIM_BYTES_MAX: usize = 16 * 1024;
 
@@ -32,6 +32,8 @@ struct State {
     /// Something of the awaited request has come.
     begun: bool,
     requests: usize,
+    /// So many of them were passed on.
+    passed_on: usize,
     /// The answer may take for ever, as long as it is taken within this.
     stream: Option<Duration>,
     /// The client takes nothing of it.
@@ -61,6 +63,7 @@ impl Progress {
             deadline,
             begun: false,
             requests: 0,
+            passed_on: 0,
             stream: None,
             waits: false,
             interim: Vec::new(),
@@ -118,10 +121,11 @@ impl Progress {
         state.strict.as_ref().and_then(|strict| strict.wrong(state.requests))
     }
 
-    /// The answer may take as long as it likes, but whatever there is of it must be taken within `idle`.
+    /// The request is passed on. Its answer may take as long as it likes, but whatever there is of it must be taken within `idle`.
     pub fn stream(&self, idle: Duration) {
         let mut state = self.state();
         state.stream = Some(idle);
+        state.passed_on += 1;
         state.deadline = Instant::now() + NO_TIMEOUT;
     }
 
@@ -171,15 +175,21 @@ impl Progress {
         std::mem::take(&mut self.state().interim)
     }
 
-    /// A request's head is there; which one it is.
-    pub(super) fn request_read(&self) -> usize {
+    /// A request's head is there.
+    pub(super) fn request_read(&self) {
         let mut state = self.state();
         if state.phase == Phase::Waiting {
             state.deadline += self.answer_timeout;
         }
         state.phase = Phase::Answering;
         state.requests += 1;
-        state.requests
+    }
+
+    /// Whether the connection may carry no request behind this one.
+    pub(super) fn is_last(&self, limits: &Limits) -> bool {
+        let state = self.state();
+        let passed_on = state.passed_on.min(limits.passed_on_max);
+        state.requests - passed_on >= limits.requests_max
     }
 
     /// The answer was made to its end.

@@ -49,8 +49,10 @@ pub struct Limits {
     pub head_bytes_max: usize,
     /// Fields of a head.
     pub headers_max: usize,
-    /// Requests in all.
+    /// Requests in all, but for those that are passed on.
     pub requests_max: usize,
+    /// Requests that are passed on.
+    pub passed_on_max: usize,
     /// Whether requests may be passed on, so that it must be known how others would read them.
     pub strict: bool,
     /// Whether a connection without a request is given back as [`End::Parked`].
@@ -66,6 +68,7 @@ impl Default for Limits {
             head_bytes_max: 64 * 1024,
             headers_max: 100,
             requests_max: usize::MAX,
+            passed_on_max: 0,
             strict: false,
             parks: false,
         }
@@ -143,14 +146,14 @@ where
 {
     let upgraded = AtomicBool::new(false);
     let service = service_fn(|request| {
-        let last = progress.request_read() >= limits.requests_max;
+        progress.request_read();
         let answer = service(request);
         let upgraded = &upgraded;
         Box::pin(async move {
             let mut answer = answer.await?;
             let switches = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
             upgraded.store(switches, Ordering::Relaxed);
-            if last && !switches {
+            if progress.is_last(limits) && !switches {
                 close(&mut answer);
             }
             let progress = progress.clone();

@@ -9,6 +9,10 @@ const TRAILER_BYTES_MAX: usize = 8 * 1024;
 /// Digits of a chunk's size: what a `u64` holds.
 const SIZE_DIGITS_MAX: u8 = 16;
 const END: &[u8] = b"\r\n\r\n";
+/// Bytes of a part of a head, beyond which what is known to be harmless is not kept: hyper has it, too.
+const COLLECTED_BYTES: usize = 1024;
+/// Fields whose values are looked at.
+const LOOKED_AT: &[&str] = &["connection", "content-length", "host", "transfer-encoding", "upgrade"];
 /// Fields that `Connection` must not name: whoever takes them away changes what the request is, or whose.
 const END_TO_END: &[&str] = &[
     "authorization",
@@ -135,6 +139,9 @@ impl Strict {
                         if begun.len() > self.head_bytes_max {
                             return Err("its head is too large");
                         }
+                        if begun.len() > COLLECTED_BYTES {
+                            *begun = needed(begun)?;
+                        }
                         return Ok(bytes.len());
                     };
                     let end = from + end;
@@ -233,6 +240,41 @@ fn chunk(at: &mut Chunk, extension_bytes: &mut usize, byte: u8) -> Result<Option
 /// Behind the end of a head.
 fn end_of(bytes: &[u8]) -> Option<usize> {
     bytes.windows(END.len()).position(|four| four == END).map(|at| at + END.len())
+}
+
+/// Of a part of a head, what is needed when the rest has come.
+fn needed(part: &[u8]) -> Result<Vec<u8>, Wrong> {
+    let mut kept = Vec::new();
+    let mut all = lines(part).peekable();
+    // The first line, and what may be empty before it.
+    let mut first = true;
+    while let Some(line) = all.next() {
+        let is_whole = all.peek().is_some();
+        let colon = line.iter().position(|byte| *byte == b':');
+        let name = colon.and_then(|colon| line.get(..colon));
+        let is_looked_at = |name: &[u8]| {
+            LOOKED_AT.iter().any(|known| name.trim_ascii().eq_ignore_ascii_case(known.as_bytes()))
+        };
+        match (name, colon) {
+            (Some(name), Some(colon)) if !first && !is_looked_at(name) => {
+                // What may yet be followed by what ends the line is not judged.
+                let judged = if is_whole { line } else { line.strip_suffix(b"\r").unwrap_or(line) };
+                field(judged)?;
+                if !is_whole {
+                    kept.extend_from_slice(line.get(..=colon).unwrap_or(&[]));
+                    kept.extend_from_slice(line.get(judged.len()..).unwrap_or(&[]));
+                }
+            }
+            _ => {
+                kept.extend_from_slice(line);
+                if is_whole {
+                    kept.extend_from_slice(b"\r\n");
+                }
+            }
+        }
+        first &= line.is_empty();
+    }
+    Ok(kept)
 }
 
 /// Lines, without what ends them.

@@ -59,16 +59,20 @@ impl Counts {
 pub struct Fallback {
     pub settings: Settings,
     counts: Arc<Counts>,
+    /// Made once, so that none is looked for by its name.
+    metrics: Vec<(Arc<Destination>, Arc<OfUpstream>)>,
 }
 
 impl Fallback {
     #[must_use]
     pub fn new(settings: Settings, counts: Arc<Counts>) -> Self {
-        // So that there are series before anybody asks.
-        for to in settings.destinations() {
-            counts.metrics.of(&to.name);
-        }
-        Self { settings, counts }
+        let metrics = settings.destinations().map(|to| (to.clone(), counts.metrics.of(&to.name))).collect();
+        Self { settings, counts, metrics }
+    }
+
+    fn metrics_of(&self, to: &Arc<Destination>) -> Arc<OfUpstream> {
+        let made = self.metrics.iter().find(|(one, _)| Arc::ptr_eq(one, to));
+        made.map_or_else(|| self.counts.metrics.of(&to.name), |(_, metrics)| metrics.clone())
     }
 }
 
@@ -165,7 +169,7 @@ pub async fn pass_on(
 ) -> Passed {
     let settings = &fallback.settings;
     let Some(to) = settings.choose(head.uri.path()).to else { return Passed::Nowhere };
-    let metrics = fallback.counts.metrics.of(&to.name);
+    let metrics = fallback.metrics_of(to);
     let wrong =
         progress.wrong().or_else(|| has_dots(head.uri.path()).then_some("its path has dots for segments"));
     if let Some(why) = wrong {

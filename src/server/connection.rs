@@ -32,7 +32,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAINING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Requests of one connection. Whoever has more opens another, and is counted anew.
 const REQUESTS_MAX: usize = 100;
-/// The same where requests are passed on: those are many, and each has limits of its own.
+/// Beside them, those that are passed on: each of these has limits of its own.
 const PASSED_ON_MAX: usize = 10_000;
 
 /// Answers one connection's requests; an upgraded connection goes on as a session. `counted` is dropped with the last
@@ -52,7 +52,8 @@ pub(super) async fn serve(
         answer_timeout: ANSWER_TIMEOUT,
         head_bytes_max: settings.header_bytes_max,
         headers_max: settings.headers_max,
-        requests_max: if keep_alive.is_some() { PASSED_ON_MAX } else { REQUESTS_MAX },
+        requests_max: REQUESTS_MAX,
+        passed_on_max: PASSED_ON_MAX,
         strict: keep_alive.is_some(),
         parks: keep_alive.is_some(),
     };

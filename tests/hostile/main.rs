@@ -6,6 +6,7 @@
 //!     cargo test --test hostile                       # all of them
 //!     cargo test --test hostile fragments             # those with `fragments` in their name
 //!     cargo test --release --test hostile -- --list   # their names
+//!     cargo test --test hostile -- --fallback         # with requests passed on: nothing may get worse by that
 
 #![allow(
     clippy::unwrap_used,

@@ -5,11 +5,13 @@ use std::future::Future;
 use std::io::Write;
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::report::{Row, table};
+use crate::scene;
 
 /// An attack that takes longer than this has failed, with all its waiting.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -37,6 +39,7 @@ struct Arguments {
     skipped: Vec<String>,
     exact: bool,
     list: bool,
+    fallback: bool,
     ignored: bool,
 }
 
@@ -47,6 +50,7 @@ impl Arguments {
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--list" => found.list = true,
+                "--fallback" => found.fallback = true,
                 "--exact" => found.exact = true,
                 "--ignored" => found.ignored = true,
                 "--skip" => found.skipped.extend(arguments.next()),
@@ -79,7 +83,9 @@ pub fn run(attacks: &[Attack]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     raise_descriptors();
-    println!("running {} attacks", wanted.len());
+    scene::FALLBACK.store(arguments.fallback, Ordering::Relaxed);
+    let how = if arguments.fallback { ", with a fallback" } else { "" };
+    println!("running {} attacks{how}", wanted.len());
     let mut rows = Vec::new();
     let mut failed = Vec::new();
     let started = Instant::now();

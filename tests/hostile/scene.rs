@@ -1,7 +1,7 @@
 //! The scene of an attack: a bridge of its own, its Pusher, everybody else, and what is measured.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pusher_bridge::sandbox::{Options, Sandbox, SandboxHandle};
@@ -22,6 +22,11 @@ const OPTIMISED: bool = !cfg!(debug_assertions);
 /// An attack lasts so long at least: one that is over before the others could be late shows nothing.
 const LASTS_MIN: Duration = Duration::from_secs(2);
 
+/// Whether requests are passed on that no route takes. Those of the attacks are not, and must be answered as ever: but
+/// how they are read is the other way, which is stricter and keeps connections longer.
+pub static FALLBACK: AtomicBool = AtomicBool::new(false);
+const PASSED_ON: &str = "[fallback]\nrules = [{ path = \"/behind/*\", to = \"http://127.0.0.1:9\" }]\n\n";
+
 /// How a scene is set.
 pub struct Setting {
     routes: String,
@@ -30,7 +35,8 @@ pub struct Setting {
 
 /// The shipped routes, with nothing changed.
 pub fn shipped() -> Setting {
-    Setting { routes: SHIPPED.to_owned(), descriptors: None }
+    let fallback = if FALLBACK.load(Ordering::Relaxed) { PASSED_ON } else { "" };
+    Setting { routes: format!("{fallback}{SHIPPED}"), descriptors: None }
 }
 
 impl Setting {

@@ -149,6 +149,34 @@ fn nothing_is_looked_at_behind_an_upgrade() {
     assert!(matches!(strict.state, State::Over));
 }
 
+/// A head that does not end is in hyper's buffer, and need not be here, too.
+#[test]
+fn of_a_large_part_of_a_head_little_is_kept_and_what_is_wrong_in_it_is_found() {
+    let begin = "POST /a HTTP/1.1\r\nX: y\r\nHost: h\r\nContent-Length: 3\r\nY: z\r\nZ: ";
+    for cut in [1, 100, 5000] {
+        let mut strict = Strict::new(16 * 1024);
+        let part = format!("{begin}{}", "z".repeat(9000));
+        part.as_bytes().chunks(cut).for_each(|bytes| strict.read(bytes));
+        let State::Head(kept) = &strict.state else { panic!("{:?}", strict.state) };
+        assert!(kept.capacity() <= 2 * COLLECTED_BYTES, "{} bytes", kept.capacity());
+        strict.read(format!("\r\n\r\nabc{GET}").as_bytes());
+        assert_eq!([strict.wrong(1), strict.wrong(2)], [None, None]);
+        assert_eq!(strict.heads, 2);
+    }
+    let z = "z".repeat(2000);
+    for wrong in [
+        format!("{begin}{z}\n{z}\r\n\r\nabc"),
+        format!("{begin}{z}\r{z}\r\n\r\nabc"),
+        format!("{begin}{z}\r\n {z}\r\n\r\nabc"),
+        format!("{begin}{z}\r\nContent-Length: 3\r\nX: {z}\r\n\r\nabc"),
+        format!("{begin}{z}\r\nHost : h\r\nX: {z}\r\n\r\nabc"),
+    ] {
+        for cut in [1, 3, 700] {
+            assert!(read(wrong.as_bytes(), cut)[0].is_some(), "in parts of {cut}: {wrong:?}");
+        }
+    }
+}
+
 proptest! {
     /// What one gets does not depend on how the network cuts it, and no bytes are more than it can take.
     #[test]
