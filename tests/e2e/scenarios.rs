@@ -14,7 +14,8 @@ use crate::support::backend::Backend;
 use crate::support::bridge::{self, SHIPPED, metric, token_with};
 use crate::support::clients;
 use crate::support::pusher::{App, Pusher};
-use crate::support::{OldClient, patiently};
+use crate::support::tls::{Authority, serve};
+use crate::support::{OldClient, patiently, temporary_directory};
 
 fn quick(config: &mut Config) {
     config.upstream.times.reconnect_delay_max = Duration::from_millis(50);
@@ -246,21 +247,41 @@ filter = { field = "team", equals = "{team}" }
 
 /// Old clients and Pusher's own libraries, as others wrote them.
 pub async fn carries_real_clients(app: &App) {
-    let bridge = bridge::start(app, SHIPPED, &[], |config| {
-        quick(config);
-        config.auth.as_mut().unwrap().leeway = Duration::ZERO;
-        let every = Duration::from_millis(100);
-        let heartbeat = Heartbeat { kind: HeartbeatKind::Json, every, timeout: Duration::from_secs(1) };
-        for route in &mut config.routes {
-            Arc::get_mut(route).unwrap().heartbeat = heartbeat;
-        }
-    })
-    .await;
+    let bridge = bridge::start(app, SHIPPED, &[], with_heartbeats);
+    let bridge = bridge.await;
     let (node, python) = tokio::join!(
         clients::node("bridge.test.mjs", app, bridge.address, &[]),
         clients::python(app, bridge.address)
     );
     [node, python].into_iter().flatten().for_each(assert_success);
+}
+
+/// Python's `websockets`, as it is, by `wss://`.
+pub async fn carries_wss(app: &App) {
+    let authority = Authority::new();
+    let bridge = bridge::start(app, SHIPPED, &[], |config| {
+        with_heartbeats(config);
+        serve(config, &authority.sign("a.example"), None);
+    })
+    .await;
+    let folder = temporary_directory("wss");
+    let trusted = folder.join("ca.pem").display().to_string();
+    std::fs::write(&trusted, authority.pem()).unwrap();
+    let url = format!("wss://{}", bridge.address);
+    let env = [("BRIDGE_URL", url.as_str()), ("SSL_CERT_FILE", &trusted)];
+    clients::python_at(app, bridge.address, &env).await.into_iter().for_each(assert_success);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// As old_client.py expects them.
+fn with_heartbeats(config: &mut Config) {
+    quick(config);
+    config.auth.as_mut().unwrap().leeway = Duration::ZERO;
+    let every = Duration::from_millis(100);
+    let heartbeat = Heartbeat { kind: HeartbeatKind::Json, every, timeout: Duration::from_secs(1) };
+    for route in &mut config.routes {
+        Arc::get_mut(route).unwrap().heartbeat = heartbeat;
+    }
 }
 
 /// Every row of the shipped routes, both directions. `upstream` is the server's name, by which the clients know what it
@@ -328,6 +349,12 @@ near_and_far!(sandbox_carries_real_clients);
 async fn sandbox_carries_real_clients() {
     let sandbox = sandbox().await;
     carries_real_clients(&sandbox.app()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sandbox_carries_wss() {
+    let sandbox = sandbox().await;
+    carries_wss(&sandbox.app()).await;
 }
 
 #[tokio::test]
