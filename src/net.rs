@@ -2,6 +2,7 @@
 
 pub mod host;
 pub mod pausable;
+pub mod polled;
 pub mod proxies;
 pub mod socket;
 

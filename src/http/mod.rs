@@ -1,6 +1,7 @@
-//! HTTP/1, both ways.
+//! HTTP/1, both ways, and HTTP/2 for those who come.
 
 mod client;
+pub mod multiplexed;
 mod progress;
 pub mod server;
 mod spelling;

@@ -103,7 +103,8 @@ impl Progress {
     }
 
     /// Whether somebody wants to know what is read.
-    pub(super) fn is_strict(&self) -> bool {
+    #[must_use]
+    pub fn is_strict(&self) -> bool {
         self.state().strict.is_some()
     }
 

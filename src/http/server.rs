@@ -24,6 +24,7 @@ use tokio::time::{sleep_until, timeout_at};
 pub use super::progress::Progress;
 
 use super::BoxError;
+use super::multiplexed::is_preface;
 use super::spelling::respell;
 use super::wire::Wire;
 use crate::clock::Now;
@@ -79,6 +80,8 @@ impl Default for Limits {
 pub enum End {
     /// By a 101: here is the socket, and what came behind the request.
     Upgraded(Socket, Bytes),
+    /// By the beginning of HTTP/2, all of which is in the bytes that were read; see [`super::multiplexed`].
+    Multiplexed(Socket, Bytes),
     /// With everything answered that was asked: the client went, or asked for nothing more in time.
     Closed,
     /// For now: the client has asked for nothing more yet, and nothing of a request has come.
@@ -199,6 +202,9 @@ where
     match ended {
         Ok(()) if upgraded.load(Ordering::Relaxed) => End::Upgraded(stream, parts.read_buf),
         Ok(()) => End::Closed,
+        Err(error) if error.is_parse() && is_preface(&parts.read_buf) => {
+            End::Multiplexed(stream, parts.read_buf)
+        }
         Err(error) if error.is_parse() => {
             let why = Unreadable::of(&withheld);
             if !withheld.is_empty() {

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustls::{ProtocolVersion, ServerConfig};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use self::tls::Tls;
+use super::polled::Polled;
 
 pub mod tls;
 
@@ -24,11 +26,18 @@ enum Kind {
     Plain(TcpStream),
     /// Behind a pointer: those who have none pay nothing for it.
     Tls(Box<Tls>),
+    Stream(Box<Polled>),
 }
 
 impl From<TcpStream> for Socket {
     fn from(tcp: TcpStream) -> Self {
         Self(Kind::Plain(tcp))
+    }
+}
+
+impl From<Polled> for Socket {
+    fn from(stream: Polled) -> Self {
+        Self(Kind::Stream(Box::new(stream)))
     }
 }
 
@@ -48,12 +57,13 @@ impl Socket {
         Ok(Self(Kind::Tls(tls)))
     }
 
-    /// What carries it.
+    /// What carries it; `None`: it is one stream among others.
     #[must_use]
-    pub const fn tcp(&self) -> &TcpStream {
+    pub const fn tcp(&self) -> Option<&TcpStream> {
         match &self.0 {
-            Kind::Plain(tcp) => tcp,
-            Kind::Tls(tls) => tls.tcp(),
+            Kind::Plain(tcp) => Some(tcp),
+            Kind::Tls(tls) => Some(tls.tcp()),
+            Kind::Stream(_) => None,
         }
     }
 
@@ -61,7 +71,7 @@ impl Socket {
     #[must_use]
     pub fn tls_version(&self) -> Option<ProtocolVersion> {
         match &self.0 {
-            Kind::Plain(_) => None,
+            Kind::Plain(_) | Kind::Stream(_) => None,
             Kind::Tls(tls) => tls.version(),
         }
     }
@@ -74,6 +84,7 @@ impl Socket {
         match &self.0 {
             Kind::Plain(tcp) => tcp.try_write(bytes),
             Kind::Tls(tls) => tls.try_write(&[IoSlice::new(bytes)]),
+            Kind::Stream(stream) => stream.try_write_vectored(&[IoSlice::new(bytes)]),
         }
     }
 
@@ -85,6 +96,7 @@ impl Socket {
         match &self.0 {
             Kind::Plain(tcp) => tcp.try_write_vectored(slices),
             Kind::Tls(tls) => tls.try_write(slices),
+            Kind::Stream(stream) => stream.try_write_vectored(slices),
         }
     }
 
@@ -92,7 +104,7 @@ impl Socket {
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         match &self.0 {
-            Kind::Plain(_) => 0,
+            Kind::Plain(_) | Kind::Stream(_) => 0,
             Kind::Tls(tls) => tls.waiting_bytes(),
         }
     }
@@ -101,7 +113,7 @@ impl Socket {
     #[must_use]
     pub fn wire_bytes(&self) -> Option<u64> {
         match &self.0 {
-            Kind::Plain(_) => None,
+            Kind::Plain(_) | Kind::Stream(_) => None,
             Kind::Tls(tls) => Some(tls.wire_bytes()),
         }
     }
@@ -114,6 +126,7 @@ impl Socket {
         match &self.0 {
             Kind::Plain(tcp) => tcp.poll_write_ready(cx),
             Kind::Tls(tls) => tls.poll_flush(cx),
+            Kind::Stream(stream) => stream.poll_write_ready(cx).map(Ok),
         }
     }
 
@@ -125,6 +138,7 @@ impl Socket {
         match &self.0 {
             Kind::Plain(tcp) => tcp.try_read(buffer),
             Kind::Tls(tls) => tls.try_read(buffer),
+            Kind::Stream(stream) => stream.try_read(buffer),
         }
     }
 
@@ -136,6 +150,7 @@ impl Socket {
         match &self.0 {
             Kind::Plain(tcp) => tcp.poll_read_ready(cx),
             Kind::Tls(tls) => tls.poll_read_ready(cx),
+            Kind::Stream(stream) => stream.poll_read_ready(cx).map(Ok),
         }
     }
 
@@ -145,7 +160,11 @@ impl Socket {
             tls.close();
         }
         // It fails on a connection that is gone already.
-        let _ = socket2::SockRef::from(self.tcp()).shutdown(Shutdown::Write);
+        match &self.0 {
+            Kind::Plain(tcp) => _ = SockRef::from(tcp).shutdown(Shutdown::Write),
+            Kind::Tls(tls) => _ = SockRef::from(tls.tcp()).shutdown(Shutdown::Write),
+            Kind::Stream(stream) => stream.shut_write(),
+        }
     }
 }
 
@@ -164,6 +183,7 @@ impl AsyncRead for Socket {
                 }
                 ready!(tls.poll_read_ready(cx))?;
             },
+            Kind::Stream(stream) => Pin::new(stream.alone()).poll_read(cx, buffer),
         }
     }
 }
@@ -177,6 +197,7 @@ impl AsyncWrite for Socket {
         match &mut self.0 {
             Kind::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Kind::Tls(tls) => tls.poll_flush(cx),
+            Kind::Stream(stream) => Pin::new(stream.alone()).poll_flush(cx),
         }
     }
 
@@ -200,6 +221,7 @@ impl AsyncWrite for Socket {
                 }
                 ready!(tls.poll_flush(cx))?;
             },
+            Kind::Stream(stream) => Pin::new(stream.alone()).poll_write_vectored(cx, slices),
         }
     }
 

@@ -190,6 +190,6 @@ async fn serve(stream: TcpStream, hub: Arc<Hub>) {
         }
         End::Unreadable(_, error) => tracing::debug!(%error, "a connection to the sandbox ended"),
         End::Broken(error) => tracing::debug!(%error, "a connection to the sandbox ended"),
-        End::Closed | End::Parked(_) | End::TimedOut => {}
+        End::Multiplexed(..) | End::Closed | End::Parked(_) | End::TimedOut => {}
     }
 }

@@ -149,8 +149,7 @@ impl Accepting {
                 Ok((stream, peer)) => {
                     // Above the hard limit there is not even room for saying no.
                     if let Some((admitted, arrival)) = self.admission.admit(peer.ip()) {
-                        let counted =
-                            Counted { admitted, _load: self.loads.add(index), _alive: alive.clone() };
+                        let counted = Counted { admitted, load: self.loads.add(index), alive: alive.clone() };
                         tokio::spawn(connection::serve(worker.clone(), stream, peer, counted, arrival));
                     }
                     if let Some(next) = self.loads.next(index, accepted) {

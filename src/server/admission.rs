@@ -22,9 +22,19 @@ pub const DISPLACING_MAX: usize = 64;
 pub struct Counted {
     /// Its share of the connection limit.
     pub admitted: Admitted,
-    pub(super) _load: Load,
+    pub(super) load: Load,
     /// Its worker waits for it.
-    pub(super) _alive: mpsc::Sender<()>,
+    pub(super) alive: mpsc::Sender<()>,
+}
+
+impl Counted {
+    /// Counts one more on the same connection, which has a stream for each; above `max` it is to be answered 503.
+    #[must_use]
+    pub fn another(&self, max: usize) -> Self {
+        let count = self.admitted.count.clone();
+        let over = count.fetch_add(1, Ordering::Relaxed) >= max;
+        Self { admitted: Admitted { count, over }, load: self.load.another(), alive: self.alive.clone() }
+    }
 }
 
 /// Counts all connections, in any state.

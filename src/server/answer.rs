@@ -16,7 +16,7 @@ use super::gate::{Facts, Upgradable, admit, may_go_on, origin_allowed, told_by_f
 use super::presented::{Presented, presented_token, select_subprotocol};
 use super::refusal::{ExplainedRefusal, Refusal};
 use super::respond;
-use super::upgrade::check;
+use super::upgrade::{NotUpgradable, check, for_http1};
 use super::worker::Worker;
 use crate::clock::Now;
 use crate::deprecation::Phase;
@@ -71,6 +71,7 @@ pub(super) async fn answer(
     let fallback = door.fallback.load_full();
     let behind = fallback.as_deref().map(|fallback| &fallback.settings);
     let target = classify(path, health_path, settings, generation.router(), behind);
+    let is_http2 = request.version == Version::HTTP_2;
     let unasked =
         request.version == Version::HTTP_11 && matches!(target, Target::Endpoint(_) | Target::Fallback);
     let mut answer = match target {
@@ -98,10 +99,18 @@ pub(super) async fn answer(
             None => nothing(worker),
         },
         Target::Fallback => match fallback {
-            Some(fallback) if !over && !door.status.is_draining() => {
+            Some(fallback) if !over && !door.status.is_draining() && (is_http2 || progress.is_strict()) => {
                 let goes_on = may_go_on(&request.method, &request.headers, unasked)
                     || request.headers.contains_key(EXPECT) && unasked;
                 let from = from(worker, &request.headers, peer);
+                let mut request = request;
+                if is_http2
+                    && let Err(NotUpgradable::Malformed(why) | NotUpgradable::UpgradeRequired(why)) =
+                        for_http1(&mut request, std::array::from_fn(|_| fastrand::u8(..)))
+                {
+                    door.metrics.refused(None, Refusal::Malformed);
+                    return (respond::refusal(&Refusal::Malformed.because(why), None), None);
+                }
                 return match pass_on(&fallback, &worker.pool, (request, body), from, progress).await {
                     Passed::Answered(mut answer) => {
                         if !goes_on || door.status.is_draining() {
@@ -113,11 +122,21 @@ pub(super) async fn answer(
                     Passed::Nowhere => (nothing(worker), None),
                 };
             }
+            // What came by this connection before was not looked at.
+            Some(_) if !over && !door.status.is_draining() => {
+                let mut answer = refused(worker, Refusal::Outdated);
+                server::close(&mut answer);
+                return (answer, None);
+            }
             Some(_) => refused(worker, if over { Refusal::Overload } else { Refusal::Draining }),
             None => nothing(worker),
         },
         Target::Nothing => nothing(worker),
     };
+    // There each request has its own end, and none says anything of the connection.
+    if is_http2 {
+        return (answer, None);
+    }
     let goes_on =
         !over && !door.status.is_draining() && may_go_on(&request.method, &request.headers, unasked);
     if !goes_on || !is_read_to_its_end(body).await {
@@ -244,7 +263,7 @@ async fn grant(
     address: IpAddr,
     facts: Facts,
 ) -> Result<(Answer, Upgraded), ExplainedRefusal> {
-    let Upgradable { values, key } = upgradable(values, check(request))?;
+    let Upgradable { values, handshake } = upgradable(values, check(request))?;
     let holder = Holder::default();
     let slot = match admit(facts) {
         Ok(()) => address_slot(worker, route, address, &holder).await,
@@ -262,7 +281,7 @@ async fn grant(
     let query = request.uri.query().unwrap_or("");
     let Presented { token, protocol } = presented_token(&request.headers, query, places);
     let protocol = select_subprotocol(&request.headers, &route.subprotocols, protocol);
-    let answer = respond::switching_protocols(route, key, protocol)
+    let answer = respond::switching_protocols(route, handshake, protocol)
         .ok_or_else(|| Refusal::Malformed.because("a subprotocol cannot be selected"))?;
     let granted = Upgraded {
         route: route.clone(),

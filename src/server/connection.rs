@@ -19,15 +19,16 @@ use super::answer::{Granted, answer};
 use super::forwarded::is_trusted;
 use super::refusal::Refusal;
 use super::settings::{ProxyProtocol, Tls};
+use super::streams;
 use super::worker::Worker;
 use crate::clock::spread;
-use crate::http::server::{self, Answer, End, Limits, Progress};
+use crate::http::server::{self, Answer, End, Limits, Progress, Unreadable};
 use crate::net::socket::Socket;
 use crate::net::socket::tls::{Failure, HandshakeFailure, not_tls};
 use crate::session;
 
 /// Time for an answer to be made and written, after which the connection is cut.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time left for a request when the server shuts down: a client that sends none must not hold it up.
 const DRAINING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Requests of one connection. Whoever has more opens another, and is counted anew.
@@ -131,10 +132,10 @@ pub(super) async fn serve(
         () = drained(&worker, &progress) => Err(Refusal::Draining),
         () = arrival.displaced() => Err(Refusal::Displaced),
     };
-    drop((handshake, arrival));
     let peer = whose();
     match end {
         Ok(End::Upgraded(stream, early)) => {
+            drop((handshake, arrival));
             let granted = granted.into_inner().unwrap_or_else(PoisonError::into_inner);
             // A task of its own, so that nothing of the request lives on for the connection's whole life.
             match granted {
@@ -149,6 +150,14 @@ pub(super) async fn serve(
                 }
                 None => {}
             }
+        }
+        Ok(End::Multiplexed(stream, early)) if settings.http2_streams_max > 0 => {
+            drop(handshake);
+            tokio::spawn(streams::serve(worker, stream, early, peer, counted, arrival));
+        }
+        Ok(End::Multiplexed(..)) => {
+            worker.door.metrics.unreadable(Unreadable::Malformed);
+            tracing::debug!(%peer, "HTTP/2 is not spoken here: see `server.limits.http2_streams`");
         }
         Ok(End::Closed | End::Parked(_)) => {}
         Ok(End::Unreadable(why, error)) => {
@@ -262,7 +271,7 @@ async fn drained(worker: &Worker, progress: &Progress) {
 }
 
 /// Resolves within the window in which a server that shuts down closes its connections, of each at another moment.
-async fn drained_over(worker: &Worker) {
+pub(super) async fn drained_over(worker: &Worker) {
     worker.context.draining().await;
     let window = worker.door.settings.load().close_window;
     tokio::time::sleep(spread(window, fastrand::f64())).await;

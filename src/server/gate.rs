@@ -5,7 +5,7 @@ use hyper::Method;
 use hyper::header::{CONNECTION, EXPECT, HeaderMap, ORIGIN, UPGRADE};
 
 use super::refusal::{ExplainedRefusal, Refusal};
-use super::upgrade::{NotUpgradable, has_token};
+use super::upgrade::{Handshake, NotUpgradable, has_token};
 use crate::deprecation::Phase;
 use crate::legacy::error::ErrorCode;
 use crate::routes::path::{BadValue, PathValues};
@@ -15,8 +15,7 @@ use crate::routes::route::{Route, TellRefusal};
 #[derive(Debug, PartialEq, Eq)]
 pub struct Upgradable<'a> {
     pub values: PathValues,
-    /// The `Sec-WebSocket-Key`.
-    pub key: &'a [u8],
+    pub handshake: Handshake<'a>,
 }
 
 /// Whether the request can be upgraded at all.
@@ -25,18 +24,18 @@ pub struct Upgradable<'a> {
 /// What is wrong with its path or, if nothing is, with its head.
 pub fn upgradable<'a>(
     values: Result<PathValues, BadValue>,
-    key: Result<&'a [u8], NotUpgradable>,
+    handshake: Result<Handshake<'a>, NotUpgradable>,
 ) -> Result<Upgradable<'a>, ExplainedRefusal> {
     let values = values.map_err(|bad| match bad {
         BadValue::Illegal(why) => Refusal::BadPath.because(why),
         BadValue::Excluded(why) => Refusal::ExcludedValue.because(why),
         BadValue::Kind(why) => Refusal::ChannelKind.because(why),
     })?;
-    let key = key.map_err(|wrong| match wrong {
+    let handshake = handshake.map_err(|wrong| match wrong {
         NotUpgradable::UpgradeRequired(why) => Refusal::UpgradeRequired.because(why),
         NotUpgradable::Malformed(why) => Refusal::Malformed.because(why),
     })?;
-    Ok(Upgradable { values, key })
+    Ok(Upgradable { values, handshake })
 }
 
 /// What counts beside the request itself.
@@ -105,12 +104,12 @@ mod tests {
     use hyper::header::HeaderName;
     use std::time::Duration;
 
-    const KEY: &[u8] = b"dGhlIHNhbXBsZSBub25jZQ==";
+    const KEY: Handshake<'_> = Handshake::Upgrade(b"dGhlIHNhbXBsZSBub25jZQ==");
 
     #[test]
     fn what_is_no_upgrade_is_refused_by_its_path_first() {
         let values = PathValues::default;
-        assert_eq!(upgradable(Ok(values()), Ok(KEY)), Ok(Upgradable { values: values(), key: KEY }));
+        assert_eq!(upgradable(Ok(values()), Ok(KEY)), Ok(Upgradable { values: values(), handshake: KEY }));
         let bad = |bad: fn(String) -> BadValue| Err(bad("why".to_owned()));
         for (values, key, refusal) in [
             (bad(BadValue::Illegal), Ok(KEY), Refusal::BadPath.because("why")),

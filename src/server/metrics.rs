@@ -15,12 +15,28 @@ use crate::routes::edition::{PerRoute, RouteId};
 use crate::routes::generation::RouteState;
 use crate::session;
 
+labels! {
+    /// How a connection of HTTP/2 ended.
+    pub enum Http2End: "result" {
+        /// With everything answered that was asked.
+        Closed = "closed",
+        /// It broke, or its peer broke the protocol or a limit of it.
+        Broken = "broken",
+        /// No request came in time, or what was answered was not taken.
+        TimedOut = "timed_out",
+        /// Another connection needed its place.
+        Displaced = "displaced",
+    }
+}
+
 /// The server's metrics.
 pub struct Metrics {
     /// Failures to accept.
     pub accept_errors: Counter,
     handshakes: Gauge,
     unannounced: Family<Unannounced>,
+    http2_connections: Gauge,
+    http2_ends: Family<Http2End>,
     tls_handshakes: Family<TlsVersion>,
     tls_failures: Family<HandshakeFailure>,
     tls_expiry: Gauge,
@@ -63,6 +79,12 @@ impl Metrics {
             unannounced: registry.declare(
                 "pusher_bridge_proxy_protocol_refusals_total",
                 "Connections closed for want of a PROXY protocol header, by reason",
+            ),
+            http2_connections: registry
+                .declare("pusher_bridge_http2_connections", "Connections of HTTP/2 that are open"),
+            http2_ends: registry.declare(
+                "pusher_bridge_http2_connections_closed_total",
+                "Connections of HTTP/2 that have ended, by how",
             ),
             tls_handshakes: registry
                 .declare("pusher_bridge_tls_handshakes_total", "TLS connections accepted, by version"),
@@ -125,6 +147,17 @@ impl Metrics {
     /// From now on a certificate is shown that expires then, Unix time.
     pub fn tls_expires(&self, not_after: Option<i64>) {
         self.tls_expiry.set(not_after.unwrap_or(0) as f64);
+    }
+
+    /// Counts a connection of HTTP/2 until the guard is dropped.
+    #[must_use]
+    pub fn http2_connection(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.http2_connections, 1.0)
+    }
+
+    /// One has ended.
+    pub fn http2_ended(&self, how: Http2End) {
+        self.http2_ends.get(how).increment(1);
     }
 
     /// A refused request; `route` when its path matched one.

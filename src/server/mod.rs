@@ -14,6 +14,7 @@ pub mod presented;
 pub mod refusal;
 mod respond;
 pub mod settings;
+mod streams;
 pub mod turns;
 pub mod upgrade;
 pub mod worker;

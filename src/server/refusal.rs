@@ -36,6 +36,8 @@ labels! {
         Gone = "gone",
         /// Shutting down.
         Draining = "draining",
+        /// To be passed on, by a connection that is older than the fallback: what came by it was not looked at.
+        Outdated = "outdated",
         /// Not there in time, or its answer not read.
         Timeout = "timeout",
         /// Not over when all connections were in use, and one of many of its address: a newcomer got its place.
@@ -54,7 +56,7 @@ impl Refusal {
             Self::Gone => Some(410),
             Self::UpgradeRequired => Some(426),
             Self::AddressLimit => Some(429),
-            Self::Overload | Self::Draining => Some(503),
+            Self::Overload | Self::Draining | Self::Outdated => Some(503),
             Self::Timeout | Self::Displaced => None,
         }
     }
@@ -74,6 +76,9 @@ impl Refusal {
             Self::Overload => "too many connections",
             Self::Gone => ErrorCode::EndpointGone.message(),
             Self::Draining => "shutting down",
+            Self::Outdated => {
+                "this connection is older than the configuration that the request needs: connect again"
+            }
             Self::Timeout => "the request took too long",
             Self::Displaced => "the place was needed",
         }
@@ -84,6 +89,7 @@ impl Refusal {
     pub const fn retry_after(self) -> Option<u32> {
         match self {
             Self::AddressLimit | Self::Overload | Self::Draining => Some(RETRY_AFTER_S),
+            Self::Outdated => Some(0),
             Self::UnknownPath
             | Self::BadPath
             | Self::ExcludedValue
@@ -113,6 +119,7 @@ impl Refusal {
             | Self::Malformed
             | Self::Overload
             | Self::Draining
+            | Self::Outdated
             | Self::Timeout
             | Self::Displaced => None,
         }

@@ -9,20 +9,29 @@ use hyper::{Method, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::refusal::{ExplainedRefusal, Refusal};
+use super::upgrade::Handshake;
 use crate::deprecation::Policy;
 use crate::endpoints::reply::{EndpointResult, Reply};
 use crate::http::server::{Answer, full, problem};
 use crate::routes::route::Route;
 
-/// The upgrade; `None` when `protocol` cannot stand in a header.
-pub(super) fn switching_protocols(route: &Route, key: &[u8], protocol: Option<String>) -> Option<Answer> {
+/// The upgrade, or 200 where a WebSocket is a stream of HTTP/2 (RFC 8441 §5); `None` when `protocol` cannot stand in a
+/// header.
+pub(super) fn switching_protocols(
+    route: &Route,
+    handshake: Handshake<'_>,
+    protocol: Option<String>,
+) -> Option<Answer> {
     let mut answer = Answer::new(full(Bytes::new()));
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     add_deprecation(&mut answer, route);
+    if let Handshake::Upgrade(key) = handshake {
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = answer.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_ACCEPT, derive_accept_key(key).parse().ok()?);
+    }
     let headers = answer.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(SEC_WEBSOCKET_ACCEPT, derive_accept_key(key).parse().ok()?);
     if let Some(protocol) = protocol {
         headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol.parse().ok()?);
     }

@@ -40,6 +40,8 @@ pub struct Settings {
     pub header_bytes_max: usize,
     /// Header fields of one request (default 64).
     pub headers_max: usize,
+    /// Requests and WebSockets at once over one connection of HTTP/2; 0 (the default): HTTP/2 is not spoken.
+    pub http2_streams_max: u32,
     /// On shutdown, closes are spread over this window (default 10 s).
     pub close_window: Duration,
     /// After this long a shutdown is over, done or not (default 25 s).

@@ -49,6 +49,14 @@ impl Loads {
 #[derive(Debug)]
 pub struct Load(Arc<AtomicUsize>);
 
+impl Load {
+    /// One more of the same worker.
+    pub fn another(&self) -> Self {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Self(self.0.clone())
+    }
+}
+
 impl Drop for Load {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);

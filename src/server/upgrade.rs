@@ -1,12 +1,14 @@
-//! Whether a request is a proper WebSocket upgrade (RFC 6455 §4.2.1), stricter than hyper, and what it offers.
+//! Whether a request is a proper WebSocket upgrade (RFC 6455 §4.2.1), stricter than hyper, or the extended CONNECT that is
+//! the same in HTTP/2 (RFC 8441), and what it offers.
 
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use hyper::ext::Protocol;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Version};
@@ -31,11 +33,28 @@ pub enum NotUpgradable {
     Malformed(&'static str),
 }
 
-/// Checks the request and gives its `Sec-WebSocket-Key`.
+/// How a WebSocket is begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake<'a> {
+    /// By an upgrade with this `Sec-WebSocket-Key`.
+    Upgrade(&'a [u8]),
+    /// By an extended CONNECT, which has no key (RFC 8441 §5).
+    Connect,
+}
+
+/// Checks the request.
 ///
 /// # Errors
 /// What is missing or wrong.
-pub fn check(request: &Parts) -> Result<&[u8], NotUpgradable> {
+pub fn check(request: &Parts) -> Result<Handshake<'_>, NotUpgradable> {
+    if request.version == Version::HTTP_2 {
+        check_connect(request).map(|()| Handshake::Connect)
+    } else {
+        check_upgrade(request).map(Handshake::Upgrade)
+    }
+}
+
+fn check_upgrade(request: &Parts) -> Result<&[u8], NotUpgradable> {
     use NotUpgradable::{Malformed, UpgradeRequired};
     let headers = &request.headers;
     if !has_token(headers, &UPGRADE, "websocket") {
@@ -57,13 +76,65 @@ pub fn check(request: &Parts) -> Result<&[u8], NotUpgradable> {
     if length || headers.contains_key(TRANSFER_ENCODING) {
         return Err(Malformed("a WebSocket upgrade has no body"));
     }
-    match one(headers, &SEC_WEBSOCKET_VERSION) {
-        Some(b"13") => {}
-        _ => return Err(UpgradeRequired("this endpoint speaks WebSocket version 13")),
-    }
+    check_version(headers)?;
     one(headers, &SEC_WEBSOCKET_KEY)
         .filter(|key| is_nonce(key))
         .ok_or(Malformed("`Sec-WebSocket-Key` must be there once, and be 16 bytes in base64"))
+}
+
+/// RFC 8441 §4 and §5. That `:scheme` and `:path` are there is hyper's to see.
+fn check_connect(request: &Parts) -> Result<(), NotUpgradable> {
+    use NotUpgradable::{Malformed, UpgradeRequired};
+    let protocol = request.extensions.get::<Protocol>().map(Protocol::as_str);
+    if request.method != Method::CONNECT || protocol != Some("websocket") {
+        return Err(UpgradeRequired(
+            "this endpoint speaks WebSocket only: over HTTP/2 by an extended CONNECT",
+        ));
+    }
+    if !request.uri.authority().is_some_and(|authority| is_host(authority.as_str().as_bytes())) {
+        return Err(Malformed("`:authority` must be a host"));
+    }
+    if request.headers.contains_key(CONTENT_LENGTH) {
+        return Err(Malformed("a WebSocket has no `Content-Length`"));
+    }
+    check_version(&request.headers)
+}
+
+fn check_version(headers: &HeaderMap) -> Result<(), NotUpgradable> {
+    match one(headers, &SEC_WEBSOCKET_VERSION) {
+        Some(b"13") => Ok(()),
+        _ => Err(NotUpgradable::UpgradeRequired("this endpoint speaks WebSocket version 13")),
+    }
+}
+
+/// Makes a request of HTTP/2 one that HTTP/1 can carry on: an extended CONNECT an upgrade (RFC 8441 §5.1), and a cookie in
+/// pieces one field (RFC 9113 §8.2.3).
+///
+/// # Errors
+/// It is a CONNECT that asks for no protocol.
+pub fn for_http1(request: &mut Parts, nonce: [u8; NONCE_BYTES]) -> Result<(), NotUpgradable> {
+    let headers = &mut request.headers;
+    if request.method == Method::CONNECT {
+        let protocol = request.extensions.remove::<Protocol>();
+        let protocol = protocol.and_then(|protocol| HeaderValue::from_str(protocol.as_str()).ok());
+        let protocol = protocol.ok_or(NotUpgradable::Malformed("a CONNECT needs a `:protocol`"))?;
+        if protocol == "websocket"
+            && let Ok(key) = HeaderValue::from_str(&STANDARD.encode(nonce))
+        {
+            headers.insert(SEC_WEBSOCKET_KEY, key);
+        }
+        headers.insert(UPGRADE, protocol);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        request.method = Method::GET;
+        request.version = Version::HTTP_11;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, cookie);
+    }
+    Ok(())
 }
 
 /// Sixteen bytes, with their padding or none: the number of digits tells as much.
@@ -125,7 +196,7 @@ mod tests {
 
     #[test]
     fn only_proper_upgrades_pass() {
-        assert_eq!(check(&parts(GOOD)), Ok(&b"dGhlIHNhbXBsZSBub25jZQ=="[..]));
+        assert_eq!(check(&parts(GOOD)), Ok(Handshake::Upgrade(b"dGhlIHNhbXBsZSBub25jZQ==")));
         assert!(check(&with("upgrade", "WebSocket")).is_ok());
         for (name, value) in [
             ("upgrade", ""),
@@ -169,7 +240,7 @@ mod tests {
         for digit in ('A'..='Z').chain('a'..='z').chain('0'..='9').chain(['+', '/']) {
             for padding in ["==", ""] {
                 let key = format!("AQIDBAUGBwgJCgsMDQ4PE{digit}{padding}");
-                assert_eq!(check(&with("sec-websocket-key", &key)), Ok(key.as_bytes()));
+                assert_eq!(check(&with("sec-websocket-key", &key)), Ok(Handshake::Upgrade(key.as_bytes())));
             }
         }
         for (key, why) in [
@@ -190,5 +261,36 @@ mod tests {
                 "{why}: {key}"
             );
         }
+    }
+
+    #[test]
+    fn over_http2_a_websocket_is_an_extended_connect() {
+        let connect = |change: fn(&mut Parts)| {
+            let request = Request::connect("https://example.com/ws").header("sec-websocket-version", "13");
+            let mut parts = request.version(Version::HTTP_2).body(()).unwrap().into_parts().0;
+            parts.extensions.insert(Protocol::from_static("websocket"));
+            change(&mut parts);
+            check(&parts).map(|_| ())
+        };
+        assert_eq!(connect(|_| ()), Ok(()));
+        let upgrades: [fn(&mut Parts); 4] = [
+            |parts| parts.method = Method::GET,
+            |parts| _ = parts.extensions.insert(Protocol::from_static("connect-udp")),
+            |parts| _ = parts.extensions.remove::<Protocol>(),
+            |parts| _ = parts.headers.insert(SEC_WEBSOCKET_VERSION, "8".parse().unwrap()),
+        ];
+        for change in upgrades {
+            assert!(matches!(connect(change), Err(NotUpgradable::UpgradeRequired(_))));
+        }
+        let malformed: [fn(&mut Parts); 2] = [
+            |parts| parts.uri = "/ws".parse().unwrap(),
+            |parts| _ = parts.headers.insert(CONTENT_LENGTH, "5".parse().unwrap()),
+        ];
+        for change in malformed {
+            assert!(matches!(connect(change), Err(NotUpgradable::Malformed(_))));
+        }
+        let mut upgrade = parts(GOOD);
+        upgrade.version = Version::HTTP_2;
+        assert!(matches!(check(&upgrade), Err(NotUpgradable::UpgradeRequired(_))), "of HTTP/1");
     }
 }

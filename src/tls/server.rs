@@ -16,8 +16,8 @@ use super::validity::not_after;
 
 /// Certificates in a chain: each client gets all of them. Authorities have one or two between.
 const CHAIN_MAX: usize = 10;
-/// What is spoken behind TLS (RFC 7301 §6).
-const HTTP_1_1: &[u8] = b"http/1.1";
+/// What is spoken behind TLS (RFC 7301 §6, RFC 9113 §3.2), what is rather spoken first.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// Where something is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,8 @@ impl fmt::Debug for Identity {
 
 impl Identity {
     /// TLS 1.2 and 1.3 on aws-lc-rs, by this PEM text of a certificate with those between it and its authority, and of
-    /// its key; with `client_ca` clients must show a certificate that one of its authorities has signed.
+    /// its key; with `client_ca` clients must show a certificate that one of its authorities has signed. HTTP/2 is offered
+    /// or not.
     ///
     /// # Errors
     /// What is wrong, and where.
@@ -54,6 +55,7 @@ impl Identity {
         chain: &str,
         key: &SecretString,
         client_ca: Option<&str>,
+        with_http2: bool,
     ) -> Result<Arc<Self>, (Part, String)> {
         let chain = certificates(chain).map_err(|why| (Part::Chain, why))?;
         if chain.len() > CHAIN_MAX {
@@ -84,7 +86,8 @@ impl Identity {
             Error::InvalidCertificate(_) => (Part::Chain, format!("certificate 1: {error}")),
             _ => (Part::Key, error.to_string()),
         })?;
-        config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+        config.alpn_protocols =
+            PROTOCOLS.iter().skip(usize::from(!with_http2)).map(|name| name.to_vec()).collect();
         // Who comes back needs no key exchange, and leaves nothing here: what is to be remembered is in its ticket.
         config.ticketer = Ticketer::new().map_err(|error| (Part::Chain, error.to_string()))?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -141,15 +144,18 @@ mod tests {
     }
 
     fn wrong(chain: &str, key: &SecretString, client_ca: Option<&str>) -> (Part, String) {
-        Identity::new(chain, key, client_ca).unwrap_err()
+        Identity::new(chain, key, client_ca, false).unwrap_err()
     }
 
     #[test]
     fn a_pair_is_taken_and_what_is_wrong_is_told() {
         let (chain, key) = pair();
         let (other, other_key) = pair();
-        let identity = Identity::new(&format!("{chain}{other}"), &key, Some(&other)).unwrap();
-        assert_eq!(identity.config.alpn_protocols, [HTTP_1_1]);
+        let identity =
+            |with_http2| Identity::new(&format!("{chain}{other}"), &key, Some(&other), with_http2).unwrap();
+        assert_eq!(identity(true).config.alpn_protocols, PROTOCOLS);
+        let identity = identity(false);
+        assert_eq!(identity.config.alpn_protocols, [b"http/1.1"]);
         assert!(!format!("{identity:?}").contains("key"));
         assert_eq!(wrong(&chain, &other_key, None), (Part::Key, "this key is not the certificate's".into()));
         for (part, (chain, key, ca)) in [

@@ -455,7 +455,7 @@ mod tests {
     async fn small_frames_count_with_what_their_queue_takes() {
         let budget = Budget::new(BUDGET_BYTES, 1);
         let (conn, _client) = pair(&budget).await;
-        socket2::SockRef::from(conn.socket.tcp()).set_send_buffer_size(1).unwrap();
+        socket2::SockRef::from(conn.socket.tcp().unwrap()).set_send_buffer_size(1).unwrap();
         let frame = Bytes::from_static(b"abcd");
         while conn.push(frame.clone()) == Pushed::Written {}
         let _all = budget.frame(vec![7; BUDGET_BYTES + 1]);

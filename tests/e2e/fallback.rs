@@ -512,3 +512,27 @@ async fn a_reload_sends_newcomers_elsewhere_and_leaves_what_is_under_way() {
     assert_eq!(client.answer().await.body, "ok");
     assert_eq!(Raw::ask(bridge.address(), get("/private/x")).await.status, 404);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_from_before_there_was_a_fallback_passes_nothing_on() {
+    let bridge = Bridge::start().await;
+    let mut client = Raw::connect(bridge.address()).await;
+    let keep = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
+    client.send(keep("/nowhere")).await;
+    assert_eq!(client.answer().await.status, 404);
+    let upstream = Upstream::start().await;
+    let mut next = next(&bridge, SHIPPED);
+    next.fallback = Some(Settings { to: Some(upstream.to.clone()), ..Settings::of_nothing() });
+    bridge.reload(next).await;
+    client.send(keep("/page")).await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.header("connection").as_str()), (503, "close"));
+    client.ended().await;
+    // And a new one does.
+    let mut client = Raw::connect(bridge.address()).await;
+    client.send(get("/page")).await;
+    let (mut behind, head) = upstream.asked().await;
+    assert!(head.starts_with("GET /page "));
+    behind.send(OK).await;
+    assert_eq!(client.answer().await.body, "ok");
+}

@@ -26,6 +26,7 @@ mod frames;
 mod generations;
 mod health;
 mod hostile;
+mod http2;
 mod isolation;
 mod keep_alive;
 mod limits;

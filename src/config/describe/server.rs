@@ -22,6 +22,7 @@ pub(super) fn server(out: &mut Lines, settings: &Settings, admin: &Admin) {
         header_timeout,
         header_bytes_max,
         headers_max,
+        http2_streams_max,
         close_window,
         grace,
     } = settings;
@@ -57,6 +58,9 @@ pub(super) fn server(out: &mut Lines, settings: &Settings, admin: &Admin) {
             duration(*header_timeout),
         ),
     );
+    if *http2_streams_max > 0 {
+        out.more(format!("HTTP/2 with {http2_streams_max} streams a connection"));
+    }
     out.fact(
         "shutdown",
         format!("connections closed over {}, over after {}", duration(*close_window), duration(*grace)),

@@ -59,6 +59,7 @@ fn config(config: &Config) -> Vec<Key<'_, When>> {
         header_timeout,
         header_bytes_max,
         headers_max,
+        http2_streams_max,
         close_window,
         grace,
     } = server;
@@ -82,6 +83,7 @@ fn config(config: &Config) -> Vec<Key<'_, When>> {
         plain("server.limits.header_timeout", AtOnce, header_timeout),
         plain("server.limits.header_bytes", AtOnce, header_bytes_max),
         plain("server.limits.headers", AtOnce, headers_max),
+        plain("server.limits.http2_streams", AtOnce, http2_streams_max),
         plain("server.shutdown.close_window", AtOnce, close_window),
         plain("server.shutdown.grace", AtOnce, grace),
     ]

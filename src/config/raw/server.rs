@@ -79,6 +79,9 @@ pub(in crate::config) struct ServerLimits {
     /// Header fields of one request (default 64).
     #[schemars(extend("minimum" = 1, "maximum" = 1000))]
     pub(in crate::config) headers: Num,
+    /// Requests and WebSockets at once over one connection of HTTP/2; 0: HTTP/2 is not spoken (default 0).
+    #[schemars(extend("minimum" = 0, "maximum" = 10_000))]
+    pub(in crate::config) http2_streams: Num,
 }
 
 /// `[server.shutdown]`

@@ -31,6 +31,8 @@ const HEADER_BYTES_LEAST: i64 = 8 * 1024;
 const HEADERS: usize = 64;
 /// A browser's handshake, and what one or two proxies add.
 const HEADERS_LEAST: i64 = 16;
+/// Each may hold as much as a connection.
+const HTTP2_STREAMS_MAX: i64 = 10_000;
 /// As many as a link can tell apart.
 const WORKERS_MAX: i64 = Hubs::MAX as i64;
 const CLOSE_WINDOW: Duration = Duration::from_secs(10);
@@ -58,9 +60,10 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
         problems.at(place.span(), format!("`listen` and `admin` cannot both have the port {}", admin.port()));
     }
     let hosts = raw.admin_hosts.iter().flatten().filter_map(|name| host_name(problems, name)).collect();
+    let http2_streams_max = problems.number(limits.http2_streams.as_ref(), 0..=HTTP2_STREAMS_MAX, 0);
     let settings = Settings {
         listen,
-        tls: raw.tls.as_ref().and_then(|at| tls(problems, at)),
+        tls: raw.tls.as_ref().and_then(|at| tls(problems, at, http2_streams_max > 0)),
         health_path: raw.health_path.as_ref().and_then(|path| health_path(problems, path)),
         workers: problems.number(raw.workers.as_ref(), 1..=WORKERS_MAX, cores),
         trusted_proxies: raw.trusted_proxies.iter().flatten().filter_map(|p| network(problems, p)).collect(),
@@ -84,6 +87,7 @@ pub(super) fn server(problems: &mut Problems<'_>, raw: Option<&raw::Server>) -> 
             HEADER_BYTES,
         ),
         headers_max: problems.number(limits.headers.as_ref(), HEADERS_LEAST..=1000, HEADERS),
+        http2_streams_max,
         close_window,
         grace,
     };
@@ -107,7 +111,7 @@ fn proxy_protocol(problems: &mut Problems<'_>, raw: &raw::Server) -> ProxyProtoc
     }
 }
 
-fn tls(problems: &mut Problems<'_>, at: &At<raw::Tls>) -> Option<Tls> {
+fn tls(problems: &mut Problems<'_>, at: &At<raw::Tls>, with_http2: bool) -> Option<Tls> {
     let raw = at.get();
     let cert_file = required(problems, raw.cert_file.as_ref(), at.span(), "cert_file");
     let key_file = required(problems, raw.key_file.as_ref(), at.span(), "key_file");
@@ -121,7 +125,7 @@ fn tls(problems: &mut Problems<'_>, at: &At<raw::Tls>) -> Option<Tls> {
         Some(read) => Some(read?),
         None => None,
     };
-    let identity = Identity::new(&chain, &key, client_ca.as_deref()).map_err(|(part, why)| {
+    let identity = Identity::new(&chain, &key, client_ca.as_deref(), with_http2).map_err(|(part, why)| {
         let at = match part {
             Part::Chain => cert_file,
             Part::Key => key_file,

@@ -86,7 +86,7 @@ pub fn serve(config: &mut Config, pair: &Pair, client_ca: Option<&Authority>) {
         cert: file(),
         key: file(),
         client_ca: client_ca.as_ref().map(|_| file()),
-        identity: Identity::new(&pair.cert, &pair.key.clone().into(), client_ca.as_deref()).unwrap(),
+        identity: Identity::new(&pair.cert, &pair.key.clone().into(), client_ca.as_deref(), true).unwrap(),
     });
 }
 
