@@ -165,9 +165,15 @@ impl Served {
 
     /// With the `routes.toml` that is there.
     pub async fn start_in(folder: PathBuf) -> Self {
+        Self::start_by(folder, &[]).await
+    }
+
+    /// The same with more arguments.
+    async fn start_by(folder: PathBuf, more: &[&str]) -> Self {
         let sandbox = Sandbox::start(Options::local()).await.unwrap();
         let file = folder.join("routes.toml").display().to_string();
-        let (program, address, admin) = Program::serve(&sandbox, &["--config", &file]).await;
+        let arguments = [&["--config", &file][..], more].concat();
+        let (program, address, admin) = Program::serve(&sandbox, &arguments).await;
         patiently("it to be ready", async {
             while get(admin, "/readyz").await.status != 200 {
                 tokio::time::sleep(LOOK_AGAIN).await;
@@ -217,7 +223,10 @@ impl Served {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_is_asked_for_told_of_and_tried_first() {
     let first = SHIPPED.to_owned() + &route("a", "") + &route("b", "");
-    let mut served = Served::start(folder("reload-asked"), &first).await;
+    let folder = folder("reload-asked");
+    std::fs::write(folder.join("routes.toml"), &first).unwrap();
+    // Only who asks: what is written here is not to be in force before.
+    let mut served = Served::start_by(folder, &["--no-watch"]).await;
     let mut of_a = OldClient::connect(served.address, "/a/1").await;
     let mut of_b = OldClient::connect(served.address, "/b/1").await;
     let subscribed =
