@@ -9,10 +9,11 @@ use pusher_bridge::proxy::settings::{Rule, Settings};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use crate::reload::next;
+use crate::reload::{next, route};
 use crate::support::bridge::{SHIPPED, token};
 use crate::support::raw::{TEXT, frame, upgrade};
-use crate::support::{Bridge, Raw, patiently};
+use crate::support::tls::{Authority, serve};
+use crate::support::{Bridge, Raw, patiently, temporary_directory};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const CUT: Duration = Duration::from_millis(200);
@@ -535,4 +536,39 @@ async fn a_connection_from_before_there_was_a_fallback_passes_nothing_on() {
     assert!(head.starts_with("GET /page "));
     behind.send(OK).await;
     assert_eq!(client.answer().await.body, "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_may_be_behind_tls() {
+    let authority = Authority::new();
+    let behind = Bridge::with(&(SHIPPED.to_owned() + &route("a", "")), |config| {
+        config.server.health_path = Some("/healthz".to_owned());
+        serve(config, &authority.sign("a.example"), None);
+    })
+    .await;
+    let folder = temporary_directory("fallback-tls");
+    let ca_file = folder.join("ca.pem");
+    std::fs::write(&ca_file, authority.pem()).unwrap();
+    let to = |host: &str| {
+        let url = format!("https://{host}:{}", behind.address().port());
+        Some(Arc::new(Destination::parse(&url).unwrap()))
+    };
+    let rule = Rule { path: "/other/*".to_owned(), to: to("localhost") };
+    let settings = Settings { to: to("127.0.0.1"), rules: vec![rule], ..Settings::of_nothing() };
+    let front = Bridge::with(SHIPPED, |config| {
+        config.fallback = Some(settings);
+        config.upstream.app.ca_file = Some(ca_file);
+    })
+    .await;
+    let mut client = Raw::connect(front.address()).await;
+    client.send(get("/healthz")).await;
+    assert_eq!(client.answer().await.body, "ready\n");
+    // The certificate is not for this name.
+    client.send(get("/other/1")).await;
+    assert_eq!(client.answer().await.status, 502);
+    let mut socket = Raw::open(front.address(), "/a/1").await;
+    behind.becomes(r#"pusher_bridge_connections{route="a",phase="live"}"#, 1.0).await;
+    behind.sandbox.trigger("private-a-1", "e", "1");
+    assert_eq!(socket.frame().await.json()["data"], 1);
+    std::fs::remove_dir_all(folder).unwrap();
 }
