@@ -10,6 +10,7 @@ use hyper::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use hyper::upgrade::{OnUpgrade, on};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::admission::{Arrival, Counted};
@@ -48,13 +49,26 @@ pub(super) async fn serve(
     let _gauge = worker.door.metrics.http2_connection();
     let counted = Arc::new(counted);
     let door = worker.clone();
+    let begun = Arc::new(Notify::new());
+    let asked = begun.clone();
     let service = move |request, stream| {
+        asked.notify_one();
         one(worker.clone(), request, peer, counted.another(settings.connections_max), stream)
     };
     let served = Box::pin(multiplexed::serve(socket, early, limits, service, door.context.draining()));
+    // As any other connection, it may lose its place until it has asked for something.
+    let displaced = async move {
+        tokio::select! {
+            () = arrival.displaced() => {}
+            () = begun.notified() => {
+                drop(arrival);
+                std::future::pending::<()>().await;
+            }
+        }
+    };
     let ended = tokio::select! {
         ended = served => ended,
-        () = arrival.displaced() => {
+        () = displaced => {
             door.door.metrics.http2_ended(Http2End::Displaced);
             return;
         }

@@ -444,3 +444,29 @@ async fn what_no_route_takes_is_passed_on_in_http1_and_a_websocket_there_is_a_tu
     let connect = Request::connect("http://elsewhere:80").body(Full::default()).unwrap();
     assert_eq!(proxy.ask(connect).await.0, StatusCode::BAD_REQUEST);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_asked_for_something_does_not_lose_its_place_and_who_has_not_does() {
+    let change = |config: &mut pusher_bridge::config::Config| {
+        config.server.http2_streams_max = 100;
+        config.server.connections_max = 18;
+        config.server.trusted_proxies.clear();
+    };
+    let bridge = Bridge::with(&(SHIPPED.to_owned() + &route("a", "")), change).await;
+    let mut proxy = Proxy::connect(bridge.address()).await;
+    let mut client = proxy.client("/a/1").await;
+    bridge.becomes(LIVE, 1.0).await;
+    // Each counts as one, and so does the WebSocket.
+    let mut silent = Vec::new();
+    for n in 1..=16 {
+        let mut stream = TcpStream::connect(bridge.address()).await.unwrap();
+        stream.write_all(&[PREFACE, &frame(4, 0, 0, &[])].concat()).await.unwrap();
+        silent.push(stream);
+        bridge.becomes(CONNECTIONS, f64::from(n) + 1.0).await;
+    }
+    let mut newcomer = Raw::connect_from([127, 0, 0, 2], bridge.address()).await;
+    newcomer.upgrade("/ws/native").await;
+    bridge.becomes(r#"pusher_bridge_http2_connections_closed_total{result="displaced"}"#, 1.0).await;
+    bridge.sandbox.trigger("private-a-1", "e", "1");
+    assert_eq!(client.json().await["data"], 1);
+}
