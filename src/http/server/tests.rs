@@ -29,7 +29,7 @@ where
     let progress = Progress::new(Instant::now() + limits.head_timeout, &limits);
     let mut end = serve(stream.into(), &progress, &limits, service, explain).await;
     let mut answers = Vec::new();
-    if let End::Upgraded(stream, _) = &mut end {
+    if let End::Upgraded(stream, _) | End::Multiplexed(stream, _) = &mut end {
         stream.shutdown().await.unwrap();
     }
     let _ = client.read_to_end(&mut answers).await;
@@ -134,8 +134,14 @@ async fn what_is_no_request_is_explained_once() {
         assert!(last.contains("\r\nConnection: close\r\n") && last.ends_with('}'), "{answers}");
         assert!(matches!(end, End::Unreadable(is, _) if is == why), "{end:?}");
     }
-    // HTTP/2 would not understand it.
-    let (answers, end) = talk(limits, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", hello).await;
-    assert_eq!(answers, "");
-    assert!(matches!(end, End::Unreadable(Unreadable::Malformed, _)), "{end:?}");
+}
+
+#[tokio::test]
+async fn what_begins_http2_is_handed_on_whole() {
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for bytes in [preface, &preface[..14], &preface[..20], &format!("{preface}more")] {
+        let (answers, end) = talk(Limits::default(), bytes, hello).await;
+        assert_eq!(answers, "");
+        assert!(matches!(&end, End::Multiplexed(_, early) if early == bytes), "{bytes:?}: {end:?}");
+    }
 }
