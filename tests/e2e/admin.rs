@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pusher_bridge::app;
+use pusher_bridge::proxy::destination::Destination;
+use pusher_bridge::proxy::settings::Settings;
 use pusher_bridge::sandbox::{HandshakeFault, Options, Sandbox};
 use secrecy::ExposeSecret as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -25,7 +27,10 @@ pub async fn get(address: std::net::SocketAddr, path: &str) -> Answer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_is_there_from_the_start_with_its_help() {
-    let bridge = Bridge::start().await;
+    // Those of the fallback are there for each upstream.
+    let to = Destination::parse("http://127.0.0.1:9").unwrap();
+    let fallback = Settings { to: Some(to.into()), ..Settings::of_nothing() };
+    let bridge = Bridge::with(SHIPPED, |config| config.fallback = Some(fallback)).await;
     let answer = get(bridge.running.admin_address, "/metrics").await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
