@@ -8,6 +8,7 @@
 readonly SOCKUDO_VERSION=5.2.0
 readonly CARGO_DENY_VERSION=0.20.2
 readonly CARGO_FUZZ_VERSION=0.13.1
+readonly CARGO_DEB_VERSION=3.8.0
 readonly AUTOBAHN_VERSION=25.10.1
 # The last virtualenv that makes a Python 2.7 environment.
 readonly VIRTUALENV_VERSION=20.21.1
@@ -149,6 +150,26 @@ install_cargo_fuzz() {
     # --debug: it only calls Cargo.
     env -u CARGO_TARGET_DIR cargo install cargo-fuzz --version "$CARGO_FUZZ_VERSION" --locked --debug \
         --root "$CACHE/cargo-fuzz-$CARGO_FUZZ_VERSION"
+}
+
+# ---------------------------------------------------------------------------------------------- cargo-deb
+
+find_cargo_deb() {
+    local place
+    for place in "${CARGO_DEB:-}" "$CACHE/cargo-deb-$CARGO_DEB_VERSION/bin/cargo-deb"; do
+        if [[ -n $place && -x $place ]]; then
+            echo "$place"
+            return
+        fi
+    done
+}
+
+install_cargo_deb() {
+    [[ -z ${CARGO_DEB:-} || -x $CARGO_DEB ]] || die "CARGO_DEB=$CARGO_DEB is not an executable file"
+    [[ -z $(find_cargo_deb) ]] || return 0
+    # --debug: as cargo-deny. Its own features are xz, which is another program then, and debugging.
+    env -u CARGO_TARGET_DIR cargo install cargo-deb --version "$CARGO_DEB_VERSION" --locked --debug \
+        --no-default-features --root "$CACHE/cargo-deb-$CARGO_DEB_VERSION"
 }
 
 # --------------------------------------------------------------------------------------- promtool, kubectl

@@ -36,6 +36,7 @@ mod logs;
 mod members;
 mod misconfigured;
 mod old_clients;
+mod package;
 mod presence;
 mod publish;
 mod publish_rules;

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::patiently;
 use super::pusher::Pusher as _;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_pusher-bridge");
+pub const BINARY: &str = env!("CARGO_BIN_EXE_pusher-bridge");
 
 /// A running program; killed on drop.
 pub struct Program {
