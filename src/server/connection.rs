@@ -102,6 +102,10 @@ pub(super) async fn serve(
                 match timeout_at(deadline, handshake).await {
                     Ok(Ok(stream)) => {
                         worker.door.metrics.tls_accepted(stream.tls_version());
+                        // As before the handshake.
+                        if timeout_at(deadline, again(&stream)).await.is_err() {
+                            return End::TimedOut;
+                        }
                         stream
                     }
                     Ok(Err(failure)) => {

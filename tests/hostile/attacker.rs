@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 
+use crate::stream::Stream;
 use crate::support::raw::{CLOSE, auth, upgrade};
 
 /// Attackers that are connecting at once: beyond the kernel's queue of connections not yet accepted, it would
@@ -26,7 +28,21 @@ pub fn address(n: usize) -> Ipv4Addr {
 }
 
 /// A socket that resets the connection when it is dropped, so that no port is kept waiting afterwards.
-pub async fn connect(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
+pub async fn connect(from: Ipv4Addr, to: SocketAddr) -> Stream {
+    try_connect(from, to).await.unwrap()
+}
+
+/// The same, where the server may end the connection before it is of use.
+pub async fn try_connect(from: Ipv4Addr, to: SocketAddr) -> io::Result<Stream> {
+    Stream::over(tcp(from, to).await, to).await
+}
+
+/// The same without TLS, whatever the listener speaks.
+pub async fn bare(from: Ipv4Addr, to: SocketAddr) -> Stream {
+    Stream::bare(tcp(from, to).await)
+}
+
+async fn tcp(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_zero_linger().unwrap();
     socket.bind((from, 0).into()).unwrap();
@@ -36,12 +52,12 @@ pub async fn connect(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
 }
 
 /// Upgraded. What the server sent behind its answer is left unread.
-pub async fn open(from: Ipv4Addr, to: SocketAddr, path: &str) -> TcpStream {
+pub async fn open(from: Ipv4Addr, to: SocketAddr, path: &str) -> Stream {
     upgraded(connect(from, to).await, path).await
 }
 
 /// Upgrades a connection.
-pub async fn upgraded(mut stream: TcpStream, path: &str) -> TcpStream {
+pub async fn upgraded(mut stream: Stream, path: &str) -> Stream {
     stream.write_all(upgrade(path, &[]).as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -52,7 +68,7 @@ pub async fn upgraded(mut stream: TcpStream, path: &str) -> TcpStream {
 }
 
 /// Upgraded and authenticated; the answer is read to its end.
-pub async fn login(from: Ipv4Addr, to: SocketAddr, path: &str, token: &str) -> TcpStream {
+pub async fn login(from: Ipv4Addr, to: SocketAddr, path: &str, token: &str) -> Stream {
     let mut stream = open(from, to, path).await;
     stream.write_all(&auth(token)).await.unwrap();
     let mut header = [0; 4];
@@ -93,7 +109,7 @@ impl Turnstile {
 }
 
 /// Reads to the end, and gives everything if it is not much.
-pub async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+pub async fn read_to_end(stream: &mut Stream) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(read @ 1..) = stream.read(&mut buffer).await {
@@ -149,7 +165,7 @@ pub fn tally<T: Ord>(outcomes: impl IntoIterator<Item = T>) -> BTreeMap<T, usize
 }
 
 /// Sends these bytes again and again, until the time is over or the server takes no more; how often it did.
-pub async fn send_again(stream: &mut TcpStream, bytes: &[u8], for_how_long: Duration) -> usize {
+pub async fn send_again(stream: &mut Stream, bytes: &[u8], for_how_long: Duration) -> usize {
     let end = Instant::now() + for_how_long;
     let mut times = 0;
     while Instant::now() < end {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use pusher_bridge::sandbox::SandboxHandle;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::report::{Noticed, percentile};
+use crate::stream::Stream;
 use crate::support::bridge::token;
 use crate::support::patiently;
 
@@ -36,7 +37,7 @@ const NEWCOMER_EVERY: Duration = Duration::from_millis(50);
 const FROM: Ipv4Addr = Ipv4Addr::new(127, 200, 0, 1);
 const NEWCOMER_FROM: Ipv4Addr = Ipv4Addr::new(127, 200, 0, 2);
 
-type Socket = WebSocketStream<TcpStream>;
+type Socket = WebSocketStream<Stream>;
 
 pub struct Bystanders {
     watching: Vec<JoinHandle<Result<Vec<Duration>, String>>>,
@@ -149,6 +150,7 @@ pub async fn login(from: Ipv4Addr, to: SocketAddr, path: &str, user: &str) -> Re
     socket.bind((from, 0).into()).unwrap();
     let stream = socket.connect(to).await.map_err(|error| error.to_string())?;
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let stream = Stream::over(stream, to).await.map_err(|error| error.to_string())?;
     let (mut socket, _) =
         client_async(format!("ws://{to}{path}"), stream).await.map_err(|error| error.to_string())?;
     let auth = format!(r#"{{"type":"auth","token":"Bearer {}"}}"#, token(user));

@@ -495,7 +495,7 @@ pub async fn json_bombs() -> Row {
 }
 
 /// The error code of the next text frame, pings skipped.
-async fn error_code(stream: &mut tokio::net::TcpStream) -> String {
+async fn error_code(stream: &mut crate::stream::Stream) -> String {
     loop {
         let mut head = [0; 2];
         stream.read_exact(&mut head).await.unwrap();

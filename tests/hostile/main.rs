@@ -7,6 +7,7 @@
 //!     cargo test --test hostile fragments             # those with `fragments` in their name
 //!     cargo test --release --test hostile -- --list   # their names
 //!     cargo test --test hostile -- --fallback         # with requests passed on: nothing may get worse by that
+//!     cargo test --test hostile -- --tls              # by TLS, and two attacks more: on handshakes, and by records
 
 #![allow(
     clippy::unwrap_used,
@@ -26,12 +27,14 @@ mod support;
 mod attacker;
 mod bystanders;
 mod frames;
+mod handshakes;
 mod process;
 mod readers;
 mod report;
 mod requests;
 mod runner;
 mod scene;
+mod stream;
 mod tokens;
 
 use std::process::ExitCode;
@@ -71,6 +74,9 @@ const ATTACKS: &[Attack] = attacks![
     readers::closes_never_read,
 ];
 
+/// Every attack above makes sense over TLS, too. These make none without.
+const BY_TLS: &[Attack] = attacks![handshakes::unfinished_handshakes, handshakes::tiny_records];
+
 fn main() -> ExitCode {
-    runner::run(ATTACKS)
+    runner::run(ATTACKS, BY_TLS)
 }

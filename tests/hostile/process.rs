@@ -10,12 +10,17 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::stream::{TLS, Tls};
 use crate::support::pusher::App;
 use crate::support::raw::Raw;
 use crate::support::{patiently, temporary_directory};
 
 /// Between two looks at what a process shows.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What the listener shows, beside the routes.
+pub const CERT_FILE: &str = "bridge.crt";
+pub const KEY_FILE: &str = "bridge.key";
 
 /// A running bridge; killed on drop.
 pub struct Bridge {
@@ -41,6 +46,10 @@ impl Bridge {
         let directory = temporary_directory("hostile");
         let file = directory.join("routes.toml");
         std::fs::write(&file, routes).unwrap();
+        if let Some(Tls { pair, .. }) = TLS.get() {
+            std::fs::write(directory.join(CERT_FILE), &pair.cert).unwrap();
+            std::fs::write(directory.join(KEY_FILE), &pair.key).unwrap();
+        }
         let limit = descriptors.map_or_else(String::new, |most| format!("ulimit -n {most} && "));
         let mut child = Command::new("sh")
             .args(["-c", &format!("{limit}exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_pusher-bridge")])

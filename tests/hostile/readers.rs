@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
 use crate::attacker::{address, close_code, open, read_to_end, send_again, swarm, tally, upgraded};
 use crate::process::Bridge;
 use crate::report::Row;
 use crate::scene::{Verdict, shipped};
+use crate::stream::Stream;
 use crate::support::raw::{BINARY, TEXT, frame, upgrade};
 
 const NATIVE: &str = "/ws/native";
@@ -34,7 +35,7 @@ pub async fn window_zero() -> Row {
         socket.set_zero_linger().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         socket.bind((address(n / PER_ADDRESS), 0).into()).unwrap();
-        let mut stream = socket.connect(to).await.unwrap();
+        let mut stream = Stream::over(socket.connect(to).await.unwrap(), to).await.unwrap();
         stream.write_all(upgrade(NATIVE, &[]).as_bytes()).await.unwrap();
         stream
     })
@@ -58,7 +59,7 @@ pub async fn window_zero() -> Row {
     }
     // Their close frames wait as well, for a while.
     scene.bridge.until("closes", |m| m.closes("native", "slow_reader") == READERS as f64).await;
-    drop::<Vec<TcpStream>>(readers);
+    drop::<Vec<Stream>>(readers);
     scene
         .over(Verdict {
             sent: format!("{sent} events for each of {READERS} clients that read nothing"),
@@ -117,8 +118,9 @@ pub async fn a_byte_a_second_read() -> Row {
         readers.spawn(async move {
             let mut stream = open_over_a_network(address(n / PER_ADDRESS), to, NATIVE).await;
             stream.write_all(&message).await.unwrap();
+            stream.flush().await.unwrap();
             // To the end of the attack: what the kernels hold is more than is ever read.
-            while stream.read_u8().await.is_ok() {
+            while stream.wire().read_u8().await.is_ok() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         });
@@ -142,13 +144,13 @@ pub async fn a_byte_a_second_read() -> Row {
 
 /// As [`open`], with segments and a window as small as they may be over a network: loopback's own are so large
 /// that the bridge's kernel takes megabytes for a client that reads nothing.
-async fn open_over_a_network(from: Ipv4Addr, to: SocketAddr, path: &str) -> TcpStream {
+async fn open_over_a_network(from: Ipv4Addr, to: SocketAddr, path: &str) -> Stream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_zero_linger().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     socket2::SockRef::from(&socket).set_tcp_mss(1460).unwrap();
     socket.bind((from, 0).into()).unwrap();
-    upgraded(socket.connect(to).await.unwrap(), path).await
+    upgraded(Stream::over(socket.connect(to).await.unwrap(), to).await.unwrap(), path).await
 }
 
 /// Subscribing and unsubscribing without an end.
@@ -227,6 +229,6 @@ pub async fn closes_never_read() -> Row {
             closed_to_newcomers: false,
         })
         .await;
-    drop::<Vec<TcpStream>>(held);
+    drop::<Vec<Stream>>(held);
     row
 }

@@ -9,7 +9,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::attacker::{address, close_code, connect, read_to_end, status, swarm, tally};
+use crate::attacker::{address, bare, close_code, connect, read_to_end, status, swarm, tally, try_connect};
 use crate::bystanders::login;
 use crate::process::Metrics;
 use crate::report::Row;
@@ -28,7 +28,12 @@ pub async fn silent_connections() -> Row {
     let scene = shipped().server_limit(r#"header_timeout = "3s""#).open("silent_connections").await;
     let to = scene.bridge.address;
     let answers = swarm(COUNT, move |n, turnstile| async move {
-        let mut stream = turnstile.pass(connect(address(n % 8), to)).await;
+        // Where there is TLS, before the handshake and behind it.
+        let mut stream = if n / 8 % 2 == 0 {
+            turnstile.pass(connect(address(n % 8), to)).await
+        } else {
+            turnstile.pass(bare(address(n % 8), to)).await
+        };
         read_to_end(&mut stream).await.len()
     })
     .await;
@@ -227,7 +232,8 @@ pub async fn connect_and_reset() -> Row {
         let mut resets = 0;
         while Instant::now() < end {
             let n = attacker + resets * 64;
-            let mut stream = connect(address(n % 3000), to).await;
+            let from = address(n % 3000);
+            let mut stream = if n % 3 == 0 { bare(from, to).await } else { connect(from, to).await };
             let part = [String::new(), PLAIN[..20].to_owned(), upgrade("/ws/native", &[])];
             let _ = stream.write_all(part[n % 3].as_bytes()).await;
             resets += 1;
@@ -365,7 +371,7 @@ pub async fn all_descriptors() -> Row {
     let scene = setting.open("all_descriptors").await;
     let to = scene.bridge.address;
     let held = tokio::spawn(swarm(COUNT, move |_, turnstile| async move {
-        let mut stream = turnstile.pass(connect(address(0), to)).await;
+        let Ok(mut stream) = turnstile.pass(try_connect(address(0), to)).await else { return 0 };
         let _ = stream.write_all(&PLAIN.as_bytes()[..20]).await;
         read_to_end(&mut stream).await.len()
     }));

@@ -12,6 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::report::{Row, table};
 use crate::scene;
+use crate::stream::{TLS, Tls};
 
 /// An attack that takes longer than this has failed, with all its waiting.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -40,6 +41,7 @@ struct Arguments {
     exact: bool,
     list: bool,
     fallback: bool,
+    tls: bool,
     ignored: bool,
 }
 
@@ -51,6 +53,7 @@ impl Arguments {
             match argument.as_str() {
                 "--list" => found.list = true,
                 "--fallback" => found.fallback = true,
+                "--tls" => found.tls = true,
                 "--exact" => found.exact = true,
                 "--ignored" => found.ignored = true,
                 "--skip" => found.skipped.extend(arguments.next()),
@@ -72,9 +75,12 @@ impl Arguments {
     }
 }
 
-pub fn run(attacks: &[Attack]) -> ExitCode {
+/// Runs what is asked for: of `attacks`, and of those `by_tls` where that is spoken.
+pub fn run(attacks: &[Attack], by_tls: &[Attack]) -> ExitCode {
     let arguments = Arguments::read();
-    let wanted: Vec<&Attack> = attacks.iter().filter(|attack| arguments.want(attack.name)).collect();
+    let by_tls = if arguments.tls { by_tls } else { &[] };
+    let wanted: Vec<&Attack> =
+        attacks.iter().chain(by_tls).filter(|attack| arguments.want(attack.name)).collect();
     if arguments.list {
         wanted.iter().for_each(|attack| println!("{}: test", attack.name));
         return ExitCode::SUCCESS;
@@ -84,8 +90,12 @@ pub fn run(attacks: &[Attack]) -> ExitCode {
     }
     raise_descriptors();
     scene::FALLBACK.store(arguments.fallback, Ordering::Relaxed);
-    let how = if arguments.fallback { ", with a fallback" } else { "" };
-    println!("running {} attacks{how}", wanted.len());
+    if arguments.tls {
+        TLS.get_or_init(Tls::new);
+    }
+    let fallback = if arguments.fallback { ", with a fallback" } else { "" };
+    let tls = if arguments.tls { ", over TLS" } else { "" };
+    println!("running {} attacks{fallback}{tls}", wanted.len());
     let mut rows = Vec::new();
     let mut failed = Vec::new();
     let started = Instant::now();

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use rustls::{CertificateError, Error, PeerIncompatible, ProtocolVersion, ServerConfig, ServerConnection};
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
 use crate::metrics::label::labels;
@@ -139,7 +140,7 @@ impl Tls {
                 state.flush(&self.tcp)?;
                 // What goes on being written, tickets perhaps, goes before whatever follows.
                 if !state.session.is_handshaking() {
-                    return Ok(());
+                    break;
                 }
                 match state.session.read_tls(&mut Wire(&self.tcp)) {
                     Ok(0) => return Err(HandshakeFailure::Closed.into()),
@@ -168,6 +169,13 @@ impl Tls {
             })
             .await?;
         }
+        // What was read was there, and tokio takes the socket for readable until somebody has looked in vain.
+        let mut first = [0];
+        std::future::poll_fn(|cx| {
+            let _ = self.tcp.poll_peek(cx, &mut ReadBuf::new(&mut first));
+            Poll::Ready(Ok(()))
+        })
+        .await
     }
 
     pub(super) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
