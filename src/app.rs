@@ -34,6 +34,7 @@ use crate::upstream::link;
 use crate::upstream::links::Links;
 use crate::upstream::members::{self, Members};
 use crate::upstream::publisher::Publisher;
+use crate::upstream::rotation::Rotation;
 use crate::upstream::settings::Settings as Upstream;
 use crate::upstream::standby;
 use crate::upstream::undelivered::Undelivered;
@@ -167,7 +168,7 @@ pub async fn start_from(config: Config, file: Option<File>, passed: Passed) -> R
     let shared_by_links = Arc::new(link::Shared {
         // Whether a link is one of two is known where there are two.
         settings: Arc::new(Upstream { standby: false, ..config.upstream.clone() }),
-        tls,
+        tls: tls.clone(),
         api: api.clone(),
         hubs: hub_senders,
         undelivered: undelivered.clone(),
@@ -193,6 +194,15 @@ pub async fn start_from(config: Config, file: Option<File>, passed: Passed) -> R
     let pooled = (shared_by_links.clone(), metrics.members.clone());
     link_tasks.running.spawn(async move { members::driver::run(&pooled.0, members_end, pooled.1).await });
     drop(shared_by_links);
+    let rotation = Arc::new(Rotation {
+        api: api.clone(),
+        links: links.clone(),
+        members: members.clone(),
+        connected: connected.clone(),
+        findings: metrics.credentials.clone(),
+        results: metrics.links.rotations.clone(),
+        timeout: config.upstream.publish.timeout,
+    });
     let mut publishing = Tasks::default();
     let publish = config.upstream.publish.clone();
     let (counted, lanes) = (metrics.publishing.clone(), &mut publishing.running);
@@ -308,6 +318,9 @@ pub async fn start_from(config: Config, file: Option<File>, passed: Passed) -> R
         workers: told,
         metrics: metrics.clone(),
         api,
+        rotation,
+        tls,
+        rotating: JoinSet::new(),
         occupancy,
         watch: None,
         last: None,

@@ -30,7 +30,7 @@ pub(super) fn endpoints(
     let app = &config.upstream.app;
     let parts = Parts {
         settings: config.endpoints.clone(),
-        signer: Signer::new(&app.key, &app.secret),
+        signers: app.pairs().map(|(key, secret)| Signer::new(key, secret)).collect(),
         master_key: app.encryption_master_key.clone(),
         api,
         main: Handle::current(),

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use hyper::StatusCode;
 use serde_json::json;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::StartError;
@@ -26,8 +27,10 @@ use crate::metrics::label::labels;
 use crate::metrics::{Family, Gauge, Info, Registry};
 use crate::server::worker::Door;
 use crate::session::context::{self, Context, Reloaded};
-use crate::upstream::api::Api;
+use crate::upstream::api::{Api, Pair};
 use crate::upstream::occupancy::Occupancy;
+use crate::upstream::rotation::Rotation;
+use crate::upstream::settings::App;
 
 /// How long a worker may take to tell its connections. It is not waited for any longer; they are told all the same.
 const TELLING_MAX: Duration = Duration::from_secs(10);
@@ -193,6 +196,10 @@ pub(super) struct Reloader {
     pub(super) workers: Vec<mpsc::Sender<Reloaded>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) api: Arc<Api>,
+    pub(super) rotation: Arc<Rotation>,
+    pub(super) tls: Arc<rustls::ClientConfig>,
+    /// The one that is under way; it ends with this.
+    pub(super) rotating: JoinSet<()>,
     pub(super) occupancy: Option<Arc<Occupancy>>,
     pub(super) watch: Option<Watch>,
     /// What the file said when it was last read, and what was wrong with it.
@@ -460,7 +467,9 @@ impl Reloader {
         if let Some(shared) = self.succession.sessions.upgrade() {
             shared.settings.store(Arc::new(sessions(&config)));
         }
-        self.in_force.store(config);
+        let app = config.upstream.app.clone();
+        let in_force = self.in_force.swap(config);
+        self.rotate(&in_force.upstream.app, app);
         let telling = self.workers.iter().map(async |worker| {
             let (done, told) = oneshot::channel();
             let reloaded = Reloaded { before: before.clone(), after: after.clone(), done };
@@ -473,6 +482,18 @@ impl Reloader {
             tracing::warn!("a worker is slow to tell its connections of the new configuration");
         }
         Ok(())
+    }
+
+    /// Has other credentials used, if they are others.
+    fn rotate(&mut self, before: &App, after: App) {
+        if Pair::of(before).is_of(&after) {
+            return;
+        }
+        // One that is not done yet is not done.
+        self.rotating = JoinSet::new();
+        self.rotation.findings.rotated();
+        let (rotation, tls) = (self.rotation.clone(), self.tls.clone());
+        self.rotating.spawn(async move { rotation.to(after, tls).await });
     }
 
     /// How many clients each route has now.

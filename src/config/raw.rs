@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+mod app_key;
 mod endpoints;
 mod fallback;
 mod route;
 mod server;
 mod tests;
 
+pub(super) use app_key::OtherKey;
 pub(super) use endpoints::{EndpointLimits, Endpoints, Notify};
 pub(super) use fallback::{Fallback, FallbackLimits, FallbackRule};
 pub(super) use route::{Deprecation, Events, Filter, Heartbeat, Limits, Publish, Route, Shared};
@@ -160,6 +162,9 @@ pub(super) struct Upstream {
     /// A file with the app's secret.
     #[schemars(extend("minLength" = 1))]
     pub(super) secret_file: Str,
+    /// Other keys of the same app, at most 8: while one takes another's place, webhooks by either are taken.
+    #[schemars(extend("maxItems" = 8))]
+    pub(super) other_keys: Option<Vec<At<OtherKey>>>,
     /// The master key of encrypted channels: base64 of 32 bytes (default none).
     #[schemars(extend("pattern" = s::MASTER_KEY))]
     pub(super) encryption_master_key: Str,

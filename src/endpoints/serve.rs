@@ -50,7 +50,8 @@ const GUESSES: Rate = Rate { count: 20, per: Duration::from_secs(60), burst: 20 
 /// What the endpoints need of the rest.
 pub struct Parts {
     pub settings: Settings,
-    pub signer: Signer,
+    /// Of each key whose webhooks are taken, beside the one that requests are signed with.
+    pub signers: Vec<Signer>,
     /// For encrypted channels, where there are any.
     pub master_key: Option<MasterKey>,
     pub api: Arc<Api>,
@@ -231,7 +232,7 @@ impl Endpoints {
             }
             _ => None,
         };
-        let auth = self.parts.signer.channel_auth(&socket_id, &channel, data.as_deref());
+        let auth = self.parts.api.pair().signer.channel_auth(&socket_id, &channel, data.as_deref());
         Ok(Reply::ok(object(&[
             ("auth", Some(&auth)),
             ("channel_data", data.as_deref()),
@@ -251,7 +252,7 @@ impl Endpoints {
         let routes = request.generation.routes().iter().map(|route| &**route);
         let data =
             member::user_data(routes, &asked, &self.parts.settings.signed_in).map_err(|why| refused(&why))?;
-        let auth = self.parts.signer.user_auth(&socket_id, &data);
+        let auth = self.parts.api.pair().signer.user_auth(&socket_id, &data);
         Ok(Reply::ok(object(&[("auth", Some(&auth)), ("user_data", Some(&data))])))
     }
 
@@ -350,7 +351,9 @@ impl Endpoints {
         let header = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
         let (key, signature) = (header("x-pusher-key"), header("x-pusher-signature"));
         let signature = signature.unwrap_or("");
-        if !self.parts.signer.signed_webhook(key.unwrap_or(""), &held.bytes, signature) {
+        let (key, pair) = (key.unwrap_or(""), self.parts.api.pair());
+        let mut signers = std::iter::once(&pair.signer).chain(&self.parts.signers);
+        if !signers.any(|signer| signer.signed_webhook(key, &held.bytes, signature)) {
             let why = "its signature is not that of its body by this app's secret";
             let reply = Reply::because(EndpointResult::WrongToken, why);
             return Err(self.unproven(request.address, reply));

@@ -146,7 +146,7 @@ impl fmt::Display for SignatureError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Malformed(what) => f.write_str(what),
-            Self::Key => f.write_str("The auth key is not this app's"),
+            Self::Key => f.write_str("Unknown auth_key: it is not this app's"),
             Self::Timestamp { behind_s } => write!(
                 f,
                 "Timestamp expired: it is {behind_s} s behind the server's time, and at most \

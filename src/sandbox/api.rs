@@ -90,7 +90,9 @@ fn upgrade(request: Request<Incoming>, hub: &Hub, slot: &UpgradeSlot) -> Result<
         Err(error) => return Ok(text(400, error.to_string())),
     };
     let query = request.uri().query().unwrap_or_default();
-    let checked = rules::check_connect(request.uri().path(), query, &hub.options.key);
+    let asked = request.uri().path().strip_prefix("/app/").unwrap_or_default();
+    let (key, _) = hub.change(|inner| inner.keys.judge(asked));
+    let checked = rules::check_connect(request.uri().path(), query, &key);
     slot.put(checked);
     Ok(answer)
 }
@@ -111,13 +113,16 @@ async fn api(request: Request<Incoming>, hub: &Hub) -> Result<Answer, Failure> {
     let path = head.uri.path();
     let rest = app_path(path, &hub.options.app_id)?;
     let body = read_body(body).await?;
+    let asked =
+        head.uri.query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("auth_key="));
+    let (key, secret) = hub.change(|inner| inner.keys.judge(asked.unwrap_or_default()));
     let params = sign::verify_query(
         head.method.as_str(),
         path,
         head.uri.query().unwrap_or_default(),
         &body,
-        &hub.options.key,
-        &hub.options.secret,
+        &key,
+        &secret,
         Now::read().unix_seconds(),
     )
     .map_err(|error| HttpError::new(401, error.to_string()))?;

@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::Options;
 use super::faults::Faults;
+use super::keys::Keys;
 use super::members::{User, member_data};
 use super::observe::{ClientEvent, Log, Published};
 use super::queue::{Out, Queue, QueueReader, queue};
@@ -35,6 +36,7 @@ pub(super) struct Inner {
     pub(super) state: State,
     pub(super) log: Log,
     pub(super) faults: Faults,
+    pub(super) keys: Keys,
     queues: HashMap<ConnectionId, Queue>,
     /// The last event of each cache channel.
     cached: HashMap<String, Last>,
@@ -57,7 +59,8 @@ const CACHED_FOR: Duration = Duration::from_secs(30 * 60);
 
 impl Hub {
     pub(super) fn new(options: Options) -> Self {
-        let inner = Inner { subscription_counts: options.subscription_counts, ..Inner::default() };
+        let keys = Keys::of(&options.key, &options.secret);
+        let inner = Inner { subscription_counts: options.subscription_counts, keys, ..Inner::default() };
         Self {
             options,
             silent: watch::Sender::new(false),
@@ -373,8 +376,10 @@ impl Session {
         let options = &self.hub.options;
         self.hub.change(|inner| {
             inner.log.subscribe(channel);
+            let keys = inner.judge_auth(auth);
             let asked = Subscription { channel, auth, channel_data, user: inner.state.user(self.id) };
-            let checked = rules::check_subscribe(&options.key, &options.secret, &self.socket_id, asked);
+            let (key, secret) = keys;
+            let checked = rules::check_subscribe(&key, &secret, &self.socket_id, asked);
             let refused = inner.faults.refusal(channel).map_or(Ok(()), Err);
             let subscribed = refused.and(checked).and_then(|member| {
                 let subscribed = inner.state.subscribe(self.id, channel, member, options.members_max);
@@ -397,8 +402,8 @@ impl Session {
     }
 
     pub(super) fn sign_in(&self, auth: &str, user_data: &str) {
-        let options = &self.hub.options;
-        let checked = rules::check_sign_in(&options.key, &options.secret, &self.socket_id, auth, user_data);
+        let (key, secret) = self.hub.change(|inner| inner.judge_auth(Some(auth)));
+        let checked = rules::check_sign_in(&key, &secret, &self.socket_id, auth, user_data);
         self.hub.change(|inner| {
             let signed_in = checked.and_then(|user| {
                 let is_first = inner.state.sign_in(self.id, user.clone()).map_err(WsError::plain)?;

@@ -8,6 +8,7 @@
 mod api;
 mod faults;
 mod hub;
+mod keys;
 mod members;
 mod observe;
 mod queue;

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::clock::Now;
 use crate::http::{Client, HttpError, Request, Response};
 use crate::json::Object;
 use crate::pusher::channel::ChannelKind;
 use crate::pusher::encryption::NONCE_BYTES;
-use crate::pusher::sign;
+use crate::pusher::sign::{self, Signer};
 use crate::template::escape_into;
 use crate::upstream::delivery::Sent;
 use crate::upstream::metrics::RetryCause;
@@ -35,6 +37,8 @@ const CLOCK_DIFFERENCE_MAX_S: i64 = 300;
 /// The API of one app.
 pub struct Api {
     app: App,
+    /// What requests are signed with.
+    pair: ArcSwap<Pair>,
     client: Arc<Client>,
     base: String,
     batch_max: usize,
@@ -46,6 +50,29 @@ pub struct Api {
     accepted: AtomicBool,
     /// What Pusher's clock is ahead of this machine's, as far as it mattered: seconds.
     clock_difference_s: AtomicI64,
+}
+
+/// A key of an app, and its secret.
+#[derive(Debug)]
+pub struct Pair {
+    pub key: String,
+    pub secret: SecretString,
+    /// The same, ready to sign with.
+    pub signer: Signer,
+}
+
+impl Pair {
+    /// The one that signs and connects.
+    #[must_use]
+    pub fn of(app: &App) -> Self {
+        Self { key: app.key.clone(), secret: app.secret.clone(), signer: Signer::new(&app.key, &app.secret) }
+    }
+
+    /// Whether `app` is to be used by it.
+    #[must_use]
+    pub fn is_of(&self, app: &App) -> bool {
+        self.key == app.key && self.secret.expose_secret() == app.secret.expose_secret()
+    }
 }
 
 /// What a request came to.
@@ -85,6 +112,7 @@ impl Api {
     pub fn new(app: App, batch_max: usize, client: Arc<Client>) -> Self {
         Self {
             base: app.api.base("http", "https"),
+            pair: ArcSwap::from_pointee(Pair::of(&app)),
             app,
             client,
             batch_max,
@@ -93,6 +121,17 @@ impl Api {
             accepted: AtomicBool::new(false),
             clock_difference_s: AtomicI64::new(0),
         }
+    }
+
+    /// What requests are signed with.
+    #[must_use]
+    pub fn pair(&self) -> Arc<Pair> {
+        self.pair.load_full()
+    }
+
+    /// From now on requests are signed with this; those under way are what they are.
+    pub fn sign_by(&self, pair: Arc<Pair>) {
+        self.pair.store(pair);
     }
 
     /// Most events in one request, as far as it is known.
@@ -165,13 +204,14 @@ impl Api {
         let path = format!("/apps/{}/{resource}", self.app.id);
         let with_prefix = self.signs_prefix.load(Ordering::Relaxed);
         let prefix = if with_prefix { self.app.api.path.as_str() } else { "" };
+        let pair = self.pair.load();
         let query = sign::signed_query(
             "POST",
             &format!("{prefix}{path}"),
             &[],
             body.as_bytes(),
-            &self.app.key,
-            &self.app.secret,
+            &pair.key,
+            &pair.secret,
             seconds,
         );
         let response =

@@ -29,6 +29,8 @@ pub struct Findings {
 struct Found {
     by_link: Option<(Misconfigured, String)>,
     by_api: Option<(Misconfigured, String)>,
+    /// Of credentials that are to take the place of those that are used.
+    by_rotation: Option<(Misconfigured, String)>,
 }
 
 impl Findings {
@@ -46,6 +48,10 @@ impl Findings {
     pub fn lines(&self) -> Vec<String> {
         let found = self.found();
         let mut lines: Vec<String> = Vec::new();
+        let new = found.by_rotation.as_ref();
+        lines.extend(new.map(|(what, why)| {
+            format!("the new key is not taken, and the old one serves on: {} ({why})", what.label())
+        }));
         for (what, why) in [&found.by_link, &found.by_api].into_iter().flatten() {
             let line = format!("misconfigured: {}", what.label());
             if !lines.iter().any(|before| before.starts_with(&line)) {
@@ -55,13 +61,24 @@ impl Findings {
         lines
     }
 
+    /// Pusher does not take the credentials that are to be used from now on.
+    pub fn refused_rotation(&self, what: Misconfigured, why: String) {
+        self.change(|found| found.by_rotation = Some((what, why)));
+    }
+
+    /// There are none such any more.
+    pub fn rotated(&self) {
+        self.change(|found| found.by_rotation = None);
+    }
+
     fn found(&self) -> MutexGuard<'_, Found> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, change: impl FnOnce(&mut Found)) {
-        let whats =
-            |found: &Found| [&found.by_link, &found.by_api].map(|one| one.as_ref().map(|(what, _)| *what));
+        let whats = |found: &Found| {
+            [&found.by_link, &found.by_api, &found.by_rotation].map(|one| one.as_ref().map(|(what, _)| *what))
+        };
         let mut found = self.found();
         let before = whats(&found);
         change(&mut found);
@@ -70,7 +87,7 @@ impl Findings {
             let is_wrong = after.contains(&Some(what));
             self.gauges.get(what).set(f64::from(u8::from(is_wrong)));
             if is_wrong && !before.contains(&Some(what)) {
-                let texts = [&found.by_link, &found.by_api].into_iter().flatten();
+                let texts = [&found.by_link, &found.by_api, &found.by_rotation].into_iter().flatten();
                 let why = texts.filter(|(of, _)| *of == what).map(|(_, why)| why.as_str()).next();
                 tracing::error!(
                     what = what.label(),

@@ -23,6 +23,8 @@ pub struct Flights {
     under_way: HashMap<u64, Flight>,
     /// The channels of those that ended a moment ago.
     ended: VecDeque<(Instant, Vec<Arc<str>>)>,
+    /// While the connection is replaced: which of the two has that socket id. The link is told of requests, then.
+    side: Option<usize>,
 }
 
 /// What must not be subscribed yet on a new connection.
@@ -116,6 +118,28 @@ impl Flights {
 
     pub fn disconnected(&mut self) {
         self.socket_id = None;
+    }
+
+    /// The connection is being replaced, or not any more; which of both requests exclude.
+    pub const fn replacing(&mut self, side: Option<usize>) {
+        self.side = side;
+    }
+
+    /// Which of two connections requests exclude; `None`: there are not two.
+    #[must_use]
+    pub const fn side(&self) -> Option<usize> {
+        self.side
+    }
+
+    /// From now on requests exclude this socket, on which everything is subscribed.
+    pub fn moved(&mut self, socket_id: &str) {
+        self.socket_id = Some(socket_id.into());
+    }
+
+    /// The numbers of the requests under way.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<u64> {
+        self.under_way.keys().copied().collect()
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod checks;
 pub mod client_events;
+pub mod handover;
 pub mod liveness;
 pub mod machine;
 pub mod pace;
@@ -12,7 +13,7 @@ pub mod table;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::sync::mpsc::error::TrySendError;
@@ -32,6 +33,7 @@ use super::lost::End;
 use super::members::pool::FromLink;
 use super::members::source::Source;
 use super::metrics::{EventResult, LinkMetrics};
+use super::moving::{self, Move, Moving, Order, order};
 use super::settings::{App, Settings};
 use super::undelivered::{Reason, Undelivered};
 use crate::clock::Now;
@@ -77,6 +79,8 @@ enum Shown {
     Shared(Status),
     /// Of a user's own: how many of those are.
     Member { gauge: Gauge, is_counted: bool },
+    /// Of the one that takes a shared link's place.
+    Spare,
 }
 
 impl Shown {
@@ -94,31 +98,37 @@ impl Shown {
                 }
                 *is_counted = is_connected;
             }
+            Self::Spare => {}
         }
     }
 }
 
 /// A running link.
-struct Link {
-    id: LinkId,
-    shared: Arc<Shared>,
+pub(super) struct Link {
+    pub(super) id: LinkId,
+    pub(super) shared: Arc<Shared>,
     /// Of a user's own link: what comes is told to the pool, and not to hubs.
-    source: Option<Source>,
-    machine: Machine,
+    pub(super) source: Option<Source>,
+    pub(super) machine: Machine,
     /// What it wants done.
-    actions: Vec<Action>,
-    line: Line,
+    pub(super) actions: Vec<Action>,
+    pub(super) line: Line,
     /// Whether a probe's event, on this channel, was accepted.
     probes: mpsc::UnboundedSender<(Arc<str>, bool)>,
     gauges: Gauges,
+    /// While its connection is replaced.
+    pub(super) moving: Option<Box<Moving>>,
+    /// What comes behind that.
+    pub(super) next: Option<Box<Move>>,
 }
 
 /// The way to Pusher.
 #[derive(Default)]
-struct Line {
-    dialling: Option<Dialling>,
-    connection: Option<Connection>,
-    socket_id: String,
+pub struct Line {
+    pub(super) dialling: Option<Dialling>,
+    pub(super) connection: Option<Connection>,
+    pub(super) socket_id: String,
+    pub(super) activity_timeout: Option<Duration>,
     /// Whether frames wait to be written.
     unflushed: bool,
     /// Why the connection can be written to no more.
@@ -137,8 +147,15 @@ pub async fn run_member(shared: Arc<Shared>, end: LinkEnd, gauge: Gauge, source:
     keep(shared, end, Shown::Member { gauge, is_counted: false }, Some(source)).await;
 }
 
+/// The same, of the one that takes a shared link's place.
+pub(super) async fn run_spare(shared: Arc<Shared>, end: LinkEnd) {
+    keep(shared, end, Shown::Spare, None).await;
+}
+
 async fn keep(shared: Arc<Shared>, end: LinkEnd, status: Shown, source: Option<Source>) {
-    let LinkEnd { id, mut commands, flights, second: _ } = end;
+    let LinkEnd { id, mut commands, flights, second: _, orders } = end;
+    // Without one it is never ready.
+    let mut orders = orders;
     let (probes, mut probed) = mpsc::unbounded_channel();
     let machine = Machine::new(id, shared.settings.times, flights, fastrand::Rng::new(), now())
         .with_master_key(shared.settings.app.encryption_master_key.clone());
@@ -150,6 +167,8 @@ async fn keep(shared: Arc<Shared>, end: LinkEnd, status: Shown, source: Option<S
         line: Line::default(),
         probes,
         gauges: Gauges { status, counts: Counts::default(), metrics: shared.metrics.clone() },
+        moving: None,
+        next: None,
         shared,
     };
     link.gauges.connected(false);
@@ -163,7 +182,11 @@ async fn keep(shared: Arc<Shared>, end: LinkEnd, status: Shown, source: Option<S
             return link.close().await;
         }
         link.gauges.count(link.machine.table().counts());
-        let deadline = link.machine.deadline().into();
+        link.go_on_moving();
+        if !link.actions.is_empty() {
+            continue;
+        }
+        let deadline = link.deadline().into();
         if sleep.deadline() != deadline {
             sleep.as_mut().reset(deadline);
         }
@@ -175,12 +198,22 @@ async fn keep(shared: Arc<Shared>, end: LinkEnd, status: Shown, source: Option<S
                 is_wanted = taken > 0;
                 let now = Now::read();
                 for command in batch.drain(..) {
-                    link.machine.command(command, now, &mut link.actions);
+                    link.command(command, now);
                 }
             }
-            () = &mut sleep => link.machine.timer(Now::read(), &mut link.actions),
+            () = &mut sleep, if !link.is_yielding() => link.timer(),
             Some((channel, accepted)) = probed.recv() => link.machine.probed(&channel, accepted, now()),
             dialled = dialled(&mut link.line.dialling) => link.dialled(dialled),
+            Some(order) = order(&mut orders) => match order {
+                Order::Move(to) => link.is_to_move(to),
+                // Whatever else it was to do its taker does.
+                Order::Yield(taker) => {
+                    if link.yield_to(taker) {
+                        return;
+                    }
+                }
+            },
+            stirred = moving::stirred(&mut link.moving) => link.stirred(stirred),
             message = message(&mut link.line.connection), if link.machine.reads() => link.receive(message),
         }
     }
@@ -305,6 +338,7 @@ impl Link {
                 self.machine.connected(&socket_id, activity_timeout, now(), &mut self.actions);
                 self.line.connection = Some(connection);
                 self.line.socket_id = socket_id;
+                self.line.activity_timeout = activity_timeout;
                 self.gauges.connected(true);
                 self.shared.credentials.connected();
             }
@@ -337,14 +371,25 @@ impl Link {
 
     async fn act(&mut self, action: Action) {
         match action {
+            Action::Tell(hubs, delivery) if self.moving.is_some() => self.tell_once(hubs, delivery).await,
             Action::Tell(hubs, delivery) if self.source.is_none() => self.tell(hubs, delivery).await,
+            Action::Deliver(event) => self.deliver(event).await,
             Action::Tell(_, delivery) => self.tell_pool(FromLink::Told(delivery)).await,
             Action::TellPool(what) => self.tell_pool(what).await,
             Action::Report(report) => self.tell_pool(FromLink::Report(report)).await,
-            Action::Send(frame) => self.line.feed(frame, &self.shared.settings.app).await,
-            Action::Settle(event, fate) => event.settle(fate),
+            Action::Send(frame) => {
+                self.note_sent(&frame);
+                self.line.feed(frame, &self.shared.settings.app).await;
+            }
+            Action::Settle(event, fate) => {
+                self.note_settled(&event.sent);
+                event.settle(fate);
+            }
             Action::Note(note) => self.note(note),
             Action::Dial => {
+                if let Some(now) = self.source.as_ref().and_then(|source| source.common.shared()) {
+                    self.shared = now;
+                }
                 let (settings, tls) = (self.shared.settings.clone(), self.shared.tls.clone());
                 let is_member = self.source.is_some();
                 self.line.dialling = Some(Box::pin(async move { dial(&settings, tls, is_member).await }));
@@ -352,12 +397,13 @@ impl Link {
             Action::HangUp => {
                 self.line = Line::default();
                 self.gauges.connected(false);
+                self.give_up_moving();
             }
             Action::PublishProbe(channel) => self.publish_probe(channel),
         }
     }
 
-    async fn tell(&mut self, hubs: Hubs, delivery: Delivery) {
+    pub(super) async fn tell(&mut self, hubs: Hubs, delivery: Delivery) {
         for hub in hubs.filter_map(|hub| self.shared.hubs.get(hub)) {
             // A hub that has ended has no clients any more.
             if let Err(TrySendError::Full(delivery)) = hub.try_send(delivery.clone()) {
@@ -386,7 +432,7 @@ impl Link {
         });
     }
 
-    fn note(&self, note: Note) {
+    pub(super) fn note(&self, note: Note) {
         if self.source.is_some() && matches!(note, Note::Missing(_) | Note::Unwanted { .. }) {
             // Other links carry the channel too: what is missed, and what nobody gets, the pool knows.
             return;
@@ -540,6 +586,6 @@ impl Drop for Gauges {
 }
 
 #[allow(clippy::disallowed_methods, reason = "a driver: by tokio's clock, which tests can pause")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

@@ -13,6 +13,7 @@ use super::lane::Item;
 use super::link::client_events::ClientEvent;
 use super::link::machine::Command;
 use super::members::{self, Members};
+use super::moving::Order;
 use crate::exchange::{LinkId, Member};
 use crate::pusher::channel::is_cache;
 
@@ -31,6 +32,8 @@ struct Entrance {
     flights: SharedFlights,
     /// Of a link with a standby: the second one's.
     standby: Option<Standby>,
+    /// Of a shared link: where it is to go. Seldom any.
+    orders: Option<mpsc::UnboundedSender<Order>>,
 }
 
 #[derive(Debug, Default)]
@@ -49,32 +52,46 @@ pub struct LinkEnd {
     pub flights: SharedFlights,
     /// Of the second link, where there is a standby.
     pub second: Option<SharedFlights>,
+    /// Of a shared link.
+    pub orders: Option<mpsc::UnboundedReceiver<Order>>,
 }
 
 impl LinkHandle {
     /// The handle of a new link, and what the link needs of it.
     #[must_use]
     pub fn open() -> (Self, LinkEnd) {
-        Self::with(next_id(), SharedFlights::default(), None)
+        Self::with(next_id(), SharedFlights::default(), None, true)
+    }
+
+    /// The same, of a user's own link.
+    #[must_use]
+    pub fn open_member() -> (Self, LinkEnd) {
+        Self::with(next_id(), SharedFlights::default(), None, false)
     }
 
     /// The same, of a link with a standby.
     #[must_use]
     pub fn open_with_standby() -> (Self, LinkEnd) {
-        Self::with(next_id(), SharedFlights::default(), Some(Standby::default()))
+        Self::with(next_id(), SharedFlights::default(), Some(Standby::default()), true)
     }
 
     /// The same, of one of the two that are this link to the hubs.
     #[must_use]
     pub fn of(id: LinkId, flights: SharedFlights) -> (Self, LinkEnd) {
-        Self::with(id, flights, None)
+        Self::with(id, flights, None, true)
     }
 
-    fn with(id: LinkId, flights: SharedFlights, standby: Option<Standby>) -> (Self, LinkEnd) {
+    fn with(
+        id: LinkId,
+        flights: SharedFlights,
+        standby: Option<Standby>,
+        is_shared: bool,
+    ) -> (Self, LinkEnd) {
         let (sender, commands) = mpsc::unbounded_channel();
+        let (order, orders) = is_shared.then(mpsc::unbounded_channel).unzip();
         let second = standby.as_ref().map(|standby| standby.flights.clone());
-        let entrance = Entrance { id, commands: sender, flights: flights.clone(), standby };
-        (Self(Arc::new(entrance)), LinkEnd { id, commands, flights, second })
+        let entrance = Entrance { id, commands: sender, flights: flights.clone(), standby, orders: order };
+        (Self(Arc::new(entrance)), LinkEnd { id, commands, flights, second, orders })
     }
 
     #[must_use]
@@ -112,6 +129,11 @@ impl LinkHandle {
             if !cached.is_empty() {
                 self.0.flights.lock().carries(flight, cached);
             }
+            let side = self.0.flights.lock().side();
+            if let Some(side) = side {
+                let excluded = socket_id.is_some().then_some(side);
+                self.tell(Command::Begun { flight, sides: [flight; 2], excluded, batch: batch.to_vec() });
+            }
             return (flight, socket_id);
         };
         let (second, its_socket_id) = standby.flights.lock().begin(channels());
@@ -120,6 +142,13 @@ impl LinkHandle {
         let flight = standby.next_flight.fetch_add(1, Ordering::Relaxed);
         self.tell(Command::Begun { flight, sides, excluded, batch: batch.to_vec() });
         (flight, socket_id.or(its_socket_id))
+    }
+
+    /// Where the link is to go, or a connection that it gives away.
+    pub(super) fn order(&self, order: Order) {
+        if let Some(orders) = &self.0.orders {
+            let _ = orders.send(order);
+        }
     }
 
     pub(super) fn tell(&self, command: Command) {
@@ -172,7 +201,12 @@ impl Links {
     /// The one with this number, if it is one of them.
     #[must_use]
     pub fn get(&self, id: LinkId) -> Option<&LinkHandle> {
-        std::iter::once(&self.first).chain(&*self.others).find(|link| link.id() == id)
+        self.all().find(|link| link.id() == id)
+    }
+
+    /// All of them, in their order.
+    pub fn all(&self) -> impl Iterator<Item = &LinkHandle> {
+        std::iter::once(&self.first).chain(&*self.others)
     }
 
     /// How many there are.

@@ -29,6 +29,8 @@ labels! {
         PongTimeout = "pong_timeout",
         /// A write took too long.
         WriteTimeout = "write_timeout",
+        /// The bridge left it, for the app's key has been replaced.
+        Rotated = "rotated",
     }
 }
 

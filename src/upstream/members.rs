@@ -23,6 +23,7 @@ use super::delivery::Sent;
 use super::lane::Item;
 use super::link::client_events::ClientEvent;
 use super::links::next_id;
+use super::moving::Move;
 use crate::exchange::{LinkId, Member, MemberKey};
 use crate::pusher::channel::{ChannelKind, USER_PREFIX};
 
@@ -59,6 +60,8 @@ pub enum Command {
     Begin { flight: u64, batch: Vec<Arc<Sent>> },
     /// It has ended.
     Ended { flight: u64, is_accepted: bool },
+    /// Links are to connect by other credentials.
+    Move(Box<Move>),
 }
 
 /// A publishing request under way with messages for channels of the pool. When it is dropped the pool learns that it has
@@ -131,6 +134,11 @@ impl Members {
         let flight = self.0.flights.fetch_add(1, Ordering::Relaxed);
         self.tell(Command::Begin { flight, batch });
         UnderWay { members: self.clone(), flight, is_accepted: false }
+    }
+
+    /// Links connect by other credentials: new ones at once, those that there are one after the other.
+    pub fn move_to(&self, to: Box<Move>) {
+        self.tell(Command::Move(to));
     }
 
     fn tell(&self, command: Command) {

@@ -118,6 +118,8 @@ pub struct Merge<S, E> {
     /// When offers look again at whether it is time to settle.
     look: Option<Instant>,
     let_go: u64,
+    /// What is held stays, for it is about to be decided: see [`Self::keep_held`].
+    keeps_held: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -162,6 +164,7 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
             confirmed: 0,
             look: None,
             let_go: 0,
+            keeps_held: false,
         }
     }
 

@@ -130,7 +130,19 @@ labels! {
     }
 }
 
+labels! {
+    /// What became of a new key of the app.
+    pub enum RotationResult: "result" {
+        /// Nothing uses the old one any more.
+        Done = "done",
+        /// Pusher does not take it; the old one serves on.
+        Refused = "refused",
+    }
+}
+
 pub struct LinkMetrics {
+    /// New keys of the app.
+    pub rotations: Family<RotationResult>,
     /// Whether a link is connected, by its number.
     pub connected: Named<Gauge>,
     /// Connections to Pusher lost or refused.
@@ -160,6 +172,10 @@ impl LinkMetrics {
                 "link",
                 "pusher_bridge_upstream_connected",
                 "1 while the link to Pusher is connected",
+            ),
+            rotations: registry.declare(
+                "pusher_bridge_upstream_rotations_total",
+                "New keys of the app that were put in force by a reload, by result",
             ),
             reconnects: registry.declare(
                 "pusher_bridge_upstream_reconnects_total",

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::members;
 use crate::net::proxies::Proxies;
@@ -60,6 +60,8 @@ pub struct App {
     pub key: String,
     /// The app's secret.
     pub secret: SecretString,
+    /// Other keys of the app, with their secrets: what is signed with one of them is believed.
+    pub other_keys: Vec<OtherKey>,
     /// Of encrypted channels; `None`: no route has any.
     pub encryption_master_key: Option<MasterKey>,
     /// Where the WebSocket is.
@@ -70,6 +72,27 @@ pub struct App {
     pub origin: Option<String>,
     /// PEM file of certificates to trust beside the built-in authorities: of other authorities, or the server's own.
     pub ca_file: Option<PathBuf>,
+}
+
+impl App {
+    /// All its keys and their secrets, the one that signs and connects first.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &SecretString)> {
+        let others = self.other_keys.iter().map(|other| (other.key.as_str(), &other.secret));
+        std::iter::once((self.key.as_str(), &self.secret)).chain(others)
+    }
+}
+
+/// `[[upstream.other_keys]]`
+#[derive(Clone, Debug)]
+pub struct OtherKey {
+    pub key: String,
+    pub secret: SecretString,
+}
+
+impl PartialEq for OtherKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key && self.secret.expose_secret() == other.secret.expose_secret()
+    }
 }
 
 /// Where one side of a Pusher app is.

@@ -61,7 +61,7 @@ pub async fn run(
     statuses: [Status; SIDES],
     connected: watch::Sender<bool>,
 ) {
-    let LinkEnd { id, mut commands, flights, second } = end;
+    let LinkEnd { id, mut commands, flights, second, orders: _ } = end;
     let flights = [flights, second.unwrap_or_default()];
     let mut links = JoinSet::new();
     let mut sides = statuses.into_iter().zip(flights).map(|(status, flights)| {

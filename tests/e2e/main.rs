@@ -44,6 +44,7 @@ mod refused;
 mod relay;
 mod reload;
 mod reload_load;
+mod rotation;
 mod scenarios;
 mod self_hosted;
 mod shutdown;

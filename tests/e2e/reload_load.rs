@@ -17,7 +17,7 @@ use crate::support::bridge::SHIPPED;
 use crate::support::{Bridge, OldClient, patiently};
 
 /// Clients of each room.
-const CLIENTS: usize = 3;
+pub const CLIENTS: usize = 3;
 /// So many messages of one sender may be under way.
 const WINDOW: usize = 20;
 /// Reloads of the test under load.
@@ -26,7 +26,7 @@ const RELOADS: usize = 120;
 const MANY: usize = 250;
 
 /// What others have got of each sender in one channel: `got[receiver][sender]`. The last sender is Pusher.
-struct Room {
+pub struct Room {
     path: &'static str,
     channel: &'static str,
     got: [[AtomicUsize; CLIENTS + 1]; CLIENTS],
@@ -34,12 +34,28 @@ struct Room {
     began: Instant,
     /// How long each event took, microseconds.
     took: std::sync::Mutex<Vec<u64>>,
+    /// Between two messages of one sender.
+    pace: Option<Duration>,
 }
 
 impl Room {
-    fn new(path: &'static str, channel: &'static str) -> Self {
+    pub fn new(path: &'static str, channel: &'static str) -> Self {
         let (got, took) = Default::default();
-        Self { path, channel, got, moved: watch::Sender::new(()), began: Instant::now(), took }
+        let (moved, began) = (watch::Sender::new(()), Instant::now());
+        Self { path, channel, got, moved, began, took, pace: None }
+    }
+
+    /// The same, where each says something every 20 ms.
+    pub fn paced(self) -> Self {
+        Self { pace: Some(Duration::from_millis(20)), ..self }
+    }
+
+    /// Waits until so many more messages have come.
+    pub async fn goes_on(&self, messages: usize) {
+        let mut moved = self.moved.subscribe();
+        for _ in 0..messages {
+            patiently("the talk", moved.changed()).await.unwrap();
+        }
     }
 
     /// The number of the next message, when it may be sent.
@@ -56,9 +72,13 @@ impl Room {
     }
 
     /// Says one thing after the other until `done`.
-    async fn send(&self, sender: usize, done: watch::Receiver<bool>, mut say: impl AsyncFnMut(Value)) {
+    pub async fn send(&self, sender: usize, done: watch::Receiver<bool>, mut say: impl AsyncFnMut(Value)) {
+        let mut pace = tokio::time::interval(self.pace.unwrap_or(Duration::from_secs(1)));
         for n in 0.. {
             self.may_send(sender, n).await;
+            if self.pace.is_some() {
+                pace.tick().await;
+            }
             let is_last = *done.borrow();
             say(self.body(sender, n, is_last)).await;
             if is_last {
@@ -86,7 +106,7 @@ impl Room {
         }
     }
 
-    async fn talk(&self, client: OldClient, me: usize, done: watch::Receiver<bool>) -> OldClient {
+    pub async fn talk(&self, client: OldClient, me: usize, done: watch::Receiver<bool>) -> OldClient {
         let (mut sink, mut stream) = client.socket.split();
         let say = async |data: Value| {
             sink.send(Message::text(json!({ "type": "say", "data": data }).to_string())).await.unwrap();

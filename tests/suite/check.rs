@@ -192,6 +192,14 @@ pub fn prepare(file: &mut toml::Value, place: &Place) {
                 put(file, &key, &"tests/routes/fixtures/tls.pem".into());
             }
         }
+        ["upstream", "other_keys", ..] => {
+            let other = toml::toml! {
+                key = "other"
+                secret = "its secret"
+            };
+            let keys = vec![toml::Value::Table(other)].into();
+            file["upstream"].as_table_mut().unwrap().insert("other_keys".into(), keys);
+        }
         ["routes", _, "on_undecryptable"] => {
             file["routes"][0]["channel"] = "private-encrypted-a-{id}".into();
             put(

@@ -24,7 +24,7 @@ pub(super) fn upstream(out: &mut Lines, settings: &Settings) {
         members,
         proxies,
     } = settings;
-    let App { id, key, secret: _, encryption_master_key, ws, api, origin, ca_file } = app;
+    let App { id, key, secret: _, other_keys, encryption_master_key, ws, api, origin, ca_file } = app;
     let Publish { lanes, queue_messages_max, queue_bytes_max, batch_max, timeout, deadline } = publish;
     let origin = origin.as_ref().map(|origin| format!(" from {origin}")).unwrap_or_default();
     let standby =
@@ -44,6 +44,10 @@ pub(super) fn upstream(out: &mut Lines, settings: &Settings) {
         if let Ok(Some(proxy)) = proxies.of_host(there.tls, &there.host, port) {
             out.more(format!("{what} by the proxy {proxy}"));
         }
+    }
+    if !other_keys.is_empty() {
+        let keys: Vec<&str> = other_keys.iter().map(|other| other.key.as_str()).collect();
+        out.more(format!("webhooks by other keys are taken, too: {}", keys.join(", ")));
     }
     if encryption_master_key.is_some() {
         out.more("encrypted channels have a master key");

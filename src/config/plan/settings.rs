@@ -89,7 +89,7 @@ fn config(config: &Config) -> Vec<Key<'_, When>> {
     ]
 }
 
-/// Links, lanes and all that is under way were made by these.
+/// Links, lanes and all that is under way were made by these, but for the key.
 fn upstream(upstream: &Upstream) -> Vec<Key<'_, When>> {
     let Upstream {
         app,
@@ -110,13 +110,17 @@ fn upstream(upstream: &Upstream) -> Vec<Key<'_, When>> {
         members,
         proxies: _, // of the environment, which stays as it is
     } = upstream;
-    let App { id, key, secret, encryption_master_key, ws, api, origin, ca_file } = app;
+    let App { id, key, secret, other_keys, encryption_master_key, ws, api, origin, ca_file } = app;
     let Publish { lanes, queue_messages_max, queue_bytes_max, batch_max, timeout, deadline } = publish;
+    // Two connections for one are not replaced while they run.
+    let rotation = if *standby { AtRestart } else { AtOnce };
     let members::Settings { links_max, dials, observer: members::Observer { user_id, user_info } } = members;
     vec![
         plain("upstream.app_id", AtRestart, id),
-        plain("upstream.key", AtRestart, key),
-        ("upstream.secret", AtRestart, Said::Secret(secret)),
+        // See `upstream::rotation`.
+        plain("upstream.key", rotation, key),
+        ("upstream.secret", rotation, Said::Secret(secret)),
+        plain("upstream.other_keys", AtOnce, other_keys),
         plain("upstream.encryption_master_key", AtRestart, encryption_master_key),
         plain("upstream.ws_host", AtRestart, &ws.host),
         plain("upstream.ws_port", AtRestart, &ws.port),

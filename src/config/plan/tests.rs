@@ -87,13 +87,28 @@ fn each_route_has_its_fate_and_says_for_how_many() {
 
 #[test]
 fn what_needs_a_restart_is_named() {
-    let plan = plan(&[("key = \"k\"", "key = \"other\""), ("secret = \"s\"", "secret = \"t\"")]);
-    assert_eq!(plan.fixed, ["upstream.key", "upstream.secret"]);
-    assert!(plan.text(None).starts_with("needs a restart: upstream.key, upstream.secret; "));
+    let plan = plan(&[("app_id = \"1\"", "app_id = \"2\""), ("host = \"localhost\"", "host = \"other\"")]);
+    assert_eq!(plan.fixed, ["upstream.app_id", "upstream.ws_host", "upstream.api_host"]);
+    assert!(
+        plan.text(None)
+            .starts_with("needs a restart: upstream.app_id, upstream.ws_host, upstream.api_host; ")
+    );
     assert!(!plan.is_nothing());
     assert_eq!(line_of(FILE, "upstream.key"), Some(4));
     assert_eq!(line_of(FILE, "upstream.ws_host"), Some(2), "its table");
     assert_eq!(line_of(FILE, "server.listen"), None);
+}
+
+#[test]
+fn a_key_and_its_secret_are_replaced_at_once_and_with_a_standby_at_a_restart() {
+    let changes = [("key = \"k\"", "key = \"other\""), ("secret = \"s\"", "secret = \"t\"")];
+    let alone = plan(&changes);
+    assert_eq!((&*alone.fixed, &*alone.applied), (&[][..], &["upstream.key", "upstream.secret"][..]));
+    let standby = ("host = \"localhost\"", "host = \"localhost\"\nstandby = true");
+    let text = FILE.replace(standby.0, standby.1);
+    let both = changes.iter().fold(text.clone(), |text, (what, by)| text.replace(what, by));
+    let with_standby = Plan::between(&config(&text), &config(&both));
+    assert_eq!(with_standby.fixed, ["upstream.key", "upstream.secret"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `[upstream]`
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::net::host::check_host;
 use crate::pusher::channel::{DATA_BYTES_MAX, USER_ID_BYTES_MAX, USER_INFO_BYTES_MAX};
 use crate::pusher::encryption::{KEY_BYTES, MasterKey};
 use crate::upstream::members::settings as members;
-use crate::upstream::settings::{App, Endpoint, Publish, Settings, Times};
+use crate::upstream::settings::{App, Endpoint, OtherKey, Publish, Settings, Times};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,6 +46,8 @@ const IDENTIFIER_BYTES_MAX: usize = 256;
 /// As many connections as the hosted service's plan Startup has.
 const MEMBERS: usize = 500;
 const MEMBER_DIALS: Rate = Rate { count: 50, per: Duration::from_secs(1), burst: 50 };
+/// Keys of an app beside the one that is used; the hosted service's apps have fewer.
+const OTHER_KEYS_MAX: usize = 8;
 const OBSERVER: &str = "pusher-bridge";
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -165,6 +168,7 @@ fn stand_in() -> App {
         id: String::new(),
         key: String::new(),
         secret: SecretString::from(String::new()),
+        other_keys: Vec::new(),
         encryption_master_key: None,
         ws: nowhere(),
         api: nowhere(),
@@ -175,18 +179,10 @@ fn stand_in() -> App {
 
 fn app(problems: &mut Problems<'_>, at: &At<raw::Upstream>) -> App {
     let raw = at.get();
-    let id = identifier(problems, raw.app_id.as_ref(), at, "app_id");
-    let key = identifier(problems, raw.key.as_ref(), at, "key");
-    let secret = match (&raw.secret, &raw.secret_file) {
-        (Some(_), Some(file)) => {
-            problems.at(file.span(), "`secret` and `secret_file` are both set: leave one out");
-            None
-        }
-        (None, Some(file)) => problems.secret_file(file),
-        (secret, None) => {
-            required(problems, secret.as_ref(), at.span(), "secret").map(|secret| problems.secret(secret))
-        }
-    };
+    let id = identifier(problems, raw.app_id.as_ref(), at.span(), "app_id");
+    let key = identifier(problems, raw.key.as_ref(), at.span(), "key");
+    let secret = secret(problems, (raw.secret.as_ref(), raw.secret_file.as_ref()), at.span());
+    let other_keys = other_keys(problems, raw, &key);
     let (ws_host, api_host) = hosts(problems, at);
     let tls = problems.flag(raw.tls.as_ref(), true);
     let port = port(problems, raw.port.as_ref(), None);
@@ -206,13 +202,55 @@ fn app(problems: &mut Problems<'_>, at: &At<raw::Upstream>) -> App {
     App {
         id,
         key,
-        secret: secret.unwrap_or_else(|| SecretString::from(String::new())),
+        secret,
+        other_keys,
         encryption_master_key: master_key(problems, raw),
         ws,
         api,
         origin: origin(problems, raw.origin.as_ref()),
         ca_file: raw.ca_file.as_ref().filter(|f| !f.get().is_empty()).map(|f| problems.resolve(f.get())),
     }
+}
+
+/// A secret, or the file that has it, of the table that stands at `table`.
+fn secret(
+    problems: &mut Problems<'_>,
+    given: (Option<&At<String>>, Option<&At<String>>),
+    table: Range<usize>,
+) -> SecretString {
+    let secret = match given {
+        (Some(_), Some(file)) => {
+            problems.at(file.span(), "`secret` and `secret_file` are both set: leave one out");
+            None
+        }
+        (None, Some(file)) => problems.secret_file(file),
+        (secret, None) => required(problems, secret, table, "secret").map(|secret| problems.secret(secret)),
+    };
+    secret.unwrap_or_else(|| SecretString::from(String::new()))
+}
+
+fn other_keys(problems: &mut Problems<'_>, raw: &raw::Upstream, used: &str) -> Vec<OtherKey> {
+    let mut keys: Vec<OtherKey> = Vec::new();
+    for at in raw.other_keys.iter().flatten() {
+        let raw = at.get();
+        let key = identifier(problems, raw.key.as_ref(), at.span(), "key");
+        let secret = secret(problems, (raw.secret.as_ref(), raw.secret_file.as_ref()), at.span());
+        if let Some(place) = &raw.key {
+            if key == used {
+                problems.with_help(
+                    place.span(),
+                    "this is `upstream.key`, which is the one that is used",
+                    "`other_keys` are those beside it; one key has one secret",
+                );
+            } else if keys.iter().any(|other| other.key == key) {
+                problems.at(place.span(), format!("the key `{key}` is here twice"));
+            } else if keys.len() == OTHER_KEYS_MAX {
+                problems.at(place.span(), format!("there are more than {OTHER_KEYS_MAX} other keys"));
+            }
+        }
+        keys.push(OtherKey { key, secret });
+    }
+    keys
 }
 
 /// The master key of encrypted channels. One that is wrong, or is not known yet, is one all the same: that a route lacks
@@ -281,10 +319,10 @@ fn origin(problems: &mut Problems<'_>, raw: Option<&At<String>>) -> Option<Strin
 fn identifier(
     problems: &mut Problems<'_>,
     raw: Option<&At<String>>,
-    table: &At<raw::Upstream>,
+    table: Range<usize>,
     key: &str,
 ) -> String {
-    let Some(raw) = required(problems, raw, table.span(), key) else { return String::new() };
+    let Some(raw) = required(problems, raw, table, key) else { return String::new() };
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
     if !raw.get().bytes().all(legal) {
         problems

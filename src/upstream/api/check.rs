@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hyper::Method;
 use hyper::header::HeaderMap;
 
-use super::{ANSWER_BYTES_MAX, Api, WHY_CHARS_MAX};
+use super::{ANSWER_BYTES_MAX, Api, Pair, WHY_CHARS_MAX};
 use crate::clock::Now;
 use crate::http::{Request, Response};
 use crate::json::{self, Object};
@@ -27,6 +27,11 @@ pub enum Checked {
 impl Api {
     /// Asks for the app's channels (Pusher docs, "HTTP API", GET channels).
     pub async fn check(&self, timeout: Duration) -> Checked {
+        self.check_pair(&self.pair(), timeout).await
+    }
+
+    /// The same, signed with another pair than requests are.
+    pub async fn check_pair(&self, pair: &Pair, timeout: Duration) -> Checked {
         // Its clock and what it signs may have to be learned first.
         for _ in 0..3 {
             let here = Now::read().unix_seconds();
@@ -34,7 +39,7 @@ impl Api {
             let path = format!("/apps/{}/channels", self.app.id);
             let with_prefix = self.signs_prefix.load(Ordering::Relaxed);
             let prefix = if with_prefix { self.app.api.path.as_str() } else { "" };
-            let (key, secret) = (&self.app.key, &self.app.secret);
+            let (key, secret) = (&pair.key, &pair.secret);
             let signed = format!("{prefix}{path}");
             let query = sign::signed_query("GET", &signed, &[], b"", key, secret, seconds);
             let Ok(uri) = format!("{}{path}?{query}", self.base).parse() else { return Checked::Unknown };

@@ -9,6 +9,7 @@ pub(in crate::upstream) fn app(there: Endpoint) -> App {
         id: "1".into(),
         key: "k".into(),
         secret: "s".into(),
+        other_keys: Vec::new(),
         encryption_master_key: None,
         ws: there.clone(),
         api: there,

@@ -210,6 +210,24 @@ impl ClientEvents {
         self.pings.push_back(false);
     }
 
+    /// Whether nothing waits for Pusher's answer.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    /// Nothing is sent for a moment.
+    pub fn pause(&mut self, now: Instant) {
+        self.paused_until = self.paused_until.max(Some(now + PAUSE));
+    }
+
+    /// There is another connection, on which everything is subscribed; nothing was under way.
+    pub fn moved(&mut self) {
+        self.pings.clear();
+        self.accepted.clear();
+        self.paused_until = None;
+    }
+
     /// The connection is lost. What was under way may have been accepted, and is sent again over the next one.
     pub fn disconnected(&mut self) {
         self.pings.clear();

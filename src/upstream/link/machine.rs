@@ -6,6 +6,7 @@ mod cache;
 mod deaf;
 mod frames;
 pub mod member;
+mod moved;
 #[cfg(test)]
 mod tests;
 
@@ -337,6 +338,9 @@ impl Machine {
             Command::BeLazy(is_lazy) => self.be_lazy(is_lazy),
             // The flights have it.
             Command::Begun { .. } => {}
+            Command::Reconnect => {
+                self.ended(End::new(LostCause::Rotated, "to connect by the new key"), now, out);
+            }
         }
         self.carry_over(now, out);
         self.turn_of_client_events(at, out);

@@ -1,7 +1,7 @@
 //! The pool's driver: one task, which carries out what the pool decides. Each link is a task of its own, on the same
 //! thread.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +16,10 @@ use super::{Command, MembersEnd};
 use crate::clock::Now;
 use crate::text::loggable;
 use crate::upstream::delivery::Delivery;
+use crate::upstream::link::machine::Command as LinkCommand;
 use crate::upstream::link::{self, client_events::Fate};
 use crate::upstream::links::LinkHandle;
+use crate::upstream::moving::{Move, shared_by};
 
 /// What links say that waits for the pool, in messages. When it is full links do not read, which slows Pusher.
 const INBOX_MAX: usize = 4096;
@@ -38,6 +40,15 @@ struct Driver {
     entrance: mpsc::Sender<(u64, FromLink)>,
     hubs: Vec<mpsc::Sender<Delivery>>,
     metrics: Arc<Metrics>,
+    rolling: Option<Rolling>,
+}
+
+/// Links that are connecting by other credentials: those first that others are there for.
+struct Rolling {
+    _to: Box<Move>,
+    rounds: VecDeque<Vec<u64>>,
+    /// Links that have been told, and have not left their connection yet.
+    awaited: HashSet<u64>,
 }
 
 /// Keeps the links of users as long as anybody has a handle of the pool.
@@ -70,11 +81,13 @@ pub async fn run(shared: &link::Shared, end: MembersEnd, metrics: Arc<Metrics>) 
         entrance,
         hubs: shared.hubs.clone(),
         metrics,
+        rolling: None,
     };
     let (mut said, mut came) = (Vec::new(), Vec::new());
     loop {
         driver.carry_out().await;
         driver.metrics.show(driver.pool.counts());
+        driver.roll();
         let deadline = driver.pool.deadline();
         tokio::select! {
             biased;
@@ -90,6 +103,7 @@ pub async fn run(shared: &link::Shared, end: MembersEnd, metrics: Arc<Metrics>) 
             _ = inbox.recv_many(&mut came, PER_TURN_MAX) => {
                 let now = Now::read();
                 for (source, what) in came.drain(..) {
+                    driver.note_left(source, &what);
                     driver.pool.from_link(source, what, now, &mut driver.actions);
                 }
             }
@@ -120,6 +134,42 @@ impl Driver {
             Command::ClientEvent { member, item } => self.pool.client_event(&member, item, out),
             Command::Begin { flight, batch } => self.pool.begin(flight, &batch, now),
             Command::Ended { flight, is_accepted } => self.pool.ended(flight, is_accepted, now, out),
+            Command::Move(to) => self.is_to_move(to),
+        }
+    }
+
+    fn is_to_move(&mut self, to: Box<Move>) {
+        self.shared = Arc::new(shared_by(&self.shared, &to));
+        self.common.connect_by(self.shared.clone());
+        self.rolling = Some(Rolling { _to: to, rounds: self.pool.rounds().into(), awaited: HashSet::new() });
+    }
+
+    /// Has the next links connect anew, when those before them are back and certain.
+    fn roll(&mut self) {
+        let Some(rolling) = &mut self.rolling else { return };
+        // Whoever has no link any more.
+        rolling.awaited.retain(|source| self.links.contains_key(source));
+        while rolling.awaited.is_empty() && self.pool.is_settled() {
+            let Some(round) = rolling.rounds.pop_front() else {
+                self.rolling = None;
+                return;
+            };
+            for source in round {
+                if let Some(link) = self.links.get(&source) {
+                    if self.pool.is_live(source) {
+                        rolling.awaited.insert(source);
+                    }
+                    link.tell(LinkCommand::Reconnect);
+                }
+            }
+        }
+    }
+
+    fn note_left(&mut self, source: u64, what: &FromLink) {
+        if let Some(rolling) = &mut self.rolling
+            && matches!(what, FromLink::Told(Delivery::Down(_)))
+        {
+            rolling.awaited.remove(&source);
         }
     }
 
@@ -151,7 +201,7 @@ impl Driver {
     }
 
     fn open(&mut self, number: u64) {
-        let (handle, end) = LinkHandle::open();
+        let (handle, end) = LinkHandle::open_member();
         self.links.insert(number, handle);
         let source = Source { number, pool: self.entrance.clone(), common: self.common.clone() };
         let (shared, gauge) = (self.shared.clone(), self.metrics.connected.clone());

@@ -3,6 +3,7 @@
 
 mod dials;
 mod heard;
+mod rounds;
 #[cfg(test)]
 mod tests;
 mod users;

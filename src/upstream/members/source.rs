@@ -1,13 +1,16 @@
 //! What a user's own link tells the pool, and by which way.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::copies::Copies;
 use super::pool::FromLink;
+use crate::upstream::link;
 
 /// A link's way to the pool.
 #[derive(Debug)]
@@ -19,12 +22,20 @@ pub struct Source {
 }
 
 /// What links of a pool have in common. All are on one thread, so that locks are never contended.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Common {
     copies: Arc<Mutex<Copies>>,
     /// Presence channels whose members the pool knows: of them no snapshot is needed, and 2,000 who join are each sent
     /// one of 2,000.
     known: Arc<Mutex<HashSet<Arc<str>>>>,
+    /// By what links connect from now on, once that has changed.
+    shared: Arc<ArcSwapOption<link::Shared>>,
+}
+
+impl fmt::Debug for Common {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Common")
+    }
 }
 
 impl Common {
@@ -34,6 +45,17 @@ impl Common {
 
     fn known(&self) -> MutexGuard<'_, HashSet<Arc<str>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// By what a link connects, if that is not what it was made with.
+    #[must_use]
+    pub fn shared(&self) -> Option<Arc<link::Shared>> {
+        self.shared.load_full()
+    }
+
+    /// From now on links connect by this.
+    pub fn connect_by(&self, shared: Arc<link::Shared>) {
+        self.shared.store(Some(shared));
     }
 
     /// Whether the pool wants to know who is on this channel.

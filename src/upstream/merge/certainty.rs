@@ -1,10 +1,11 @@
 //! Which sources are certain, and which are by now.
 
 use std::hash::Hash;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::log::Position;
 use super::own::Early;
+use super::source::Source;
 use super::{Held, LOOKS, Merge, Out};
 
 impl<S: Copy + Eq + Hash, E> Merge<S, E> {
@@ -20,8 +21,9 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         let is_early = |early: &[Early<S, E>], held: &Held<S, E>| {
             early.iter().any(|early| early.digest == held.digest && early.horizon < Some(held.at))
         };
-        while let Some(held) =
-            self.held.pop_front_if(|held| Some(held.decided) <= horizon && !is_early(&self.early, held))
+        while !self.keeps_held
+            && let Some(held) =
+                self.held.pop_front_if(|held| Some(held.decided) <= horizon && !is_early(&self.early, held))
         {
             // What the source is certain to bring is taken for brought first: it would be a later event's otherwise. What
             // certain sources should have brought, and did not, is delivered: one of them is behind, or will be lost.
@@ -111,6 +113,32 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         self.bases -= usize::from(entry.is_base());
         self.open.retain(|other| *other != source);
         true
+    }
+
+    /// Whether the source may go on alone: it has a position, and what is open of it has been delivered by certain sources.
+    /// It is to be asked when for `lag` nothing was offered of this source, and what is held was kept for as long before:
+    /// then certain sources have brought all that it has. So it is known even where equal events come without end.
+    #[must_use]
+    pub fn may_lead(&self, source: S, lag: Duration, now: Instant) -> bool {
+        let is_copy = |held: &Held<S, E>| {
+            held.at + lag <= now
+                && (held.of.is_some() || self.log.find(held.digest, 0, u64::MAX, |_| false).is_some())
+        };
+        self.sources.get(&source).is_some_and(Source::is_placed)
+            && !self.early.iter().any(|early| early.source == source)
+            && self.held.iter().filter(|held| held.source == source).all(is_copy)
+    }
+
+    /// It goes on alone: the others are lost next.
+    pub fn leads(&mut self, source: S) {
+        self.held.retain(|held| held.source != source);
+        self.keeps_held = false;
+    }
+
+    /// From now on what is held stays held until certain sources bring it, or not any more. Otherwise a surplus one of equal
+    /// events would be taken for the copy of a later one, whose own copy would be the surplus one then.
+    pub const fn keep_held(&mut self, keeps: bool) {
+        self.keeps_held = keeps;
     }
 
     /// Whether a source that has brought all that was published before `at` is certain now: nothing that it brought

@@ -129,7 +129,11 @@ impl Junction {
                 }
             }
             // Of users' own links.
-            Command::Introduce { .. } | Command::SignIn(_) | Command::Dial | Command::BeLazy(_) => {}
+            Command::Introduce { .. }
+            | Command::SignIn(_)
+            | Command::Dial
+            | Command::BeLazy(_)
+            | Command::Reconnect => {}
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pusher::encryption::Undecryptable;
-use crate::upstream::delivery::{Delivery, Sent};
+use crate::upstream::delivery::{Delivery, Event, Sent};
 use crate::upstream::hubs::Hubs;
 use crate::upstream::lane::Item;
 use crate::upstream::link::client_events::{ClientEvent, Fate};
@@ -40,6 +40,8 @@ pub enum Command {
     Dial,
     /// Whether it leaves events to other links, as long as they are quicker.
     BeLazy(bool),
+    /// A user's own link is to connect anew, by other credentials.
+    Reconnect,
 }
 
 /// Something that a user's own link tells the pool beside what links tell hubs.
@@ -70,6 +72,8 @@ pub enum Action {
     PublishProbe(Arc<str>),
     /// Hand this to each of these hubs.
     Tell(Hubs, Delivery),
+    /// Hand this to the hubs that want its channel: while the connection is replaced, and it is no copy.
+    Deliver(Arc<Event>),
     /// Tell the sender of a client event what became of it.
     Settle(ClientEvent, Fate),
     /// Tell this to the pool, as a user's own link.

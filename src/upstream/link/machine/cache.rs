@@ -106,6 +106,12 @@ impl CacheChannels {
         self.last.forget_all(|channel| unwanted(channel));
     }
 
+    /// Another connection is read from, which has had the last events.
+    pub(super) fn moved(&mut self) {
+        self.awaiting.clear();
+        self.own_came.clear();
+    }
+
     /// A message has come as its channel's last event, before its publishing was answered.
     pub(super) fn shows(&mut self, sent: Arc<Sent>) {
         // What nobody else holds is not under way any more.

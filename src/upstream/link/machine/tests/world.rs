@@ -326,6 +326,7 @@ impl World {
         for action in out {
             match action {
                 Action::Dial => self.dial(),
+                Action::Deliver(_) => panic!("only drivers do that"),
                 Action::HangUp => {
                     self.connection += 1;
                     self.black_hole = false;

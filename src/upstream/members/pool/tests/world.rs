@@ -297,6 +297,7 @@ impl World {
                     self.later(delay, Happening::ToServer(connection, frame));
                 }
                 LinkAction::Settle(event, fate) => event.settle(fate),
+                LinkAction::Deliver(_) => panic!("only drivers do that"),
                 LinkAction::PublishProbe(_) => panic!("a user's link does not probe"),
                 LinkAction::Tell(_, delivery) => self.tell_pool(source, FromLink::Told(delivery)),
                 LinkAction::TellPool(what) => self.tell_pool(source, what),

@@ -1,0 +1,89 @@
+use super::*;
+use crate::clock::Now;
+use crate::clock::tests::now;
+use crate::exchange::{ConnId, LinkId};
+
+const CONFIRM: Duration = Duration::from_secs(10);
+const MS: Duration = Duration::from_millis(1);
+
+fn event(at: Now, data: &str) -> Arc<Event> {
+    Arc::new(Event::new(LinkId(0), "a".into(), "news", data, at, None))
+}
+
+fn sent(data: &str) -> Arc<Sent> {
+    let (event, data, origin) = ("news".to_owned(), data.to_owned(), ConnId(7));
+    Arc::new(Sent { channel: "a".into(), event, data, origin })
+}
+
+/// What was delivered, in order.
+fn said(outs: &mut Outs) -> Vec<String> {
+    outs.drain(..).map(|out| out.event.data.to_string()).collect()
+}
+
+/// Both connections have the channel, and the new one is certain of it.
+fn certain(at: Now) -> (Handover, Instant) {
+    let mut handover = Handover::begin(["a".into()], [], CONFIRM, at.mono);
+    let mut now = at.mono + DELIVERY_TIME;
+    assert_eq!(handover.subscribe(now), ["a".into()]);
+    let mut outs = Outs::new();
+    handover.new_has("a", false, now + MS, &mut outs);
+    assert!(!handover.is_certain(now + 10 * 1000 * MS));
+    now += CERTAIN_AFTER + MS;
+    handover.timer(now, &mut outs);
+    assert!(handover.is_certain(now) && outs.is_empty());
+    (handover, now)
+}
+
+#[test]
+fn nothing_is_asked_of_the_new_one_before_it_is_known_what_it_may_bring() {
+    let at = now();
+    let mut handover = Handover::begin(["a".into()], [3, 4], CONFIRM, at.mono);
+    let late = at.mono + 60 * 1000 * MS;
+    assert!(handover.subscribe(late).is_empty(), "requests are under way that nobody told of");
+    let mut outs = Outs::new();
+    handover.ended(3, &[], late, &mut outs);
+    handover.ended(4, &[event(at, "own")], late, &mut outs);
+    assert_eq!(said(&mut outs), ["own"]);
+    assert!(handover.subscribe(late).is_empty(), "their copies may still come");
+    assert_eq!(handover.subscribe(late + DELIVERY_TIME).len(), 1);
+    assert!(handover.subscribe(late + DELIVERY_TIME).is_empty(), "once");
+}
+
+#[test]
+fn whichever_brings_an_event_it_goes_on_once() {
+    let at = now();
+    let (mut handover, time) = certain(at);
+    let mut outs = Outs::new();
+    for (side, data) in [(OLD, "1"), (NEW, "1"), (OLD, "2"), (OLD, "3"), (NEW, "2"), (NEW, "3"), (OLD, "4")] {
+        handover.event(side, event(at, data), time, &mut outs);
+    }
+    assert_eq!(said(&mut outs), ["1", "2", "3", "4"]);
+    assert!(handover.may_move(MS, time));
+    handover.moves(time, &mut outs);
+    for data in ["4", "5"] {
+        handover.event(NEW, event(at, data), time, &mut outs);
+    }
+    assert_eq!(said(&mut outs), ["5"]);
+    assert!(!handover.is_over(time) && handover.is_over(time + SETTLE));
+}
+
+#[test]
+fn an_own_message_that_the_old_one_was_excluded_from_does_not_come_back_over_the_new_one() {
+    let at = now();
+    let (mut handover, time) = certain(at);
+    let mut outs = Outs::new();
+    handover.begun(1, vec![sent("1")], Some(OLD));
+    handover.begun(2, vec![sent("2")], Some(OLD));
+    handover.event(NEW, event(at, "1"), time, &mut outs);
+    assert!(outs.is_empty() && !handover.may_move(MS, time), "it waits for the answer");
+    handover.ended(1, &[event(at, "1")], time, &mut outs);
+    assert_eq!(said(&mut outs), ["1"]);
+    handover.moves(time, &mut outs);
+    assert!(!handover.is_over(time + SETTLE), "a request is under way that excludes the old one");
+    handover.ended(2, &[event(at, "2")], time, &mut outs);
+    handover.event(NEW, event(at, "2"), time, &mut outs);
+    handover.begun(3, vec![sent("3")], Some(NEW));
+    handover.ended(3, &[event(at, "3")], time, &mut outs);
+    assert_eq!(said(&mut outs), ["2", "3"]);
+    assert!(handover.is_over(time + SETTLE));
+}

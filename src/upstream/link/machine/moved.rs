@@ -1,0 +1,60 @@
+//! Another connection takes the place of the one that there is, with all its subscriptions.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Action, Liveness, Machine, OWN_CHANNEL, Phase};
+use crate::upstream::delivery::Event;
+use crate::upstream::flights::SharedFlights;
+
+impl Machine {
+    /// The requests under way on its channels.
+    #[must_use]
+    pub const fn flights(&self) -> &SharedFlights {
+        &self.flights
+    }
+
+    /// Whether there is a connection.
+    #[must_use]
+    pub const fn is_connected(&self) -> bool {
+        matches!(self.phase, Phase::Connected { .. })
+    }
+
+    /// Whether the connection may be replaced now by one that has what this one has: nothing waits for an answer over it.
+    /// If clients' events do, no more of them are sent for a moment.
+    pub fn may_move(&mut self, now: Instant) -> bool {
+        if !self.client_events.is_idle() {
+            self.client_events.pause(now);
+        }
+        self.is_connected() && self.client_events.is_idle() && !self.table.is_subscribing()
+    }
+
+    /// It is replaced by one of this socket id, which has all channels that this one had.
+    pub fn moved(
+        &mut self,
+        socket_id: &str,
+        activity_timeout: Option<Duration>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let live = Liveness::new(activity_timeout, self.times.pong_timeout, now);
+        self.phase = Phase::Connected { since: now, live };
+        self.own_channel = format!("{OWN_CHANNEL}{:016x}", self.rng.u64(..)).into();
+        self.checks.connected(self.own_channel.clone(), now);
+        self.probe.disconnected();
+        if self.checks.shows_nothing() {
+            self.begin_probe(now);
+        }
+        self.flights.lock().moved(socket_id);
+        self.cache.moved();
+        self.client_events.moved();
+        self.carry_over(now, out);
+    }
+
+    /// Keeps what another connection brought of a cache channel.
+    pub fn note_last(&mut self, event: &Arc<Event>) {
+        if event.says_last() {
+            self.cache.keep(event);
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! A shared link's connection is replaced by one of other credentials: a second link takes all its channels, and gives its
+//! connection away when it is certain of them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::link::handover::{Handover, NEW, OLD, Outs};
+use super::link::machine::{Action, Command, Frame, Note};
+use super::link::{Line, Link, Shared, now, run_spare};
+use crate::clock::Now;
+use crate::upstream::delivery::{Delivery, Event, Sent};
+use crate::upstream::flights::SharedFlights;
+use crate::upstream::hubs::Hubs;
+use crate::upstream::links::LinkHandle;
+use crate::upstream::settings::App;
+
+/// Deliveries of the second connection waiting for the link; it waits when they are so many.
+const INBOX_MAX: usize = 1024;
+/// So many of them are handled before others have their turn.
+const TURN_MAX: usize = 256;
+/// How far the old connection may be behind the new one at the time when that is read from: so long nothing is taken of what
+/// the new one brings.
+const LAG: Duration = Duration::from_secs(1);
+/// So long it waits at most, then, for requests to end.
+const WAIT_MAX: Duration = Duration::from_millis(500);
+/// After so long the new one takes over in any case: where equal messages come without end it is never certain which is whose
+/// copy. What is in doubt then comes twice rather than never.
+const FORCED_AFTER: Duration = Duration::from_secs(120);
+/// Until that is tried again.
+const WAIT_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// The second link's only hub.
+const THE_LINK: usize = 0;
+
+/// By which credentials a link is to be connected from now on.
+#[derive(Clone)]
+pub struct Move {
+    pub app: App,
+    pub tls: Arc<rustls::ClientConfig>,
+    /// Dropped when that is done, or is not to be done any more.
+    pub done: mpsc::Sender<()>,
+}
+
+impl fmt::Debug for Move {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Move").field("key", &self.app.key).finish_non_exhaustive()
+    }
+}
+
+/// What a shared link is told to do.
+pub enum Order {
+    Move(Box<Move>),
+    /// Give the connection away, if there is one, and end.
+    Yield(oneshot::Sender<Box<Line>>),
+}
+
+/// A connection that is being replaced.
+pub struct Moving {
+    handover: Handover,
+    /// Of the second link; `None`: its connection has been taken.
+    spare: Option<Spare>,
+    to: Box<Move>,
+    began: Instant,
+    /// Said while it is decided who is read from, and done behind that.
+    waiting: Vec<Command>,
+}
+
+struct Spare {
+    handle: LinkHandle,
+    inbox: mpsc::Receiver<Delivery>,
+    yields: Option<oneshot::Receiver<Box<Line>>>,
+    /// What it brings waits for what the old one brings, since then.
+    waits: Option<Instant>,
+    /// Ends with this.
+    _task: JoinSet<()>,
+}
+
+/// Something of the second link.
+pub(super) enum Stirred {
+    Came(Vec<Delivery>),
+    /// Its connection; `None`: it has none just now.
+    Yielded(Option<Box<Line>>),
+}
+
+/// Waits for something of the second link, if there is one.
+pub(super) async fn stirred(moving: &mut Option<Box<Moving>>) -> Stirred {
+    let Some(Spare { inbox, yields, waits, .. }) = moving.as_mut().and_then(|moving| moving.spare.as_mut())
+    else {
+        return std::future::pending().await;
+    };
+    // Its word that it gives its connection away comes all the same.
+    let waits = waits.is_some_and(|since| now() >= since + LAG) && yields.is_none();
+    let mut came = Vec::new();
+    let yielded = async {
+        match yields {
+            Some(yields) => yields.await.ok(),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        taken = inbox.recv_many(&mut came, TURN_MAX), if !waits => match taken {
+            // It has ended: what it gave away is there.
+            0 => Stirred::Yielded(match yields {
+                Some(yields) => yields.try_recv().ok(),
+                None => None,
+            }),
+            _ => Stirred::Came(came),
+        },
+        line = yielded => Stirred::Yielded(line),
+    }
+}
+
+/// Waits for what a shared link is told to do.
+pub(super) async fn order(orders: &mut Option<mpsc::UnboundedReceiver<Order>>) -> Option<Order> {
+    match orders {
+        Some(receiver) => {
+            let order = receiver.recv().await;
+            if order.is_none() {
+                *orders = None;
+            }
+            order
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// As another app's credentials have it: what one of two needs, whose only hub is this link.
+pub(crate) fn shared_by(shared: &Shared, to: &Move) -> Shared {
+    let mut settings = (*shared.settings).clone();
+    settings.app = to.app.clone();
+    Shared {
+        settings: Arc::new(settings),
+        tls: to.tls.clone(),
+        api: shared.api.clone(),
+        hubs: shared.hubs.clone(),
+        undelivered: shared.undelivered.clone(),
+        metrics: shared.metrics.clone(),
+        credentials: shared.credentials.clone(),
+    }
+}
+
+impl Link {
+    /// Connects by other credentials as soon as nothing stands against it.
+    pub(super) fn is_to_move(&mut self, to: Box<Move>) {
+        match &self.moving {
+            // The new one is read from already: it is replaced when that is over.
+            Some(moving) if moving.spare.is_none() || self.is_yielding() => self.next = Some(to),
+            _ => {
+                let waiting = self.moving.take().map(|moving| moving.waiting).unwrap_or_default();
+                self.begin_to_move(to);
+                self.do_what_waits(waiting);
+            }
+        }
+    }
+
+    fn begin_to_move(&mut self, to: Box<Move>) {
+        self.machine_flights(None);
+        if to.app.key == self.shared.settings.app.key
+            && secrecy::ExposeSecret::expose_secret(&to.app.secret)
+                == secrecy::ExposeSecret::expose_secret(&self.shared.settings.app.secret)
+        {
+            return;
+        }
+        if !self.machine.is_connected() {
+            self.shared = Arc::new(shared_by(&self.shared, &to));
+            if self.line.dialling.is_some() {
+                self.actions.push(Action::Dial);
+            }
+            return;
+        }
+        let (sender, inbox) = mpsc::channel(INBOX_MAX);
+        let mut shared = shared_by(&self.shared, &to);
+        shared.hubs = vec![sender];
+        let mut settings = (*shared.settings).clone();
+        settings.standby = true;
+        settings.times.linger = Duration::ZERO;
+        shared.settings = Arc::new(settings);
+        let (handle, end) = LinkHandle::of(self.id, SharedFlights::default());
+        let mut task = JoinSet::new();
+        task.spawn(run_spare(Arc::new(shared), end));
+        let under_way = self.machine.flights().lock().numbers();
+        let channels: Vec<_> = self.machine.table().subscribed().cloned().collect();
+        let confirm = self.shared.settings.times.subscribe_timeout;
+        let handover = Handover::begin(channels, under_way, confirm, now());
+        self.machine_flights(Some(OLD));
+        let spare = Spare { handle, inbox, yields: None, waits: None, _task: task };
+        tracing::info!(link = self.id.0, "a second connection is made, by the new key");
+        self.moving =
+            Some(Box::new(Moving { handover, spare: Some(spare), to, began: now(), waiting: Vec::new() }));
+    }
+
+    fn machine_flights(&self, side: Option<usize>) {
+        self.machine.flights().lock().replacing(side);
+    }
+
+    /// The connection that there was is lost: the next one is by the new credentials in any case.
+    pub(super) fn give_up_moving(&mut self) {
+        let Some(mut moving) = self.moving.take() else { return };
+        self.machine_flights(None);
+        let waiting = std::mem::take(&mut moving.waiting);
+        if moving.spare.is_some() {
+            self.shared = Arc::new(shared_by(&self.shared, &moving.to));
+        }
+        if let Some(next) = self.next.take() {
+            self.shared = Arc::new(shared_by(&self.shared, &next));
+        }
+        self.do_what_waits(waiting);
+    }
+
+    /// Whether the second link has been told to give its connection away.
+    pub(super) fn is_yielding(&self) -> bool {
+        let spare = self.moving.as_ref().and_then(|moving| moving.spare.as_ref());
+        spare.is_some_and(|spare| spare.yields.is_some())
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        let deadline = self.machine.deadline();
+        let moving = self.moving.as_ref().and_then(|moving| moving.handover.deadline(now()));
+        let moving = moving.map_or(deadline, |moving| moving.min(deadline));
+        let spare = self.moving.as_ref().and_then(|moving| moving.spare.as_ref());
+        let waits = spare.filter(|spare| spare.yields.is_none()).and_then(|spare| spare.waits);
+        let steps = waits.into_iter().flat_map(|since| {
+            [since + LAG, since + 2 * LAG, since + 2 * LAG + WAIT_MAX].into_iter().filter(|at| *at > now())
+        });
+        steps.fold(moving, Instant::min)
+    }
+
+    pub(super) fn timer(&mut self) {
+        self.machine.timer(Now::read(), &mut self.actions);
+        let mut outs = Outs::new();
+        if let Some(moving) = &mut self.moving {
+            moving.handover.timer(now(), &mut outs);
+        }
+        self.push(outs);
+    }
+
+    /// What was brought once is handed on, in order.
+    fn push(&mut self, outs: Outs) {
+        self.actions.extend(outs.into_iter().map(|out| Action::Deliver(out.event)));
+    }
+
+    /// Goes on with what can be done by now.
+    pub(super) fn go_on_moving(&mut self) {
+        let Some(moving) = &mut self.moving else { return };
+        let at = now();
+        match &mut moving.spare {
+            Some(spare) => {
+                for channel in moving.handover.subscribe(at) {
+                    spare.handle.subscribe(&channel, THE_LINK);
+                }
+                if spare.yields.is_some() || !moving.handover.is_certain(at) {
+                    return;
+                }
+                if spare.waits.is_none() {
+                    moving.handover.keep_held(true);
+                }
+                let since = *spare.waits.get_or_insert(at);
+                if at < since + 2 * LAG {
+                    return;
+                }
+                let is_certain = moving.handover.may_move(LAG, at) || at >= moving.began + FORCED_AFTER;
+                if is_certain && self.machine.may_move(at) {
+                    let (taker, line) = oneshot::channel();
+                    spare.handle.order(Order::Yield(taker));
+                    spare.yields = Some(line);
+                } else if at >= since + 2 * LAG + WAIT_MAX {
+                    // Later: there may be too much that waits.
+                    spare.waits = None;
+                    moving.handover.keep_held(false);
+                    moving.handover.put_off(at + WAIT_AGAIN_AFTER);
+                }
+            }
+            None if moving.handover.is_over(at) => {
+                self.moving = None;
+                self.machine_flights(None);
+                if let Some(next) = self.next.take() {
+                    self.begin_to_move(next);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn do_what_waits(&mut self, waiting: Vec<Command>) {
+        let at = Now::read();
+        waiting.into_iter().for_each(|command| self.command(command, at));
+    }
+
+    /// Gives the connection to whoever takes this link's place. `false`: there is none.
+    pub(super) fn yield_to(&mut self, taker: oneshot::Sender<Box<Line>>) -> bool {
+        let is_connected = self.machine.is_connected() && self.line.connection.is_some();
+        is_connected && taker.send(Box::new(std::mem::take(&mut self.line))).is_ok()
+    }
+
+    pub(super) fn stirred(&mut self, stirred: Stirred) {
+        match stirred {
+            Stirred::Came(deliveries) => deliveries.into_iter().for_each(|delivery| self.came(delivery)),
+            Stirred::Yielded(line) => {
+                let Some(moving) = &mut self.moving else { return };
+                let Some(spare) = &mut moving.spare else { return };
+                (spare.yields, spare.waits) = (None, None);
+                if line.is_none() {
+                    moving.handover.keep_held(false);
+                }
+                let mut left = Vec::new();
+                while let Ok(delivery) = spare.inbox.try_recv() {
+                    left.push(delivery);
+                }
+                left.into_iter().for_each(|delivery| self.came(delivery));
+                match line {
+                    Some(line) => self.moves(line),
+                    None => self.spare_has_ended(),
+                }
+                let waiting = self.moving.as_mut().map(|moving| std::mem::take(&mut moving.waiting));
+                self.do_what_waits(waiting.unwrap_or_default());
+            }
+        }
+    }
+
+    /// The second link cannot give anything away. It ends by a defect only, or goes on.
+    fn spare_has_ended(&mut self) {
+        let Some(moving) = &mut self.moving else { return };
+        let Some(spare) = &moving.spare else { return };
+        if spare.inbox.is_closed() {
+            let to = moving.to.clone();
+            let waiting = std::mem::take(&mut moving.waiting);
+            self.moving = None;
+            self.begin_to_move(to);
+            self.do_what_waits(waiting);
+        }
+    }
+
+    /// From now on this link's connection is the other's.
+    fn moves(&mut self, line: Box<Line>) {
+        let Some(moving) = &mut self.moving else { return };
+        let at = now();
+        let mut outs = Outs::new();
+        moving.handover.moves(at, &mut outs);
+        moving.spare = None;
+        self.shared = Arc::new(shared_by(&self.shared, &moving.to));
+        // Its sender is dropped: that is done.
+        let (done, _) = mpsc::channel(1);
+        moving.to.done = done;
+        let before = std::mem::replace(&mut self.line, *line);
+        self.machine_flights(Some(NEW));
+        let (id, timeout) = (self.line.socket_id.clone(), self.line.activity_timeout);
+        self.machine.moved(&id, timeout, at, &mut self.actions);
+        self.push(outs);
+        tracing::info!(link = self.id.0, socket_id = id, "the connection was replaced by one of the new key");
+        if let Some(connection) = before.connection {
+            tokio::spawn(connection.close());
+        }
+    }
+
+    // ------------------------------------------------------------------------------------- what both bring
+
+    /// The second link says something.
+    fn came(&mut self, delivery: Delivery) {
+        let Some(moving) = &mut self.moving else { return };
+        let (at, mut outs) = (now(), Outs::new());
+        match delivery {
+            Delivery::Event(event) => moving.handover.event(NEW, event, at, &mut outs),
+            Delivery::Live { channel, gap, .. } => moving.handover.new_has(&channel, gap, at, &mut outs),
+            Delivery::Down(_) => moving.handover.new_is_down(at, &mut outs),
+            // It goes on asking; the first one tells of events that it cannot decrypt either.
+            Delivery::Refused { .. }
+            | Delivery::Undecryptable { .. }
+            | Delivery::Joined { .. }
+            | Delivery::Terminated { .. } => {}
+        }
+        self.push(outs);
+    }
+
+    /// A hub or the publisher says something.
+    pub(super) fn command(&mut self, command: Command, at: Now) {
+        let Some(moving) = &mut self.moving else {
+            return self.machine.command(command, at, &mut self.actions);
+        };
+        let others_wait = || moving.handover.have_others_wait(now());
+        let waits = match &command {
+            Command::Begun { .. } | Command::Ended { .. } => false,
+            Command::Subscribe(channel, _) if !moving.handover.has(channel) => {
+                moving.spare.as_ref().is_some_and(|spare| spare.yields.is_some()) || others_wait()
+            }
+            // Behind its subscription.
+            _ => {
+                moving.spare.as_ref().is_some_and(|spare| spare.yields.is_some())
+                    || !moving.waiting.is_empty()
+            }
+        };
+        if waits {
+            moving.waiting.push(command);
+            return;
+        }
+        match command {
+            Command::Begun { flight, excluded, batch, .. } => moving.handover.begun(flight, batch, excluded),
+            Command::Ended { flight, accepted } => {
+                let before = self.actions.len();
+                self.machine.command(Command::Ended { flight, accepted }, at, &mut self.actions);
+                let mut own = Vec::new();
+                let added = self.actions.split_off(before);
+                for action in added {
+                    match action {
+                        Action::Tell(_, Delivery::Event(event)) if event.origin.is_some() => own.push(event),
+                        action => self.actions.push(action),
+                    }
+                }
+                let mut outs = Outs::new();
+                moving.handover.ended(flight, &own, at.mono, &mut outs);
+                self.push(outs);
+            }
+            Command::Unsubscribe(channel, hub) => {
+                let leaves = channel.clone();
+                self.machine.command(Command::Unsubscribe(channel, hub), at, &mut self.actions);
+                if self.machine.table().hubs(&leaves).is_empty() {
+                    self.leave(&leaves);
+                }
+            }
+            command => self.machine.command(command, at, &mut self.actions),
+        }
+    }
+
+    fn leave(&mut self, channel: &Arc<str>) {
+        let Some(moving) = &mut self.moving else { return };
+        moving.handover.left(channel);
+        if let Some(spare) = &moving.spare {
+            spare.handle.unsubscribe(channel, THE_LINK);
+        }
+    }
+
+    pub(super) fn note_sent(&mut self, frame: &Frame) {
+        let Some(moving) = &mut self.moving else { return };
+        match frame {
+            Frame::ClientEvent(sent) => moving.handover.sending(moving.handover.side(), sent),
+            Frame::Unsubscribe(channel) => {
+                let channel = channel.clone();
+                self.leave(&channel);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn note_settled(&mut self, sent: &Arc<Sent>) {
+        let mut outs = Outs::new();
+        if let Some(moving) = &mut self.moving {
+            moving.handover.settled(sent, now(), &mut outs);
+        }
+        self.push(outs);
+    }
+
+    /// Tells the hubs, unless it is a copy of what they were told.
+    pub(super) async fn tell_once(&mut self, hubs: Hubs, delivery: Delivery) {
+        let Some(moving) = &mut self.moving else { return self.tell(hubs, delivery).await };
+        let (at, mut outs) = (now(), Outs::new());
+        match delivery {
+            Delivery::Event(event) if event.origin.is_some() => {
+                moving.handover.own(&event, at, &mut outs);
+            }
+            Delivery::Event(event) => {
+                let side = moving.handover.side();
+                moving.handover.event(side, event, at, &mut outs);
+            }
+            Delivery::Live { ref channel, gap, .. } => {
+                let is_new = !moving.handover.has(channel);
+                if is_new || gap {
+                    moving.handover.old_has(channel, at, &mut outs);
+                }
+                if is_new
+                    && moving.handover.is_subscribing()
+                    && let Some(spare) = &moving.spare
+                {
+                    spare.handle.subscribe(channel, THE_LINK);
+                }
+                self.tell(hubs, delivery).await;
+            }
+            delivery => self.tell(hubs, delivery).await,
+        }
+        for out in outs {
+            self.deliver(out.event).await;
+        }
+    }
+
+    /// Hands an event to the hubs that want its channel.
+    pub(super) async fn deliver(&mut self, event: Arc<Event>) {
+        let hubs = self.machine.table().hubs(&event.channel);
+        self.machine.note_last(&event);
+        if hubs.is_empty() {
+            let (channel, event) = (event.channel.to_string(), event.name.to_string());
+            return self.note(Note::Unwanted { channel, event });
+        }
+        event.expect_hubs(hubs.len());
+        self.tell(hubs, Delivery::Event(event)).await;
+    }
+}
