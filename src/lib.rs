@@ -51,6 +51,8 @@ pub mod server;
 #[doc(hidden)]
 pub mod session;
 #[doc(hidden)]
+pub mod swarm;
+#[doc(hidden)]
 pub mod template;
 #[doc(hidden)]
 pub mod text;

@@ -78,6 +78,8 @@ const PURE: &[&str] = &[
     "src/server/turns.rs",
     "src/server/upgrade.rs",
     "src/session/machine",
+    "src/swarm/end.rs",
+    "src/swarm/ws.rs",
     "src/template",
     "src/text.rs",
     "src/upstream/backoff.rs",

@@ -95,7 +95,7 @@ impl Askers {
         *next += 1;
         connection.output.extend_from_slice(request);
         if connection.socket.is_none() {
-            let mut socket = socket::connect(script::source(number), self.target)?;
+            let mut socket = socket::connect(Some(script::source(number).into()), self.target)?;
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(&mut socket, Token(number), interest)?;
             connection.socket = Some(socket);

@@ -246,7 +246,7 @@ impl Upstream {
     fn subscribe(address: SocketAddr, channel: &str) -> Result<Self> {
         let mut socket = Blocking::connect(address)?;
         socket.set_read_timeout(Some(UPSTREAM_TIMEOUT))?;
-        socket.write_all(ws::upgrade_request(&script::pusher_path()).as_bytes())?;
+        socket.write_all(ws::upgrade_request("127.0.0.1", &script::pusher_path(), &[]).as_bytes())?;
         let mut input = Vec::new();
         let end = loop {
             if let Some(end) = ws::head_end(&input) {

@@ -14,14 +14,13 @@ mod procfs;
 mod report;
 mod scenario;
 mod script;
-mod socket;
 mod stub;
 mod swarm;
-mod ws;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use pusher_bridge::swarm::{socket, ws};
 
 /// A failure in words: nobody reacts to its kind.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -1,43 +1,32 @@
 //! Thousands of clients on few threads.
 
-mod client;
+mod crew;
 mod shared;
-mod worker;
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mio::Waker;
+use pusher_bridge::swarm::{Pace, Threads};
 
 use crate::Result;
 use crate::script::Plan;
+use crew::{Client, Crew};
 use shared::Shared;
-use worker::{Command, Worker};
-
-/// How long a worker may take to do as it is told.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The clients of one run.
 pub(crate) struct Swarm {
     shared: Arc<Shared>,
-    workers: Vec<Handle>,
+    threads: Threads<Crew>,
     clients: usize,
-}
-
-struct Handle {
-    commands: Sender<Command>,
-    waker: Arc<Waker>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Swarm {
     /// `bytes`: the size of the data of the events that are going to be sent.
     pub(crate) fn new(threads: u32, bytes: u32) -> Result<Self> {
-        let shared = Arc::new(Shared::new(bytes as usize));
-        let workers = (0..threads).map(|_| Handle::start(&shared)).collect::<Result<_>>()?;
-        Ok(Self { shared, workers, clients: 0 })
+        let epoch = Instant::now();
+        let shared = Arc::new(Shared::new(epoch, bytes as usize));
+        let threads = Threads::start((0..threads).map(|_| Crew::new(Arc::clone(&shared))), epoch)?;
+        Ok(Self { shared, threads, clients: 0 })
     }
 
     /// Connects all, `window` at a time, until each is ready.
@@ -57,20 +46,19 @@ impl Swarm {
     }
 
     fn open(&mut self, plans: Vec<Plan>, window: u32, leave: bool, timeout: Duration) -> Result<Duration> {
-        let threads = self.workers.len();
-        let mut shares: Vec<Vec<Plan>> = vec![Vec::new(); threads];
+        let threads = self.threads.count();
+        let mut shares: Vec<Vec<Client>> = (0..threads).map(|_| Vec::new()).collect();
         let goal = self.shared.ready() + plans.len();
         for (index, plan) in plans.into_iter().enumerate() {
             if let Some(share) = shares.get_mut((self.clients + index) % threads) {
-                share.push(plan);
+                share.push(Client::new(plan));
             }
         }
         self.clients = goal;
+        self.threads.each(move |_, worker| worker.crew.leaves = leave)?;
         let window = (window as usize).div_ceil(threads);
         let start = Instant::now();
-        for (worker, plans) in self.workers.iter().zip(shares) {
-            worker.tell(Command::Connect { plans, window, leave })?;
-        }
+        self.threads.connect(shares, &[Pace { window, first: 0, step: 0 }])?;
         self.shared.wait(timeout, "ready clients", goal as u64, |shared| shared.ready() as u64)?;
         Ok(start.elapsed())
     }
@@ -81,12 +69,7 @@ impl Swarm {
 
     /// Drops all connections.
     pub(crate) fn close(&mut self) -> Result<()> {
-        let (done, all_done) = channel();
-        for worker in &self.workers {
-            worker.tell(Command::Close(done.clone()))?;
-        }
-        drop(done);
-        self.wait_for(&all_done)?;
+        self.threads.each(|_, worker| worker.forget())?;
         self.clients = 0;
         self.shared.forget_clients();
         Ok(())
@@ -94,10 +77,14 @@ impl Swarm {
 
     /// Has each client send what `frames` gives for its number.
     pub(crate) fn send(&self, frames: impl Fn(usize) -> Vec<u8>) -> Result<()> {
-        let threads = self.workers.len();
-        for (number, worker) in self.workers.iter().enumerate() {
-            let share = (number..self.clients).step_by(threads).map(&frames).collect();
-            worker.tell(Command::Send(share))?;
+        let threads = self.threads.count();
+        for number in 0..threads {
+            let share: Vec<_> = (number..self.clients).step_by(threads).map(&frames).collect();
+            self.threads.tell(number, move |worker| {
+                worker.for_each_open(|index, _, out| {
+                    out.send_frames(share.get(index).map_or(&[], Vec::as_slice));
+                });
+            })?;
         }
         Ok(())
     }
@@ -165,49 +152,7 @@ impl Swarm {
 
     /// The delays of all deliveries since the last call.
     pub(crate) fn take_delays(&self) -> Result<Vec<Duration>> {
-        let (sender, receiver) = channel();
-        for worker in &self.workers {
-            worker.tell(Command::TakeDelays(sender.clone()))?;
-        }
-        drop(sender);
-        let mut delays = Vec::new();
-        for _ in &self.workers {
-            delays.extend(receiver.recv_timeout(COMMAND_TIMEOUT)?.into_iter().map(Duration::from_nanos));
-        }
-        Ok(delays)
-    }
-
-    fn wait_for(&self, done: &Receiver<()>) -> Result<()> {
-        for _ in &self.workers {
-            done.recv_timeout(COMMAND_TIMEOUT)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Swarm {
-    fn drop(&mut self) {
-        for worker in &mut self.workers {
-            // An error: it has ended already.
-            let _ = worker.tell(Command::Stop);
-            if let Some(thread) = worker.thread.take() {
-                let _ = thread.join();
-            }
-        }
-    }
-}
-
-impl Handle {
-    fn start(shared: &Arc<Shared>) -> Result<Self> {
-        let (commands, receiver) = channel();
-        let mut worker = Worker::new(receiver, Arc::clone(shared))?;
-        let waker = worker.waker();
-        let thread = std::thread::Builder::new().name("clients".into()).spawn(move || worker.run())?;
-        Ok(Self { commands, waker, thread: Some(thread) })
-    }
-
-    fn tell(&self, command: Command) -> Result<()> {
-        self.commands.send(command).map_err(|_| "a thread of the harness has ended")?;
-        Ok(self.waker.wake()?)
+        let delays = self.threads.each(|_, worker| std::mem::take(&mut worker.crew.delays))?;
+        Ok(delays.into_iter().flatten().map(Duration::from_nanos).collect())
     }
 }

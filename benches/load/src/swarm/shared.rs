@@ -35,9 +35,9 @@ struct Failures {
 }
 
 impl Shared {
-    pub(super) fn new(event_bytes: usize) -> Self {
+    pub(super) fn new(epoch: Instant, event_bytes: usize) -> Self {
         Self {
-            epoch: Instant::now(),
+            epoch,
             event_bytes,
             ready: AtomicUsize::new(0),
             warm: AtomicUsize::new(0),
