@@ -1,6 +1,7 @@
 //! Where a server's connection is, between one request and the next, and by when that must be over. Known to the
 //! service, to the bodies it answers with and to the bytes' way out; all of them run in the connection's own task.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +14,33 @@ use super::strict::{Strict, Wrong};
 
 /// How long a connection without a request is kept as it is; then it is taken down to its socket.
 const PARKED_AFTER: Duration = Duration::from_millis(100);
+/// Of each worker, so many are kept; the others are taken down at once. Each has a buffer of 8 KiB.
+const WARM_MAX: usize = 64;
 /// Bytes of announcements of one answer; further ones are left out, for nobody needs them.
 const INTERIM_BYTES_MAX: usize = 16 * 1024;
+
+/// How many connections without a request one worker keeps as they are.
+#[derive(Debug, Default)]
+pub struct Warm(AtomicUsize);
+
+/// One of them.
+#[derive(Debug)]
+struct WarmOne(Arc<Warm>);
+
+impl WarmOne {
+    fn take(warm: &Arc<Warm>) -> Option<Self> {
+        let before = warm.0.fetch_add(1, Ordering::Relaxed);
+        // Counted before it is compared, and given back by drop.
+        let one = Self(warm.clone());
+        (before < WARM_MAX).then_some(one)
+    }
+}
+
+impl Drop for WarmOne {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 #[derive(Debug)]
 pub struct Progress {
@@ -22,7 +48,7 @@ pub struct Progress {
     state: Mutex<State>,
     head_timeout: Duration,
     answer_timeout: Duration,
-    parks: bool,
+    parks: Option<Arc<Warm>>,
 }
 
 #[derive(Debug)]
@@ -42,6 +68,8 @@ struct State {
     interim: Vec<u8>,
     /// What has come, where it is passed on.
     strict: Option<Strict>,
+    /// While it has no request.
+    warm: Option<WarmOne>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,12 +96,13 @@ impl Progress {
             waits: false,
             interim: Vec::new(),
             strict: limits.strict.then(|| Strict::new(limits.head_bytes_max)),
+            warm: None,
         };
         Arc::new(Self {
             state: Mutex::new(state),
             head_timeout: limits.head_timeout,
             answer_timeout: limits.answer_timeout,
-            parks: limits.parks,
+            parks: limits.parks.clone(),
         })
     }
 
@@ -96,7 +125,8 @@ impl Progress {
 
     pub(super) fn bytes_read(&self) {
         let mut state = self.state();
-        if self.parks && state.phase == Phase::Waiting && !state.begun && state.requests > 0 {
+        state.warm = None;
+        if self.parks.is_some() && state.phase == Phase::Waiting && !state.begun && state.requests > 0 {
             state.deadline = Instant::now() + self.head_timeout;
         }
         state.begun = true;
@@ -106,6 +136,16 @@ impl Progress {
     #[must_use]
     pub fn is_strict(&self) -> bool {
         self.state().strict.is_some()
+    }
+
+    /// How many bytes may be read at once; see [`Strict::room`].
+    pub(super) fn room(&self) -> usize {
+        self.state().strict.as_ref().map_or(usize::MAX, Strict::room)
+    }
+
+    /// Whether what is waited for is a head that is larger than it may be.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.is_waiting() && self.room() == 0
     }
 
     /// This was read.
@@ -184,6 +224,7 @@ impl Progress {
         }
         state.phase = Phase::Answering;
         state.requests += 1;
+        state.warm = None;
     }
 
     /// Whether the connection may carry no request behind this one.
@@ -204,9 +245,16 @@ impl Progress {
         let over = state.phase == Phase::Writing;
         if over {
             state.phase = Phase::Waiting;
-            let timeout = if self.parks { self.head_timeout.min(PARKED_AFTER) } else { self.head_timeout };
+            // Of the next request something may have come along with the last.
+            state.begun = state.strict.as_ref().is_some_and(Strict::is_within_a_head);
+            let mut timeout = self.head_timeout;
+            if let Some(warm) = &self.parks
+                && !state.begun
+            {
+                state.warm = WarmOne::take(warm);
+                timeout = timeout.min(if state.warm.is_some() { PARKED_AFTER } else { Duration::ZERO });
+            }
             state.deadline = Instant::now() + timeout;
-            state.begun = false;
             state.stream = None;
             state.waits = false;
             state.interim = Vec::new();

@@ -21,11 +21,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{sleep_until, timeout_at};
 
-pub use super::progress::Progress;
+pub use super::progress::{Progress, Warm};
 
 use super::BoxError;
 use super::multiplexed::is_preface;
 use super::spelling::respell;
+use super::strict::BODY_READ_BYTES;
 use super::wire::Wire;
 use crate::clock::Now;
 use crate::metrics::label::labels;
@@ -40,7 +41,7 @@ pub type Answer = hyper::Response<Body>;
 pub const NO_TIMEOUT: Duration = Duration::from_secs(86_400 * 365);
 
 /// What a connection may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// For a request's head: after the previous answer, or as the first one's deadline says.
     pub head_timeout: Duration,
@@ -56,8 +57,8 @@ pub struct Limits {
     pub passed_on_max: usize,
     /// Whether requests may be passed on, so that it must be known how others would read them.
     pub strict: bool,
-    /// Whether a connection without a request is given back as [`End::Parked`].
-    pub parks: bool,
+    /// Whether a connection without a request is given back as [`End::Parked`], and how many are not yet.
+    pub parks: Option<Arc<Warm>>,
 }
 
 impl Default for Limits {
@@ -71,7 +72,7 @@ impl Default for Limits {
             requests_max: usize::MAX,
             passed_on_max: 0,
             strict: false,
-            parks: false,
+            parks: None,
         }
     }
 }
@@ -167,7 +168,8 @@ where
         .header_read_timeout(None)
         .half_close(false)
         .max_headers(limits.headers_max)
-        .max_buf_size(limits.head_bytes_max)
+        // Where heads are looked at, they are limited there.
+        .max_buf_size(limits.head_bytes_max.max(if limits.strict { BODY_READ_BYTES } else { 0 }))
         .serve_connection(Wire::new(TokioIo::new(stream), progress.clone()), service);
     let mut timer = pin!(sleep_until(progress.deadline()));
     let ended = std::future::poll_fn(|cx| {
@@ -189,7 +191,7 @@ where
         }
         // Nothing is left to write: the next request is waited for.
         return match parts.io.into_inner().await {
-            Ok((io, _)) if limits.parks => End::Parked(io.into_inner()),
+            Ok((io, _)) if limits.parks.is_some() => End::Parked(io.into_inner()),
             _ => End::Closed,
         };
     };
@@ -204,6 +206,11 @@ where
         Ok(()) => End::Closed,
         Err(error) if error.is_parse() && is_preface(&parts.read_buf) => {
             End::Multiplexed(stream, parts.read_buf)
+        }
+        Err(error) if progress.is_too_large() => {
+            let why = Unreadable::HeadTooLarge;
+            let _ = timeout_at(deadline, stream.write_all(&written(explain(why, &error)))).await;
+            End::Unreadable(why, error)
         }
         Err(error) if error.is_parse() => {
             let why = Unreadable::of(&withheld);

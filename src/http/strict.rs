@@ -9,6 +9,8 @@ const TRAILER_BYTES_MAX: usize = 8 * 1024;
 /// Digits of a chunk's size: what a `u64` holds.
 const SIZE_DIGITS_MAX: u8 = 16;
 const END: &[u8] = b"\r\n\r\n";
+/// Bytes of a body that are read at once: with fewer, a large one costs three times the system calls.
+pub const BODY_READ_BYTES: usize = 64 * 1024;
 /// Bytes of a part of a head, beyond which what is known to be harmless is not kept: hyper has it, too.
 const COLLECTED_BYTES: usize = 1024;
 /// Fields whose values are looked at.
@@ -45,6 +47,8 @@ pub type Wrong = &'static str;
 pub struct Strict {
     state: State,
     head_bytes_max: usize,
+    /// Of the head that is under way.
+    head_bytes: usize,
     /// Heads that are whole, and not wrong.
     heads: usize,
     /// From this request on, counted from 1, none can be told from the next.
@@ -89,7 +93,7 @@ impl Strict {
     /// Nothing has come yet.
     #[must_use]
     pub const fn new(head_bytes_max: usize) -> Self {
-        Self { state: State::Head(Vec::new()), head_bytes_max, heads: 0, wrong: None }
+        Self { state: State::Head(Vec::new()), head_bytes_max, head_bytes: 0, heads: 0, wrong: None }
     }
 
     /// What is wrong with the `request`th, counted from 1, as far as it has come.
@@ -103,6 +107,25 @@ impl Strict {
             }
             _ => None,
         }
+    }
+
+    /// How many bytes may be read at once for no head to become larger than it may be; 0: one is.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let of_a_body =
+            |left: u64| usize::try_from(left).map_or(BODY_READ_BYTES, |left| left.min(BODY_READ_BYTES));
+        match self.state {
+            State::Head(_) => self.head_bytes_max.saturating_sub(self.head_bytes),
+            State::Body(left) => of_a_body(left),
+            State::Chunked { at: Chunk::Data(left), .. } => of_a_body(left).max(self.head_bytes_max),
+            State::Chunked { .. } | State::Over => self.head_bytes_max,
+        }
+    }
+
+    /// Whether something of a head has come, but not all of it.
+    #[must_use]
+    pub const fn is_within_a_head(&self) -> bool {
+        matches!(self.state, State::Head(_)) && self.head_bytes > 0
     }
 
     /// More has come.
@@ -136,7 +159,8 @@ impl Strict {
                     // It may have begun with the bytes before.
                     let from = before.saturating_sub(END.len() - 1);
                     let Some(end) = end_of(begun.get(from..).unwrap_or(&[])) else {
-                        if begun.len() > self.head_bytes_max {
+                        self.head_bytes += bytes.len();
+                        if self.head_bytes > self.head_bytes_max {
                             return Err("its head is too large");
                         }
                         if begun.len() > COLLECTED_BYTES {
@@ -149,6 +173,7 @@ impl Strict {
                     (framing, end - before)
                 };
                 self.heads += 1;
+                self.head_bytes = 0;
                 self.state = match framing.0 {
                     Framing::Length(0) => State::Head(Vec::new()),
                     Framing::Length(length) => State::Body(length),

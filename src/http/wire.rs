@@ -11,16 +11,16 @@ use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 
 use super::progress::Progress;
 use super::spelling::respell;
+use super::strict::BODY_READ_BYTES;
 
 const END: &[u8] = b"\r\n\r\n";
 /// Begins the head of an answer that announces another (RFC 9110 §15.2), unless it switches protocols.
 const INTERIM: &[u8] = b"HTTP/1.1 1";
 const SWITCHING: &[u8] = b"HTTP/1.1 101 ";
-/// Most bytes that are read at once where they are looked at.
-const READ_BYTES: usize = 16 * 1024;
 
 thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+    /// Where what is read is looked at.
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BODY_READ_BYTES].into());
 }
 
 /// A connection under hyper. What is read passes as it is.
@@ -146,8 +146,12 @@ impl<T: Read + Unpin> Read for Wire<T> {
             this.progress.bytes_read();
             return Poll::Ready(Ok(()));
         }
+        let room = this.progress.room();
+        if room == 0 {
+            return Poll::Ready(Err(io::Error::other("a request's head is too large")));
+        }
         BUFFER.with_borrow_mut(|own| {
-            let most = own.len().min(buffer.remaining());
+            let most = own.len().min(buffer.remaining()).min(room);
             let mut read = ReadBuf::new(own.get_mut(..most).unwrap_or(&mut []));
             ready!(Pin::new(&mut this.io).poll_read(cx, read.unfilled()))?;
             this.progress.bytes_read();

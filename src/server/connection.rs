@@ -56,7 +56,7 @@ pub(super) async fn serve(
         requests_max: REQUESTS_MAX,
         passed_on_max: PASSED_ON_MAX,
         strict: keep_alive.is_some(),
-        parks: keep_alive.is_some(),
+        parks: keep_alive.is_some().then(|| worker.warm.clone()),
     };
     let deadline = Instant::now() + limits.head_timeout;
     let progress = Progress::new(deadline, &limits);

@@ -13,6 +13,7 @@ use super::metrics::Metrics;
 use super::settings::Settings;
 use crate::admin::Status;
 use crate::endpoints::serve::Endpoints;
+use crate::http::server::Warm;
 use crate::limits::slots::Slots;
 use crate::proxy::pool::{Dialer, Pool};
 use crate::proxy::serve::Fallback;
@@ -47,13 +48,14 @@ pub struct Worker {
     pub context: Arc<Context>,
     /// Its connections to what stands behind the bridge.
     pub(super) pool: Arc<Pool>,
+    pub(super) warm: Arc<Warm>,
 }
 
 impl Worker {
     /// A worker with no connection yet.
     #[must_use]
     pub fn new(door: Arc<Door>, context: Arc<Context>, dialer: Arc<Dialer>) -> Arc<Self> {
-        Arc::new(Self { door, context, pool: Pool::new(dialer) })
+        Arc::new(Self { door, context, pool: Pool::new(dialer), warm: Arc::default() })
     }
 
     /// Serves connections until no more are to be accepted and the last is closed. `reloads` tells which routes have come

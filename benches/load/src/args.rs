@@ -116,6 +116,18 @@ pub(crate) struct RunArgs {
     /// presence: seconds
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub(crate) room_seconds: u32,
+    /// proxy: requests whose answer has 1 KiB, and as many that bring as much
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    pub(crate) small_requests: u32,
+    /// proxy: the same with 1 MiB
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    pub(crate) large_requests: u32,
+    /// proxy: connections that are kept and idle, and then WebSockets that are
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(10..=8_000))]
+    pub(crate) idle_connections: u32,
+    /// proxy: messages that are echoed through upgraded connections
+    #[arg(long, default_value_t = 40_000, value_parser = clap::value_parser!(u32).range(50..=10_000_000))]
+    pub(crate) echoes: u32,
     /// node: the tokens' key is made once, which jsonwebtoken's manual does not tell
     #[arg(long)]
     pub(crate) node_key_once: bool,
@@ -146,6 +158,15 @@ pub(crate) struct RunArgs {
     /// The routes file for `presence`, which needs more users' connections
     #[arg(long, value_name = "FILE")]
     pub(crate) presence_routes: PathBuf,
+    /// The routes file for `proxy`, which passes on to `${OLD_API}`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) proxy_routes: PathBuf,
+    /// The contender `haproxy`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) haproxy: Option<PathBuf>,
+    /// The contender `nginx`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) nginx: Option<PathBuf>,
     /// The directory of the Node contender, with its packages installed
     #[arg(long, value_name = "DIR")]
     pub(crate) node: PathBuf,
@@ -172,6 +193,10 @@ impl RunArgs {
             args.publishers = args.publishers.min(20);
             args.messages = args.messages.min(20);
             args.requests = args.requests.min(500);
+            args.small_requests = args.small_requests.min(200);
+            args.large_requests = args.large_requests.min(20);
+            args.idle_connections = args.idle_connections.min(100);
+            args.echoes = args.echoes.min(500);
             args.late_joiners = args.late_joiners.min(100);
             args.members = args.members.min(100);
             args.room_members = vec![50];

@@ -23,6 +23,8 @@ pub(crate) struct Askers {
     poll: Poll,
     target: SocketAddr,
     connections: Vec<Connection>,
+    /// Each connection waits for the one before it.
+    in_turns: bool,
     scratch: Vec<u8>,
 }
 
@@ -44,6 +46,7 @@ impl Askers {
             poll: Poll::new()?,
             target,
             connections: (0..connections).map(|_| Connection::default()).collect(),
+            in_turns: false,
             scratch: vec![0; SCRATCH_BYTES],
         })
     }
@@ -60,7 +63,8 @@ impl Askers {
     ) -> Result<Duration> {
         let start = Instant::now();
         let mut next = 0;
-        for number in 0..self.connections.len() {
+        let at_first = if self.in_turns { 1 } else { self.connections.len() };
+        for number in 0..at_first {
             self.begin(number, requests, &mut next)?;
         }
         let mut events = Events::with_capacity(EVENTS);
@@ -80,11 +84,24 @@ impl Askers {
                 connection.flush()?;
                 if connection.read(&mut self.scratch, &check)? {
                     answered += 1;
-                    self.begin(number, requests, &mut next)?;
+                    self.begin(number + usize::from(self.in_turns), requests, &mut next)?;
                 }
             }
         }
         Ok(start.elapsed())
+    }
+
+    /// The same, each connection asking once, when the one before it has its answer.
+    pub(crate) fn ask_in_turns(
+        &mut self,
+        requests: &[Vec<u8>],
+        timeout: Duration,
+        check: impl Fn(usize, &Answer<'_>) -> Result<()>,
+    ) -> Result<Duration> {
+        self.in_turns = true;
+        let taken = self.ask(requests, timeout, check);
+        self.in_turns = false;
+        taken
     }
 
     /// Makes the next request, if there is one.

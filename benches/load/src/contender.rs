@@ -52,11 +52,16 @@ pub(crate) enum Contender {
     Before,
     /// pusher-bridge
     Bridge,
+    /// Debian's HAProxy, where requests are passed on
+    Haproxy,
+    /// Debian's nginx, the same
+    Nginx,
 }
 
 impl Contender {
     /// Those that need nothing further to be said.
-    pub(crate) const ALL: [Self; 5] = [Self::Floor, Self::FloorMt, Self::Direct, Self::Node, Self::Bridge];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Floor, Self::FloorMt, Self::Direct, Self::Node, Self::Bridge, Self::Haproxy, Self::Nginx];
 }
 
 impl fmt::Display for Contender {
@@ -68,6 +73,8 @@ impl fmt::Display for Contender {
             Self::Node => "node",
             Self::Before => "before",
             Self::Bridge => "bridge",
+            Self::Haproxy => "haproxy",
+            Self::Nginx => "nginx",
         })
     }
 }
@@ -79,6 +86,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) routes: &'a Path,
     /// Instead of sockudo.
     pub(crate) upstream: Option<SocketAddr>,
+    /// What a proxy passes requests on to.
+    pub(crate) old_api: Option<SocketAddr>,
 }
 
 /// The upstream and a contender, both up.
@@ -94,11 +103,12 @@ pub(crate) struct Stage {
     sockudo_program: PathBuf,
     logs: PathBuf,
     event_bytes: u32,
+    old_api: Option<SocketAddr>,
 }
 
 impl Stage {
     pub(crate) fn start(contender: Contender, setup: &Setup<'_>) -> Result<Self> {
-        let Setup { args, logs, .. } = *setup;
+        let Setup { args, logs, old_api, .. } = *setup;
         let upstream = setup.upstream.map_or_else(process::free_address, Ok)?;
         let mut stage = Self {
             contender,
@@ -110,6 +120,7 @@ impl Stage {
             sockudo_program: args.sockudo.clone(),
             logs: logs.to_owned(),
             event_bytes: args.bytes,
+            old_api,
         };
         if setup.upstream.is_none() {
             stage.start_upstream()?;
@@ -126,6 +137,10 @@ impl Stage {
                 stage.start_bridge(before, shipped.unwrap_or(setup.routes), args.preload.as_deref())?;
             }
             Contender::Bridge => stage.start_bridge(&args.bridge, setup.routes, None)?,
+            Contender::Haproxy => {
+                stage.start_proxy("haproxy", args.haproxy.as_deref(), haproxy_config, "-f")?
+            }
+            Contender::Nginx => stage.start_proxy("nginx", args.nginx.as_deref(), nginx_config, "-c")?,
         }
         Ok(stage)
     }
@@ -267,14 +282,33 @@ impl Stage {
 
     fn start_bridge(&mut self, program: &Path, routes: &Path, preload: Option<&Path>) -> Result<()> {
         let (upstream, listen, admin) = (self.upstream, process::free_address()?, process::free_address()?);
+        let old_api = self.old_api;
         self.admin = Some(admin);
         let bridge = Process::start("bridge", program, &self.logs, |command| {
             credentials_for(command, upstream);
             command.arg("serve").arg("--config").arg(routes);
             command.args(["--listen", &listen.to_string(), "--admin", &admin.to_string()]);
+            command.envs(old_api.map(|address| ("OLD_API", format!("http://{address}"))));
             command.envs(preload.map(|library| ("LD_PRELOAD", library)));
         })?;
         self.adopt(bridge, listen, || process::answers(admin, "/readyz"))
+    }
+
+    fn start_proxy(
+        &mut self,
+        name: &'static str,
+        program: Option<&Path>,
+        config: fn(SocketAddr, SocketAddr, &Path) -> String,
+        option: &str,
+    ) -> Result<()> {
+        let program = program.ok_or_else(|| format!("--{name} FILE is missing"))?;
+        let (old_api, listen) = (self.old_api.ok_or("it only passes requests on")?, process::free_address()?);
+        let file = self.logs.join(format!("{name}.conf"));
+        fs::write(&file, config(listen, old_api, &self.logs))?;
+        let proxy = Process::start(name, program, &self.logs, |command| {
+            command.arg(option).arg(&file);
+        })?;
+        self.adopt(proxy, listen, || process::answers(listen, "/0"))
     }
 
     fn adopt(&mut self, mut server: Process, target: SocketAddr, ready: impl Fn() -> bool) -> Result<()> {
@@ -331,6 +365,36 @@ max_presence_members_per_channel = 100000
 [app_manager.array.apps.policy.features]
 enable_client_messages = true
 "#
+    )
+}
+
+/// One process with a thread per core. It adds who asks, and writes no log, as the bridge.
+fn haproxy_config(listen: SocketAddr, old_api: SocketAddr, _: &Path) -> String {
+    format!(
+        "global\n  maxconn 9000\n\
+         defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  \
+         timeout tunnel 1h\n  option forwardfor\n  http-reuse safe\n\
+         frontend front\n  bind {listen}\n  default_backend old\n\
+         backend old\n  server api {old_api}\n"
+    )
+}
+
+/// One process, as one of nginx's has one thread only. Answers are buffered as it does by itself, bodies streamed.
+fn nginx_config(listen: SocketAddr, old_api: SocketAddr, directory: &Path) -> String {
+    let place = directory.display();
+    format!(
+        "daemon off;\nmaster_process off;\npid {place}/nginx.pid;\nerror_log stderr;\n\
+         events {{ worker_connections 20000; }}\n\
+         http {{\n  access_log off;\n  keepalive_timeout 60s;\n  keepalive_requests 1000000;\n  \
+         client_max_body_size 0;\n  client_body_temp_path {place}/body;\n  proxy_temp_path {place}/proxy;\n  \
+         fastcgi_temp_path {place}/fastcgi;\n  uwsgi_temp_path {place}/uwsgi;\n  scgi_temp_path {place}/scgi;\n  \
+         map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}\n  \
+         upstream old {{ server {old_api}; keepalive 32; }}\n  \
+         server {{\n    listen {listen};\n    location / {{\n      proxy_pass http://old;\n      \
+         proxy_http_version 1.1;\n      proxy_request_buffering off;\n      proxy_read_timeout 1h;\n      \
+         proxy_set_header Host $host;\n      proxy_set_header Upgrade $http_upgrade;\n      \
+         proxy_set_header Connection $connection_upgrade;\n      \
+         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n    }}\n  }}\n}}\n"
     )
 }
 

@@ -9,6 +9,7 @@ mod credentials;
 mod event;
 mod floor;
 mod machine;
+mod old_api;
 mod process;
 mod procfs;
 mod report;

@@ -11,6 +11,7 @@ mod herd;
 mod idle;
 mod late;
 mod presence;
+mod proxy;
 mod publish;
 mod single;
 
@@ -61,10 +62,12 @@ pub(crate) enum Scenario {
     Presence,
     /// CPU per event of an encrypted channel, beside one in clear
     Decrypt,
+    /// CPU and memory of what is passed on to the old API, beside HAProxy and nginx
+    Proxy,
 }
 
 impl Scenario {
-    pub(crate) const DEFAULT: [Self; 13] = [
+    pub(crate) const DEFAULT: [Self; 14] = [
         Self::Fanout,
         Self::Idle,
         Self::Connect,
@@ -78,11 +81,19 @@ impl Scenario {
         Self::Late,
         Self::Presence,
         Self::Decrypt,
+        Self::Proxy,
     ];
 
     /// `None`: it makes no sense for this contender.
     fn measure(self, context: &Context<'_>, contender: Contender) -> Option<Result<Vec<Measure>>> {
         use Contender as C;
+        if self == Self::Proxy {
+            let proxies = matches!(contender, C::Bridge | C::Before | C::Haproxy | C::Nginx);
+            return proxies.then(|| proxy::run(context, contender));
+        }
+        if matches!(contender, C::Haproxy | C::Nginx) {
+            return None;
+        }
         let run: fn(&Context<'_>, &mut Stage) -> Result<Vec<Measure>> = match (self, contender) {
             (Self::Fanout, _) => fanout::run,
             (Self::Idle, _) => idle::run,
@@ -127,6 +138,7 @@ impl fmt::Display for Scenario {
             Self::Late => "late",
             Self::Presence => "presence",
             Self::Decrypt => "decrypt",
+            Self::Proxy => "proxy",
         })
     }
 }
@@ -143,7 +155,7 @@ impl Context<'_> {
         routes: &Path,
         run: impl FnOnce(&Self, &mut Stage) -> Result<T>,
     ) -> Result<T> {
-        let setup = Setup { args: self.args, logs: self.logs, routes, upstream: None };
+        let setup = Setup { args: self.args, logs: self.logs, routes, upstream: None, old_api: None };
         let mut stage = Stage::start(contender, &setup)?;
         run(self, &mut stage).map_err(|failure| stage.explain(&failure))
     }

@@ -128,7 +128,7 @@ async fn what_is_no_request_is_explained_once() {
         ("junk\r\n\r\n".to_owned(), Unreadable::Malformed, "400 Bad Request"),
         (REQUEST.replace("\r\n\r\n", "\r\na: b\r\nc: d\r\n\r\n"), Unreadable::HeadTooLarge, "431 Request"),
     ] {
-        let (answers, end) = talk(limits, &format!("{REQUEST}{bytes}{REQUEST}"), hello).await;
+        let (answers, end) = talk(limits.clone(), &format!("{REQUEST}{bytes}{REQUEST}"), hello).await;
         let (_, last) = answers.split_once("hello").unwrap();
         assert!(last.starts_with(&format!("HTTP/1.1 {status}")), "{answers}");
         assert!(last.contains("\r\nConnection: close\r\n") && last.ends_with('}'), "{answers}");
@@ -144,4 +144,76 @@ async fn what_begins_http2_is_handed_on_whole() {
         assert_eq!(answers, "");
         assert!(matches!(&end, End::Multiplexed(_, early) if early == bytes), "{bytes:?}: {end:?}");
     }
+}
+
+#[tokio::test]
+async fn a_head_is_as_large_as_it_may_be_where_bodies_are_read_in_large_parts_too() {
+    let limits = Limits { strict: true, head_bytes_max: 8 * 1024, passed_on_max: 9, ..Limits::default() };
+    let read = async |request: Request<Incoming>| {
+        let body = request.into_body().collect().await.map(|body| body.to_bytes().len());
+        Ok::<_, Infallible>(Answer::new(full(format!("hello {}", body.unwrap_or(0)))))
+    };
+    let last = REQUEST.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+    let head = |bytes: usize| REQUEST.replace("/a", &format!("/{}", "a".repeat(bytes - REQUEST.len() + 1)));
+    let post =
+        format!("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n{}", "b".repeat(100_000));
+    for before in [String::new(), REQUEST.to_owned(), post] {
+        let answered = usize::from(!before.is_empty());
+        let (answers, end) = talk(limits.clone(), &format!("{before}{}{last}", head(8 * 1024)), read).await;
+        assert_eq!(answers.matches("hello").count(), answered + 2, "{answers}");
+        assert!(matches!(end, End::Closed), "{end:?}");
+        // As much as is read, so that nothing is lost with what was not.
+        let (answers, end) =
+            talk(limits.clone(), &format!("{before}{}", &head(9_000)[..8 * 1024]), read).await;
+        assert_eq!(answers.matches("hello").count(), answered, "{answers}");
+        assert!(answers.contains("HTTP/1.1 431 Request"), "{answers}");
+        assert!(matches!(end, End::Unreadable(Unreadable::HeadTooLarge, _)), "{end:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_connections_without_a_request_only_some_are_kept_as_they_are() {
+    let warm = Arc::<Warm>::default();
+    let limits = Limits { strict: true, parks: Some(warm.clone()), ..Limits::default() };
+    let mut clients = Vec::new();
+    let mut served = tokio::task::JoinSet::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for _ in 0..100 {
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        client.write_all(REQUEST.as_bytes()).await.unwrap();
+        clients.push(client);
+        let limits = limits.clone();
+        let progress = Progress::new(Instant::now() + limits.head_timeout, &limits);
+        served.spawn(async move {
+            (serve(stream.into(), &progress, &limits, hello, explain).await, Instant::now())
+        });
+    }
+    let ends = served.join_all().await;
+    assert!(ends.iter().all(|(end, _)| matches!(end, End::Parked(_))), "{ends:?}");
+    let first = ends.iter().map(|(_, at)| *at).min().unwrap();
+    let kept = ends.iter().filter(|(_, at)| *at - first > SOON / 2).count();
+    assert_eq!(kept, 64, "the others did not wait");
+}
+
+#[tokio::test]
+async fn a_request_whose_beginning_came_with_the_one_before_has_its_time() {
+    let limits = Limits { strict: true, parks: Some(Arc::default()), ..Limits::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let (beginning, rest) = REQUEST.split_at(9);
+    client.write_all(format!("{REQUEST}{beginning}").as_bytes()).await.unwrap();
+    let progress = Progress::new(Instant::now() + limits.head_timeout, &limits);
+    let serving = serve(stream.into(), &progress, &limits, hello, explain);
+    let asking = async {
+        let mut answer = [0; 4096];
+        assert!(client.read(&mut answer).await.unwrap() > 0);
+        // Longer than a connection without a request is kept as it is.
+        tokio::time::sleep(2 * SOON).await;
+        client.write_all(rest.as_bytes()).await.unwrap();
+        assert!(client.read(&mut answer).await.unwrap() > 0);
+    };
+    let (end, ()) = tokio::join!(serving, asking);
+    assert!(matches!(end, End::Parked(_)), "{end:?}");
 }

@@ -177,6 +177,39 @@ fn of_a_large_part_of_a_head_little_is_kept_and_what_is_wrong_in_it_is_found() {
     }
 }
 
+#[test]
+fn who_reads_no_more_than_there_is_room_for_lets_no_head_become_too_large() {
+    const MAX: usize = 100;
+    let head = |length: usize| format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(length - 27));
+    let large = post("Content-Length: 300\r\n", &"b".repeat(300));
+    let chunked = post("Transfer-Encoding: chunked\r\n", &format!("12c\r\n{}\r\n0\r\n\r\n", "c".repeat(300)));
+    for before in ["", GET, &large, &chunked, &format!("{large}{chunked}{GET}")] {
+        for (length, fits) in [(MAX, true), (MAX + 1, false), (3 * MAX, false)] {
+            let stream = format!("{before}{}{GET}", head(length)).into_bytes();
+            let mut strict = Strict::new(MAX);
+            let mut rest = &stream[..];
+            while !rest.is_empty() && strict.room() > 0 {
+                let (part, behind) = rest.split_at(strict.room().min(rest.len()));
+                strict.read(part);
+                rest = behind;
+            }
+            assert_eq!(strict.room() > 0, fits, "{length} behind {before:?}");
+            assert_eq!((strict.wrong, strict.is_within_a_head()), (None, !fits));
+        }
+    }
+}
+
+#[test]
+fn much_of_a_body_is_read_at_once_and_nothing_behind_it() {
+    let mut strict = Strict::new(100);
+    strict.read(post("Content-Length: 65540\r\n", "").as_bytes());
+    assert_eq!(strict.room(), BODY_READ_BYTES);
+    strict.read(&[b'a'; 65_500]);
+    assert_eq!(strict.room(), 40);
+    strict.read(&[b'a'; 40]);
+    assert_eq!(strict.room(), 100);
+}
+
 proptest! {
     /// What one gets does not depend on how the network cuts it, and no bytes are more than it can take.
     #[test]

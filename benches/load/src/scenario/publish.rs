@@ -24,7 +24,13 @@ pub(super) fn run(context: &Context<'_>, contender: Contender) -> Result<Vec<Mea
     let args = context.args;
     let stub = Stub::start(Duration::from_millis(args.answer_ms.into()))?;
     let lane = one_lane(&stub, args.bytes)?;
-    let setup = Setup { args, logs: context.logs, routes: &args.routes, upstream: Some(stub.address()) };
+    let setup = Setup {
+        args,
+        logs: context.logs,
+        routes: &args.routes,
+        upstream: Some(stub.address()),
+        old_api: None,
+    };
     let mut stage = Stage::start(contender, &setup).map_err(|failure| match stub.published() {
         Ok(_) => failure,
         Err(cause) => format!("{cause}; {failure}").into(),
