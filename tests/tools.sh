@@ -59,6 +59,23 @@ apt_extract() {
     mv "$work/root" "$dir"
 }
 
+# apt_missing PACKAGE: its name, and those of what it needs that is not installed here.
+apt_missing() {
+    local names
+    need apt-get "install $1 by hand, on the PATH"
+    names=$(apt_would_install "$1") || {
+        [[ $(id -u) == 0 ]] || die "apt-get does not know $1: run 'sudo apt-get update', then try again"
+        apt-get -q update >&2
+        names=$(apt_would_install "$1") || die "apt-get cannot install $1"
+    }
+    echo "$names"
+}
+
+apt_would_install() {
+    apt-get -q --print-uris --no-install-recommends install "$1" 2>/dev/null |
+        sed -n "s/^'[^']*' \([^_ ]*\)_.*/\1/p" | grep .
+}
+
 # As root, apt drops to a user who may not write here, and says so at length: it need not.
 apt_download() {
     apt-get -q -o APT::Sandbox::User=root download "$@"
@@ -233,6 +250,25 @@ find_systemd_analyze() {
 install_systemd_analyze() {
     [[ -n $(find_systemd_analyze) ]] || apt_extract "$CACHE/systemd" systemd
     "$(find_systemd_analyze)" --version | sed -n 1p
+}
+
+# Debian's Chromium without a window: the same engine, and half of what it needs.
+find_chromium() {
+    find_packaged "${CHROMIUM:-}" chromium "$CACHE/chromium"
+}
+
+install_chromium() {
+    if [[ -z $(find_chromium) ]]; then
+        local -a packages
+        mapfile -t packages < <(apt_missing chromium-headless-shell)
+        apt_extract "$CACHE/chromium" "${packages[@]}"
+        # shellcheck disable=SC2016
+        printf '#!/bin/sh\nlib=$(echo %s)\nLD_LIBRARY_PATH=$lib:$lib/pulseaudio exec %s "$@"\n' \
+            "$CACHE/chromium/usr/lib/*-linux-*" "$CACHE/chromium/usr/lib/chromium/chromium-headless-shell" \
+            >"$CACHE/chromium/usr/bin/chromium"
+        chmod +x "$CACHE/chromium/usr/bin/chromium"
+    fi
+    "$(find_chromium)" --version
 }
 
 # find_packaged CHOSEN NAME DIR: the chosen path, or the one on the PATH, or the unpacked one.

@@ -204,7 +204,11 @@ fn set(headers: &mut HeaderMap, name: HeaderName, parts: &[&str]) {
 }
 
 fn add_via(headers: &mut HeaderMap, version: Version) {
-    let version = if version == Version::HTTP_10 { "1.0" } else { "1.1" };
+    let version = match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2.0",
+        _ => "1.1",
+    };
     let own = format!("{version} {PSEUDONYM}");
     match headers.entry(VIA) {
         Entry::Vacant(entry) => {

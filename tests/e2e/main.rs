@@ -17,6 +17,7 @@ mod accept;
 mod admin;
 mod announced;
 mod autobahn;
+mod browser;
 mod cli;
 mod endpoints;
 mod events;

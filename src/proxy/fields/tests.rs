@@ -161,6 +161,9 @@ fn upgrades_pass_but_for_another_http() {
     let mut refused = map(&[("connection", "upgrade"), ("upgrade", "websocket"), ("keep-alive", "x")]);
     answer(&mut refused, Version::HTTP_10, false);
     assert_eq!(shown(&refused), [("via".to_owned(), "1.0 pusher-bridge".to_owned())]);
+    let mut multiplexed = map(&[]);
+    request(&mut multiplexed, &Asked { version: Version::HTTP_2, ..CLIENT });
+    assert_eq!(multiplexed["via"], "2.0 pusher-bridge");
 }
 
 #[test]

@@ -78,15 +78,17 @@ impl Authority {
     }
 }
 
-/// Has the listener show a certificate.
+/// Has the listener show a certificate, and offer HTTP/2 where that is spoken by now.
 pub fn serve(config: &mut Config, pair: &Pair, client_ca: Option<&Authority>) {
     let file = || PemFile { path: "test.pem".into(), fingerprint: [0; 32] };
     let client_ca = client_ca.map(Authority::pem);
+    let with_http2 = config.server.http2_streams_max > 0;
     config.server.tls = Some(Tls {
         cert: file(),
         key: file(),
         client_ca: client_ca.as_ref().map(|_| file()),
-        identity: Identity::new(&pair.cert, &pair.key.clone().into(), client_ca.as_deref(), true).unwrap(),
+        identity: Identity::new(&pair.cert, &pair.key.clone().into(), client_ca.as_deref(), with_http2)
+            .unwrap(),
     });
 }
 
