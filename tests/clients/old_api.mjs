@@ -140,4 +140,4 @@ live.on("connection", (socket, request) => {
 });
 
 process.stdin.resume().on("end", () => process.exit());
-server.listen(0, "127.0.0.1", () => say("LISTENING", server.address().port));
+server.listen(0, "127.0.0.1", () => say("LISTENING", Array(2).fill(server.address().port)));

@@ -142,9 +142,9 @@ async fn unfinished_requests_of_one_announced_address_make_room_for_others() {
 }
 
 /// A proxy of somebody else's, with a listener that was bound for it as its descriptor 3.
-struct Proxy {
+pub struct Proxy {
     child: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
     folder: std::path::PathBuf,
 }
 
@@ -158,7 +158,7 @@ impl Drop for Proxy {
 }
 
 /// Starts the program that this variable names, with a configuration for an address.
-fn proxy(
+pub fn proxy(
     variable: &str,
     arguments: &[&str],
     config: impl FnOnce(SocketAddr, &str) -> String,

@@ -15,25 +15,44 @@ use crate::support::process::Program;
 use crate::support::tls::{Authority, serve};
 use crate::support::{Bridge, patiently, skipped, temporary_directory};
 
-/// tests/clients/old_api.mjs, listening.
+/// The old API, listening.
 pub struct OldApi {
     program: Program,
     pub port: u16,
+    /// Where its WebSockets are.
+    live: u16,
 }
 
 impl OldApi {
+    /// tests/clients/old_api.mjs.
     pub async fn start() -> Option<Self> {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
-        if !directory.join("node_modules").exists() {
+        if !clients().join("node_modules").exists() {
             skipped("tests/clients/node_modules is missing; run tests/run");
             return None;
         }
         let mut command = Command::new("node");
-        command.arg("old_api.mjs").current_dir(directory).env("TOKEN", token("123"));
+        command.arg("old_api.mjs");
+        Some(Self::of(command).await)
+    }
+
+    /// tests/clients/old_api.py.
+    pub async fn python() -> Option<Self> {
+        let Some(python) = std::env::var_os("PYTHON") else {
+            skipped("PYTHON is not set; run tests/run");
+            return None;
+        };
+        let mut command = Command::new(python);
+        command.arg("old_api.py");
+        Some(Self::of(command).await)
+    }
+
+    async fn of(mut command: Command) -> Self {
+        command.current_dir(clients()).env("TOKEN", token("123"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut program = Program::spawn(command);
-        let port = program.stdout.find("LISTENING ").await;
-        Some(Self { port: port["LISTENING ".len()..].parse().unwrap(), program })
+        let line = program.stdout.find("LISTENING ").await;
+        let [port, live] = serde_json::from_str(&line["LISTENING ".len()..]).unwrap();
+        Self { program, port, live }
     }
 
     /// The next thing of this kind that a page tells it.
@@ -43,8 +62,13 @@ impl OldApi {
     }
 
     pub fn fallback(&self) -> String {
-        format!("[fallback]\nto = \"http://127.0.0.1:{}\"\n\n", self.port)
+        let at = |port: u16| format!("to = \"http://127.0.0.1:{port}\"\n");
+        format!("[fallback]\n{}\n[[fallback.rules]]\npath = \"/live\"\n{}\n", at(self.port), at(self.live))
     }
+}
+
+fn clients() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
 /// A browser at one page; it ends when it is dropped.

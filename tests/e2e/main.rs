@@ -24,6 +24,7 @@ mod events;
 mod explain;
 mod fallback;
 mod frames;
+mod fronts;
 mod generations;
 mod health;
 mod hostile;
