@@ -128,6 +128,15 @@ pub(crate) struct RunArgs {
     /// proxy: messages that are echoed through upgraded connections
     #[arg(long, default_value_t = 40_000, value_parser = clap::value_parser!(u32).range(50..=10_000_000))]
     pub(crate) echoes: u32,
+    /// tls: clients that are connected and silent
+    #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(1..=8_000))]
+    pub(crate) tls_clients: u32,
+    /// reload: seconds, calm and then with fifty reloads
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub(crate) reload_seconds: u32,
+    /// reload: how many come after those, one behind the other
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(11..=100_000))]
+    pub(crate) reloads: u32,
     /// node: the tokens' key is made once, which jsonwebtoken's manual does not tell
     #[arg(long)]
     pub(crate) node_key_once: bool,
@@ -197,6 +206,9 @@ impl RunArgs {
             args.large_requests = args.large_requests.min(20);
             args.idle_connections = args.idle_connections.min(100);
             args.echoes = args.echoes.min(500);
+            args.tls_clients = args.tls_clients.min(200);
+            args.reload_seconds = args.reload_seconds.min(3);
+            args.reloads = args.reloads.min(20);
             args.late_joiners = args.late_joiners.min(100);
             args.members = args.members.min(100);
             args.room_members = vec![50];

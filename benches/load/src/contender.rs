@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::ValueEnum;
+use pusher_bridge::swarm::socket::Secured;
 
 use crate::Result;
 use crate::api::Api;
 use crate::args::RunArgs;
 use crate::credentials::{self, APP_ID, APP_KEY, APP_SECRET, ENCRYPTION_MASTER_KEY, JWT_SECRET};
+use crate::identity::Identity;
 use crate::process::{self, Process};
 use crate::script::{self, Plan, Script};
 
@@ -104,6 +106,10 @@ pub(crate) struct Stage {
     logs: PathBuf,
     event_bytes: u32,
     old_api: Option<SocketAddr>,
+    /// How clients connect.
+    secured: Option<Secured>,
+    /// What terminates TLS before the server.
+    front: Option<Process>,
 }
 
 impl Stage {
@@ -121,6 +127,8 @@ impl Stage {
             logs: logs.to_owned(),
             event_bytes: args.bytes,
             old_api,
+            secured: None,
+            front: None,
         };
         if setup.upstream.is_none() {
             stage.start_upstream()?;
@@ -137,10 +145,8 @@ impl Stage {
                 stage.start_bridge(before, shipped.unwrap_or(setup.routes), args.preload.as_deref())?;
             }
             Contender::Bridge => stage.start_bridge(&args.bridge, setup.routes, None)?,
-            Contender::Haproxy => {
-                stage.start_proxy("haproxy", args.haproxy.as_deref(), haproxy_config, "-f")?
-            }
-            Contender::Nginx => stage.start_proxy("nginx", args.nginx.as_deref(), nginx_config, "-c")?,
+            Contender::Haproxy => stage.pass_on("haproxy", args.haproxy.as_deref())?,
+            Contender::Nginx => stage.pass_on("nginx", args.nginx.as_deref())?,
         }
         Ok(stage)
     }
@@ -148,6 +154,24 @@ impl Stage {
     /// The process that is measured.
     pub(crate) fn pid(&self) -> u32 {
         self.server.as_ref().or(self.sockudo.as_ref()).map_or_else(std::process::id, Process::id)
+    }
+
+    /// The same, and what stands before it.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = u32> {
+        self.front.iter().map(Process::id).chain([self.pid()])
+    }
+
+    /// Clients connect by TLS: to the server itself, or to a proxy of that name, which takes it off.
+    pub(crate) fn secure(&mut self, identity: &Identity, front: Option<(&'static str, &Path)>) -> Result<()> {
+        self.secured = Some(identity.trusted()?);
+        let Some((name, program)) = front else { return Ok(()) };
+        let listen = process::free_address()?;
+        let proxied = Proxied { listen, to: self.target, directory: &self.logs, identity: Some(identity) };
+        let mut proxy = start_proxy(name, program, &proxied)?;
+        proxy.wait_ready(|| process::listens(listen))?;
+        self.target = listen;
+        self.front = Some(proxy);
+        Ok(())
     }
 
     pub(crate) fn api(&self) -> Result<Api> {
@@ -235,7 +259,8 @@ impl Stage {
 
     fn plan(&self, client: usize, path: String, streams: Vec<u32>, script: impl FnOnce() -> Script) -> Plan {
         let path = if self.contender == Contender::Direct { script::pusher_path() } else { path };
-        Plan { source: script::source(client), target: self.target, path, script: script(), streams }
+        let secured = self.secured.clone();
+        Plan { source: script::source(client), target: self.target, secured, path, script: script(), streams }
     }
 
     /// The upstream goes, all at once, and comes again at the same address.
@@ -294,20 +319,11 @@ impl Stage {
         self.adopt(bridge, listen, || process::answers(admin, "/readyz"))
     }
 
-    fn start_proxy(
-        &mut self,
-        name: &'static str,
-        program: Option<&Path>,
-        config: fn(SocketAddr, SocketAddr, &Path) -> String,
-        option: &str,
-    ) -> Result<()> {
+    fn pass_on(&mut self, name: &'static str, program: Option<&Path>) -> Result<()> {
         let program = program.ok_or_else(|| format!("--{name} FILE is missing"))?;
-        let (old_api, listen) = (self.old_api.ok_or("it only passes requests on")?, process::free_address()?);
-        let file = self.logs.join(format!("{name}.conf"));
-        fs::write(&file, config(listen, old_api, &self.logs))?;
-        let proxy = Process::start(name, program, &self.logs, |command| {
-            command.arg(option).arg(&file);
-        })?;
+        let (to, listen) = (self.old_api.ok_or("it only passes requests on")?, process::free_address()?);
+        let proxied = Proxied { listen, to, directory: &self.logs, identity: None };
+        let proxy = start_proxy(name, program, &proxied)?;
         self.adopt(proxy, listen, || process::answers(listen, "/0"))
     }
 
@@ -368,20 +384,46 @@ enable_client_messages = true
     )
 }
 
+/// A proxy's place.
+struct Proxied<'a> {
+    listen: SocketAddr,
+    to: SocketAddr,
+    directory: &'a Path,
+    /// With it, clients come by TLS.
+    identity: Option<&'a Identity>,
+}
+
+fn start_proxy(name: &'static str, program: &Path, proxied: &Proxied<'_>) -> Result<Process> {
+    let (config, option) =
+        if name == "nginx" { (nginx_config(proxied), "-c") } else { (haproxy_config(proxied), "-f") };
+    let file = proxied.directory.join(format!("{name}.conf"));
+    fs::write(&file, config)?;
+    Process::start(name, program, proxied.directory, |command| {
+        command.arg(option).arg(&file);
+    })
+}
+
 /// One process with a thread per core. It adds who asks, and writes no log, as the bridge.
-fn haproxy_config(listen: SocketAddr, old_api: SocketAddr, _: &Path) -> String {
+fn haproxy_config(proxied: &Proxied<'_>) -> String {
+    let Proxied { listen, to, identity, .. } = proxied;
+    let tls = identity.map(|identity| format!(" ssl crt {}", identity.both.display())).unwrap_or_default();
     format!(
         "global\n  maxconn 9000\n\
          defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  \
          timeout tunnel 1h\n  option forwardfor\n  http-reuse safe\n\
-         frontend front\n  bind {listen}\n  default_backend old\n\
-         backend old\n  server api {old_api}\n"
+         frontend front\n  bind {listen}{tls}\n  default_backend behind\n\
+         backend behind\n  server one {to}\n"
     )
 }
 
 /// One process, as one of nginx's has one thread only. Answers are buffered as it does by itself, bodies streamed.
-fn nginx_config(listen: SocketAddr, old_api: SocketAddr, directory: &Path) -> String {
+fn nginx_config(proxied: &Proxied<'_>) -> String {
+    let Proxied { listen, to, directory, identity } = proxied;
     let place = directory.display();
+    let (tls, files) = identity.map_or_else(Default::default, |Identity { certificate, key, .. }| {
+        let (certificate, key) = (certificate.display(), key.display());
+        (" ssl", format!("ssl_certificate {certificate}; ssl_certificate_key {key};"))
+    });
     format!(
         "daemon off;\nmaster_process off;\npid {place}/nginx.pid;\nerror_log stderr;\n\
          events {{ worker_connections 20000; }}\n\
@@ -389,8 +431,8 @@ fn nginx_config(listen: SocketAddr, old_api: SocketAddr, directory: &Path) -> St
          client_max_body_size 0;\n  client_body_temp_path {place}/body;\n  proxy_temp_path {place}/proxy;\n  \
          fastcgi_temp_path {place}/fastcgi;\n  uwsgi_temp_path {place}/uwsgi;\n  scgi_temp_path {place}/scgi;\n  \
          map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}\n  \
-         upstream old {{ server {old_api}; keepalive 32; }}\n  \
-         server {{\n    listen {listen};\n    location / {{\n      proxy_pass http://old;\n      \
+         upstream behind {{ server {to}; keepalive 32; }}\n  \
+         server {{\n    listen {listen}{tls};\n    {files}\n    location / {{\n      proxy_pass http://behind;\n      \
          proxy_http_version 1.1;\n      proxy_request_buffering off;\n      proxy_read_timeout 1h;\n      \
          proxy_set_header Host $host;\n      proxy_set_header Upgrade $http_upgrade;\n      \
          proxy_set_header Connection $connection_upgrade;\n      \

@@ -8,6 +8,7 @@ mod contender;
 mod credentials;
 mod event;
 mod floor;
+mod identity;
 mod machine;
 mod old_api;
 mod process;

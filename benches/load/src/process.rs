@@ -148,9 +148,19 @@ pub(crate) fn answers(address: SocketAddr, path: &str) -> bool {
 
 /// The whole answer to `GET path`, head and body.
 pub(crate) fn get(address: SocketAddr, path: &str) -> Result<String> {
+    ask(address, "GET", path, "")
+}
+
+/// The same of `POST /reload` at an admin address.
+pub(crate) fn reload(admin: SocketAddr) -> Result<String> {
+    ask(admin, "POST", "/reload", "X-Pusher-Bridge: reload\r\nContent-Length: 0\r\n")
+}
+
+fn ask(address: SocketAddr, method: &str, path: &str, fields: &str) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, PROBE_TIMEOUT)?;
     stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{fields}\r\n");
+    stream.write_all(head.as_bytes())?;
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
         Err(error) if error.kind() != ErrorKind::ConnectionReset => Err(error.into()),

@@ -13,7 +13,9 @@ mod late;
 mod presence;
 mod proxy;
 mod publish;
+mod reload;
 mod single;
+mod tls;
 
 use std::fmt;
 use std::fs;
@@ -64,10 +66,14 @@ pub(crate) enum Scenario {
     Decrypt,
     /// CPU and memory of what is passed on to the old API, beside HAProxy and nginx
     Proxy,
+    /// Connects, memory and fan-out by TLS, beside plain, and beside proxies that take TLS off
+    Tls,
+    /// Events while the routes file is changed all the time, and memory after a thousand reloads
+    Reload,
 }
 
 impl Scenario {
-    pub(crate) const DEFAULT: [Self; 14] = [
+    pub(crate) const DEFAULT: [Self; 16] = [
         Self::Fanout,
         Self::Idle,
         Self::Connect,
@@ -82,6 +88,8 @@ impl Scenario {
         Self::Presence,
         Self::Decrypt,
         Self::Proxy,
+        Self::Tls,
+        Self::Reload,
     ];
 
     /// `None`: it makes no sense for this contender.
@@ -90,6 +98,10 @@ impl Scenario {
         if self == Self::Proxy {
             let proxies = matches!(contender, C::Bridge | C::Before | C::Haproxy | C::Nginx);
             return proxies.then(|| proxy::run(context, contender));
+        }
+        if self == Self::Tls {
+            let speaks = matches!(contender, C::Bridge | C::Haproxy | C::Nginx);
+            return speaks.then(|| tls::run(context, contender));
         }
         if matches!(contender, C::Haproxy | C::Nginx) {
             return None;
@@ -109,6 +121,7 @@ impl Scenario {
             }
             (Self::Authorize, C::Node | C::Before | C::Bridge) => authorize::run,
             (Self::Late, C::Node | C::Before | C::Bridge) => late::run,
+            (Self::Reload, C::Bridge) => return Some(reload::run(context, contender)),
             (Self::Publish, C::Before | C::Bridge) => return Some(publish::run(context, contender)),
             (Self::Decrypt, C::Node | C::Before | C::Bridge) => {
                 return Some(decrypt::run(context, contender));
@@ -139,6 +152,8 @@ impl fmt::Display for Scenario {
             Self::Presence => "presence",
             Self::Decrypt => "decrypt",
             Self::Proxy => "proxy",
+            Self::Tls => "tls",
+            Self::Reload => "reload",
         })
     }
 }

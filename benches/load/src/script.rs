@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use pusher_bridge::swarm::socket::Secured;
 use serde_json::{Value, json};
 
 use crate::Result;
@@ -19,6 +20,8 @@ pub(crate) struct Plan {
     /// The address it connects from.
     pub(crate) source: Ipv4Addr,
     pub(crate) target: SocketAddr,
+    /// By TLS, or plain.
+    pub(crate) secured: Option<Secured>,
     pub(crate) path: String,
     pub(crate) script: Script,
     /// The streams of events that it must get; an event of any other is an error.

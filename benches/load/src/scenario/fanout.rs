@@ -46,7 +46,7 @@ pub(super) fn run(context: &Context<'_>, stage: &mut Stage) -> Result<Vec<Measur
 }
 
 /// The next event only when every client has the last; how long the last client waited for each.
-fn one_by_one(swarm: &Swarm, api: &mut Api, events: u32) -> Result<Vec<Duration>> {
+pub(super) fn one_by_one(swarm: &Swarm, api: &mut Api, events: u32) -> Result<Vec<Duration>> {
     let clients = swarm.clients() as u64;
     let mut delays = Vec::new();
     for sequence in 1..=events {

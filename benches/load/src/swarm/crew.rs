@@ -89,7 +89,7 @@ impl swarm::Crew for Crew {
         Dial {
             source: Some(client.plan.source.into()),
             target: client.plan.target,
-            secured: None,
+            secured: client.plan.secured.clone(),
             request: ws::upgrade_request("127.0.0.1", &client.plan.path, &[]),
         }
     }
