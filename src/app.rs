@@ -243,7 +243,7 @@ pub async fn start_from(config: Config, file: Option<File>, passed: Passed) -> R
         ipv6_prefix: config.server.ipv6_prefix,
         sessions: Arc::downgrade(&shared),
     };
-    succession.replace(&config, &mut publishing)?;
+    succession.replace(&config, &mut publishing)?.tell();
     let server = Arc::new(ArcSwap::from_pointee(config.server.clone()));
     metrics.server.tls_expires(expiry(&config));
     let door = Arc::new(Door {
@@ -251,6 +251,7 @@ pub async fn start_from(config: Config, file: Option<File>, passed: Passed) -> R
         generations: generations.clone(),
         endpoints: endpoints.into(),
         fallback: fallback.into(),
+        tunnels: fallback::tunnels(&config, &metrics).into(),
         refused_slots: Slots::new(),
         untrusted_forwarders: UntrustedForwarders::default(),
         status: status.clone(),

@@ -1,5 +1,6 @@
 //! Connecting to a host by name, over whichever of its addresses answers.
 
+pub mod destination;
 pub mod host;
 pub mod pausable;
 pub mod polled;

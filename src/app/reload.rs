@@ -452,7 +452,7 @@ impl Reloader {
             return Ok(());
         }
         let before = self.succession.generations.held();
-        self.succession.replace(&config, &mut self.publishing)?;
+        let news = self.succession.replace(&config, &mut self.publishing)?;
         let after = self.succession.generations.held();
         let endpoints = {
             let before = self.door.endpoints.load();
@@ -461,6 +461,7 @@ impl Reloader {
         };
         self.door.endpoints.store(endpoints);
         self.door.fallback.store(fallback::fallback(&config, &self.metrics));
+        self.door.tunnels.store(fallback::tunnels(&config, &self.metrics));
         self.door.settings.store(Arc::new(config.server.clone()));
         self.metrics.server.tls_expires(super::expiry(&config));
         self.door.status.follow(&config.admin, config.server.close_window);
@@ -470,6 +471,8 @@ impl Reloader {
         let app = config.upstream.app.clone();
         let in_force = self.in_force.swap(config);
         self.rotate(&in_force.upstream.app, app);
+        // The window in which they close is known by now.
+        news.tell();
         let telling = self.workers.iter().map(async |worker| {
             let (done, told) = oneshot::channel();
             let reloaded = Reloaded { before: before.clone(), after: after.clone(), done };
@@ -507,6 +510,9 @@ impl Reloader {
                     *clients.entry(route.name.clone()).or_default() += count;
                 }
             }
+        }
+        for route in self.succession.history.tunnels() {
+            *clients.entry(route.rules().name.clone()).or_default() += route.open();
         }
         clients
     }

@@ -9,7 +9,7 @@ use crate::auth::Judge;
 use crate::clock::Now;
 use crate::config::Config;
 use crate::http;
-use crate::routes::generation::{Generations, History, RouteState};
+use crate::routes::generation::{Generations, History, News, RouteState};
 use crate::routes::route::PublishAction;
 use crate::session::context::Shared;
 use crate::upstream::undelivered::Undelivered;
@@ -30,10 +30,10 @@ pub(super) struct Succession {
 impl Succession {
     /// From now on the routes and `[auth]` of `config` are in force, and all of them at once: what they need is there
     /// before they are seen, and what may fail comes before anything is changed. Publishing to new backends is done
-    /// by tasks of `publishing`.
-    pub(super) fn replace(&mut self, config: &Config, publishing: &mut Tasks) -> Result<(), StartError> {
+    /// by tasks of `publishing`. What it means for those who are connected to old servers is to be told when all is done.
+    pub(super) fn replace(&mut self, config: &Config, publishing: &mut Tasks) -> Result<News, StartError> {
         publishing.join_ended();
-        let Some(sessions) = self.sessions.upgrade() else { return Ok(()) };
+        let Some(sessions) = self.sessions.upgrade() else { return Ok(News::default()) };
         let before = self.generations.held();
         let now = Now::read();
         let judged_by = (self.ipv6_prefix, now.mono);
@@ -45,22 +45,25 @@ impl Succession {
         let traffic = |route: &str| self.metrics.websocket.of(route);
         let next = self
             .history
-            .next(&config.routes, config.router.clone(), judge, traffic)
+            .next((&config.routes, &config.tunnels), config.router.clone(), judge, traffic)
             .map_err(failed("routes"))?;
         for route in next.routes() {
             self.metrics.expect_route(route.id(), &route.name);
+        }
+        for route in next.tunnels() {
+            self.metrics.expect_route(route.id(), &route.rules().name);
         }
         let editions: Vec<_> = self.history.editions().collect();
         let backends = editions.iter().flat_map(|edition| backends(edition));
         sessions.publisher.follow(backends, &mut publishing.running);
         self.undelivered.follow(next.routes().iter().map(|route| (route.id(), route.rules().clone())));
         let judge = next.judge().cloned();
-        self.generations.replace(next);
+        let news = self.generations.replace(next);
         match judge {
             Some(judge) => judge.verifier.show(now),
             None => self.metrics.auth.show_keys([]),
         }
-        Ok(())
+        Ok(news)
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     block_on(async {
         let mut term = signal(SignalKind::terminate()).map_err(Failure::runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::runtime)?;
-        let routes = config.routes.len();
+        let routes = config.routes.len() + config.tunnels.len();
         let again: Read = Arc::new(move || {
             let mut reading = read(&path, overrides);
             if let Ok(config) = &mut reading.config {

@@ -9,6 +9,7 @@ use super::{Config, mask};
 use crate::legacy::dialect::Dialect;
 use crate::limits::rate::Rate;
 use crate::routes::route::Route;
+use crate::routes::tunnel::TunnelRoute;
 use crate::text::printable;
 
 mod auth;
@@ -18,6 +19,7 @@ mod fallback;
 mod limits;
 mod route;
 mod server;
+mod tunnel;
 mod upstream;
 
 /// Widest line.
@@ -29,7 +31,8 @@ const INDENT: usize = 17;
 /// of its group and of the defaults merged into it.
 #[must_use]
 pub fn describe(config: &Config) -> String {
-    let Config { server, admin, upstream, auth, endpoints, fallback, routes, router: _, off } = config;
+    let Config { server, admin, upstream, auth, endpoints, fallback, routes, tunnels, router: _, off } =
+        config;
     let mut out = Lines(String::new());
     server::server(&mut out, server, admin);
     upstream::upstream(&mut out, upstream);
@@ -48,6 +51,7 @@ pub fn describe(config: &Config) -> String {
     }
     dialects.into_iter().for_each(|dialect| dialect::dialect(&mut out, dialect));
     routes.iter().for_each(|route| route::route(&mut out, route));
+    tunnels.iter().for_each(|route| tunnel::tunnel(&mut out, route));
     off.iter().for_each(|off| route::off(&mut out, off));
     out.0
 }
@@ -56,6 +60,12 @@ pub fn describe(config: &Config) -> String {
 #[must_use]
 pub fn limits(route: &Route) -> Vec<(&'static str, String)> {
     limits::facts(route)
+}
+
+/// The same of a route that an old server serves.
+#[must_use]
+pub fn tunnel_limits(route: &TunnelRoute) -> Vec<(&'static str, String)> {
+    tunnel::facts(route)
 }
 
 /// The text so far: headings, and below them facts with their labels.

@@ -38,6 +38,8 @@ pub enum Expected {
     Publish(Publish),
     /// It is refused, for this reason or with this code.
     Refusal(String),
+    /// The old server of this URL gets it.
+    Tunnel(String),
     /// Nothing comes, and nothing is published.
     Nothing,
 }

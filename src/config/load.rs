@@ -181,7 +181,8 @@ fn destinations(config: &Config) -> Vec<(&'static str, bool, String, u16)> {
         PublishAction::Trigger { .. } | PublishAction::Drop => None,
     }));
     let behind = config.fallback.iter().flat_map(|fallback| fallback.destinations());
-    all.extend(behind.map(|to| ("the fallback", to.tls, to.host.clone(), to.port)));
+    let behind = behind.chain(config.tunnels.iter().map(|route| &route.to));
+    all.extend(behind.map(|to| ("a server behind", to.tls, to.host.clone(), to.port)));
     all.extend(config.auth.iter().flat_map(|auth| &auth.keys).filter_map(|key| match &key.source {
         KeySource::JwksUrl { url, .. } => destination("keys", url),
         _ => None,
@@ -284,6 +285,7 @@ impl<'i> Parts<'i> {
             });
             let own_undecryptable = own.as_ref().and_then(|own| own.on_undecryptable.as_ref()).map(At::span);
             let group = own.and_then(|own| own.group);
+            let keys = own_keys(&route);
             let mut merged = self.defaults.clone();
             if let Some(wanted) = &group {
                 match self.groups.iter().find(|(name, _)| name == wanted.get()) {
@@ -301,7 +303,7 @@ impl<'i> Parts<'i> {
                 && !off.contains_key(&index)
                 && let Some(route) = deserialize_all::<raw::Route>(merged, &[], problems)
             {
-                inputs.push(RouteInput { span, route, own_slots, own_asks, own_undecryptable });
+                inputs.push(RouteInput { span, route, own_slots, own_asks, own_undecryptable, own: keys });
             }
         }
         if inputs.is_empty() && !out.is_empty() && problems.is_empty() {
@@ -313,6 +315,17 @@ impl<'i> Parts<'i> {
         }
         root.map(|root| (root, inputs, out))
     }
+}
+
+/// The keys of a route's table, and of its limits, and where each stands.
+fn own_keys(route: &DeTable<'_>) -> Vec<(String, Range<usize>)> {
+    let limits = route.get("limits").and_then(|limits| match limits.get_ref() {
+        DeValue::Table(limits) => Some(limits),
+        _ => None,
+    });
+    let limits = limits.into_iter().flat_map(|limits| limits.iter().map(|(key, _)| ("limits.", key)));
+    let keys = route.iter().map(|(key, _)| ("", key)).chain(limits);
+    keys.map(|(within, key)| (format!("{within}{}", key.get_ref()), key.span())).collect()
 }
 
 fn table<'i>(value: Spanned<DeValue<'i>>, what: &str, problems: &mut Problems<'_>) -> Option<DeTable<'i>> {

@@ -7,8 +7,10 @@ use crate::admin::settings::Settings as Admin;
 use crate::auth::settings::Settings as Auth;
 use crate::endpoints::settings::Settings as Endpoints;
 use crate::proxy::settings::Settings as Fallback;
+use crate::routes::entrance::Entrance;
 use crate::routes::path::{Matched, Router};
 use crate::routes::route::Route;
+use crate::routes::tunnel::TunnelRoute;
 use crate::server::settings::Settings as Server;
 use crate::upstream::settings::Settings as Upstream;
 
@@ -29,7 +31,7 @@ mod schema;
 mod secrets;
 mod validate;
 
-pub use describe::{describe, limits};
+pub use describe::{describe, limits, tunnel_limits};
 pub use diagnostics::{Diagnostic, Source};
 pub use enabled::OffRoute;
 pub use interpolate::Missing;
@@ -54,20 +56,50 @@ pub struct Config {
     pub endpoints: Endpoints,
     /// Where goes what nobody here takes; `None`: nowhere.
     pub fallback: Option<Fallback>,
-    /// The routes, in the file's order.
+    /// The routes that Pusher serves, in the file's order.
     pub routes: Vec<Arc<Route>>,
-    /// Finds a route's place there for a path.
+    /// Those that old servers go on serving, in the file's order.
+    pub tunnels: Vec<Arc<TunnelRoute>>,
+    /// Finds a route's place for a path: among the routes, and behind them among the tunnels.
     pub router: Router,
     /// Those that do not exist, as their `enabled_with` is empty.
     pub off: Vec<OffRoute>,
 }
 
+/// What serves a route.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Served<'c> {
+    /// Pusher, by this bridge.
+    Relay(&'c Arc<Route>),
+    /// The old server.
+    Tunnel(&'c Arc<TunnelRoute>),
+}
+
 impl Config {
+    /// What serves the route that the router finds at this place.
+    #[must_use]
+    pub(crate) fn served(&self, place: usize) -> Option<Served<'_>> {
+        let tunnel = || self.tunnels.get(place.checked_sub(self.routes.len())?).map(Served::Tunnel);
+        self.routes.get(place).map(Served::Relay).or_else(tunnel)
+    }
+
+    /// Every route by its name, and what serves it.
+    pub(crate) fn all_served(&self) -> impl Iterator<Item = (&Arc<str>, Served<'_>)> {
+        let tunnels = self.tunnels.iter().map(|route| (&route.name, Served::Tunnel(route)));
+        self.routes.iter().map(|route| (&route.name, Served::Relay(route))).chain(tunnels)
+    }
+
+    /// Every route, as a request meets it.
+    pub(crate) fn entrances(&self) -> impl Iterator<Item = Entrance<'_>> {
+        let tunnels = self.tunnels.iter().map(|route| route.entrance());
+        self.routes.iter().map(|route| route.entrance()).chain(tunnels)
+    }
+
     /// The route that `path` leads to, even with values that its channel cannot hold.
     #[must_use]
-    pub(crate) fn route_of(&self, path: &str) -> Option<&Arc<Route>> {
+    pub(crate) fn route_of(&self, path: &str) -> Option<Entrance<'_>> {
         match self.router.find(path) {
-            Matched::Route(index, _) | Matched::BadValue(index, _) => self.routes.get(index),
+            Matched::Route(place, _) | Matched::BadValue(place, _) => self.entrances().nth(place),
             Matched::Nothing => None,
         }
     }

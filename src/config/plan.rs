@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 use toml::de::{DeTable, DeValue};
 
 use self::settings::When;
-use super::Config;
 use super::diagnostics::Place;
+use super::{Config, Served};
 use crate::routes::change::RouteChange;
-use crate::routes::route::Route;
 
 mod settings;
 
@@ -26,7 +25,8 @@ pub struct Plan {
     pub fixed: Vec<&'static str>,
     /// Keys that are no route's, and hold from then on.
     pub applied: Vec<&'static str>,
-    /// The routes, in the next file's order, and behind them those that are not in it.
+    /// The routes, in the next file's order, those of old servers behind the others, and behind them those that are not
+    /// in it.
     pub routes: Vec<(Arc<str>, Fate)>,
 }
 
@@ -51,8 +51,15 @@ pub enum Fate {
 }
 
 impl Fate {
-    fn of(before: &Route, after: &Route) -> Self {
-        let RouteChange { taken_over, closing } = RouteChange::between(before, after);
+    fn of(before: Served<'_>, after: Served<'_>) -> Self {
+        let change = match (before, after) {
+            (Served::Relay(before), Served::Relay(after)) => RouteChange::between(before, after),
+            (Served::Tunnel(before), Served::Tunnel(after)) => RouteChange::between_tunnels(before, after),
+            (Served::Relay(_), Served::Tunnel(_)) | (Served::Tunnel(_), Served::Relay(_)) => {
+                RouteChange::of_mode()
+            }
+        };
+        let RouteChange { taken_over, closing } = change;
         match (closing.is_empty(), taken_over.is_empty()) {
             (true, true) => Self::Unchanged,
             (true, false) => Self::Adjusted(taken_over),
@@ -103,15 +110,15 @@ impl Plan {
                 list.push(key);
             }
         }
-        let of_before: HashMap<&str, &Arc<Route>> =
-            before.routes.iter().map(|route| (&*route.name, route)).collect();
-        for after in &after.routes {
-            let fate = of_before.get(&*after.name).map_or(Fate::Added, |before| Fate::of(before, after));
-            plan.routes.push((after.name.clone(), fate));
+        let of_before: HashMap<&str, Served<'_>> =
+            before.all_served().map(|(name, served)| (&**name, served)).collect();
+        for (name, after) in after.all_served() {
+            let fate = of_before.get(&**name).map_or(Fate::Added, |before| Fate::of(*before, after));
+            plan.routes.push((name.clone(), fate));
         }
-        for before in &before.routes {
-            if !after.routes.iter().any(|after| after.name == before.name) {
-                plan.routes.push((before.name.clone(), Fate::Removed));
+        for (name, _) in before.all_served() {
+            if !after.all_served().any(|(after, _)| after == name) {
+                plan.routes.push((name.clone(), Fate::Removed));
             }
         }
         plan

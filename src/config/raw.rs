@@ -52,6 +52,10 @@ choice! {
     Refusal { Http = "http", Frame = "frame" }
 }
 choice! {
+    /// `mode`
+    Mode { Relay = "relay", Tunnel = "tunnel" }
+}
+choice! {
     /// `slash`
     Slash { Exact = "exact", Either = "either" }
 }

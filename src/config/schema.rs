@@ -47,6 +47,7 @@ pub(super) const FALLBACK_PATH: &str =
     r"^((/[A-Za-z0-9._~!$&'()+,;=:@%-]+)+/?|(/[A-Za-z0-9._~!$&'()+,;=:@%-]+)*/\*|/)$|\$\{";
 pub(super) const UPSTREAM_OR_NONE: &str =
     r"^(https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?/?)?$|\$\{";
+pub(super) const UPSTREAM: &str = r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?/?$|\$\{";
 pub(super) const HEALTH_PATH: &str = r"^(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+$|\$\{";
 /// The same, or nothing.
 pub(super) const ENDPOINT_PATH: &str = r"^((/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?)?$|\$\{";
@@ -202,6 +203,62 @@ pub(super) fn plain(pattern: &str) -> Value {
     json!({ "pattern": pattern })
 }
 
+/// A route that an old server serves.
+pub(super) fn is_tunnel() -> Value {
+    json!({ "required": ["mode"], "properties": { "mode": { "const": "tunnel" } } })
+}
+
+/// Nothing there is about what passes.
+pub(super) fn tunnel() -> Value {
+    let keys = [
+        "channel",
+        "dialect",
+        "auth",
+        "filter",
+        "publish",
+        "events",
+        "pusher_events",
+        "echo",
+        "heartbeat",
+        "refusal",
+        "refusal_hold",
+        "on_gap",
+        "on_undecryptable",
+        "subprotocols",
+        "subscribe",
+        "presence",
+        "user_info",
+        "watchlist",
+        "values",
+        "exclude",
+        "shares",
+    ];
+    let limits = [
+        "connections_per_user",
+        "exclusive",
+        "messages",
+        "messages_per_user",
+        "auth_attempts",
+        "control_frames",
+        "depth",
+        "subscriptions",
+        "outbox_frames",
+        "outbox_bytes",
+    ];
+    let limited = json!({ "required": ["limits"], "properties": { "limits": { "anyOf": one_of(&limits) } } });
+    json!({ "not": { "anyOf": [{ "anyOf": one_of(&keys) }, limited] } })
+}
+
+/// One that Pusher serves; which of both it is, only the environment may know.
+pub(super) fn relay() -> Value {
+    let limited =
+        json!({ "required": ["limits"], "properties": { "limits": { "required": ["connections"] } } });
+    json!({
+        "if": { "required": ["mode"], "properties": { "mode": { "pattern": r"\$\{" } } },
+        "else": { "required": ["channel"], "not": { "anyOf": [{ "required": ["to"] }, limited] } },
+    })
+}
+
 /// A route with `echo = true` publishes nothing.
 pub(super) fn publish_on_echo() -> Value {
     json!({
@@ -255,7 +312,7 @@ pub(super) fn test_forms() -> Value {
     let given = |keys: &[&str]| json!({ "anyOf": one_of(keys) });
     json!([
         { "anyOf": [event, { "not": { "anyOf": one_of(&["message", "publish"]) } }] },
-        given(&["frame", "publish", "refusal", "nothing", "route", "channel"]),
+        given(&["frame", "publish", "refusal", "tunnel", "nothing", "route", "channel"]),
     ])
 }
 

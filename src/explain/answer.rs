@@ -38,9 +38,11 @@ impl Answer {
         Self {
             path: path.to_owned(),
             outcome: match target {
-                Target::Health | Target::Endpoint { .. } | Target::Fallback { .. } | Target::Route { .. } => {
-                    Outcome::NotAWebSocket
-                }
+                Target::Health
+                | Target::Endpoint { .. }
+                | Target::Fallback { .. }
+                | Target::Tunnel { .. }
+                | Target::Route { .. } => Outcome::NotAWebSocket,
                 Target::Off { .. } | Target::Nothing { .. } => Outcome::refused(&Refusal::UnknownPath.into()),
             },
             target,
@@ -71,6 +73,15 @@ pub enum Target {
         name: String,
         /// As the file has it.
         path: String,
+        line: Option<usize>,
+    },
+    /// A route that an old server goes on serving.
+    Tunnel {
+        name: String,
+        /// As the file has it.
+        path: String,
+        /// The old server.
+        to: String,
         line: Option<usize>,
     },
     /// `server.health_path`
@@ -130,6 +141,8 @@ pub enum CheckResult {
 pub enum Outcome {
     /// The connection is there.
     Upgraded,
+    /// The old server is asked: it has the say.
+    PassedOn,
     /// It is there only to be told this.
     ToldByFrame { code: &'static str },
     /// There is none.

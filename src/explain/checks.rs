@@ -4,13 +4,14 @@ use crate::auth::Claims;
 use crate::deprecation::Phase;
 use crate::explain::answer::{Check, CheckResult, Effect};
 use crate::routes::demands::Demand;
+use crate::routes::entrance::Entrance;
 use crate::routes::path::{BadValue, PathValues};
 use crate::routes::route::Route;
 use crate::server::gate::{Facts, admit};
 use crate::template::Var;
 
 pub(super) struct Checks<'a> {
-    pub(super) route: &'a Route,
+    pub(super) entrance: Entrance<'a>,
     /// The line of a key of the route's.
     pub(super) line: &'a dyn Fn(&str) -> Option<usize>,
     pub(super) list: Vec<Check>,
@@ -25,7 +26,7 @@ impl Checks<'_> {
 
     /// What a request meets before there is a connection.
     pub(super) fn door(&mut self, values: &Result<PathValues, BadValue>, phase: Phase, origin_allowed: bool) {
-        let template = self.route.path.source().to_owned();
+        let template = self.entrance.path.source().to_owned();
         match values {
             Ok(_) => self.push(CheckResult::Passed, "path", template),
             Err(BadValue::Excluded(why)) => self.push(CheckResult::Failed, "exclude", why.clone()),
@@ -35,11 +36,11 @@ impl Checks<'_> {
         }
         // Each by itself: what the other is does not count.
         let fine = Facts { over: false, draining: false, phase: Phase::Current, origin_allowed: true };
-        if self.route.deprecation.is_some() {
+        if self.entrance.deprecation.is_some() {
             let found = format!("the route is {}", phase.label());
             self.push(verdict(admit(Facts { phase, ..fine }).is_ok()), "deprecation", found);
         }
-        if let Some(origins) = &self.route.origins {
+        if let Some(origins) = self.entrance.origins {
             let found = format!("of {}", origins.list().join(", "));
             let allowed = admit(Facts { origin_allowed, ..fine }).is_ok();
             self.push(
@@ -53,11 +54,11 @@ impl Checks<'_> {
     /// What is asked of the user: his token, and who he is.
     pub(super) fn user(
         &mut self,
+        route: &Route,
         has_token: bool,
         token: Option<&Effect>,
         claims: Option<(&Claims, &PathValues)>,
     ) {
-        let route = self.route;
         let Some(auth) = &route.auth else {
             if has_token {
                 self.push(CheckResult::Open, "auth.required", "the route asks for no token");

@@ -95,7 +95,7 @@ fn judge(test: &Test, answer: &Answer, now: Now) -> Vec<Difference> {
     let mut found = Vec::new();
     if let Some(expected) = &test.route {
         let route = match &answer.target {
-            Target::Route { name, .. } => name.as_str(),
+            Target::Route { name, .. } | Target::Tunnel { name, .. } => name.as_str(),
             _ => "no route",
         };
         if route != expected {
@@ -114,6 +114,7 @@ fn judge(test: &Test, answer: &Answer, now: Now) -> Vec<Difference> {
         Some(Expected::Frame(expected)) => found.extend(frame(test, answer, &with_time(expected, now))),
         Some(Expected::Publish(expected)) => found.extend(published(answer, expected, now)),
         Some(Expected::Refusal(expected)) => found.extend(refusal(test, answer, expected)),
+        Some(Expected::Tunnel(expected)) => found.extend(tunnel(answer, expected)),
         Some(Expected::Nothing) => found.extend(nothing(test, answer)),
     }
     found
@@ -201,7 +202,7 @@ fn refusal(test: &Test, answer: &Answer, expected: &str) -> Option<Difference> {
     let refused = match &answer.outcome {
         Outcome::Refused { reason, .. } => *reason == expected,
         Outcome::ToldByFrame { code } => *code == expected,
-        Outcome::Upgraded | Outcome::NotAWebSocket => false,
+        Outcome::Upgraded | Outcome::PassedOn | Outcome::NotAWebSocket => false,
     };
     let told = effects(test, answer).into_iter().any(|effect| match effect {
         Effect::Error { code, .. } => *code == expected,
@@ -209,6 +210,19 @@ fn refusal(test: &Test, answer: &Answer, expected: &str) -> Option<Difference> {
         _ => false,
     });
     (!refused && !told).then(|| Difference::new("refusal", expected, happened(answer)))
+}
+
+/// Whether the old server of this URL is asked.
+fn tunnel(answer: &Answer, expected: &str) -> Option<Difference> {
+    let found = match (&answer.target, &answer.outcome) {
+        (Target::Tunnel { to, .. }, Outcome::PassedOn) => {
+            let same = to.trim_end_matches('/') == expected.trim_end_matches('/');
+            return (!same).then(|| Difference::new("tunnel", expected, to.as_str()));
+        }
+        (Target::Route { name, .. }, _) => format!("the route {name}, which Pusher serves"),
+        _ => happened(answer),
+    };
+    Some(Difference::new("tunnel", expected, found))
 }
 
 fn nothing(test: &Test, answer: &Answer) -> Option<Difference> {
@@ -253,6 +267,7 @@ fn happened(answer: &Answer) -> String {
         Outcome::Refused { reason, why, .. } => return format!("refused: {why} ({reason})"),
         Outcome::NotAWebSocket => return "answered by HTTP: the path is no route's".to_owned(),
         Outcome::ToldByFrame { code } => return format!("refused by a frame: {code}"),
+        Outcome::PassedOn => return "the old server is asked".to_owned(),
         Outcome::Upgraded => {}
     }
     let token = answer.effects().find_map(|effect| match effect {

@@ -17,17 +17,19 @@ use self::checks::Checks;
 pub use self::question::{NotAUrl, Question};
 pub use self::talk::Verdict;
 use self::talk::{Setting, Talk};
-use crate::config::{Config, Places, limits};
+use crate::config::{Config, Places, Served, limits, tunnel_limits};
 use crate::deprecation::Phase;
 use crate::endpoints::settings::Endpoint;
 use crate::legacy::error::ErrorCode;
 use crate::limits::address::one_client;
+use crate::routes::entrance::Entrance;
 use crate::routes::path::{BadValue, Matched, PathTemplate, PathValues, Router};
 use crate::routes::publish::ClientEvents;
 use crate::routes::route::Route;
+use crate::routes::tunnel::TunnelRoute;
 use crate::server::classify::{self, classify};
 use crate::server::forwarded::{client_address, is_trusted};
-use crate::server::gate::{Facts, admit, origin_allowed, told_by_frame, upgradable};
+use crate::server::gate::{Facts, admit, origin_allowed, passable, told_by_frame, upgradable};
 use crate::server::presented::presented_token;
 use crate::server::upgrade::check;
 use crate::session::machine::Opening;
@@ -60,8 +62,9 @@ impl<'c> Explainer<'c> {
         let (path, config) = (question.request.uri.path(), self.config);
         let health_path = config.server.health_path.as_deref();
         match classify(path, health_path, Some(&config.endpoints), &config.router, config.fallback.as_ref()) {
-            classify::Target::Route(index, values) => match config.routes.get(index) {
-                Some(route) => self.at_route(question, route, values, judge),
+            classify::Target::Route(index, values) => match config.served(index) {
+                Some(Served::Relay(route)) => self.at_route(question, route, values, judge),
+                Some(Served::Tunnel(route)) => self.at_tunnel(question, route, values),
                 None => Answer::elsewhere(path, Target::Nothing { nearest: None }),
             },
             classify::Target::Health => Answer::elsewhere(path, Target::Health),
@@ -109,17 +112,75 @@ impl<'c> Explainer<'c> {
             filled.collect::<Vec<_>>().join("/")
         };
         let known: Vec<(String, &str)> =
-            self.config.routes.iter().map(|route| (like(route.path.source()), route.path.source())).collect();
+            self.config.entrances().map(|route| (like(route.path.source()), route.path.source())).collect();
         let nearest = closest(path, known.iter().map(|(like, _)| like.as_str()));
         let nearest = known.iter().find(|(like, _)| Some(like.as_str()) == nearest);
         Target::Nothing { nearest: nearest.map(|(_, path)| (*path).to_owned()) }
     }
 
     /// The line of a key: of the route's, of its dialect's, or of tokens'.
-    fn line(&self, route: &Route, key: &str) -> Option<usize> {
+    fn line(&self, route: &str, key: &str) -> Option<usize> {
         let places = self.places?;
         let is_files = key.starts_with("dialects.") || key.starts_with("auth.keys[");
-        if is_files { places.of_file(key) } else { places.of_route(&route.name, key) }
+        if is_files { places.of_file(key) } else { places.of_route(route, key) }
+    }
+
+    /// What is said of a request that meets a route, whatever serves it.
+    fn at_entrance(
+        &self,
+        question: &Question,
+        (entrance, target): (Entrance<'_>, Target),
+        values: &Result<PathValues, BadValue>,
+    ) -> Answer {
+        let name_and_value = |name: &String| {
+            let value = values.as_ref().ok()?.get(name)?;
+            Some(Value { name: name.clone(), value: value.to_owned() })
+        };
+        Answer {
+            values: entrance.path.names().iter().filter_map(name_and_value).collect(),
+            deprecation: entrance.deprecation.map(|policy| Deprecation {
+                phase: policy.phase(question.now).label(),
+                headers: policy.headers(),
+                line: self.line(entrance.name, "deprecation"),
+            }),
+            client: question.address.map(|address| self.client(question, address)),
+            ..Answer::elsewhere(question.request.uri.path(), target)
+        }
+    }
+
+    /// An old server is asked, unless the request is turned away here.
+    fn at_tunnel(
+        &self,
+        question: &Question,
+        route: &TunnelRoute,
+        values: Result<PathValues, BadValue>,
+    ) -> Answer {
+        let entrance = route.entrance();
+        let limit = |(key, what)| Limit { key, what, line: self.line(&route.name, key) };
+        let target = Target::Tunnel {
+            name: route.name.to_string(),
+            path: route.path.source().to_owned(),
+            to: route.to.source().to_owned(),
+            line: self.line(&route.name, ""),
+        };
+        let mut answer = Answer {
+            limits: tunnel_limits(route).into_iter().map(limit).collect(),
+            ..self.at_entrance(question, (entrance, target), &values)
+        };
+        let facts = facts(question, entrance);
+        let mut checks = Checks { entrance, line: &|key| self.line(&route.name, key), list: Vec::new() };
+        checks.door(&values, facts.phase, facts.origin_allowed);
+        answer.checks = checks.list;
+        let path = question.request.uri.path();
+        let admitted = upgradable(values, check(&question.request)).and_then(|_| {
+            admit(facts)?;
+            passable(path)
+        });
+        answer.outcome = match admitted {
+            Ok(()) => Outcome::PassedOn,
+            Err(refused) => Outcome::refused(&refused),
+        };
+        answer
     }
 
     fn at_route(
@@ -129,38 +190,24 @@ impl<'c> Explainer<'c> {
         values: Result<PathValues, BadValue>,
         judge: Verdict<'_>,
     ) -> Answer {
-        let policy = route.deprecation.as_ref();
-        let phase = policy.map_or(Phase::Current, |policy| policy.phase(question.now));
         let channel = route.channel_with(|var| match var {
             Var::Path(name) => values.as_ref().ok()?.get(name).map(Cow::Borrowed),
             _ => None,
         });
-        let name_and_value = |name: &String| {
-            let value = values.as_ref().ok()?.get(name)?;
-            Some(Value { name: name.clone(), value: value.to_owned() })
+        let target = Target::Route {
+            name: route.name.to_string(),
+            path: route.path.source().to_owned(),
+            line: self.line(&route.name, ""),
         };
+        let entrance = route.entrance();
         let mut answer = Answer {
-            target: Target::Route {
-                name: route.name.to_string(),
-                path: route.path.source().to_owned(),
-                line: self.line(route, ""),
-            },
-            values: route.path.names().iter().filter_map(name_and_value).collect(),
             channel: Some(channel.unwrap_or_else(|_| route.channel.source().to_owned())),
             limits: self.limits(route),
-            deprecation: policy.map(|policy| Deprecation {
-                phase: phase.label(),
-                headers: policy.headers(),
-                line: self.line(route, "deprecation"),
-            }),
-            client: question.address.map(|address| self.client(question, address)),
-            ..Answer::elsewhere(question.request.uri.path(), Target::Health)
+            ..self.at_entrance(question, (entrance, target), &values)
         };
-        let headers = &question.request.headers;
-        let origin_allowed = origin_allowed(route, headers);
-        let mut checks = Checks { route, line: &|key| self.line(route, key), list: Vec::new() };
-        checks.door(&values, phase, origin_allowed);
-        let facts = Facts { over: false, draining: false, phase, origin_allowed };
+        let facts = facts(question, entrance);
+        let mut checks = Checks { entrance, line: &|key| self.line(&route.name, key), list: Vec::new() };
+        checks.door(&values, facts.phase, facts.origin_allowed);
         let admitted = upgradable(values, check(&question.request)).and_then(|upgradable| {
             let told = match admit(facts) {
                 Ok(()) => None,
@@ -171,7 +218,7 @@ impl<'c> Explainer<'c> {
         match admitted {
             Err(refused) => {
                 answer.outcome = Outcome::refused(&refused);
-                checks.user(question.token.is_some(), None, None);
+                checks.user(route, question.token.is_some(), None, None);
                 answer.checks = checks.list;
             }
             Ok((values, told)) => {
@@ -210,7 +257,7 @@ impl<'c> Explainer<'c> {
             client_events: &self.client_events,
             leeway: self.config.auth.as_ref().map_or(std::time::Duration::ZERO, |auth| auth.leeway),
             now: question.now,
-            line: &|key| self.line(route, key),
+            line: &|key| self.line(&route.name, key),
         };
         let (mut talk, effects) = Talk::open(opening, setting, judge);
         answer.steps.push(Step { sent: None, effects });
@@ -236,7 +283,12 @@ impl<'c> Explainer<'c> {
         if let Some((name, data)) = &question.event {
             answer.event = talk.event(name, data);
         }
-        checks.user(question.token.is_some(), talk.token(), talk.claims().map(|claims| (claims, &known)));
+        checks.user(
+            route,
+            question.token.is_some(),
+            talk.token(),
+            talk.claims().map(|claims| (claims, &known)),
+        );
         answer.checks = checks.list;
         answer.is_live = talk.is_live();
     }
@@ -253,9 +305,16 @@ impl<'c> Explainer<'c> {
     }
 
     fn limits(&self, route: &Route) -> Vec<Limit> {
-        let limit = |(key, what)| Limit { key, what, line: self.line(route, key) };
+        let limit = |(key, what)| Limit { key, what, line: self.line(&route.name, key) };
         limits(route).into_iter().map(limit).collect()
     }
+}
+
+/// What counts beside the request itself: there is room, and nobody shuts down.
+fn facts(question: &Question, entrance: Entrance<'_>) -> Facts {
+    let phase = entrance.deprecation.map_or(Phase::Current, |policy| policy.phase(question.now));
+    let origin_allowed = origin_allowed(entrance.origins, &question.request.headers);
+    Facts { over: false, draining: false, phase, origin_allowed }
 }
 
 #[cfg(test)]

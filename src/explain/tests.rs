@@ -338,3 +338,77 @@ proptest! {
         prop_assert_eq!(answer.is_live, !answer.subscriptions.is_empty());
     }
 }
+
+const TUNNELS: &str = r#"
+[[routes]]
+name = "old"
+path = "/old/{id}"
+mode = "tunnel"
+to = "http://127.0.0.1:8010"
+origins = ["https://app.example.com"]
+limits = { connections = 9, connections_per_address = 3, message_bytes = 500 }
+deprecation = { sunset_at = "2025-01-01T00:00:00Z", after_sunset = "refuse" }
+"#;
+
+#[test]
+fn a_tunnelled_route_tells_where_to_and_what_is_asked_here() {
+    let open = TUNNELS.replace("2025", "2030");
+    let answer = ask(&open, "/old/7", |_| {});
+    let Target::Tunnel { name, to, line, .. } = &answer.target else { panic!("{:?}", answer.target) };
+    assert_eq!((name.as_str(), to.as_str(), line.is_some()), ("old", "http://127.0.0.1:8010", true));
+    assert_eq!(answer.outcome, Outcome::PassedOn);
+    assert_eq!(checks(&answer), ["ok path", "ok deprecation", "ok origins"]);
+    assert_eq!(answer.values, [Value { name: "id".into(), value: "7".into() }]);
+    let limits: Vec<&str> = answer.limits.iter().map(|limit| limit.what.as_str()).collect();
+    assert_eq!(
+        limits,
+        ["9 connections", "3 per address", "counted over the route old", "500 bytes a message"]
+    );
+    assert!(answer.limits.iter().filter(|limit| limit.key != "group").all(|limit| limit.line.is_some()));
+    assert_eq!((answer.channel, answer.is_live), (None, false));
+    let text = text::Text { answer: &ask(&open, "/old/7", |_| {}), file: "routes.toml" }.to_string();
+    for line in ["  tunnel       to http://127.0.0.1:8010, which goes on serving it", "  passed on    "] {
+        assert!(text.contains(line), "{text}");
+    }
+    let origin = |q: &mut Question| q.request.headers.insert("origin", "https://x.example".parse().unwrap());
+    let refused = ask(&open, "/old/7", |q| _ = origin(q));
+    assert!(matches!(refused.outcome, Outcome::Refused { reason: "origin", status: Some(403), .. }));
+    let dots = ask(&open, "/old/%2e%2e", |_| {});
+    assert!(matches!(dots.outcome, Outcome::Refused { reason: "bad_path", status: Some(400), .. }));
+    let gone = ask(TUNNELS, "/old/7", |_| {});
+    assert!(matches!(gone.outcome, Outcome::Refused { reason: "gone", status: Some(410), .. }));
+    // A path that is nearly one of its.
+    let near = ask(&open, "/olt/7", |_| {});
+    assert_eq!(near.target, Target::Nothing { nearest: Some("/old/{id}".into()) });
+}
+
+#[test]
+fn a_test_can_expect_the_old_server() {
+    let test = |url: &str, more: &str| format!("\n[[tests]]\nname = \"asked\"\nurl = \"{url}\"\n{more}\n");
+    let open = TUNNELS.replace("2025", "2030");
+    for (url, more, found) in [
+        ("/old/7", "tunnel = 'http://127.0.0.1:8010'", None),
+        ("/old/7", "tunnel = 'http://127.0.0.1:8010/'\nroute = 'old'", None),
+        ("/old/7", "route = 'plugin'", Some("old")),
+        ("/old/7", "tunnel = 'http://127.0.0.1:8011'", Some("http://127.0.0.1:8010")),
+        ("/old/7", "frame = '{}'", Some("the old server is asked")),
+        (
+            "/old/7",
+            "origin = 'https://x.example'\ntunnel = 'http://127.0.0.1:8010'",
+            Some("refused: Connections from this origin are not allowed (origin)"),
+        ),
+        ("/old/7", "origin = 'https://x.example'\nrefusal = 'origin'", None),
+        ("/ws/plugin/p1", "tunnel = 'http://127.0.0.1:8010'", Some("plugin, which Pusher serves")),
+    ] {
+        let (loaded, _) = load(format!("{SHIPPED}\n{open}{}", test(url, more)));
+        let test = loaded.tests.last().unwrap();
+        let result = expect::run(&Explainer::new(&loaded.config), &loaded.config, test, now());
+        match (found, result) {
+            (None, expect::TestResult::Passed) => {}
+            (Some(found), expect::TestResult::Failed(differences)) => {
+                assert!(differences[0].found.contains(found), "{more}: {differences:?}");
+            }
+            (_, other) => panic!("{more}: {other:?}"),
+        }
+    }
+}

@@ -54,6 +54,10 @@ impl Lines<'_> {
         let _ = writeln!(self.text, "{}", printable(&answer.path));
         match &answer.target {
             Target::Route { name, path: _, line } => self.fact("route", name, *line),
+            Target::Tunnel { name, path: _, to, line } => {
+                self.fact("route", name, *line);
+                self.fact("tunnel", &format!("to {to}, which goes on serving it"), None);
+            }
             Target::Health => self.fact("is", "the `health_path`, for load balancers", None),
             Target::Endpoint { what, line } => {
                 self.fact("is", &format!("the endpoint `{what}`, for new clients and backends"), *line);
@@ -137,6 +141,7 @@ impl Lines<'_> {
             Outcome::ToldByFrame { code } => {
                 self.fact("refused", &format!("by a frame on an open connection: {code}"), None);
             }
+            Outcome::PassedOn => self.fact("passed on", "what the old server says is the answer", None),
             Outcome::Upgraded => {
                 let live =
                     if answer.is_live { "upgraded, and in service" } else { "upgraded, and not in service" };

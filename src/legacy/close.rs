@@ -10,6 +10,10 @@ labels! {
         ByClient = "by_client",
         /// The connection broke without a close frame.
         Lost = "lost",
+        /// The server behind, which serves the route, sent a close frame.
+        ByServer = "by_server",
+        /// The connection to that server broke without a close frame.
+        ServerLost = "server_lost",
         /// This server is shutting down.
         GoingAway = "going_away",
         /// The client broke the WebSocket protocol.
@@ -54,7 +58,7 @@ impl CloseReason {
     #[must_use]
     pub const fn code(self) -> Option<u16> {
         match self {
-            Self::ByClient | Self::Lost => None,
+            Self::ByClient | Self::Lost | Self::ByServer | Self::ServerLost => None,
             Self::GoingAway | Self::Gap | Self::Undecryptable | Self::RouteChanged | Self::Silent => {
                 Some(1001)
             }
@@ -79,7 +83,7 @@ impl CloseReason {
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
-            Self::ByClient | Self::Lost => "",
+            Self::ByClient | Self::Lost | Self::ByServer | Self::ServerLost => "",
             Self::GoingAway => "server going away, reconnect",
             Self::Protocol => "WebSocket protocol error",
             Self::NotUtf8 => "text message is not UTF-8",

@@ -17,8 +17,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::body::Outgoing;
-use super::destination::Destination;
 use crate::http::{BoxError, RESPONSE_HEAD_BYTES_MAX};
+use crate::net::destination::Destination;
 use crate::net::proxies::Proxies;
 use crate::net::reach;
 

@@ -16,7 +16,6 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::body::{Answering, Outgoing, Sent};
-use super::destination::Destination;
 use super::fields::{self, Asked};
 use super::metrics::{Failure, Metrics, OfUpstream, StatusClass};
 use super::pool::{Io, Lease, Pool};
@@ -25,6 +24,7 @@ use super::tunnel::{Held, Tunnel};
 use crate::http::server::{Answer, Progress, close, full, problem};
 use crate::limits::slots::{Acquire, Permit, Slots as ByKey};
 use crate::metrics::GaugeGuard;
+use crate::net::destination::Destination;
 
 /// How long an upstream that was told of a body may take to ask for it (RFC 9110 §10.1.1); then it gets it unasked.
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -108,7 +108,7 @@ pub struct UnderWay {
     succeeded: bool,
     sent: Arc<Sent>,
     _gauge: GaugeGuard,
-    _slots: Slots,
+    _slots: Option<Slots>,
 }
 
 impl UnderWay {
@@ -177,22 +177,54 @@ pub async fn pass_on(
         close(&mut refused);
         return Passed::Answered(refused);
     }
-    match exchange(fallback, pool, (head, body), (from, to, &metrics), progress).await {
+    let way = Way { settings, to, metrics: &metrics, counts: Some(&fallback.counts) };
+    match exchange(way, pool, (head, body), from, progress).await {
         Ok(passed) => passed,
         Err((failure, why)) => Passed::Answered(refuse(&metrics, to, failure, &why)),
     }
 }
 
-type Refused = (Failure, String);
+/// Why a request is not passed on, and the same in words.
+pub type Refused = (Failure, String);
 
-async fn exchange(
+/// Asks an old server for the WebSocket of a route that it serves. Its limits are the route's, its times the fallback's.
+///
+/// # Errors
+/// It cannot be asked, or does not answer.
+pub async fn ask(
     fallback: &Fallback,
     pool: &Arc<Pool>,
-    (mut head, body): (Parts, Incoming),
-    (from, to, metrics): (From, &Arc<Destination>, &Arc<OfUpstream>),
+    to: &Arc<Destination>,
+    request: (Parts, Incoming),
+    from: From,
     progress: &Arc<Progress>,
 ) -> Result<Passed, Refused> {
-    let (settings, counts) = (&fallback.settings, &*fallback.counts);
+    let metrics = fallback.metrics_of(to);
+    let way = Way { settings: &fallback.settings, to, metrics: &metrics, counts: None };
+    let asked = match progress.wrong() {
+        None => exchange(way, pool, request, from, progress).await,
+        Some(why) => Err((Failure::Malformed, why.to_owned())),
+    };
+    asked.inspect_err(|(failure, _)| metrics.failures.get(*failure).increment(1))
+}
+
+/// Where a request goes, and what bounds it.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    settings: &'a Settings,
+    to: &'a Arc<Destination>,
+    metrics: &'a Arc<OfUpstream>,
+    /// `None`: it was counted before.
+    counts: Option<&'a Counts>,
+}
+
+async fn exchange(
+    Way { settings, to, metrics, counts }: Way<'_>,
+    pool: &Arc<Pool>,
+    (mut head, body): (Parts, Incoming),
+    from: From,
+    progress: &Arc<Progress>,
+) -> Result<Passed, Refused> {
     let version = head.version;
     let asked = Asked {
         version,
@@ -206,7 +238,7 @@ async fn exchange(
         has_body: !body.is_end_stream(),
     };
     let upgrades = fields::request(&mut head.headers, &asked);
-    let slots = slots(settings, counts, from.counts_as, upgrades)?;
+    let slots = counts.map(|counts| slots(settings, counts, from.counts_as, upgrades)).transpose()?;
     let gauge = if upgrades { &metrics.tunnels } else { &metrics.under_way };
     let gauge = GaugeGuard::new(gauge, 1.0);
     if settings.limits.body_bytes_max.is_some_and(|max| body.size_hint().lower() > max) {

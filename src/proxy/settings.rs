@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::destination::Destination;
+use crate::net::destination::Destination;
 
 /// `[fallback]`
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::membership::Membership;
 use super::path::PathTemplate;
 use super::route::{Heartbeat, Limits, PusherEvents, Route, ValueSets};
+use super::tunnel::{TunnelLimits, TunnelRoute};
 use crate::auth::settings::RouteAuth;
 use crate::deprecation::Policy;
 use crate::legacy::dialect::{Dialect, Frames};
@@ -44,6 +45,25 @@ impl RouteChange {
         keys.extend(of_optional(optional, ("deprecation", Effect::TakenOver), deprecation));
         let optional = (before.membership.as_ref(), after.membership.as_ref());
         keys.extend(of_optional(optional, ("presence", Effect::Closes), membership));
+        Self::of(keys)
+    }
+
+    /// The same where an old server serves the route before and after.
+    #[must_use]
+    pub fn between_tunnels(before: &TunnelRoute, after: &TunnelRoute) -> Self {
+        let mut keys = differences(&tunnel(before), &tunnel(after));
+        let optional = (before.deprecation.as_ref(), after.deprecation.as_ref());
+        keys.extend(of_optional(optional, ("deprecation", Effect::TakenOver), deprecation));
+        Self::of(keys)
+    }
+
+    /// What it is where the route is served by something else from then on.
+    #[must_use]
+    pub fn of_mode() -> Self {
+        Self { taken_over: Vec::new(), closing: vec!["mode"] }
+    }
+
+    fn of(keys: Vec<(&'static str, Effect)>) -> Self {
         let mut change = Self::default();
         for (key, effect) in keys {
             let list = match effect {
@@ -191,6 +211,23 @@ fn route(route: &Route) -> Vec<Key<'_, Effect>> {
         plain("on_undecryptable", TakenOver, on_undecryptable),
         plain("origins", TakenOver, origins),
         plain("subprotocols", TakenOver, subprotocols),
+    ]);
+    keys
+}
+
+fn tunnel(route: &TunnelRoute) -> Vec<Key<'_, Effect>> {
+    use Effect::TakenOver;
+    let TunnelRoute { name: _, path, to, limits, deprecation: _, origins } = route;
+    let TunnelLimits { connections, connections_per_address, scope, message_bytes_max } = limits;
+    let mut keys = self::path(path);
+    keys.extend([
+        // Who is connected stays with the server that has him.
+        plain("to", TakenOver, to),
+        plain("origins", TakenOver, origins),
+        plain("group", TakenOver, scope),
+        plain("limits.connections", TakenOver, connections),
+        plain("limits.connections_per_address", TakenOver, connections_per_address),
+        plain("limits.message_bytes", TakenOver, message_bytes_max),
     ]);
     keys
 }

@@ -18,6 +18,8 @@ use super::edition::{Edition, RouteId, RouteIds, TooManyRoutes};
 use super::path::Router;
 use super::publish::ClientEvents;
 use super::route::Route;
+use super::tunnel::TunnelRoute;
+use super::tunnelled::{Fate, TunnelState};
 use crate::auth::{Judge, Verifier};
 use crate::websocket::metrics::Traffic;
 
@@ -78,10 +80,22 @@ pub enum Heir {
     Nobody,
 }
 
+/// What serves a route.
+#[derive(Clone, Copy, Debug)]
+pub enum Served<'g> {
+    /// Pusher, by this bridge.
+    Relay(&'g Arc<RouteState>),
+    /// The old server.
+    Tunnel(&'g Arc<TunnelState>),
+}
+
 /// All that is made of the routes. The empty one serves nobody.
 #[derive(Debug, Default)]
 pub struct Generation {
     routes: Vec<Arc<RouteState>>,
+    tunnels: Vec<Arc<TunnelState>>,
+    /// For those who are connected to old servers, until they are told.
+    news: News,
     router: Router,
     by_channel: ByChannel,
     client_events: ClientEvents,
@@ -90,13 +104,26 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// The routes, in the file's order.
+    /// The routes that Pusher serves, in the file's order.
     #[must_use]
     pub fn routes(&self) -> &[Arc<RouteState>] {
         &self.routes
     }
 
-    /// Finds a route's place among them for a path.
+    /// Those that old servers go on serving, in the file's order.
+    #[must_use]
+    pub fn tunnels(&self) -> &[Arc<TunnelState>] {
+        &self.tunnels
+    }
+
+    /// What serves the route that the router finds at this place.
+    #[must_use]
+    pub fn served(&self, place: usize) -> Option<Served<'_>> {
+        let tunnel = || self.tunnels.get(place.checked_sub(self.routes.len())?).map(Served::Tunnel);
+        self.routes.get(place).map(Served::Relay).or_else(tunnel)
+    }
+
+    /// Finds a route's place for a path: first [`Self::routes`], behind them [`Self::tunnels`].
     #[must_use]
     pub const fn router(&self) -> &Router {
         &self.router
@@ -150,9 +177,25 @@ impl Generations {
         self.0.load_full()
     }
 
-    /// From now on `next` is in force.
-    pub fn replace(&self, next: Generation) {
+    /// From now on `next` is in force. Who is connected to an old server is still to be told.
+    pub fn replace(&self, mut next: Generation) -> News {
+        let news = std::mem::take(&mut next.news);
         self.0.store(Arc::new(next));
+        news
+    }
+}
+
+/// What a generation means for those who are connected to old servers.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct News(Vec<(Arc<TunnelState>, Fate)>);
+
+impl News {
+    /// Tells them.
+    pub fn tell(self) {
+        for (state, fate) in self.0 {
+            state.meets(fate);
+        }
     }
 }
 
@@ -162,26 +205,29 @@ pub struct History {
     ids: RouteIds,
     generations: u32,
     editions: Vec<Weak<RouteState>>,
+    tunnels: Vec<Weak<TunnelState>>,
 }
 
 impl History {
-    /// The generation of these routes, which `router` finds by their place. A route that is as an edition that is
-    /// still alive is that edition; `traffic` gives what counts the messages of a route by its name.
+    /// The generation of these routes, which `router` finds by their place, those of old servers behind the others. A
+    /// route that is as an edition that is still alive is that edition; `traffic` gives what counts the messages of a
+    /// route by its name.
     ///
     /// # Errors
     /// Too many routes; then nothing has changed.
     pub fn next(
         &mut self,
-        routes: &[Arc<Route>],
+        (routes, tunnels): (&[Arc<Route>], &[Arc<TunnelRoute>]),
         router: Router,
         judge: Option<Arc<Judge>>,
         traffic: impl Fn(&str) -> Traffic,
     ) -> Result<Generation, TooManyRoutes> {
-        let ids = self.ids.of_all(routes.iter().map(|route| &route.name))?;
+        let names = routes.iter().map(|route| &route.name).chain(tunnels.iter().map(|route| &route.name));
+        let mut ids = self.ids.of_all(names)?.into_iter();
         self.generations += 1;
         let alive: Vec<Arc<RouteState>> = self.editions().collect();
         let same = |route: &Route| alive.iter().rev().find(|edition| *edition.rules == *route).cloned();
-        let routes = routes.iter().zip(ids).map(|(route, id)| {
+        let routes = routes.iter().zip(ids.by_ref()).map(|(route, id)| {
             same(route).unwrap_or_else(|| {
                 let edition = Edition { route: id, since: self.generations };
                 Arc::new(RouteState { edition, rules: route.clone(), traffic: traffic(&route.name) })
@@ -194,7 +240,41 @@ impl History {
         let client_events = ClientEvents::of(all.iter().map(|edition| &*edition.rules));
         let by_channel = ByChannel::of(routes.iter().map(|route| &route.channel));
         let heirs = heirs(&alive, &routes);
-        Ok(Generation { routes, router, by_channel, client_events, judge, heirs })
+        let (tunnels, news) = self.next_tunnels(tunnels, ids, traffic);
+        Ok(Generation { routes, tunnels, news, router, by_channel, client_events, judge, heirs })
+    }
+
+    /// The same of what old servers serve, and what becomes of every edition that is alive.
+    fn next_tunnels(
+        &mut self,
+        tunnels: &[Arc<TunnelRoute>],
+        ids: impl Iterator<Item = RouteId>,
+        traffic: impl Fn(&str) -> Traffic,
+    ) -> (Vec<Arc<TunnelState>>, News) {
+        let alive: Vec<Arc<TunnelState>> = self.tunnels().collect();
+        let tunnels = tunnels.iter().zip(ids).map(|(route, id)| {
+            let same = alive.iter().rev().find(|state| state.id() == id && *state.rules() == *route);
+            same.cloned().unwrap_or_else(|| {
+                let edition = Edition { route: id, since: self.generations };
+                Arc::new(TunnelState::new(edition, route.clone(), traffic(&route.name)))
+            })
+        });
+        let tunnels: Vec<_> = tunnels.collect();
+        let new = tunnels.iter().filter(|state| state.edition().since == self.generations);
+        self.tunnels = alive.iter().chain(new).map(Arc::downgrade).collect();
+        let fate = |state: &Arc<TunnelState>| match tunnels.iter().find(|next| next.id() == state.id()) {
+            Some(next) if Arc::ptr_eq(next, state) => Fate::InForce,
+            Some(next) if RouteChange::between_tunnels(state.rules(), next.rules()).closes() => Fate::Closed,
+            Some(next) => Fate::Next(next.clone()),
+            None => Fate::Closed,
+        };
+        let news = alive.into_iter().map(|state| (state.clone(), fate(&state))).collect();
+        (tunnels, News(news))
+    }
+
+    /// Every edition of what old servers serve that has connections, or is in force.
+    pub fn tunnels(&self) -> impl Iterator<Item = Arc<TunnelState>> {
+        self.tunnels.iter().filter_map(Weak::upgrade)
     }
 
     /// Every edition that has connections, or is in force, or about to be.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::header::{EXPECT, HeaderMap, USER_AGENT};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Version};
+use hyper::{Method, Request, StatusCode, Version};
 use tokio::time::timeout;
 
 use super::classify::{Target, classify};
@@ -16,6 +16,7 @@ use super::gate::{Facts, Upgradable, admit, may_go_on, origin_allowed, told_by_f
 use super::presented::{Presented, presented_token, select_subprotocol};
 use super::refusal::{ExplainedRefusal, Refusal};
 use super::respond;
+use super::tunnel::{Asked, tunnel};
 use super::upgrade::{NotUpgradable, check, for_http1};
 use super::worker::Worker;
 use crate::clock::Now;
@@ -27,9 +28,12 @@ use crate::http::server::{self, Answer, Progress};
 use crate::legacy::error::ErrorCode;
 use crate::limits::address::one_client;
 use crate::limits::slots::Acquire;
+use crate::proxy::routed::Routed;
 use crate::proxy::serve::{From, Passed, pass_on};
 use crate::proxy::tunnel::Tunnel;
-use crate::routes::generation::RouteState;
+use crate::routes::edition::RouteId;
+use crate::routes::entrance::Entrance;
+use crate::routes::generation::{RouteState, Served};
 use crate::routes::path::{BadValue, PathValues};
 use crate::routes::route::Route;
 use crate::session;
@@ -48,6 +52,8 @@ const REFUSED_PER_ADDRESS_MAX: usize = 50;
 pub(super) enum Granted {
     Session(Upgraded),
     Tunnel(Box<Tunnel>),
+    /// Of a route that an old server serves.
+    Routed(Box<Routed>),
 }
 
 /// Answers a request from `peer`: by an upgrade, or by what there is instead. `over`: its connection is beyond those
@@ -76,11 +82,24 @@ pub(super) async fn answer(
         request.version == Version::HTTP_11 && matches!(target, Target::Endpoint(_) | Target::Fallback);
     let mut answer = match target {
         Target::Health => respond::health(&request.method, door.status.is_ready()),
-        Target::Route(index, values) => match generation.routes().get(index) {
-            Some(route) => match upgrade(worker, route, &request, values, peer, over).await {
+        Target::Route(index, values) => match generation.served(index) {
+            Some(Served::Relay(route)) => match upgrade(worker, route, &request, values, peer, over).await {
                 Ok((answer, upgraded)) => return (answer, Some(Granted::Session(upgraded))),
                 Err(answer) => answer,
             },
+            Some(Served::Tunnel(route)) => {
+                let asked = Asked { route, values, peer, over };
+                return match tunnel(worker, asked, (request, body), progress).await {
+                    (answer, Some(routed)) => (answer, Some(Granted::Routed(Box::new(routed)))),
+                    (mut answer, None) => {
+                        // As old clients have it, that was all.
+                        if !is_http2 {
+                            server::close(&mut answer);
+                        }
+                        (answer, None)
+                    }
+                };
+            }
             None => nothing(worker),
         },
         Target::Endpoint(endpoint) => match endpoints {
@@ -167,7 +186,7 @@ async fn serve(
 }
 
 /// The client's address, as far as proxies can be believed.
-fn client(worker: &Worker, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+pub(super) fn client(worker: &Worker, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
     let settings = worker.door.settings.load();
     if let Some(network) = worker.door.untrusted_forwarders.first_of(peer, headers, &settings) {
         tracing::warn!(
@@ -180,7 +199,7 @@ fn client(worker: &Worker, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
 }
 
 /// What is known of who asks for what stands behind the bridge.
-fn from(worker: &Worker, headers: &HeaderMap, peer: IpAddr) -> From {
+pub(super) fn from(worker: &Worker, headers: &HeaderMap, peer: IpAddr) -> From {
     let settings = worker.door.settings.load();
     let client = client(worker, headers, peer);
     From {
@@ -228,31 +247,62 @@ async fn upgrade(
     peer: IpAddr,
     over: bool,
 ) -> Result<(Answer, Upgraded), Answer> {
-    let door = &worker.door;
-    let address = client(worker, &request.headers, peer);
-    let user_agent = user_agent(&request.headers);
-    let phase = note_deprecated(worker, route, address, &user_agent);
-    let facts = Facts {
-        over,
-        draining: door.status.is_draining(),
-        phase,
-        origin_allowed: origin_allowed(route, &request.headers),
-    };
-    let explained = match grant(worker, route, request, values, address, facts).await {
-        Ok((answer, granted)) => return Ok((answer, Upgraded { user_agent, ..granted })),
-        Err(explained) => explained,
-    };
-    let answer = respond::refusal(&explained, Some(route));
-    door.metrics.refused(Some(route), explained.refusal);
-    tracing::info!(
-        route = &*route.name,
-        client.address = %address,
-        user_agent.original = user_agent,
-        status = answer.status().as_u16(),
-        why = &*explained.why,
-        "refused"
-    );
-    Err(answer)
+    let met = Meeting::of(worker, (route.id(), route.entrance()), &request.headers, peer, over);
+    match grant(worker, route, request, values, met.address, met.facts).await {
+        Ok((answer, granted)) => Ok((answer, Upgraded { user_agent: met.user_agent, ..granted })),
+        Err(explained) => Err(met.refuse(worker, &explained)),
+    }
+}
+
+/// A request that has come to a route, whatever serves it.
+pub(super) struct Meeting<'r> {
+    id: RouteId,
+    pub(super) entrance: Entrance<'r>,
+    pub(super) address: IpAddr,
+    pub(super) user_agent: String,
+    pub(super) facts: Facts,
+}
+
+impl<'r> Meeting<'r> {
+    /// Finds out what counts of it, and counts it where the route is deprecated.
+    pub(super) fn of(
+        worker: &Worker,
+        (id, entrance): (RouteId, Entrance<'r>),
+        headers: &HeaderMap,
+        peer: IpAddr,
+        over: bool,
+    ) -> Self {
+        let address = client(worker, headers, peer);
+        let user_agent = user_agent(headers);
+        let phase = note_deprecated(worker, (id, &entrance), address, &user_agent);
+        let facts = Facts {
+            over,
+            draining: worker.door.status.is_draining(),
+            phase,
+            origin_allowed: origin_allowed(entrance.origins, headers),
+        };
+        Self { id, entrance, address, user_agent, facts }
+    }
+
+    /// Answers it by a refusal.
+    pub(super) fn refuse(&self, worker: &Worker, explained: &ExplainedRefusal) -> Answer {
+        let answer = respond::refusal(explained, Some(&self.entrance));
+        self.note_refused(worker, explained.refusal, &explained.why, answer.status());
+        answer
+    }
+
+    /// Counts and logs that it was refused, by whomever.
+    pub(super) fn note_refused(&self, worker: &Worker, refusal: Refusal, why: &str, status: StatusCode) {
+        worker.door.metrics.refused(Some((self.id, self.entrance.name)), refusal);
+        tracing::info!(
+            route = &**self.entrance.name,
+            client.address = %self.address,
+            user_agent.original = self.user_agent,
+            status = status.as_u16(),
+            why,
+            "refused"
+        );
+    }
 }
 
 async fn grant(
@@ -273,7 +323,7 @@ async fn grant(
         Ok(slot) => (None, slot),
         Err(refusal) => {
             let (code, slot) = held_slot(worker, route, address, refusal).ok_or(refusal)?;
-            worker.door.metrics.refused(Some(route), refusal);
+            worker.door.metrics.refused(Some((route.id(), &route.name)), refusal);
             (Some(code), slot)
         }
     };
@@ -331,12 +381,17 @@ fn held_slot(
 }
 
 /// Counts and logs a request to a deprecated endpoint, louder after its sunset.
-fn note_deprecated(worker: &Worker, route: &RouteState, address: IpAddr, user_agent: &str) -> Phase {
-    let phase = route.deprecation.as_ref().map_or(Phase::Current, |policy| policy.phase(Now::read()));
-    worker.door.metrics.deprecated_request(route, phase);
+fn note_deprecated(
+    worker: &Worker,
+    (id, route): (RouteId, &Entrance<'_>),
+    address: IpAddr,
+    user_agent: &str,
+) -> Phase {
+    let phase = route.deprecation.map_or(Phase::Current, |policy| policy.phase(Now::read()));
+    worker.door.metrics.deprecated_request((id, route.name), phase);
     if phase == Phase::Sunset {
         tracing::warn!(
-            route = &*route.name,
+            route = &**route.name,
             url.path = route.path.source(),
             client.address = %address,
             user_agent.original = user_agent,

@@ -50,7 +50,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::proxy::destination::Destination;
+    use crate::net::destination::Destination;
     use crate::proxy::settings::Rule;
     use crate::routes::path::PathTemplate;
 

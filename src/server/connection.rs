@@ -48,6 +48,7 @@ pub(super) async fn serve(
     let handshake = worker.door.metrics.handshake();
     let settings = worker.door.settings.load_full();
     let keep_alive = worker.door.fallback.load().as_ref().map(|fallback| fallback.settings.keep_alive);
+    let tunnels = !worker.door.generations.current().tunnels().is_empty();
     let limits = Limits {
         head_timeout: settings.header_timeout,
         answer_timeout: ANSWER_TIMEOUT,
@@ -55,7 +56,7 @@ pub(super) async fn serve(
         headers_max: settings.headers_max,
         requests_max: REQUESTS_MAX,
         passed_on_max: PASSED_ON_MAX,
-        strict: keep_alive.is_some(),
+        strict: keep_alive.is_some() || tunnels,
         parks: keep_alive.is_some().then(|| worker.warm.clone()),
     };
     let deadline = Instant::now() + limits.head_timeout;
@@ -149,6 +150,13 @@ pub(super) async fn serve(
                 Some(Granted::Tunnel(tunnel)) => {
                     tokio::spawn(async move {
                         tunnel.run(stream, early, drained_over(&worker)).await;
+                        drop(counted);
+                    });
+                }
+                Some(Granted::Routed(routed)) => {
+                    let context = worker.context.clone();
+                    tokio::spawn(async move {
+                        routed.run(context, stream, early).await;
                         drop(counted);
                     });
                 }

@@ -8,8 +8,10 @@ use super::refusal::{ExplainedRefusal, Refusal};
 use super::upgrade::{Handshake, NotUpgradable, has_token};
 use crate::deprecation::Phase;
 use crate::legacy::error::ErrorCode;
+use crate::proxy::settings::has_dots;
+use crate::routes::origins::Origins;
 use crate::routes::path::{BadValue, PathValues};
-use crate::routes::route::{Route, TellRefusal};
+use crate::routes::route::TellRefusal;
 
 /// What an upgrade needs of its request.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,11 +71,22 @@ pub const fn admit(facts: Facts) -> Result<(), Refusal> {
     }
 }
 
-/// Whether the route takes requests of this origin. One that names none is no browser's.
+/// Whether a route of these origins takes the request. One that names none is no browser's.
 #[must_use]
-pub fn origin_allowed(route: &Route, headers: &HeaderMap) -> bool {
-    let mut origins = headers.get_all(ORIGIN).iter().map(|origin| origin.to_str().unwrap_or(""));
-    route.origins.as_ref().is_none_or(|allowed| origins.all(|origin| allowed.allow(origin)))
+pub fn origin_allowed(origins: Option<&Origins>, headers: &HeaderMap) -> bool {
+    let mut named = headers.get_all(ORIGIN).iter().map(|origin| origin.to_str().unwrap_or(""));
+    origins.is_none_or(|allowed| named.all(|origin| allowed.allow(origin)))
+}
+
+/// Whether a path can be passed on to an old server.
+///
+/// # Errors
+/// Who resolves it would come to another one, which may be no route's.
+pub fn passable(path: &str) -> Result<(), ExplainedRefusal> {
+    if has_dots(path) {
+        return Err(Refusal::BadPath.because("the path has dots for segments"));
+    }
+    Ok(())
 }
 
 /// The code of the frame by which a route's refusal is told; `None` where it is told by an answer.

@@ -12,7 +12,6 @@ use crate::metrics::label::labels;
 use crate::metrics::{Counter, Family, Gauge, GaugeGuard, Named, Registry};
 use crate::net::socket::tls::HandshakeFailure;
 use crate::routes::edition::{PerRoute, RouteId};
-use crate::routes::generation::RouteState;
 use crate::session;
 
 labels! {
@@ -161,15 +160,15 @@ impl Metrics {
     }
 
     /// A refused request; `route` when its path matched one.
-    pub fn refused(&self, route: Option<&RouteState>, refusal: Refusal) {
-        let Some(route) = route else { return self.unrouted.get(refusal).increment(1) };
-        self.of(route.id(), &route.name).refusals.get(refusal).increment(1);
+    pub fn refused(&self, route: Option<(RouteId, &str)>, refusal: Refusal) {
+        let Some((id, name)) = route else { return self.unrouted.get(refusal).increment(1) };
+        self.of(id, name).refusals.get(refusal).increment(1);
     }
 
     /// A request to the route while it is in this phase of its deprecation.
-    pub fn deprecated_request(&self, route: &RouteState, phase: Phase) {
+    pub fn deprecated_request(&self, (id, name): (RouteId, &str), phase: Phase) {
         if phase != Phase::Current {
-            self.of(route.id(), &route.name).deprecated.get(phase).increment(1);
+            self.of(id, name).deprecated.get(phase).increment(1);
         }
     }
 

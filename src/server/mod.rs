@@ -15,6 +15,7 @@ pub mod refusal;
 mod respond;
 pub mod settings;
 mod streams;
+mod tunnel;
 pub mod turns;
 pub mod upgrade;
 pub mod worker;

@@ -38,6 +38,12 @@ labels! {
         Draining = "draining",
         /// To be passed on, by a connection that is older than the fallback: what came by it was not looked at.
         Outdated = "outdated",
+        /// The old server, which serves its route, said something else than 101: that is passed on.
+        Declined = "declined",
+        /// The old server cannot be reached, or its answer cannot be read.
+        ServerDown = "server_down",
+        /// The old server does not answer in time.
+        ServerLate = "server_late",
         /// Not there in time, or its answer not read.
         Timeout = "timeout",
         /// Not over when all connections were in use, and one of many of its address: a newcomer got its place.
@@ -46,7 +52,7 @@ labels! {
 }
 
 impl Refusal {
-    /// The answer's status; `None` where the connection is cut without one.
+    /// The answer's status; `None` where the connection is cut without one, or it is not this server's.
     #[must_use]
     pub const fn status(self) -> Option<u16> {
         match self {
@@ -56,8 +62,10 @@ impl Refusal {
             Self::Gone => Some(410),
             Self::UpgradeRequired => Some(426),
             Self::AddressLimit => Some(429),
+            Self::ServerDown => Some(502),
             Self::Overload | Self::Draining | Self::Outdated => Some(503),
-            Self::Timeout | Self::Displaced => None,
+            Self::ServerLate => Some(504),
+            Self::Declined | Self::Timeout | Self::Displaced => None,
         }
     }
 
@@ -79,6 +87,9 @@ impl Refusal {
             Self::Outdated => {
                 "this connection is older than the configuration that the request needs: connect again"
             }
+            Self::Declined => "the server behind declined it",
+            Self::ServerDown => "the server behind cannot be reached",
+            Self::ServerLate => "the server behind has not answered in time",
             Self::Timeout => "the request took too long",
             Self::Displaced => "the place was needed",
         }
@@ -98,6 +109,9 @@ impl Refusal {
             | Self::Malformed
             | Self::Origin
             | Self::Gone
+            | Self::Declined
+            | Self::ServerDown
+            | Self::ServerLate
             | Self::Timeout
             | Self::Displaced => None,
         }
@@ -120,6 +134,9 @@ impl Refusal {
             | Self::Overload
             | Self::Draining
             | Self::Outdated
+            | Self::Declined
+            | Self::ServerDown
+            | Self::ServerLate
             | Self::Timeout
             | Self::Displaced => None,
         }

@@ -13,6 +13,7 @@ use super::upgrade::Handshake;
 use crate::deprecation::Policy;
 use crate::endpoints::reply::{EndpointResult, Reply};
 use crate::http::server::{Answer, full, problem};
+use crate::routes::entrance::Entrance;
 use crate::routes::route::Route;
 
 /// The upgrade, or 200 where a WebSocket is a stream of HTTP/2 (RFC 8441 §5); `None` when `protocol` cannot stand in a
@@ -23,7 +24,7 @@ pub(super) fn switching_protocols(
     protocol: Option<String>,
 ) -> Option<Answer> {
     let mut answer = Answer::new(full(Bytes::new()));
-    add_deprecation(&mut answer, route);
+    add_deprecation(&mut answer, route.deprecation.as_ref());
     if let Handshake::Upgrade(key) = handshake {
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = answer.headers_mut();
@@ -39,12 +40,12 @@ pub(super) fn switching_protocols(
 }
 
 /// A refusal, of a route where its path was one's.
-pub(super) fn refusal(explained: &ExplainedRefusal, route: Option<&Route>) -> Answer {
+pub(super) fn refusal(explained: &ExplainedRefusal, route: Option<&Entrance<'_>>) -> Answer {
     let ExplainedRefusal { refusal, why } = explained;
     let status = refusal.status().and_then(|status| StatusCode::from_u16(status).ok());
     let mut answer = problem(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), why).map(full);
     if let Some(route) = route {
-        add_deprecation(&mut answer, route);
+        add_deprecation(&mut answer, route.deprecation);
     }
     let headers = answer.headers_mut();
     if let Some(seconds) = refusal.retry_after() {
@@ -102,10 +103,14 @@ pub(super) fn health(method: &Method, ready: bool) -> Answer {
     answer
 }
 
-fn add_deprecation(answer: &mut Answer, route: &Route) {
-    for (name, value) in route.deprecation.iter().flat_map(Policy::headers) {
-        if let Ok(value) = value.try_into() {
-            answer.headers_mut().append(name, value);
+/// What a route's `deprecation` says. Where an old server says it, too, this is what counts; links are one more.
+pub(super) fn add_deprecation(answer: &mut Answer, policy: Option<&Policy>) {
+    let headers = answer.headers_mut();
+    for (name, value) in policy.iter().flat_map(|policy| policy.headers()) {
+        match HeaderValue::try_from(value) {
+            Ok(value) if name == "link" => _ = headers.append(name, value),
+            Ok(value) => _ = headers.insert(name, value),
+            Err(_) => {}
         }
     }
 }

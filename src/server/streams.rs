@@ -141,5 +141,9 @@ async fn go_on(worker: Arc<Worker>, upgrade: OnUpgrade, granted: Granted, counte
             tunnel.run(upgraded, Bytes::new(), drained_over(&worker)).await;
             drop(counted);
         }
+        Granted::Routed(routed) => {
+            routed.run(worker.context.clone(), upgraded, Bytes::new()).await;
+            drop(counted);
+        }
     }
 }

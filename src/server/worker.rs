@@ -31,6 +31,8 @@ pub struct Door {
     pub endpoints: ArcSwapOption<Endpoints>,
     /// Where goes what nobody here takes; `None`: nowhere.
     pub fallback: ArcSwapOption<Fallback>,
+    /// How the old servers of routes are asked: with the times of the fallback, or, where there is none, its defaults.
+    pub tunnels: ArcSwap<Fallback>,
     /// Connections of each client address that are kept only to be told a refusal.
     pub refused_slots: Slots<IpAddr, ()>,
     /// Peers who wrote a forwarding header and are no trusted proxies.

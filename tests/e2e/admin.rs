@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pusher_bridge::app;
-use pusher_bridge::proxy::destination::Destination;
+use pusher_bridge::net::destination::Destination;
 use pusher_bridge::proxy::settings::Settings;
 use pusher_bridge::sandbox::{HandshakeFault, Options, Sandbox};
 use secrecy::ExposeSecret as _;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pusher_bridge::config::Config;
-use pusher_bridge::proxy::destination::Destination;
+use pusher_bridge::net::destination::Destination;
 use pusher_bridge::proxy::settings::{Rule, Settings};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -18,13 +18,14 @@ use crate::support::{Bridge, Raw, patiently, temporary_directory};
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const CUT: Duration = Duration::from_millis(200);
 
-struct Upstream {
-    listener: TcpListener,
-    to: Arc<Destination>,
+/// What stands behind, as a plain socket.
+pub struct Upstream {
+    pub listener: TcpListener,
+    pub to: Arc<Destination>,
 }
 
 impl Upstream {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         Self { listener, to: Arc::new(Destination::parse(&url).unwrap()) }
@@ -36,13 +37,13 @@ impl Upstream {
     }
 
     /// The next connection, and the head that came by it.
-    async fn asked(&self) -> (Raw, String) {
+    pub async fn asked(&self) -> (Raw, String) {
         let mut raw = self.accept().await;
         let head = raw.head().await;
         (raw, head)
     }
 
-    fn metric(&self, bridge: &Bridge, name: &str, label: &str) -> f64 {
+    pub fn metric(&self, bridge: &Bridge, name: &str, label: &str) -> f64 {
         let comma = if label.is_empty() { "" } else { "," };
         bridge
             .metric(&format!(r#"pusher_bridge_fallback_{name}{{upstream="{}"{comma}{label}}}"#, self.to.name))

@@ -11,7 +11,7 @@ use hyper::upgrade::Upgraded;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use pusher_bridge::app::Shutdown;
-use pusher_bridge::proxy::destination::Destination;
+use pusher_bridge::net::destination::Destination;
 use pusher_bridge::proxy::settings::Settings;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -42,10 +42,10 @@ fn closed(bridge: &Bridge, result: &str) -> f64 {
 }
 
 /// A proxy's connection, which speaks HTTP/2 from its first byte.
-struct Proxy(SendRequest<Full<Bytes>>);
+pub struct Proxy(SendRequest<Full<Bytes>>);
 
 impl Proxy {
-    async fn connect(address: SocketAddr) -> Self {
+    pub async fn connect(address: SocketAddr) -> Self {
         Self::over(TcpStream::connect(address).await.unwrap()).await
     }
 
@@ -78,7 +78,7 @@ impl Proxy {
     }
 
     /// An old client in a stream.
-    async fn client(&mut self, path: &str) -> Client {
+    pub async fn client(&mut self, path: &str) -> Client {
         let answer = self.open(path).await;
         assert_eq!(answer.status(), StatusCode::OK);
         assert!(!answer.headers().contains_key("sec-websocket-accept"));
@@ -96,9 +96,9 @@ impl Proxy {
     }
 }
 
-struct Client {
-    socket: WebSocketStream<TokioIo<Upgraded>>,
-    is_deprecated: bool,
+pub struct Client {
+    pub socket: WebSocketStream<TokioIo<Upgraded>>,
+    pub is_deprecated: bool,
 }
 
 impl Client {

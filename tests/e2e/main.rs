@@ -55,5 +55,6 @@ mod standby;
 mod supervised;
 mod tls;
 mod tokens;
+mod tunnel;
 mod upgrade;
 mod upstream;

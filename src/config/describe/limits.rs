@@ -65,7 +65,7 @@ pub(super) fn facts(route: &Route) -> Vec<(&'static str, String)> {
     facts
 }
 
-fn scope(scope: &Scope) -> String {
+pub(super) fn scope(scope: &Scope) -> String {
     match scope {
         Scope::Group(name) => format!("the group {name}"),
         Scope::Route(name) => format!("the route {name}"),

@@ -7,6 +7,8 @@ use crate::deprecation::Policy;
 use crate::exchange::Member;
 use crate::routes::events::{EventAction, EventRule};
 use crate::routes::membership::Membership;
+use crate::routes::origins::Origins;
+use crate::routes::path::PathTemplate;
 use crate::routes::route::{
     Elsewhere, Filter, Heartbeat, HeartbeatKind, OnGap, OnUndecryptable, PublishAction, PublishRule,
     PusherEvents, Route, TellRefusal, TypeSet, ValueSets, Way,
@@ -41,14 +43,7 @@ pub(super) fn route(out: &mut Lines, route: &Route) {
         subprotocols,
     } = route;
     out.heading(name);
-    let slash = if path.has_either_slash() { ", with a `/` at its end or without" } else { "" };
-    out.fact("path", format!("{}{slash}", path.source()));
-    for name in path.names() {
-        if let Some(set) = path.set_of(name).filter(|_| !path.source().contains(&format!("{{{name}:"))) {
-            out.more(format!("{{{name}}} is {set}"));
-        }
-        excluded(out, name, path.excluded_of(name));
-    }
+    self::path(out, path);
     out.fact("channel", channel.source());
     for (field, values) in subscribe_values {
         out.more(format!("{{subscribe.{field}}} is one of {}", choices(values)));
@@ -100,10 +95,7 @@ pub(super) fn route(out: &mut Lines, route: &Route) {
     if !subprotocols.is_empty() {
         out.fact("subprotocols", subprotocols.join(", "));
     }
-    if let Some(origins) = origins {
-        let none = "none: a request with an Origin is refused".to_owned();
-        out.fact("origins", if origins.list().is_empty() { none } else { origins.list().join(", ") });
-    }
+    self::origins(out, origins.as_ref());
     match refusal {
         TellRefusal::Http => {}
         TellRefusal::Frame { hold } => {
@@ -119,6 +111,24 @@ pub(super) fn route(out: &mut Lines, route: &Route) {
         OnUndecryptable::Drop => {}
         OnUndecryptable::Notify => out.fact("undecryptable", "clients are told"),
         OnUndecryptable::Close => out.fact("undecryptable", "clients are closed"),
+    }
+}
+
+pub(super) fn path(out: &mut Lines, path: &PathTemplate) {
+    let slash = if path.has_either_slash() { ", with a `/` at its end or without" } else { "" };
+    out.fact("path", format!("{}{slash}", path.source()));
+    for name in path.names() {
+        if let Some(set) = path.set_of(name).filter(|_| !path.source().contains(&format!("{{{name}:"))) {
+            out.more(format!("{{{name}}} is {set}"));
+        }
+        excluded(out, name, path.excluded_of(name));
+    }
+}
+
+pub(super) fn origins(out: &mut Lines, origins: Option<&Origins>) {
+    if let Some(origins) = origins {
+        let none = "none: a request with an Origin is refused".to_owned();
+        out.fact("origins", if origins.list().is_empty() { none } else { origins.list().join(", ") });
     }
 }
 
@@ -237,7 +247,7 @@ fn heartbeat(heartbeat: Heartbeat) -> String {
     format!("{kind} every {}, closed after {} of silence", duration(every), duration(timeout))
 }
 
-fn deprecation(out: &mut Lines, policy: &Policy) {
+pub(super) fn deprecation(out: &mut Lines, policy: &Policy) {
     let Policy { deprecated_at, sunset_at, refuse_after_sunset, documentation, sunset_policy, successor } =
         policy;
     let mut dates = Vec::new();

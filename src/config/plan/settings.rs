@@ -41,6 +41,7 @@ fn config(config: &Config) -> Vec<Key<'_, When>> {
         endpoints: _,
         fallback: _,
         routes: _,
+        tunnels: _,
         router: _,
         off: _,
     } = config;

@@ -119,3 +119,35 @@ fn a_dialect_that_is_only_called_otherwise_closes_nobody() {
     let other = plan(&[("\"code\":{code}", "\"error\":{code}")]);
     assert!(other.routes.iter().all(|(_, fate)| fate.closes() && fate.keys().0 == ["dialect.out.error"]));
 }
+
+/// Who serves a route is nothing that live connections can take over; which old server does, concerns newcomers.
+#[test]
+fn a_route_that_changes_hands_is_replaced() {
+    let relayed = "path = \"/b\"\nchannel = \"b\"\ndialect = \"typed\"\nlimits.depth = 3";
+    let tunnelled = "path = \"/b\"\nmode = \"tunnel\"\nto = \"http://127.0.0.1:8010\"";
+    let to_old = plan(&[(relayed, tunnelled)]);
+    let names: Vec<&str> = to_old.routes.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(names, ["a", "b"]);
+    let replaced = Fate::Replaced { why: vec!["mode"], also: Vec::new() };
+    assert_eq!(to_old.routes[1].1, replaced);
+    assert_eq!(to_old.text(None), "  a  unchanged\n  b  replaced: mode; its clients are closed\n");
+    let with = |route: &str| config(&FILE.replace(relayed, route));
+    let from = |before: &str, after: &str| Plan::between(&with(before), &with(after)).routes[1].1.clone();
+    assert_eq!(from(tunnelled, relayed), replaced);
+    assert_eq!(from(tunnelled, tunnelled), Fate::Unchanged);
+    for (more, keys) in [
+        ("8011\"", vec!["to"]),
+        ("8010\"\norigins = []", vec!["origins"]),
+        ("8010\"\nslash = \"either\"", vec!["slash"]),
+        ("8010\"\nlimits.connections = 7", vec!["limits.connections"]),
+        ("8010\"\nlimits.connections_per_address = 7", vec!["limits.connections_per_address"]),
+        ("8010\"\nlimits.message_bytes = 7", vec!["limits.message_bytes"]),
+        ("8010\"\ndeprecation = { sunset_at = \"2030-01-01T00:00:00Z\" }", vec!["deprecation"]),
+    ] {
+        let after = tunnelled.replace("8010\"", more);
+        assert_eq!(from(tunnelled, &after), Fate::Adjusted(keys), "{more}");
+    }
+    let elsewhere = tunnelled.replace("/b", "/c");
+    assert_eq!(from(tunnelled, &elsewhere), Fate::Replaced { why: vec!["path"], also: Vec::new() });
+    assert_eq!(plan(&[(&format!("\n[[routes]]\nname = \"b\"\n{relayed}"), "")]).routes[1].1, Fate::Removed);
+}

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    AfterSunset, Bool, Exclusive, HeartbeatKind, List, Num, OnGap, OnUndecryptable, Presence, PusherEvent,
-    Rate, RateOrNone, Refusal, Relay, Reply, Slash, Slots, Str, Via,
+    AfterSunset, Bool, Exclusive, HeartbeatKind, List, Mode, Num, OnGap, OnUndecryptable, Presence,
+    PusherEvent, Rate, RateOrNone, Refusal, Relay, Reply, Slash, Slots, Str, Via,
 };
 use crate::config::scalars::{At, Number};
 use crate::config::schema as s;
@@ -18,6 +18,9 @@ type ByPlaceholder = BTreeMap<At<String>, At<Vec<At<String>>>>;
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Limits {
+    /// Of a route with mode = "tunnel" at once; more are answered 503 (default none).
+    #[schemars(extend("minimum" = 1, "maximum" = 1_000_000))]
+    pub(in crate::config) connections: Num,
     /// Per user, over all routes of the same group (default none).
     #[schemars(extend("minimum" = 1, "maximum" = 1_000_000))]
     pub(in crate::config) connections_per_user: Slots,
@@ -34,7 +37,7 @@ pub(in crate::config) struct Limits {
     pub(in crate::config) auth_attempts: RateOrNone,
     /// Pongs and control frames per connection; above, it is closed (default 600 a minute).
     pub(in crate::config) control_frames: Option<At<Rate>>,
-    /// Largest client message in bytes (default 65536).
+    /// Largest client message in bytes (default 65536; with mode = "tunnel" none).
     #[schemars(extend("minimum" = 1, "maximum" = 67_108_864))]
     pub(in crate::config) message_bytes: Num,
     /// Deepest nesting of a client message (default 64).
@@ -256,7 +259,8 @@ route_keys! {
 }
 route_keys! {
     /// One old endpoint.
-    #[schemars(extend("required" = ["name", "path", "channel"]))]
+    #[schemars(extend("required" = ["name", "path"]))]
+    #[schemars(extend("if" = s::is_tunnel(), "then" = s::tunnel(), "else" = s::relay()))]
     Route {
         /// The route's name, the label of its metrics.
         #[schemars(extend("pattern" = s::NAME))]
@@ -270,6 +274,12 @@ route_keys! {
         /// The path; {name} is a whole segment, {name:[a-z0-9]+} one of these characters.
         #[schemars(extend("pattern" = s::PATH, "not" = s::plain(r"/\.{1,2}(/|$)")))]
         pub(in crate::config) path: Str,
+        /// What serves it. relay: Pusher. tunnel: the old server, to which all passes as it is. (default relay)
+        pub(in crate::config) mode: Option<At<Mode>>,
+        /// With mode = "tunnel": the old server, http://HOST[:PORT] or https://HOST[:PORT]. Without it, what [fallback] has
+        /// for the path.
+        #[schemars(extend("pattern" = s::UPSTREAM_OR_NONE))]
+        pub(in crate::config) to: Str,
         /// The Pusher channel, with {placeholders} of the path, {subscribe.NAME} or {auth.user}; or #server-to-user: what
         /// backends send to the client's user.
         #[schemars(extend("anyOf" = s::route_channel()))]

@@ -47,6 +47,9 @@ pub(in crate::config) struct Test {
     pub(in crate::config) publish: Option<At<TestPublish>>,
     /// How it is to be refused: a reason as in metrics, or an error's code.
     pub(in crate::config) refusal: Str,
+    /// The old server that is to get it, as the route's `to` or the fallback has it.
+    #[schemars(extend("pattern" = s::UPSTREAM))]
+    pub(in crate::config) tunnel: Str,
     /// Whether nothing is to come of it: no frame, and nothing published.
     pub(in crate::config) nothing: Bool,
 }

@@ -8,14 +8,14 @@ use secrecy::SecretString;
 
 use super::{POSITIVE, door, member, rate_or_none, required, unknown_name};
 use crate::config::problems::Problems;
-use crate::config::raw;
 use crate::config::scalars::At;
+use crate::config::{Config, raw};
 use crate::endpoints::settings::{Limits, Notify, Settings};
 use crate::limits::rate::Rate;
 use crate::pusher::channel::ChannelKind;
 use crate::routes::membership::Membership;
 use crate::routes::origins::Origins;
-use crate::routes::path::{Matched, PathTemplate, Router};
+use crate::routes::path::PathTemplate;
 use crate::routes::route::Route;
 use crate::template::ClaimsText;
 
@@ -141,7 +141,7 @@ pub(super) fn check(
     problems: &mut Problems<'_>,
     raw: Option<&raw::Endpoints>,
     health_path: Option<&At<String>>,
-    (routes, router): (&[Arc<Route>], &Router),
+    config: &Config,
 ) {
     let Some(raw) = raw else { return };
     let notify = raw.notify.as_ref().and_then(|notify| notify.get().path.as_ref());
@@ -153,15 +153,12 @@ pub(super) fn check(
             problems.at(at.span(), format!("this is also the path on line {line}"));
         }
         earlier.push(at);
-        let index = match router.find(at.get()) {
-            Matched::Route(index, _) | Matched::BadValue(index, _) => Some(index),
-            Matched::Nothing => None,
-        };
-        if let Some(route) = index.and_then(|index| routes.get(index)) {
+        if let Some(route) = config.route_of(at.get()) {
             let (path, name) = (route.path.source(), &route.name);
             problems.at(at.span(), format!("this is also a path of the route `{name}`, `{path}`"));
         }
     }
+    let routes = &config.routes;
     for named in raw.filtered.iter().flatten() {
         match routes.iter().find(|route| *route.name == **named.get()) {
             None => {

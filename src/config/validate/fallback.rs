@@ -6,7 +6,7 @@ use super::{POSITIVE, required};
 use crate::config::problems::Problems;
 use crate::config::raw;
 use crate::config::scalars::At;
-use crate::proxy::destination::Destination;
+use crate::net::destination::Destination;
 use crate::proxy::settings::{Limits, Rule, Settings, has_dots};
 
 const COUNT_MAX: i64 = 1_000_000;
@@ -65,7 +65,7 @@ fn limits(problems: &mut Problems<'_>, raw: Option<&raw::FallbackLimits>, defaul
 }
 
 /// `None` for "", too, which is what an empty variable leaves.
-fn destination(problems: &mut Problems<'_>, at: &At<String>) -> Option<Arc<Destination>> {
+pub(super) fn destination(problems: &mut Problems<'_>, at: &At<String>) -> Option<Arc<Destination>> {
     if at.get().is_empty() {
         return None;
     }

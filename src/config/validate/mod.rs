@@ -21,6 +21,7 @@ mod route;
 mod server;
 mod sharing;
 mod tests;
+mod tunnel;
 mod upstream;
 mod values;
 
@@ -39,6 +40,8 @@ use crate::exchange::{Member, NamedBy};
 use crate::legacy::dialect::Dialect;
 use crate::limits::rate::Rate;
 use crate::routes::path::Router;
+use crate::routes::route::Route;
+use crate::routes::tunnel::TunnelRoute;
 use crate::template::{Allow, Text, Var, closest};
 use crate::upstream::members::settings::Observer;
 
@@ -61,6 +64,8 @@ pub(super) struct RouteInput {
     pub(super) own_asks: Option<Range<usize>>,
     /// The same of `on_undecryptable`.
     pub(super) own_undecryptable: Option<Range<usize>>,
+    /// The keys that the route itself has, `limits.depth` and the like among them, and where.
+    pub(super) own: Vec<(String, Range<usize>)>,
 }
 
 /// What all routes have in common.
@@ -101,15 +106,19 @@ pub(super) fn config(
         let dialect = dialect::dialect(problems, name, dialect);
         shared.dialects.insert(name.get().clone(), dialect.map(Arc::new));
     }
-    let mut routes = Vec::new();
+    let fallback = root.fallback.as_ref().map(|fallback| fallback::fallback(problems, fallback));
+    let (mut routes, mut tunnels) = (Vec::new(), Vec::new());
     for input in inputs {
-        if let Some(route) = route::route(problems, input, &shared) {
+        if tunnel::is_tunnel(&input.route) {
+            let route = tunnel::tunnel(problems, input, fallback.as_ref());
+            tunnels.extend(route.map(|route| (input, Arc::new(route))));
+        } else if let Some(route) = route::route(problems, input, &shared) {
             routes.push((input, route));
         }
     }
     reserve::reserve(&mut routes);
     let routes: Vec<_> = routes.into_iter().map(|(input, route)| (input, Arc::new(route))).collect();
-    route::distinct(problems, &routes);
+    distinct(problems, &routes, &tunnels);
     if problems.is_empty() {
         sharing::check(problems, &routes, &off);
         lookalikes::check(problems, &routes);
@@ -122,17 +131,32 @@ pub(super) fn config(
         }
     }
     let routes: Vec<_> = routes.into_iter().map(|(_, route)| route).collect();
-    let router = Router::new(routes.iter().map(|route| route.path.clone()).collect());
+    let tunnels: Vec<_> = tunnels.into_iter().map(|(_, route)| route).collect();
+    let paths = routes.iter().map(|route| &route.path).chain(tunnels.iter().map(|route| &route.path));
+    let router = Router::new(paths.cloned().collect());
     let endpoints = {
         let (has_keys, event_bytes_max) = (shared.has_keys, shared.event_bytes_max);
         endpoints::endpoints(problems, root.endpoints.as_ref(), has_keys, event_bytes_max)
     };
-    let fallback = root.fallback.as_ref().map(|fallback| fallback::fallback(problems, fallback));
-    let config = Config { server, admin, upstream, auth, endpoints, fallback, routes, router, off };
+    let config = Config { server, admin, upstream, auth, endpoints, fallback, routes, tunnels, router, off };
     server::check_health_path(problems, root.server.as_ref(), &config);
     let health_path = root.server.as_ref().and_then(|server| server.health_path.as_ref());
-    endpoints::check(problems, root.endpoints.as_ref(), health_path, (&config.routes, &config.router));
+    endpoints::check(problems, root.endpoints.as_ref(), health_path, &config);
     config
+}
+
+/// Names and paths must be distinct, whatever serves the routes.
+fn distinct(
+    problems: &mut Problems<'_>,
+    routes: &[(&RouteInput, Arc<Route>)],
+    tunnels: &[(&RouteInput, Arc<TunnelRoute>)],
+) {
+    let routes = routes.iter().map(|(input, route)| (*input, route.entrance()));
+    let mut all: Vec<_> =
+        routes.chain(tunnels.iter().map(|(input, route)| (*input, route.entrance()))).collect();
+    // In the file's order: the later one is told of the earlier.
+    all.sort_by_key(|(input, _)| input.span.start);
+    route::distinct(problems, &all);
 }
 
 /// As whom this bridge observes presence channels.

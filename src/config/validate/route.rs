@@ -16,6 +16,7 @@ use crate::config::raw;
 use crate::config::scalars::At;
 use crate::legacy::dialect::Dialect;
 use crate::limits::slots::Scope;
+use crate::routes::entrance::Entrance;
 use crate::routes::path::PathTemplate;
 use crate::routes::route::{Filter, Heartbeat, HeartbeatKind, OnGap, OnUndecryptable, Route, TellRefusal};
 use crate::template::{Allow, Text, Var, closest};
@@ -46,14 +47,8 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
     if let Some(name) = name.filter(|name| !super::is_name(name.get())) {
         super::bad_name(problems, name.span(), "route");
     }
-    let path = required(problems, raw.path.as_ref(), input.span.clone(), "path").and_then(|at| {
-        PathTemplate::parse(at.get())
-            .map_err(|error| {
-                let span = problems.inside(at, error.at);
-                problems.at(span, error.message);
-            })
-            .ok()
-    });
+    super::tunnel::none_of_it(problems, input);
+    let path = path(problems, input);
     let channel = required(problems, raw.channel.as_ref(), input.span.clone(), "channel");
     let dialect = dialect(problems, input, shared);
     let (name, mut path, channel, dialect) = (name?, path?, channel?, dialect?);
@@ -127,10 +122,7 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
     let channel = channel?;
     Some(Route {
         name: name.get().as_str().into(),
-        path: path
-            .with_free_values(free)
-            .with_channel(channel.clone())
-            .with_either_slash(raw.slash.as_ref().is_some_and(|slash| *slash.get() == raw::Slash::Either)),
+        path: path.with_free_values(free).with_channel(channel.clone()).with_either_slash(either_slash(raw)),
         channel,
         subscribe_values,
         value_sets,
@@ -164,6 +156,20 @@ pub(super) fn route(problems: &mut Problems<'_>, input: &RouteInput, shared: &Sh
     })
 }
 
+pub(super) fn path(problems: &mut Problems<'_>, input: &RouteInput) -> Option<PathTemplate> {
+    let at = required(problems, input.route.path.as_ref(), input.span.clone(), "path")?;
+    PathTemplate::parse(at.get())
+        .map_err(|error| {
+            let span = problems.inside(at, error.at);
+            problems.at(span, error.message);
+        })
+        .ok()
+}
+
+pub(super) fn either_slash(raw: &raw::Route) -> bool {
+    raw.slash.as_ref().is_some_and(|slash| *slash.get() == raw::Slash::Either)
+}
+
 /// Placeholders of the path that are not in the channel's name: filters, slots and URLs allow more characters.
 fn free_values(path: &PathTemplate, channel: Option<&Text>) -> Vec<String> {
     let in_channel = |name: &String| {
@@ -173,7 +179,7 @@ fn free_values(path: &PathTemplate, channel: Option<&Text>) -> Vec<String> {
 }
 
 /// Names and paths must be distinct.
-pub(super) fn distinct(problems: &mut Problems<'_>, routes: &[(&RouteInput, Arc<Route>)]) {
+pub(super) fn distinct(problems: &mut Problems<'_>, routes: &[(&RouteInput, Entrance<'_>)]) {
     for (index, (input, route)) in routes.iter().enumerate() {
         for (earlier_input, earlier) in routes.iter().take(index) {
             let line = |problems: &Problems<'_>, at: Option<&At<String>>| {
@@ -184,7 +190,7 @@ pub(super) fn distinct(problems: &mut Problems<'_>, routes: &[(&RouteInput, Arc<
                 problems
                     .at(name.span(), format!("the route on line {line} has the name `{}` too", route.name));
             }
-            if let Some(path) = input.route.path.as_ref().filter(|_| earlier.path.overlaps(&route.path)) {
+            if let Some(path) = input.route.path.as_ref().filter(|_| earlier.path.overlaps(route.path)) {
                 let line = line(problems, earlier_input.route.path.as_ref());
                 problems.at(
                     path.span(),

@@ -8,6 +8,7 @@ use crate::config::scalars::At;
 use crate::config::{Config, raw};
 use crate::legacy::close::CloseReason;
 use crate::legacy::error::ErrorCode;
+use crate::net::destination::Destination;
 use crate::server::refusal::Refusal;
 
 /// Most tests of a file.
@@ -43,7 +44,7 @@ pub(in crate::config) fn untested(
     tests: &[Test],
 ) -> Vec<(Range<usize>, String, Option<String>)> {
     let asked: Vec<&str> =
-        tests.iter().filter_map(|test| config.route_of(test.path())).map(|route| &*route.name).collect();
+        tests.iter().filter_map(|test| config.route_of(test.path())).map(|route| &**route.name).collect();
     let names = inputs.iter().filter_map(|input| input.route.name.as_ref());
     let untested = names.filter(|name| !asked.contains(&name.get().as_str()));
     let warning = |name: &At<String>| {
@@ -92,14 +93,14 @@ fn test(problems: &mut Problems<'_>, at: &At<raw::Test>, config: &Config) -> Opt
     let expected = expected(problems, raw);
     let (route, channel) = (text(problems, &raw.route), text(problems, &raw.channel));
     if let Some(name) = raw.route.as_ref().filter(|name| is_unknown(name.get(), config)) {
-        let known: Vec<&str> = config.routes.iter().map(|route| &*route.name).collect();
+        let known: Vec<&str> = config.entrances().map(|route| &**route.name).collect();
         unknown(problems, name.span(), format!("there is no route `{}`", name.get()), name.get(), &known);
     }
     if expected.is_none() && raw.route.is_none() && raw.channel.is_none() && raw.nothing.is_none() {
         problems.with_help(
             whole.clone(),
             "this test expects nothing, so nothing can be wrong",
-            "one of `frame`, `publish`, `refusal` and `nothing`, or `route`, or `channel`",
+            "one of `frame`, `publish`, `refusal`, `tunnel` and `nothing`, or `route`, or `channel`",
         );
     }
     Some(Test {
@@ -119,7 +120,7 @@ fn test(problems: &mut Problems<'_>, at: &At<raw::Test>, config: &Config) -> Opt
 }
 
 fn is_unknown(name: &str, config: &Config) -> bool {
-    !config.routes.iter().any(|route| *route.name == *name) && !config.off.iter().any(|off| off.name == name)
+    !config.entrances().any(|route| **route.name == *name) && !config.off.iter().any(|off| off.name == name)
 }
 
 fn is_url(text: &str) -> bool {
@@ -142,16 +143,22 @@ fn expected(problems: &mut Problems<'_>, raw: &raw::Test) -> Option<Expected> {
         raw.frame.as_ref().map(|frame| (frame.span(), Expected::Frame(frame.get().clone()))),
         raw.publish.as_ref().map(|publish| (publish.span(), Expected::Publish(published(problems, publish)))),
         raw.refusal.as_ref().map(|refusal| (refusal.span(), Expected::Refusal(refusal.get().clone()))),
+        raw.tunnel.as_ref().map(|to| (to.span(), Expected::Tunnel(to.get().clone()))),
         nothing.map(|nothing| (nothing.span(), Expected::Nothing)),
     ];
     problems.text(raw.frame.as_ref());
+    if let Some(to) = problems.text(raw.tunnel.as_ref())
+        && let Err(why) = Destination::parse(to.get())
+    {
+        problems.at(to.span(), why);
+    }
     if let Some(refusal) = &raw.refusal {
         known_refusal(problems, refusal);
     }
     let mut given = given.into_iter().flatten();
     let first = given.next();
     if let Some((span, _)) = given.next() {
-        problems.at(span, "a test expects one of `frame`, `publish`, `refusal` and `nothing`");
+        problems.at(span, "a test expects one of `frame`, `publish`, `refusal`, `tunnel` and `nothing`");
     }
     first.map(|(_, expected)| expected)
 }

@@ -44,7 +44,7 @@ fn generation(history: &mut History, routes: &str) -> Generation {
     let source = Source { name: "routes.toml".into(), text: routes.to_owned() };
     let config = config::load(&source, &|_| None).unwrap().config;
     let traffic = websocket::metrics::Metrics::new(&Registry::new().unwrap());
-    history.next(&config.routes, config.router, None, |name| traffic.of(name)).unwrap()
+    history.next((&config.routes, &config.tunnels), config.router, None, |name| traffic.of(name)).unwrap()
 }
 
 struct Bench {
@@ -69,7 +69,7 @@ impl Bench {
         let generation = generation(&mut History::default(), ROUTES);
         let route = generation.routes()[0].clone();
         let generations = Arc::new(Generations::default());
-        generations.replace(generation);
+        generations.replace(generation).tell();
         let metrics = Arc::new(Metrics::new(&registry, LinkMetrics::new(&registry).events));
         let buffers = Budget::new(1 << 20, 100);
         let ((links, _), (members, pool)) = (Links::new(1), Members::open());

@@ -2,8 +2,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
 use super::*;
 
-fn half(pending: &'static str) -> Half {
-    Half::new(Bytes::from_static(pending.as_bytes()), Counter::noop())
+fn half(pending: &'static str) -> Half<()> {
+    Half::new(Bytes::from_static(pending.as_bytes()), Counter::noop(), ())
 }
 
 /// A direction carries all there is, in order, whatever the other side takes at once, and holds a bounded part of it.

@@ -43,7 +43,9 @@ impl Bridge {
 
     fn next(&mut self, routes: &[String]) -> Generation {
         let config = config(routes);
-        self.history.next(&config.routes, config.router, None, |name| self.traffic.of(name)).unwrap()
+        self.history
+            .next((&config.routes, &config.tunnels), config.router, None, |name| self.traffic.of(name))
+            .unwrap()
     }
 }
 
@@ -155,4 +157,89 @@ fn any_change_makes_another_edition() {
             assert!(!same(change, other), "{change} / {other}");
         }
     }
+}
+
+fn tunnel(name: &str, more: &str) -> String {
+    format!(
+        "\n[[routes]]\nname = \"{name}\"\npath = \"/{name}\"\nmode = \"tunnel\"\nto = \"http://127.0.0.1:1\"\n{more}\n"
+    )
+}
+
+fn fate(state: &TunnelState) -> Fate {
+    state.fate().borrow().clone()
+}
+
+/// The router has one list of places, whatever serves them, and a name keeps its id when it changes hands.
+#[test]
+fn a_path_leads_to_what_serves_it() {
+    let mut bridge = Bridge::new();
+    let first = bridge.next(&[tunnel("t", ""), route("a", ""), tunnel("u", "")]);
+    let served = |generation: &Generation, path: &str| {
+        let Matched::Route(place, _) = generation.router().find(path) else { panic!("no route has {path}") };
+        match generation.served(place).unwrap() {
+            Served::Relay(state) => (state.name.to_string(), state.id(), true),
+            Served::Tunnel(state) => (state.rules().name.to_string(), state.id(), false),
+        }
+    };
+    for (path, name, relayed) in [("/t", "t", false), ("/a", "a", true), ("/u", "u", false)] {
+        let (found, _, is_relayed) = served(&first, path);
+        assert_eq!((found.as_str(), is_relayed), (name, relayed));
+    }
+    assert!(first.served(3).is_none());
+    let second = bridge.next(&[route("t", ""), tunnel("a", "")]);
+    for path in ["/t", "/a"] {
+        let (before, after) = (served(&first, path), served(&second, path));
+        assert_eq!((before.1, before.2), (after.1, !after.2), "{path}");
+    }
+}
+
+#[test]
+fn who_is_at_an_old_server_is_told_what_becomes_of_him_and_nobody_else_is_woken() {
+    let mut bridge = Bridge::new();
+    let generations = Generations::default();
+    let first =
+        bridge.next(&[tunnel("same", ""), tunnel("changed", ""), tunnel("moved", ""), tunnel("gone", "")]);
+    let [same, changed, moved, gone] = [0, 1, 2, 3].map(|at| first.tunnels()[at].clone());
+    generations.replace(first).tell();
+    let mut woken = same.fate();
+    let routes = |last: &str| {
+        vec![
+            tunnel("same", ""),
+            tunnel("changed", "limits.connections = 1"),
+            tunnel("moved", "").replace("/moved", last),
+        ]
+    };
+    let second = bridge.next(&routes("/elsewhere"));
+    assert!(Arc::ptr_eq(&second.tunnels()[0], &same));
+    let heir = second.tunnels()[1].clone();
+    assert!(matches!(fate(&gone), Fate::InForce), "nobody is told before all is done");
+    generations.replace(second).tell();
+    assert!(matches!(fate(&same), Fate::InForce) && !woken.has_changed().unwrap());
+    assert!(matches!(fate(&changed), Fate::Next(next) if Arc::ptr_eq(&next, &heir)));
+    assert!(matches!((fate(&moved), fate(&gone)), (Fate::Closed, Fate::Closed)));
+    woken.mark_unchanged();
+    // It comes back while somebody has it: the same edition, in force.
+    let third = bridge.next(&[tunnel("gone", ""), route("same", "")]);
+    assert!(Arc::ptr_eq(&third.tunnels()[0], &gone));
+    generations.replace(third).tell();
+    assert!(matches!((fate(&gone), fate(&same)), (Fate::InForce, Fate::Closed)));
+    assert!(woken.has_changed().unwrap());
+    // When nobody has them, nothing is kept of those that are not in force.
+    drop((same, changed, moved, heir, woken));
+    generations.replace(bridge.next(&[tunnel("gone", "")])).tell();
+    assert_eq!(bridge.history.tunnels().count(), 1);
+}
+
+#[test]
+fn a_tunnel_has_so_many_places_and_gets_them_back() {
+    let mut bridge = Bridge::new();
+    let state = bridge.next(&[tunnel("t", "limits.connections = 2")]).tunnels()[0].clone();
+    let first = state.enter().unwrap();
+    let _second = state.enter().unwrap();
+    assert!(state.enter().is_none());
+    assert_eq!(state.open(), 2, "who does not get in does not count");
+    drop(first);
+    let _third = state.enter().unwrap();
+    let held = state.hold();
+    assert_eq!(held.state().open(), 3, "who is there already counts beyond it");
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::net::host;
+use super::host;
 
 /// Scheme, host and port of an upstream. Paths pass as they are, so it has none.
 #[derive(Clone, PartialEq, Eq, Hash)]
