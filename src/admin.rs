@@ -3,9 +3,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hyper::body::Incoming;
@@ -24,11 +23,13 @@ use crate::upstream::undelivered::Undelivered;
 
 mod guard;
 mod outage;
+mod pulses;
 pub mod reload;
 pub mod settings;
 
 use self::guard::Purpose;
 use self::outage::Outage;
+use self::pulses::Pulses;
 use self::reload::Desk;
 use self::settings::Settings;
 
@@ -37,8 +38,6 @@ const CONNECTIONS_MAX: usize = 64;
 /// For a request's head, and for its whole connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
-/// A worker that has not moved for so long is stuck.
-const STUCK_AFTER: Duration = Duration::from_secs(30);
 /// How often a worker shows that it moves.
 pub const PULSE: Duration = Duration::from_secs(1);
 /// How often the metrics and limits are tidied.
@@ -67,10 +66,7 @@ pub struct Status {
     /// Set once every link has been connected: from then on Pusher's outages are no reason to be unready,
     /// for clients stay connected through them.
     started: watch::Sender<bool>,
-    /// The beginning of the pulses' time.
-    since: Instant,
-    /// When each worker moved last, milliseconds: monotonic, for a clock that is set must not look like a stop.
-    pulses: Vec<AtomicU64>,
+    pulses: Pulses,
     /// The order to drain, with the window to spread closes over.
     pub drain: watch::Sender<Option<Duration>>,
     told: ArcSwap<Told>,
@@ -118,8 +114,7 @@ impl Status {
         Arc::new(Self {
             links,
             started: watch::Sender::new(false),
-            since: Now::read().mono,
-            pulses: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            pulses: Pulses::new(workers, Now::read()),
             drain: watch::Sender::new(None),
             told: ArcSwap::from_pointee(Told { close_window, hosts: settings.hosts.clone() }),
             reloads: Desk::new(Now::read()),
@@ -138,9 +133,7 @@ impl Status {
 
     /// A worker shows that it moves.
     pub fn pulse(&self, worker: usize, now: Now) {
-        if let Some(pulse) = self.pulses.get(worker) {
-            pulse.store(self.millis(now), Ordering::Relaxed);
-        }
+        self.pulses.pulse(worker, now);
     }
 
     /// Starts draining, once.
@@ -255,10 +248,6 @@ impl Status {
         (unready.is_none(), format!("{}\n{about}", unready.unwrap_or("ready")))
     }
 
-    fn millis(&self, now: Now) -> u64 {
-        now.mono.saturating_duration_since(self.since).as_millis() as u64
-    }
-
     /// Whether every worker's thread moves.
     #[must_use]
     pub fn is_alive(&self) -> bool {
@@ -266,9 +255,7 @@ impl Status {
     }
 
     fn liveness(&self) -> (bool, String) {
-        let oldest = self.millis(Now::read()).saturating_sub(STUCK_AFTER.as_millis() as u64);
-        let stuck = self.pulses.iter().filter(|pulse| pulse.load(Ordering::Relaxed) < oldest).count();
-        match stuck {
+        match self.pulses.stuck(Now::read()) {
             0 => (true, "ok\n".to_owned()),
             stuck => (false, format!("{stuck} workers are stuck\n")),
         }

@@ -11,6 +11,7 @@ use super::imports::{self, Crate};
 const PURE: &[&str] = &[
     "src/admin/guard.rs",
     "src/admin/outage.rs",
+    "src/admin/pulses.rs",
     "src/admin/settings.rs",
     "src/auth/claims.rs",
     "src/auth/identity.rs",

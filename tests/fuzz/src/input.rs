@@ -44,7 +44,12 @@ impl<'a> Input<'a> {
         utf8(text)
     }
 
-    /// Everything that is left, as text.
+    /// Everything that is left.
+    pub(crate) fn bytes(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
+    /// The same, as text.
     pub(crate) fn rest(&mut self) -> &'a str {
         utf8(std::mem::take(&mut self.0))
     }

@@ -4,6 +4,7 @@
 // In `tests/suite/fuzz.rs` this file is a module of its own program.
 #![allow(unreachable_pub)]
 
+mod announced;
 mod fixture;
 mod forwarded;
 mod incoming;
@@ -22,7 +23,8 @@ mod template;
 pub type Harness = fn(&[u8]);
 
 /// Every harness by its target's name.
-pub const HARNESSES: [(&str, Harness); 10] = [
+pub const HARNESSES: [(&str, Harness); 11] = [
+    ("announced", announced::run),
     ("forwarded", forwarded::run),
     ("incoming", incoming::run),
     ("legacy", legacy::run),
