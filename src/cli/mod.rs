@@ -12,6 +12,7 @@ mod logging;
 mod manual;
 mod sandbox;
 mod serve;
+mod simulate;
 mod supervised;
 mod test;
 mod token;
@@ -95,6 +96,9 @@ enum Command {
     Demo(DemoArgs),
     /// Be an old client: print frames, send the lines typed, answer pings.
     Connect(ConnectArgs),
+    /// Be many old clients: each goes through a script, and a summary says what became of them. Exit code 1 where anything
+    /// failed.
+    Simulate(SimulateArgs),
     /// Run the in-process Pusher-compatible server alone, for development and tests.
     Sandbox(SandboxArgs),
 }
@@ -283,6 +287,51 @@ struct ConnectArgs {
 }
 
 #[derive(Debug, Args)]
+struct SimulateArgs {
+    /// Where to: ws:// or wss://. `{n}` in its path is the client's number, from 0.
+    url: String,
+    /// How many clients.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    clients: u32,
+    /// What each does: docs/asking.md, examples are in docs/simulate.
+    #[arg(long, value_name = "FILE")]
+    script: PathBuf,
+    /// Clients that begin to connect each second (default: as many as --connecting lets).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    connect_rate: Option<u32>,
+    /// Most clients that are being connected at once.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    connecting: u32,
+    /// How long, as 30s or 5m (default: until each client is through its script).
+    #[arg(long, value_name = "TIME")]
+    duration: Option<String>,
+    /// The page that they are of, as browsers tell.
+    #[arg(long, value_name = "ORIGIN")]
+    origin: Option<String>,
+    /// A further field of their requests; may be given several times.
+    #[arg(long, value_name = "NAME: VALUE")]
+    header: Vec<String>,
+    /// Certificates that are trusted beside the usual ones, PEM.
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Clients of one source address, where this machine's 127.0.0.0/8 is called; 0: all have the same.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    per_address: u32,
+    /// Threads that hold clients; one holds some ten thousand.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    threads: u32,
+    /// Failures that are no reason for exit code 1.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    allow_failures: u64,
+    /// Also where another machine is called: whoever runs that one must know.
+    #[arg(long)]
+    this_server_is_mine: bool,
+    /// The summary as text or as JSON.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
 struct SandboxArgs {
     /// Where to listen, for WebSockets and the HTTP API alike.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6001")]
@@ -321,6 +370,7 @@ pub fn main() -> ExitCode {
         Command::Man { folder } => manual::man(folder.as_deref()),
         Command::Demo(args) => demo::run(&args),
         Command::Connect(args) => connect::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Sandbox(args) => sandbox::run(args),
     };
     match failure {

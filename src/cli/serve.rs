@@ -146,7 +146,7 @@ async fn heed_hangups(reloads: Reloads) {
 const DESCRIPTORS_KEPT: usize = REFUSING_MAX + DISPLACING_MAX + 256;
 
 /// Raises the limit of open files as far as the system lets it be.
-fn descriptors() -> usize {
+pub(super) fn descriptors() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };

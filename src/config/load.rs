@@ -361,7 +361,7 @@ fn merge<'i>(base: &mut DeTable<'i>, over: &DeTable<'i>) {
 
 /// Deserializes `table`. What cannot be read is reported and removed until the rest can, so that one run reports every
 /// mistake.
-fn deserialize_all<T: DeserializeOwned>(
+pub(super) fn deserialize_all<T: DeserializeOwned>(
     mut table: DeTable<'_>,
     more_keys: &[&str],
     problems: &mut Problems<'_>,

@@ -28,6 +28,7 @@ mod quotes;
 mod raw;
 mod scalars;
 mod schema;
+mod script;
 mod secrets;
 mod validate;
 
@@ -40,6 +41,7 @@ pub(crate) use mask::url as masked_url;
 pub use places::Places;
 pub(crate) use problems::duration;
 pub use schema::json_schema;
+pub use script::load_script;
 
 /// Everything that the file, the environment and the flags say.
 #[derive(Debug)]

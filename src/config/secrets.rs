@@ -5,7 +5,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Where the file's secrets are: every `secret` and master key, `notify`'s token, and the values of every `headers`
+/// Where the file's secrets are: every `secret` and master key, `notify`'s token, a script's token, and the values of every `headers`
 /// table. A mere variable is not a secret.
 pub(super) fn spans(root: &DeTable<'_>, text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
@@ -16,7 +16,8 @@ pub(super) fn spans(root: &DeTable<'_>, text: &str) -> Vec<Range<usize>> {
 
 fn walk(table: &DeTable<'_>, all: bool, within: &str, found: &mut Vec<Range<usize>>) {
     for (key, value) in table.iter() {
-        let all = all || (within == "notify" && key.get_ref() == "token");
+        let is_token = matches!((within, &**key.get_ref()), ("notify", "token") | ("token", "text"));
+        let all = all || is_token;
         look(value, all, key.get_ref(), found);
     }
 }

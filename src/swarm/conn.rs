@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::time::Instant;
 
+use super::out::Said;
 use super::socket::{self, Link};
 use super::{Crew, Dial, End, Out, ws};
 
@@ -30,15 +31,6 @@ enum Phase {
     Closing,
 }
 
-/// What a crew said by [`Out`].
-#[derive(Default)]
-pub(super) struct Said {
-    pub(super) is_ready: bool,
-    pub(super) leaves: bool,
-    pub(super) closes: bool,
-    pub(super) wake: Option<u64>,
-}
-
 /// Nanoseconds since then.
 pub(super) fn since(epoch: Instant) -> u64 {
     u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
@@ -58,6 +50,15 @@ impl Conn {
 
     pub(super) fn is_open(&self) -> bool {
         self.phase == Phase::Open
+    }
+
+    /// What it means that the time for what it does is over, if it does anything that has a time.
+    pub(super) fn overdue(&self) -> Option<End> {
+        match self.phase {
+            Phase::Connecting | Phase::Upgrading => Some(End::Unreachable("no answer in time".to_owned())),
+            Phase::Open => None,
+            Phase::Closing => Some(End::Left),
+        }
     }
 
     pub(super) fn writable(&mut self) -> Result<(), End> {

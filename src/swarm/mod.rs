@@ -1,9 +1,14 @@
 //! Thousands of old clients on few threads. This is the engine; what the clients say and hear is a [`Crew`]'s: that of
 //! `simulate`, and the load benchmark's.
 
+pub mod actor;
 mod conn;
 mod end;
+mod out;
+pub mod script;
+pub mod simulate;
 pub mod socket;
+pub mod tally;
 mod worker;
 pub mod ws;
 
@@ -16,12 +21,14 @@ use std::time::{Duration, Instant};
 
 use mio::Waker;
 
-use self::conn::Said;
 pub use self::end::End;
+pub use self::out::Out;
 use self::socket::Secured;
 use self::worker::Command;
 pub use self::worker::{Pace, Worker};
 
+/// How long a server may take to answer a client's close.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// How long a thread may take to do as it is told.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -29,6 +36,9 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 pub trait Crew: Send + 'static {
     /// What is known of one client, connected or not.
     type Client: Send + 'static;
+
+    /// How long a connection may take to be made, the upgrade with it; `None`: for ever.
+    const CONNECT_MAX: Option<Duration> = None;
 
     /// Where it connects.
     fn dial(&mut self, client: &mut Self::Client) -> Dial;
@@ -61,47 +71,6 @@ pub struct Dial {
     pub secured: Option<Secured>,
     /// The whole request, [`ws::upgrade_request`].
     pub request: String,
-}
-
-/// What a client does about what happened.
-pub struct Out<'a> {
-    /// Now.
-    pub now: u64,
-    bytes: &'a mut Vec<u8>,
-    said: &'a mut Said,
-}
-
-impl Out<'_> {
-    /// Sends a text message.
-    pub fn send(&mut self, text: &[u8]) {
-        ws::mask_into(self.bytes, ws::TEXT, text);
-    }
-
-    /// Sends whole frames.
-    pub fn send_frames(&mut self, frames: &[u8]) {
-        self.bytes.extend_from_slice(frames);
-    }
-
-    /// It no longer counts as one that is being connected: another may.
-    pub fn ready(&mut self) {
-        self.said.is_ready = true;
-    }
-
-    /// Drops the connection as it is.
-    pub fn leave(&mut self) {
-        self.said.leaves = true;
-    }
-
-    /// Says goodbye, and drops the connection when that is answered.
-    pub fn close(&mut self, code: u16) {
-        self.bytes.extend_from_slice(&ws::close(code));
-        self.said.closes = true;
-    }
-
-    /// Has [`Crew::timer`] called then, instead of at the time that was asked for before.
-    pub fn wake_at(&mut self, at: u64) {
-        self.said.wake = Some(at);
-    }
 }
 
 /// The threads of a swarm.

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::conn::{Conn, Said, since};
-use super::{Crew, End, Out};
+use super::conn::{Conn, since};
+use super::out::Said;
+use super::{CLOSE_MAX, Crew, End, Out};
 
 const WAKER: Token = Token(usize::MAX);
 const EVENTS: usize = 1_024;
 /// Shared by all clients of the thread.
 const SCRATCH_BYTES: usize = 64 << 10;
+const CLOSE_MAX_NS: u64 = CLOSE_MAX.as_secs() * 1_000_000_000;
 /// No time at all.
 const NEVER: u64 = u64::MAX;
 
@@ -139,6 +141,9 @@ impl<C: Crew> Worker<C> {
             self.under_way = self.under_way.saturating_sub(1);
         }
         let mut wake = said.wake;
+        if said.closes {
+            wake = Some(since(self.epoch) + CLOSE_MAX_NS);
+        }
         if let Err(end) = served {
             member.conn = None;
             wake = Some(self.crew.ended(&mut member.client, end, since(self.epoch)).unwrap_or(NEVER));
@@ -169,7 +174,10 @@ impl<C: Crew> Worker<C> {
             };
             let mut said = Said::default();
             let (crew, client) = (&mut self.crew, &mut member.client);
-            let served = conn.act(now, &mut said, |out| crew.timer(client, out));
+            let served = match conn.overdue() {
+                Some(end) => Err(end),
+                None => conn.act(now, &mut said, |out| crew.timer(client, out)),
+            };
             self.settle(index, &said, served);
         }
     }
@@ -217,7 +225,13 @@ impl<C: Crew> Worker<C> {
             member.is_under_way = true;
             self.under_way += 1;
             match opened {
-                Ok(conn) => member.conn = Some(conn),
+                Ok(conn) => {
+                    member.conn = Some(conn);
+                    if let Some(most) = C::CONNECT_MAX {
+                        member.wake = since(self.epoch) + u64::try_from(most.as_nanos()).unwrap_or(NEVER / 2);
+                        self.timers.push(Reverse((member.wake, index)));
+                    }
+                }
                 Err(error) => {
                     self.settle(index, &Said::default(), Err(End::Unreachable(error.to_string())));
                 }
@@ -248,6 +262,7 @@ impl<C: Crew> Worker<C> {
         self.waiting.clear();
         self.window = 0;
         self.timers.clear();
+        self.members.iter_mut().for_each(|member| member.wake = NEVER);
     }
 
     /// Drops all connections and forgets all clients.

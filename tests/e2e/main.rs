@@ -50,6 +50,7 @@ mod rotation;
 mod scenarios;
 mod self_hosted;
 mod shutdown;
+mod simulate;
 mod sockudo;
 mod standby;
 mod supervised;

@@ -105,3 +105,14 @@ fn a_wrong_test_is_an_error_with_its_place_and_serving_needs_none_of_its_variabl
     let (_, _, err) = run(&["check", "--config", &file("variable-test.toml", &asked)], &KEY);
     assert!(!err.contains("ONLY_IN_TESTS"), "{err}");
 }
+
+#[test]
+fn the_script_in_the_documents_is_one() {
+    use pusher_bridge::config::{Source, load_script};
+    let asking = include_str!("../../docs/asking.md");
+    let text = asking.split("## simulate").nth(1).unwrap().split("```toml\n").nth(1).unwrap();
+    let text = text.split("```").next().unwrap().to_owned();
+    let script = load_script(&Source { name: "asking.md".into(), text }, &|_| Some("value".to_owned()));
+    let script = script.unwrap_or_else(|errors| panic!("{}", errors[0]));
+    assert!(script.steps.len() == 5 && script.token.is_some() && script.reconnect.is_some());
+}
