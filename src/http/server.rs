@@ -177,10 +177,17 @@ where
             return Poll::Ready(Some(ended));
         }
         let deadline = progress.deadline();
-        if timer.deadline() != deadline {
+        // A later one is set when it goes off: deadlines move with every step, and timers are dear.
+        if timer.deadline() > deadline {
             timer.as_mut().reset(deadline);
         }
-        timer.as_mut().poll(cx).map(|()| None)
+        while timer.as_mut().poll(cx).is_ready() {
+            if timer.deadline() >= deadline {
+                return Poll::Ready(None);
+            }
+            timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
     });
     let ended = ended.await;
     let parts = connection.into_parts();

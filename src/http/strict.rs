@@ -264,7 +264,7 @@ fn chunk(at: &mut Chunk, extension_bytes: &mut usize, byte: u8) -> Result<Option
 
 /// Behind the end of a head.
 fn end_of(bytes: &[u8]) -> Option<usize> {
-    bytes.windows(END.len()).position(|four| four == END).map(|at| at + END.len())
+    memchr::memmem::find(bytes, END).map(|at| at + END.len())
 }
 
 /// Of a part of a head, what is needed when the rest has come.

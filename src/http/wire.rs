@@ -109,7 +109,7 @@ impl<T: Write + Unpin> Write for Wire<T> {
             return written;
         };
         head.extend_from_slice(bytes);
-        if let Some(at) = head.windows(END.len()).position(|four| four == END) {
+        if let Some(at) = memchr::memmem::find(head, END) {
             respell(head.get_mut(..at + END.len()).unwrap_or(&mut []));
             this.head = Head::Leaving(std::mem::take(head), 0);
         }

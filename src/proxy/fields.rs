@@ -1,32 +1,37 @@
 //! Pure: the fields of a request and of its answer, as they are passed on.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, Entry, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, Entry, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use hyper::{StatusCode, Version};
 
-/// Who passes it on (RFC 9110 §7.6.3).
-const PSEUDONYM: &str = "pusher-bridge";
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// Of one connection, whether `Connection` names them or not (RFC 9110 §7.6.1).
-const HOP_BY_HOP: &[&str] = &[
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
+static HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("http2-settings"),
 ];
 /// What only a proxy that is trusted may say of the client.
-const OF_PROXIES: &[&str] = &["x-forwarded-port", "x-forwarded-prefix", "x-forwarded-server", "x-real-ip"];
+static OF_PROXIES: [HeaderName; 4] = [
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-real-ip"),
+];
 /// Another HTTP inside of the connection: what is asked there would be seen by nobody.
 const H2C: &str = "h2c";
 
@@ -140,8 +145,14 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in &named {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP {
-        headers.remove(*name);
+    remove(headers, &HOP_BY_HOP);
+}
+
+/// Most requests have none of them: that is found by looking at the few names there are.
+fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {
+    let there: Vec<HeaderName> = headers.keys().filter(|name| names.contains(name)).cloned().collect();
+    for name in &there {
+        headers.remove(name);
     }
 }
 
@@ -150,16 +161,14 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 fn forward(headers: &mut HeaderMap, asked: &Asked<'_>) {
     let host = headers.get(HOST).cloned();
     if !asked.is_trusted {
-        for name in OF_PROXIES {
-            headers.remove(*name);
-        }
+        remove(headers, &OF_PROXIES);
     }
     let peer = asked.peer.to_canonical();
     let continued = asked.is_trusted && asked.believes_x_forwarded_for;
     let before = if continued { joined(headers, &X_FORWARDED_FOR) } else { String::new() };
     // A chain that is not believed begins anew with who is.
     let last = if continued { peer } else { asked.client };
-    set(headers, X_FORWARDED_FOR, &[&before, &last.to_string()]);
+    set(headers, X_FORWARDED_FOR, before, &last.to_string());
     if !asked.is_trusted || !headers.contains_key(X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(asked.scheme));
     }
@@ -172,20 +181,21 @@ fn forward(headers: &mut HeaderMap, asked: &Asked<'_>) {
     let continued = asked.is_trusted && asked.believes_forwarded;
     let before = if continued { joined(headers, &FORWARDED) } else { String::new() };
     let last = if continued { peer } else { asked.client };
-    let mut element = match last {
-        IpAddr::V4(v4) => format!("for={v4}"),
-        IpAddr::V6(v6) => format!("for=\"[{v6}]\""),
+    let mut element = String::with_capacity(80);
+    let _ = match last {
+        IpAddr::V4(v4) => write!(element, "for={v4}"),
+        IpAddr::V6(v6) => write!(element, "for=\"[{v6}]\""),
     };
     if let Some(host) = host.as_ref().and_then(|host| host.to_str().ok()) {
         let is_token = host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
         if is_token {
-            element.push_str(&format!(";host={host}"));
+            let _ = write!(element, ";host={host}");
         } else if !host.contains(['"', '\\']) {
-            element.push_str(&format!(";host=\"{host}\""));
+            let _ = write!(element, ";host=\"{host}\"");
         }
     }
-    element.push_str(&format!(";proto={}", asked.scheme));
-    set(headers, FORWARDED, &[&before, &element]);
+    let _ = write!(element, ";proto={}", asked.scheme);
+    set(headers, FORWARDED, before, &element);
 }
 
 /// A list's values as one, in their order.
@@ -194,31 +204,31 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
     values.filter(|value| !value.trim().is_empty()).collect::<Vec<_>>().join(", ")
 }
 
-fn set(headers: &mut HeaderMap, name: HeaderName, parts: &[&str]) {
-    let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
+/// Adds `own` to what was there before.
+fn set(headers: &mut HeaderMap, name: HeaderName, mut before: String, own: &str) {
+    if !before.is_empty() {
+        before.push_str(", ");
+    }
+    before.push_str(own);
     // Bytes that were no text were replaced by some that are.
-    match HeaderValue::from_bytes(parts.join(", ").as_bytes()) {
+    match HeaderValue::from_maybe_shared(Bytes::from(before)) {
         Ok(value) => _ = headers.insert(name, value),
         Err(_) => _ = headers.remove(name),
     }
 }
 
+/// Says who passes it on (RFC 9110 §7.6.3).
 fn add_via(headers: &mut HeaderMap, version: Version) {
-    let version = match version {
-        Version::HTTP_10 => "1.0",
-        Version::HTTP_2 => "2.0",
-        _ => "1.1",
+    let own = match version {
+        Version::HTTP_10 => "1.0 pusher-bridge",
+        Version::HTTP_2 => "2.0 pusher-bridge",
+        _ => "1.1 pusher-bridge",
     };
-    let own = format!("{version} {PSEUDONYM}");
     match headers.entry(VIA) {
-        Entry::Vacant(entry) => {
-            if let Ok(own) = HeaderValue::from_str(&own) {
-                entry.insert(own);
-            }
-        }
+        Entry::Vacant(entry) => _ = entry.insert(HeaderValue::from_static(own)),
         Entry::Occupied(_) => {
             let before = joined(headers, &VIA);
-            set(headers, VIA, &[&before, &own]);
+            set(headers, VIA, before, own);
         }
     }
 }

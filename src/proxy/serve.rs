@@ -256,8 +256,10 @@ async fn exchange(
     let target = request.uri().path_and_query().cloned();
     *request.uri_mut() = target.map_or_else(|| Uri::from(PathAndQuery::from_static("/")), Uri::from);
     *request.version_mut() = Version::HTTP_11;
-    if let Ok(host) = HeaderValue::from_str(&to.name) {
-        request.headers_mut().entry(HOST).or_insert(host);
+    if !request.headers().contains_key(HOST)
+        && let Ok(host) = HeaderValue::from_str(&to.name)
+    {
+        request.headers_mut().insert(HOST, host);
     }
     {
         let (sent, progress) = (sent.clone(), progress.clone());
