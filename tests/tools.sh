@@ -124,11 +124,12 @@ find_protoc_env() {
     export PROTOC=$CACHE/protobuf/protoc PROTOC_INCLUDE=$root/include
 }
 
-# --------------------------------------------------------------------------------------------- cargo-deny
+# ------------------------------------------------------------------------------------------ tools of Cargo
 
-find_cargo_deny() {
+# find_cargo_tool CHOSEN NAME VERSION: the chosen program, or the one in the cache.
+find_cargo_tool() {
     local place
-    for place in "${CARGO_DENY:-}" "$CACHE/cargo-deny-$CARGO_DENY_VERSION/bin/cargo-deny"; do
+    for place in "$1" "$CACHE/$2-$3/bin/$2"; do
         if [[ -n $place && -x $place ]]; then
             echo "$place"
             return
@@ -136,12 +137,25 @@ find_cargo_deny() {
     done
 }
 
-install_cargo_deny() {
-    [[ -z ${CARGO_DENY:-} || -x $CARGO_DENY ]] || die "CARGO_DENY=$CARGO_DENY is not an executable file"
-    [[ -z $(find_cargo_deny) ]] || return 0
+# install_cargo_tool CHOSEN NAME VERSION OPTION...: builds it into the cache, unless it is there or another is chosen.
+install_cargo_tool() {
+    local chosen=$1 name=$2 version=$3
+    shift 3
+    [[ -z $chosen || -x $chosen ]] || die "$chosen is not an executable file"
+    [[ -z $(find_cargo_tool "$chosen" "$name" "$version") ]] || return 0
     # --debug: a quarter of the time to build, and it runs for a second all the same.
-    env -u CARGO_TARGET_DIR cargo install cargo-deny --version "$CARGO_DENY_VERSION" --locked --debug \
-        --root "$CACHE/cargo-deny-$CARGO_DENY_VERSION"
+    env -u CARGO_TARGET_DIR cargo install "$name" --version "$version" --locked --debug "$@" \
+        --root "$CACHE/$name-$version"
+}
+
+# --------------------------------------------------------------------------------------------- cargo-deny
+
+find_cargo_deny() {
+    find_cargo_tool "${CARGO_DENY:-}" cargo-deny "$CARGO_DENY_VERSION"
+}
+
+install_cargo_deny() {
+    install_cargo_tool "${CARGO_DENY:-}" cargo-deny "$CARGO_DENY_VERSION"
 }
 
 # All but the advisories: their database is on the network, and a new one must not fail an old commit.
@@ -152,41 +166,22 @@ check_dependencies() {
 # --------------------------------------------------------------------------------------------- cargo-fuzz
 
 find_cargo_fuzz() {
-    local place
-    for place in "${CARGO_FUZZ:-}" "$CACHE/cargo-fuzz-$CARGO_FUZZ_VERSION/bin/cargo-fuzz"; do
-        if [[ -n $place && -x $place ]]; then
-            echo "$place"
-            return
-        fi
-    done
+    find_cargo_tool "${CARGO_FUZZ:-}" cargo-fuzz "$CARGO_FUZZ_VERSION"
 }
 
 install_cargo_fuzz() {
-    [[ -z ${CARGO_FUZZ:-} || -x $CARGO_FUZZ ]] || die "CARGO_FUZZ=$CARGO_FUZZ is not an executable file"
-    [[ -z $(find_cargo_fuzz) ]] || return 0
-    # --debug: it only calls Cargo.
-    env -u CARGO_TARGET_DIR cargo install cargo-fuzz --version "$CARGO_FUZZ_VERSION" --locked --debug \
-        --root "$CACHE/cargo-fuzz-$CARGO_FUZZ_VERSION"
+    install_cargo_tool "${CARGO_FUZZ:-}" cargo-fuzz "$CARGO_FUZZ_VERSION"
 }
 
 # ---------------------------------------------------------------------------------------------- cargo-deb
 
 find_cargo_deb() {
-    local place
-    for place in "${CARGO_DEB:-}" "$CACHE/cargo-deb-$CARGO_DEB_VERSION/bin/cargo-deb"; do
-        if [[ -n $place && -x $place ]]; then
-            echo "$place"
-            return
-        fi
-    done
+    find_cargo_tool "${CARGO_DEB:-}" cargo-deb "$CARGO_DEB_VERSION"
 }
 
+# Its own features are xz, which is another program then, and debugging.
 install_cargo_deb() {
-    [[ -z ${CARGO_DEB:-} || -x $CARGO_DEB ]] || die "CARGO_DEB=$CARGO_DEB is not an executable file"
-    [[ -z $(find_cargo_deb) ]] || return 0
-    # --debug: as cargo-deny. Its own features are xz, which is another program then, and debugging.
-    env -u CARGO_TARGET_DIR cargo install cargo-deb --version "$CARGO_DEB_VERSION" --locked --debug \
-        --no-default-features --root "$CACHE/cargo-deb-$CARGO_DEB_VERSION"
+    install_cargo_tool "${CARGO_DEB:-}" cargo-deb "$CARGO_DEB_VERSION" --no-default-features
 }
 
 # --------------------------------------------------------------------------------------- promtool, kubectl

@@ -38,6 +38,14 @@ fn package(kind: &str, out: &Path) -> PathBuf {
     made
 }
 
+/// The same, and it is so each time.
+fn package_twice(kind: &str, folder: &Path) -> PathBuf {
+    let made = package(kind, &folder.join("one"));
+    let again = package(kind, &folder.join("two"));
+    assert!(fs::read(&made).unwrap() == fs::read(&again).unwrap(), "the same sources gave other bytes");
+    made
+}
+
 fn is_root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
@@ -104,9 +112,7 @@ fn the_package_is_installed_upgraded_removed_and_purged() {
         return;
     }
     let folder = temporary_directory("package");
-    let made = package("deb", &folder.join("one"));
-    let again = package("deb", &folder.join("two"));
-    assert!(fs::read(&made).unwrap() == fs::read(&again).unwrap(), "the same sources gave other bytes");
+    let made = package_twice("deb", &folder);
     let version = env!("CARGO_PKG_VERSION");
     assert!(made.ends_with(format!("pusher-bridge_{version}-1_{}.deb", architecture())), "{made:?}");
 
@@ -203,9 +209,7 @@ async fn the_images_filesystem_is_enough_for_the_program_and_its_user() {
         return;
     }
     let folder = temporary_directory("rootfs");
-    let made = package("rootfs", &folder.join("one"));
-    let again = package("rootfs", &folder.join("two"));
-    assert!(fs::read(&made).unwrap() == fs::read(&again).unwrap(), "the same sources gave other bytes");
+    let made = package_twice("rootfs", &folder);
     let listed = output(Command::new("tar").args(["--numeric-owner", "-tvf"]).arg(&made));
     assert!(listed.lines().all(|line| line.contains(" 0/0 ")), "not root's:\n{listed}");
     assert!(
