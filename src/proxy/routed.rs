@@ -367,3 +367,16 @@ fn is_over(mut timer: Pin<&mut Sleep>, end: Instant, cx: &mut Cx<'_>) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::socket::Socket;
+
+    /// Every tunnelled connection costs this all its life.
+    #[test]
+    fn a_pair_is_small() {
+        assert!(size_of::<Frames>() <= 104, "{}", size_of::<Frames>());
+        assert!(size_of::<Pair<Socket>>() <= 480, "{}", size_of::<Pair<Socket>>());
+    }
+}

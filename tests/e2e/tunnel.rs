@@ -8,7 +8,9 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use pusher_bridge::app::Shutdown;
 use pusher_bridge::config::Config;
+use pusher_bridge::sandbox::{Options, Sandbox};
 use pusher_bridge::server::settings::ProxyProtocol;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_tungstenite::accept_async;
@@ -18,7 +20,8 @@ use crate::fallback::Upstream;
 use crate::http2;
 use crate::reload::next;
 use crate::support::bridge::SHIPPED;
-use crate::support::raw::{BINARY, CLOSE, Frame, PING, PONG, TEXT, frame, upgrade};
+use crate::support::process::{Program, file, log_line};
+use crate::support::raw::{BINARY, CLOSE, Frame, PING, PONG, TEXT, frame, plain, upgrade};
 use crate::support::tls::{Authority, connect, serve};
 use crate::support::{Bridge, OldClient, Raw, patiently, skipped};
 
@@ -67,24 +70,6 @@ async fn pair(bridge: &Bridge, server: &Upstream) -> (Raw, Raw) {
     behind.send(SWITCHES).await;
     assert_eq!(client.answer().await.status, 101);
     (client, behind)
-}
-
-/// A server's frame.
-fn plain(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut out = vec![first];
-    match payload.len() {
-        n @ 0..=125 => out.push(n as u8),
-        n @ 126..=0xFFFF => {
-            out.push(126);
-            out.extend((n as u16).to_be_bytes());
-        }
-        n => {
-            out.push(127);
-            out.extend((n as u64).to_be_bytes());
-        }
-    }
-    out.extend(payload);
-    out
 }
 
 fn closing(code: u16, reason: &str) -> Vec<u8> {
@@ -570,6 +555,39 @@ async fn a_shutdown_closes_between_two_frames_and_waits_for_no_frame_for_ever() 
     };
     let (ended, ()) = tokio::join!(bridge.shutdown(), leaving);
     assert_eq!(ended, Shutdown::Clean);
+}
+
+/// Who is there, where they come from and how they left: what a migration begins with.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_who_comes_and_how_it_ended() {
+    let (url, _serving) = echo().await;
+    let sandbox = Sandbox::start(Options::local()).await.unwrap();
+    let config = file("tunnel.toml", &routes(&url, ""));
+    let (mut program, address, _) = Program::serve(&sandbox, &["--config", &config]).await;
+    let mut client = Raw::connect(address).await;
+    client.send(upgrade("/old/1?token=hidden", &[("User-Agent", "OldApp/1.0")])).await;
+    assert_eq!(client.answer().await.status, 101);
+    client.send(frame(TEXT, b"hello")).await;
+    assert_eq!(client.frame().await.text(), "hello");
+    client.send(frame(CLOSE, &closing(4001, ""))).await;
+    assert_eq!(client.close_code().await, Some(4001));
+    let opened = log_line(&program.stderr.find("\"tunnelled\"").await);
+    let closed = log_line(&program.stderr.find("\"closed\"").await);
+    for line in [&opened, &closed] {
+        assert_eq!((&line["route"], &line["conn"]), (&json!("old"), &json!(1)));
+        assert_eq!(
+            (&line["client.address"], &line["user_agent.original"]),
+            (&json!("127.0.0.1"), &json!("OldApp/1.0"))
+        );
+        assert_eq!(line["upstream"], url.trim_start_matches("http://"));
+    }
+    assert_eq!((&closed["reason"], &closed["code"]), (&json!("by_client"), &json!(4001)));
+    assert_eq!((&closed["frames_in"], &closed["frames_out"]), (&json!(1), &json!(1)));
+    assert_eq!((&closed["bytes_in"], &closed["bytes_out"]), (&json!(11 + 8), &json!(7 + 4)));
+    program.signal("TERM");
+    let ended = patiently("the end", program.ended()).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!ended.stderr.contains("hidden"), "no query is in the log");
 }
 
 /// An old server that says everything twice.

@@ -81,21 +81,32 @@ pub fn request(line: &str, changes: &[(&str, &str)]) -> String {
     format!("{line}\r\n{headers}\r\n")
 }
 
-/// A client's frame, masked.
-pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    const MASK: [u8; 4] = [0x12, 0xF4, 0x56, 0x78];
+/// The head of a frame; `masked`: 0x80, or 0.
+fn head(first: u8, masked: u8, length: usize) -> Vec<u8> {
     let mut out = vec![first];
-    match payload.len() {
-        n @ 0..=125 => out.push(0x80 | n as u8),
+    match length {
+        n @ 0..=125 => out.push(masked | n as u8),
         n @ 126..=0xFFFF => {
-            out.push(0xFE);
+            out.push(masked | 126);
             out.extend((n as u16).to_be_bytes());
         }
         n => {
-            out.push(0xFF);
+            out.push(masked | 127);
             out.extend((n as u64).to_be_bytes());
         }
     }
+    out
+}
+
+/// A server's frame.
+pub fn plain(first: u8, payload: &[u8]) -> Vec<u8> {
+    [&head(first, 0, payload.len()), payload].concat()
+}
+
+/// A client's frame, masked.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    const MASK: [u8; 4] = [0x12, 0xF4, 0x56, 0x78];
+    let mut out = head(first, 0x80, payload.len());
     out.extend(MASK);
     out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     out
