@@ -327,9 +327,9 @@ async fn the_health_path_comes_and_makes_room_for_a_route() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_something_needs_a_restart_nothing_is_changed() {
     let bridge = Bridge::with(&(SHIPPED.to_owned() + &typed("a")), |_| {}).await;
-    let rotated = [("JWT_SECRET", "another secret, as long as it has to be"), ("PUSHER_KEY", "other")];
+    let rotated = [("JWT_SECRET", "another secret, as long as it has to be"), ("PUSHER_APP_ID", "other")];
     let error = bridge.running.replace(next(&bridge, &(SHIPPED.to_owned() + &typed("b")), &rotated)).await;
-    assert_eq!(error.unwrap_err().to_string(), "cannot be changed at run time: upstream.key");
+    assert_eq!(error.unwrap_err().to_string(), "cannot be changed at run time: upstream.app_id");
     assert!(!bridge.running.metrics.render().contains("route=\"b\""));
     let _client = bridge.connect("/a/1").await;
     bridge.login("/ws/plugin/p1").await;
