@@ -33,7 +33,7 @@ use super::lost::End;
 use super::members::pool::FromLink;
 use super::members::source::Source;
 use super::metrics::{EventResult, LinkMetrics};
-use super::moving::{self, Move, Moving, Order, order};
+use super::moving::{self, Leaving, Move, Moving, Order, order};
 use super::settings::{App, Settings};
 use super::undelivered::{Reason, Undelivered};
 use crate::clock::Now;
@@ -120,6 +120,8 @@ pub(super) struct Link {
     pub(super) moving: Option<Box<Moving>>,
     /// What comes behind that.
     pub(super) next: Option<Box<Move>>,
+    /// Of one of two that carry the same: it is to connect by other credentials.
+    pub(super) leaving: Option<Box<Leaving>>,
 }
 
 /// The way to Pusher.
@@ -169,6 +171,7 @@ async fn keep(shared: Arc<Shared>, end: LinkEnd, status: Shown, source: Option<S
         gauges: Gauges { status, counts: Counts::default(), metrics: shared.metrics.clone() },
         moving: None,
         next: None,
+        leaving: None,
         shared,
     };
     link.gauges.connected(false);
@@ -182,6 +185,7 @@ async fn keep(shared: Arc<Shared>, end: LinkEnd, status: Shown, source: Option<S
             return link.close().await;
         }
         link.gauges.count(link.machine.table().counts());
+        link.go_on_leaving();
         link.go_on_moving();
         if !link.actions.is_empty() {
             continue;
@@ -206,6 +210,7 @@ async fn keep(shared: Arc<Shared>, end: LinkEnd, status: Shown, source: Option<S
             dialled = dialled(&mut link.line.dialling) => link.dialled(dialled),
             Some(order) = order(&mut orders) => match order {
                 Order::Move(to) => link.is_to_move(to),
+                Order::Reconnect(to, left) => link.is_to_reconnect(to, left),
                 // Whatever else it was to do its taker does.
                 Order::Yield(taker) => {
                     if link.yield_to(taker) {

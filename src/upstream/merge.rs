@@ -32,6 +32,7 @@
 mod certainty;
 mod ghosts;
 mod log;
+mod muddle;
 mod own;
 mod source;
 #[cfg(test)]
@@ -43,6 +44,7 @@ use std::time::{Duration, Instant};
 
 use self::ghosts::Ghosts;
 use self::log::{Log, Position};
+use self::muddle::Stir;
 use self::own::{Early, Flight};
 use self::source::{Source, Stretch};
 
@@ -118,8 +120,6 @@ pub struct Merge<S, E> {
     /// When offers look again at whether it is time to settle.
     look: Option<Instant>,
     let_go: u64,
-    /// What is held stays, for it is about to be decided: see [`Self::keep_held`].
-    keeps_held: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -164,7 +164,6 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
             confirmed: 0,
             look: None,
             let_go: 0,
-            keeps_held: false,
         }
     }
 
@@ -317,7 +316,12 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
     }
 
     fn place(&mut self, source: S, digest: u64, event: E, now: Instant, out: &mut Vec<Out<S, E>>) -> Verdict {
-        match self.find(source, digest, now) {
+        self.stir(source, digest, now);
+        let found = self.find(source, digest, now);
+        if !matches!(found, Match::Early(_)) {
+            self.stirred(source, digest, Stir::Brought);
+        }
+        match found {
             Match::Certain => Verdict::Copy,
             Match::Early(flight) => {
                 self.keep_early(flight, source, digest, event);

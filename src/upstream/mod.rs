@@ -14,6 +14,7 @@ pub mod lane;
 pub mod link;
 pub mod links;
 pub mod lost;
+pub mod matching;
 pub mod members;
 pub mod merge;
 pub mod metrics;

@@ -12,26 +12,20 @@ use super::link::handover::{Handover, NEW, OLD, Outs};
 use super::link::machine::{Action, Command, Frame, Note};
 use super::link::{Line, Link, Shared, now, run_spare};
 use crate::clock::Now;
+use crate::upstream::api::Pair;
 use crate::upstream::delivery::{Delivery, Event, Sent};
 use crate::upstream::flights::SharedFlights;
 use crate::upstream::hubs::Hubs;
 use crate::upstream::links::LinkHandle;
 use crate::upstream::settings::App;
+use crate::upstream::standby;
 
 /// Deliveries of the second connection waiting for the link; it waits when they are so many.
 const INBOX_MAX: usize = 1024;
 /// So many of them are handled before others have their turn.
 const TURN_MAX: usize = 256;
-/// How far the old connection may be behind the new one at the time when that is read from: so long nothing is taken of what
-/// the new one brings.
-const LAG: Duration = Duration::from_secs(1);
-/// So long it waits at most, then, for requests to end.
-const WAIT_MAX: Duration = Duration::from_millis(500);
-/// After so long the new one takes over in any case: where equal messages come without end it is never certain which is whose
-/// copy. What is in doubt then comes twice rather than never.
-const FORCED_AFTER: Duration = Duration::from_secs(120);
-/// Until that is tried again.
-const WAIT_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// So long clients' events that wait for Pusher's answer are waited for before a connection is left.
+const LEAVE_MAX: Duration = Duration::from_secs(10);
 /// The second link's only hub.
 const THE_LINK: usize = 0;
 
@@ -53,8 +47,18 @@ impl fmt::Debug for Move {
 /// What a shared link is told to do.
 pub enum Order {
     Move(Box<Move>),
+    /// Leave the connection, as another carries the same, and connect by these. It is said when that one is left.
+    Reconnect(Box<Move>, oneshot::Sender<()>),
     /// Give the connection away, if there is one, and end.
     Yield(oneshot::Sender<Box<Line>>),
+}
+
+/// A connection that is to be left.
+pub struct Leaving {
+    /// Done, once the connection has been left.
+    to: Option<Box<Move>>,
+    left: oneshot::Sender<()>,
+    since: Instant,
 }
 
 /// A connection that is being replaced.
@@ -63,7 +67,6 @@ pub struct Moving {
     /// Of the second link; `None`: its connection has been taken.
     spare: Option<Spare>,
     to: Box<Move>,
-    began: Instant,
     /// Said while it is decided who is read from, and done behind that.
     waiting: Vec<Command>,
 }
@@ -72,8 +75,6 @@ struct Spare {
     handle: LinkHandle,
     inbox: mpsc::Receiver<Delivery>,
     yields: Option<oneshot::Receiver<Box<Line>>>,
-    /// What it brings waits for what the old one brings, since then.
-    waits: Option<Instant>,
     /// Ends with this.
     _task: JoinSet<()>,
 }
@@ -87,12 +88,9 @@ pub(super) enum Stirred {
 
 /// Waits for something of the second link, if there is one.
 pub(super) async fn stirred(moving: &mut Option<Box<Moving>>) -> Stirred {
-    let Some(Spare { inbox, yields, waits, .. }) = moving.as_mut().and_then(|moving| moving.spare.as_mut())
-    else {
+    let Some(Spare { inbox, yields, .. }) = moving.as_mut().and_then(|moving| moving.spare.as_mut()) else {
         return std::future::pending().await;
     };
-    // Its word that it gives its connection away comes all the same.
-    let waits = waits.is_some_and(|since| now() >= since + LAG) && yields.is_none();
     let mut came = Vec::new();
     let yielded = async {
         match yields {
@@ -102,7 +100,7 @@ pub(super) async fn stirred(moving: &mut Option<Box<Moving>>) -> Stirred {
     };
     tokio::select! {
         biased;
-        taken = inbox.recv_many(&mut came, TURN_MAX), if !waits => match taken {
+        taken = inbox.recv_many(&mut came, TURN_MAX) => match taken {
             // It has ended: what it gave away is there.
             0 => Stirred::Yielded(match yields {
                 Some(yields) => yields.try_recv().ok(),
@@ -157,20 +155,48 @@ impl Link {
         }
     }
 
+    /// Connects by other credentials, over a new connection: another link carries the same meanwhile.
+    pub(super) fn is_to_reconnect(&mut self, to: Box<Move>, left: oneshot::Sender<()>) {
+        self.leaving = Some(Box::new(Leaving { to: Some(to), left, since: now() }));
+    }
+
+    /// Leaves the connection when nothing waits for an answer over it, and tells of it when that has been done.
+    pub(super) fn go_on_leaving(&mut self) {
+        let Some(mut leaving) = self.leaving.take() else { return };
+        let at = Now::read();
+        match leaving.to.take() {
+            None => drop(leaving.left.send(())),
+            Some(to) if !self.machine.is_connected() || self.is_connected_by(&to) => {
+                self.connect_by(&to);
+                self.leaving = Some(leaving);
+            }
+            Some(to) if self.machine.may_move(at.mono) || at.mono >= leaving.since + LEAVE_MAX => {
+                self.shared = Arc::new(shared_by(&self.shared, &to));
+                self.machine.command(Command::Reconnect, at, &mut self.actions);
+                self.leaving = Some(leaving);
+            }
+            to => self.leaving = Some(Box::new(Leaving { to, ..*leaving })),
+        }
+    }
+
+    fn is_connected_by(&self, to: &Move) -> bool {
+        Pair::of(&self.shared.settings.app).is_of(&to.app)
+    }
+
+    fn connect_by(&mut self, to: &Move) {
+        self.shared = Arc::new(shared_by(&self.shared, to));
+        if self.line.dialling.is_some() {
+            self.actions.push(Action::Dial);
+        }
+    }
+
     fn begin_to_move(&mut self, to: Box<Move>) {
         self.machine_flights(None);
-        if to.app.key == self.shared.settings.app.key
-            && secrecy::ExposeSecret::expose_secret(&to.app.secret)
-                == secrecy::ExposeSecret::expose_secret(&self.shared.settings.app.secret)
-        {
+        if self.is_connected_by(&to) {
             return;
         }
         if !self.machine.is_connected() {
-            self.shared = Arc::new(shared_by(&self.shared, &to));
-            if self.line.dialling.is_some() {
-                self.actions.push(Action::Dial);
-            }
-            return;
+            return self.connect_by(&to);
         }
         let (sender, inbox) = mpsc::channel(INBOX_MAX);
         let mut shared = shared_by(&self.shared, &to);
@@ -187,10 +213,9 @@ impl Link {
         let confirm = self.shared.settings.times.subscribe_timeout;
         let handover = Handover::begin(channels, under_way, confirm, now());
         self.machine_flights(Some(OLD));
-        let spare = Spare { handle, inbox, yields: None, waits: None, _task: task };
+        let spare = Spare { handle, inbox, yields: None, _task: task };
         tracing::info!(link = self.id.0, "a second connection is made, by the new key");
-        self.moving =
-            Some(Box::new(Moving { handover, spare: Some(spare), to, began: now(), waiting: Vec::new() }));
+        self.moving = Some(Box::new(Moving { handover, spare: Some(spare), to, waiting: Vec::new() }));
     }
 
     fn machine_flights(&self, side: Option<usize>) {
@@ -219,14 +244,15 @@ impl Link {
 
     pub(super) fn deadline(&self) -> Instant {
         let deadline = self.machine.deadline();
-        let moving = self.moving.as_ref().and_then(|moving| moving.handover.deadline(now()));
-        let moving = moving.map_or(deadline, |moving| moving.min(deadline));
-        let spare = self.moving.as_ref().and_then(|moving| moving.spare.as_ref());
-        let waits = spare.filter(|spare| spare.yields.is_none()).and_then(|spare| spare.waits);
-        let steps = waits.into_iter().flat_map(|since| {
-            [since + LAG, since + 2 * LAG, since + 2 * LAG + WAIT_MAX].into_iter().filter(|at| *at > now())
+        let leaving = self.leaving.as_ref().map(|leaving| match leaving.to {
+            Some(_) => leaving.since + LEAVE_MAX,
+            None => now(),
         });
-        steps.fold(moving, Instant::min)
+        let deadline = leaving.into_iter().fold(deadline, Instant::min);
+        match &self.moving {
+            Some(moving) => moving.handover.deadline(now()).min(deadline),
+            None => deadline,
+        }
     }
 
     pub(super) fn timer(&mut self) {
@@ -240,7 +266,13 @@ impl Link {
 
     /// What was brought once is handed on, in order.
     fn push(&mut self, outs: Outs) {
+        self.count_doubtful(&outs);
         self.actions.extend(outs.into_iter().map(|out| Action::Deliver(out.event)));
+    }
+
+    fn count_doubtful(&self, outs: &Outs) {
+        let doubtful = outs.iter().filter(|out| out.doubtful).count();
+        self.shared.metrics.standby.get(standby::Result::Doubtful).increment(doubtful as u64);
     }
 
     /// Goes on with what can be done by now.
@@ -252,26 +284,10 @@ impl Link {
                 for channel in moving.handover.subscribe(at) {
                     spare.handle.subscribe(&channel, THE_LINK);
                 }
-                if spare.yields.is_some() || !moving.handover.is_certain(at) {
-                    return;
-                }
-                if spare.waits.is_none() {
-                    moving.handover.keep_held(true);
-                }
-                let since = *spare.waits.get_or_insert(at);
-                if at < since + 2 * LAG {
-                    return;
-                }
-                let is_certain = moving.handover.may_move(LAG, at) || at >= moving.began + FORCED_AFTER;
-                if is_certain && self.machine.may_move(at) {
+                if spare.yields.is_none() && moving.handover.may_move() && self.machine.may_move(at) {
                     let (taker, line) = oneshot::channel();
                     spare.handle.order(Order::Yield(taker));
                     spare.yields = Some(line);
-                } else if at >= since + 2 * LAG + WAIT_MAX {
-                    // Later: there may be too much that waits.
-                    spare.waits = None;
-                    moving.handover.keep_held(false);
-                    moving.handover.put_off(at + WAIT_AGAIN_AFTER);
                 }
             }
             None if moving.handover.is_over(at) => {
@@ -302,10 +318,7 @@ impl Link {
             Stirred::Yielded(line) => {
                 let Some(moving) = &mut self.moving else { return };
                 let Some(spare) = &mut moving.spare else { return };
-                (spare.yields, spare.waits) = (None, None);
-                if line.is_none() {
-                    moving.handover.keep_held(false);
-                }
+                spare.yields = None;
                 let mut left = Vec::new();
                 while let Ok(delivery) = spare.inbox.try_recv() {
                     left.push(delivery);
@@ -479,6 +492,7 @@ impl Link {
             }
             delivery => self.tell(hubs, delivery).await,
         }
+        self.count_doubtful(&outs);
         for out in outs {
             self.deliver(out.event).await;
         }

@@ -2,6 +2,7 @@
 //! is lost nothing is missed. A task between them and the hubs carries out what the junction decides.
 
 pub mod junction;
+mod rolling;
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::junction::{Act, HUB, Junction, SIDES};
+use self::rolling::Rolling;
 use super::delivery::Delivery;
 use super::hubs::Hubs;
 use super::link::client_events::{Fate, Receipt, Tries};
@@ -17,6 +19,7 @@ use super::link::machine::Command;
 use super::link::{self, Status};
 use super::links::{LinkEnd, LinkHandle};
 use super::metrics::EventResult;
+use super::moving::{Order, order};
 use super::settings::Settings;
 use super::undelivered::Reason;
 use crate::clock::Now;
@@ -61,7 +64,7 @@ pub async fn run(
     statuses: [Status; SIDES],
     connected: watch::Sender<bool>,
 ) {
-    let LinkEnd { id, mut commands, flights, second, orders: _ } = end;
+    let LinkEnd { id, mut commands, flights, second, mut orders } = end;
     let flights = [flights, second.unwrap_or_default()];
     let mut links = JoinSet::new();
     let mut sides = statuses.into_iter().zip(flights).map(|(status, flights)| {
@@ -78,6 +81,7 @@ pub async fn run(
     let (settled, mut settlements) = mpsc::unbounded_channel();
     let (mut batch, mut acts) = (Vec::new(), Vec::new());
     let (mut of_first, mut of_second) = (Vec::new(), Vec::new());
+    let mut rolling: Option<Rolling> = None;
     let (mut doubtful, mut shown) = (0, GaugeGuard::new(&shared.metrics.doubtful_channels, 0.0));
     loop {
         let doubtful_now = junction.doubtful();
@@ -93,7 +97,13 @@ pub async fn run(
         for act in acts.drain(..) {
             carry_out(act, &shared, [&first, &second]).await;
         }
-        let deadline = junction.deadline();
+        if let Some(going_on) = &mut rolling
+            && going_on.go_on([&first.handle, &second.handle], is_connected, &junction)
+        {
+            rolling = None;
+        }
+        let look = rolling.as_ref().and_then(Rolling::deadline);
+        let deadline = junction.deadline().into_iter().chain(look).min();
         tokio::select! {
             biased;
             // Before what the links bring: the copy of a message comes after word of it.
@@ -127,6 +137,13 @@ pub async fn run(
             }
             // Behind its delivery.
             Some(flight) = settlements.recv() => junction.client_event_ended(flight, Now::read(), &mut acts),
+            // Behind what a connection brought before it was left.
+            () = rolling::left(&mut rolling) => {}
+            Some(order) = order(&mut orders) => {
+                if let Order::Move(to) = order {
+                    rolling = Some(Rolling::new(to));
+                }
+            }
             Ok(()) = first.connected.changed() => {}
             Ok(()) = second.connected.changed() => {}
             () = until(deadline) => junction.timer(Now::read().mono, &mut acts),

@@ -5,10 +5,11 @@ use std::time::Duration;
 use pusher_bridge::config::Config;
 use pusher_bridge::limits::rate::Rate;
 use pusher_bridge::pusher::sign;
+use pusher_bridge::upstream::settings::OtherKey;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-use crate::support::bridge::{SHIPPED, token, token_with};
+use crate::support::bridge::{SHIPPED, config, token, token_with};
 use crate::support::raw::{Answer, Raw};
 use crate::support::{Bridge, patiently};
 
@@ -315,6 +316,37 @@ async fn hook(bridge: &Bridge, key: &str, signature: &str, body: &str) -> Answer
 fn batch(seconds_ago: i64, name: &str, channel: &str) -> String {
     let time_ms = (pusher_bridge::clock::Now::read().unix_seconds() - seconds_ago) * 1000;
     json!({ "time_ms": time_ms, "events": [{ "name": name, "channel": channel }] }).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webhooks_by_other_keys_are_believed_as_long_as_the_file_has_them() {
+    let bridge = start_with(|config| config.endpoints.limits.unproven_per_address = None).await;
+    let (old, old_secret) = secret(&bridge);
+    let new_secret = SecretString::from("new-secret");
+    bridge.sandbox.add_key("new-key", "new-secret");
+    let hooked = async |key: &str, secret: &SecretString, name: &str| {
+        let body = batch(0, "cache_miss", &format!("cache-{name}"));
+        hook(&bridge, key, &sign::webhook_signature(secret, body.as_bytes()), &body).await.status
+    };
+    assert_eq!(hooked("new-key", &new_secret, "a").await, 401, "nobody told of it");
+    let with = |other_keys: Vec<OtherKey>| {
+        let mut env = bridge.app().environment();
+        env.insert("NOTIFY_TOKEN".to_owned(), NOTIFY_TOKEN.replace(' ', "-"));
+        let before = bridge.running.config();
+        let mut config = config(&format!("{}\n{MORE}", shipped()), &env);
+        (config.server, config.upstream) = (before.server.clone(), before.upstream.clone());
+        config.endpoints = before.endpoints.clone();
+        let app = &mut config.upstream.app;
+        (app.key, app.secret, app.other_keys) = ("new-key".to_owned(), new_secret.clone(), other_keys);
+        config
+    };
+    bridge.reload(with(vec![OtherKey { key: old.clone(), secret: old_secret.clone() }])).await;
+    assert_eq!(hooked(&old, &old_secret, "b").await, 200);
+    assert_eq!(hooked("new-key", &new_secret, "c").await, 200);
+    assert_eq!(hooked(&old, &new_secret, "d").await, 401, "each has its own secret");
+    bridge.reload(with(Vec::new())).await;
+    assert_eq!(hooked(&old, &old_secret, "e").await, 401);
+    assert_eq!(hooked("new-key", &new_secret, "f").await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

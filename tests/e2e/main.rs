@@ -47,6 +47,7 @@ mod relay;
 mod reload;
 mod reload_load;
 mod rotation;
+mod rotation_talk;
 mod scenarios;
 mod self_hosted;
 mod shutdown;

@@ -12,8 +12,8 @@ use crate::support::bridge::SHIPPED;
 use crate::support::{Bridge, OldClient, patiently};
 
 const OLD: &str = "sandbox-key";
-const NEW: (&str, &str) = ("new-key", "new-secret");
-const DONE: &str = r#"pusher_bridge_upstream_rotations_total{result="done"}"#;
+pub const NEW: (&str, &str) = ("new-key", "new-secret");
+pub const DONE: &str = r#"pusher_bridge_upstream_rotations_total{result="done"}"#;
 const REFUSED: &str = r#"pusher_bridge_upstream_rotations_total{result="refused"}"#;
 
 fn routes() -> String {
@@ -21,7 +21,7 @@ fn routes() -> String {
 }
 
 /// The configuration in force, with this key.
-fn with_key(bridge: &Bridge, routes: &str, (key, secret): (&str, &str)) -> Config {
+pub fn with_key(bridge: &Bridge, routes: &str, (key, secret): (&str, &str)) -> Config {
     let mut config = next(bridge, routes);
     config.upstream = bridge.running.config().upstream.clone();
     config.upstream.app.key = key.to_owned();

@@ -100,6 +100,7 @@ const PURE: &[&str] = &[
     "src/upstream/lane.rs",
     "src/upstream/link",
     "src/upstream/lost.rs",
+    "src/upstream/matching.rs",
     "src/upstream/members/channel.rs",
     "src/upstream/members/copies.rs",
     "src/upstream/members/pool",

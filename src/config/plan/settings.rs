@@ -113,14 +113,12 @@ fn upstream(upstream: &Upstream) -> Vec<Key<'_, When>> {
     } = upstream;
     let App { id, key, secret, other_keys, encryption_master_key, ws, api, origin, ca_file } = app;
     let Publish { lanes, queue_messages_max, queue_bytes_max, batch_max, timeout, deadline } = publish;
-    // Two connections for one are not replaced while they run.
-    let rotation = if *standby { AtRestart } else { AtOnce };
     let members::Settings { links_max, dials, observer: members::Observer { user_id, user_info } } = members;
     vec![
         plain("upstream.app_id", AtRestart, id),
         // See `upstream::rotation`.
-        plain("upstream.key", rotation, key),
-        ("upstream.secret", rotation, Said::Secret(secret)),
+        plain("upstream.key", AtOnce, key),
+        ("upstream.secret", AtOnce, Said::Secret(secret)),
         plain("upstream.other_keys", AtOnce, other_keys),
         plain("upstream.encryption_master_key", AtRestart, encryption_master_key),
         plain("upstream.ws_host", AtRestart, &ws.host),

@@ -100,15 +100,10 @@ fn what_needs_a_restart_is_named() {
 }
 
 #[test]
-fn a_key_and_its_secret_are_replaced_at_once_and_with_a_standby_at_a_restart() {
+fn a_key_and_its_secret_are_replaced_at_once() {
     let changes = [("key = \"k\"", "key = \"other\""), ("secret = \"s\"", "secret = \"t\"")];
     let alone = plan(&changes);
     assert_eq!((&*alone.fixed, &*alone.applied), (&[][..], &["upstream.key", "upstream.secret"][..]));
-    let standby = ("host = \"localhost\"", "host = \"localhost\"\nstandby = true");
-    let text = FILE.replace(standby.0, standby.1);
-    let both = changes.iter().fold(text.clone(), |text, (what, by)| text.replace(what, by));
-    let with_standby = Plan::between(&config(&text), &config(&both));
-    assert_eq!(with_standby.fixed, ["upstream.key", "upstream.secret"]);
 }
 
 #[test]

@@ -2,13 +2,12 @@
 //! every channel (see [`merge`](crate::upstream::merge)): so each event goes on once, whichever brings it.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::pusher::frame;
 use crate::upstream::delivery::{Event, Kind, Sent};
 use crate::upstream::flights::DELIVERY_TIME;
+use crate::upstream::matching::{Digests, is_of};
 use crate::upstream::merge::{Merge, Out, Times};
 
 /// The connection that there was, and the one that comes.
@@ -17,11 +16,11 @@ pub const NEW: usize = 1;
 /// See [`crate::upstream::standby::junction`]: how far one of two connections may be behind the other.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// From the new connection's confirmation of a channel until it has brought all that it may bring in doubt, on a channel that
-/// the old one had before.
-const CERTAIN_AFTER: Duration = Duration::from_secs(11);
-/// The same on a channel that both were asked for at once.
-const CERTAIN_AT_ONCE_AFTER: Duration = Duration::from_secs(7);
+/// How often it is looked at what is certain by now.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// So long the new connection is waited for at most. Then it takes over all the same where nothing is missed by that: what is
+/// in doubt still comes twice rather than never.
+const DOUBT_MAX: Duration = Duration::from_secs(120);
 /// So long after the new connection was asked for the first channels, others wait: or there would be a new one for ever.
 const OTHERS_WAIT_AFTER: Duration = Duration::from_secs(30);
 
@@ -45,8 +44,11 @@ pub struct Handover {
     lost: Option<Instant>,
     /// When the old one was left, or a request ended last that it was excluded from.
     left: Option<Instant>,
-    put_off: Option<Instant>,
-    hasher: RandomState,
+    /// When it is looked at next what is certain.
+    look: Instant,
+    /// What it was when that was looked at last.
+    may_lead: bool,
+    digests: Digests,
 }
 
 #[derive(Debug)]
@@ -54,10 +56,6 @@ struct Channel {
     merge: Merge<usize, Arc<Event>>,
     /// When the new connection was asked for it.
     asked: Instant,
-    /// Both were asked for it at once.
-    is_of_both: bool,
-    /// When the new one brings all that the old one does.
-    certain_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -86,8 +84,9 @@ impl Handover {
             next_flight: u64::MAX,
             lost: None,
             left: None,
-            put_off: None,
-            hasher: RandomState::new(),
+            look: now,
+            may_lead: false,
+            digests: Digests::default(),
         };
         let mut outs = Vec::new();
         channels.into_iter().for_each(|channel| handover.old_has(&channel, now, &mut outs));
@@ -113,7 +112,7 @@ impl Handover {
 
     fn enter(&mut self, id: u64, flight: Flight) {
         for (name, channel) in &mut self.channels {
-            begin_in(&mut channel.merge, name, id, &flight, &self.hasher);
+            self.digests.begin(&mut channel.merge, name, id, &flight.batch, flight.excluded);
         }
         self.flights.insert(id, flight);
     }
@@ -157,13 +156,7 @@ impl Handover {
 
     /// A client event was accepted.
     pub fn own(&mut self, event: &Arc<Event>, now: Instant, outs: &mut Outs) {
-        let id = self.of_client_event(|sent| {
-            sent.channel == event.channel
-                && *sent.event == *event.name
-                && Some(sent.origin) == event.origin
-                && *frame::text_json(&sent.data) == *event.data
-        });
-        match id {
+        match self.of_client_event(|sent| is_of(event, sent)) {
             Some(id) => self.ended(id, std::slice::from_ref(event), now, outs),
             None => outs.push(of_own(event)),
         }
@@ -181,13 +174,14 @@ impl Handover {
     /// The connection that the hubs hear has this channel.
     pub fn old_has(&mut self, name: &Arc<str>, now: Instant, outs: &mut Outs) {
         let side = self.side();
-        let (times, hasher, flights) = (self.times, &self.hasher, &self.flights);
+        self.may_lead = false;
+        let (times, digests, flights) = (self.times, &self.digests, &self.flights);
         let channel = self.channels.entry(name.clone()).or_insert_with(|| {
             let mut merge = Merge::new(times);
             for (id, flight) in flights {
-                begin_in(&mut merge, name, *id, flight, hasher);
+                digests.begin(&mut merge, name, *id, &flight.batch, flight.excluded);
             }
-            Channel { merge, asked: now, is_of_both: true, certain_at: None }
+            Channel { merge, asked: now }
         });
         // Once more: the server had forgotten it.
         channel.merge.confirmed(side, now.checked_sub(times.confirm).unwrap_or(now), now, outs);
@@ -212,7 +206,7 @@ impl Handover {
         }
         self.subscribed = Some(now);
         for channel in self.channels.values_mut() {
-            (channel.asked, channel.is_of_both) = (now, false);
+            channel.asked = now;
         }
         self.channels.keys().cloned().collect()
     }
@@ -231,56 +225,44 @@ impl Handover {
 
     /// The new connection has this channel; `gap`: once more.
     pub fn new_has(&mut self, name: &str, gap: bool, now: Instant, outs: &mut Outs) {
-        let lost = self.lost;
-        let times = self.times;
+        self.may_lead = false;
+        let (lost, times) = (self.lost, self.times);
         let Some(channel) = self.channels.get_mut(name) else { return };
         if gap && channel.merge.has(NEW) {
             channel.merge.lost(NEW, now, outs);
         }
         let asked = [lost, Some(channel.asked), now.checked_sub(times.confirm)].into_iter().flatten().max();
         channel.merge.confirmed(NEW, asked.unwrap_or(now), now, outs);
-        let after = if channel.is_of_both { CERTAIN_AT_ONCE_AFTER } else { CERTAIN_AFTER };
-        channel.certain_at = Some(now + after);
     }
 
     /// The new connection is lost.
     pub fn new_is_down(&mut self, now: Instant, outs: &mut Outs) {
-        self.lost = Some(now);
+        (self.lost, self.may_lead) = (Some(now), false);
         for channel in self.channels.values_mut() {
             channel.merge.lost(NEW, now, outs);
-            channel.certain_at = None;
         }
     }
 
-    /// Whether the new connection brings all that comes from now on, as far as the old one has it.
+    /// Whether the old connection can be left: the new one is certain of all its channels.
     #[must_use]
-    pub fn is_certain(&self, now: Instant) -> bool {
-        let is_certain = |channel: &Channel| channel.certain_at.is_some_and(|at| now >= at);
-        let is_time = self.put_off.is_none_or(|until| now >= until);
-        self.left.is_none() && is_time && self.subscribed.is_some() && self.channels.values().all(is_certain)
+    pub const fn may_move(&self) -> bool {
+        self.left.is_none() && self.may_lead
     }
 
-    /// What is in doubt stays so, for it is about to be decided, or not any more.
-    pub fn keep_held(&mut self, keeps: bool) {
-        self.channels.values_mut().for_each(|channel| channel.merge.keep_held(keeps));
-    }
-
-    /// Whether the old one has brought all that the new one has, of which nothing was taken for this time.
-    #[must_use]
-    pub fn may_move(&self, lag: Duration, now: Instant) -> bool {
-        self.channels.values().all(|channel| channel.merge.may_lead(NEW, lag, now))
-    }
-
-    /// It is not looked at again before this whether the old one can be left.
-    pub const fn put_off(&mut self, until: Instant) {
-        self.put_off = Some(until);
+    fn look(&mut self, now: Instant) {
+        self.look = now + LOOK_EVERY;
+        let is_late = self.subscribed.is_some_and(|at| now >= at + DOUBT_MAX);
+        self.may_lead = self.subscribed.is_some()
+            && self
+                .channels
+                .values()
+                .all(|channel| channel.merge.is_certain(NEW) || (is_late && channel.merge.is_whole(NEW)));
     }
 
     /// The old connection is left.
     pub fn moves(&mut self, now: Instant, outs: &mut Outs) {
         self.left = Some(now);
         for channel in self.channels.values_mut() {
-            channel.merge.leads(NEW);
             channel.merge.lost(OLD, now, outs);
         }
     }
@@ -308,7 +290,7 @@ impl Handover {
             }
             return;
         };
-        let digest = digest(&self.hasher, &event.name, &event.data);
+        let digest = self.digests.of(&event);
         if event.is_replay {
             channel.merge.offer_last(side, digest, event, now, outs);
         } else {
@@ -320,51 +302,30 @@ impl Handover {
 
     /// When [`Self::timer`] wants to be called.
     #[must_use]
-    pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let merges = self.channels.values().filter_map(|channel| channel.merge.deadline());
+    pub fn deadline(&self, now: Instant) -> Instant {
         let begin = self.told_since.filter(|_| self.subscribed.is_none()).map(|at| at + DELIVERY_TIME);
         // A request's end is told.
         let waits = || self.flights.values().any(|flight| flight.excluded != Some(NEW));
         let end = self.left.filter(|_| !waits()).map(|left| left + SETTLE);
-        let certain = self.channels.values().filter_map(|channel| channel.certain_at).max();
-        let certain = certain.max(self.put_off).filter(|_| self.left.is_none());
-        let of_steps = begin.into_iter().chain(end).chain(certain).filter(|at| *at > now);
-        merges.chain(of_steps).min()
+        begin.into_iter().chain(end).filter(|at| *at > now).fold(self.look, Instant::min)
     }
 
     /// Time has passed.
     pub fn timer(&mut self, now: Instant, outs: &mut Outs) {
+        if now < self.look {
+            return;
+        }
         for channel in self.channels.values_mut() {
             if channel.merge.deadline().is_some_and(|at| at <= now) {
                 channel.merge.settle(now, outs);
             }
         }
+        self.look(now);
     }
 }
 
 fn of_own(event: &Arc<Event>) -> Out<usize, Arc<Event>> {
     Out { event: event.clone(), source: None, doubtful: false }
-}
-
-/// The request's messages on the channel.
-fn begin_in(
-    merge: &mut Merge<usize, Arc<Event>>,
-    channel: &Arc<str>,
-    id: u64,
-    flight: &Flight,
-    hasher: &RandomState,
-) {
-    let messages = flight.batch.iter().filter(|sent| sent.channel == *channel);
-    let digests: Vec<u64> =
-        messages.map(|sent| digest(hasher, &sent.event, &frame::text_json(&sent.data))).collect();
-    if !digests.is_empty() {
-        merge.begin(id, digests, flight.excluded);
-    }
-}
-
-/// By a key of this process's own, so that nobody can make two that are equal.
-fn digest(hasher: &RandomState, name: &str, data: &str) -> u64 {
-    hasher.hash_one((name, data))
 }
 
 #[cfg(test)]

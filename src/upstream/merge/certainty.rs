@@ -1,7 +1,8 @@
 //! Which sources are certain, and which are by now.
 
+use std::collections::VecDeque;
 use std::hash::Hash;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::log::Position;
 use super::own::Early;
@@ -21,9 +22,8 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         let is_early = |early: &[Early<S, E>], held: &Held<S, E>| {
             early.iter().any(|early| early.digest == held.digest && early.horizon < Some(held.at))
         };
-        while !self.keeps_held
-            && let Some(held) =
-                self.held.pop_front_if(|held| Some(held.decided) <= horizon && !is_early(&self.early, held))
+        while let Some(held) =
+            self.held.pop_front_if(|held| Some(held.decided) <= horizon && !is_early(&self.early, held))
         {
             // What the source is certain to bring is taken for brought first: it would be a later event's otherwise. What
             // certain sources should have brought, and did not, is delivered: one of them is behind, or will be lost.
@@ -51,6 +51,7 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
                     if let Some(passed) = passed.filter(|passed| self.is_over(source, *passed)) {
                         self.pass(source, passed);
                         self.close(source);
+                        self.deliver_held(source, now, out);
                     }
                 }
             }
@@ -75,10 +76,6 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
 
     /// The source has brought all that was delivered before `at`, if under the name of an equal one.
     pub(super) fn pass(&mut self, source: S, at: Instant) {
-        // Not while it is open which one it has brought.
-        if self.early.iter().any(|early| early.source == source) {
-            return;
-        }
         if let Some(source) = self.sources.get_mut(&source).filter(|source| source.is_placed()) {
             source.position.pass(self.log.since(at), &mut self.log);
         }
@@ -89,6 +86,17 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         if let Some(stretch) = self.sources.get_mut(&source).and_then(|source| source.stretch.take()) {
             self.bases += usize::from(!stretch.is_base);
             self.open.retain(|other| *other != source);
+        }
+    }
+
+    /// The source is certain by now, and ahead of the others: what is held is new.
+    fn deliver_held(&mut self, source: S, now: Instant, out: &mut Vec<Out<S, E>>) {
+        let (its, others) =
+            std::mem::take(&mut self.held).into_iter().partition(|held| held.source == source);
+        self.held = others;
+        let its: VecDeque<Held<S, E>> = its;
+        for Held { digest, event, .. } in its {
+            self.deliver(source, digest, event, false, now, out);
         }
     }
 
@@ -115,41 +123,34 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
         true
     }
 
-    /// Whether the source may go on alone: it has a position, and what is open of it has been delivered by certain sources.
-    /// It is to be asked when for `lag` nothing was offered of this source, and what is held was kept for as long before:
-    /// then certain sources have brought all that it has. So it is known even where equal events come without end.
+    /// Whether nothing that the source brings is in doubt: it goes on alone if all others are lost.
     #[must_use]
-    pub fn may_lead(&self, source: S, lag: Duration, now: Instant) -> bool {
-        let is_copy = |held: &Held<S, E>| {
-            held.at + lag <= now
-                && (held.of.is_some() || self.log.find(held.digest, 0, u64::MAX, |_| false).is_some())
-        };
-        self.sources.get(&source).is_some_and(Source::is_placed)
-            && !self.early.iter().any(|early| early.source == source)
-            && self.held.iter().filter(|held| held.source == source).all(is_copy)
+    pub fn is_certain(&self, source: S) -> bool {
+        self.sources.get(&source).is_some_and(|source| source.stretch.is_none())
     }
 
-    /// It goes on alone: the others are lost next.
-    pub fn leads(&mut self, source: S) {
-        self.held.retain(|held| held.source != source);
-        self.keeps_held = false;
-    }
-
-    /// From now on what is held stays held until certain sources bring it, or not any more. Otherwise a surplus one of equal
-    /// events would be taken for the copy of a later one, whose own copy would be the surplus one then.
-    pub const fn keep_held(&mut self, keeps: bool) {
-        self.keeps_held = keeps;
+    /// Whether nothing is missed if the source goes on alone, though something may come twice.
+    #[must_use]
+    pub fn is_whole(&self, source: S) -> bool {
+        self.sources.get(&source).is_some_and(Source::is_whole)
     }
 
     /// Whether a source that has brought all that was published before `at` is certain now: nothing that it brought
     /// is open any more.
     pub(super) fn is_over(&self, source: S, at: Instant) -> bool {
         let Some(entry) = self.sources.get(&source) else { return false };
-        let Some(stretch) = entry.stretch.as_ref() else { return false };
+        let Some((stretch, (_, found))) = entry.stretch.as_ref().and_then(|s| Some((s, s.until?))) else {
+            return false;
+        };
+        // What came since the end was found, and equals nothing, is new.
+        let is_open = |held: &Held<S, E>| held.of.is_some() || held.at < found;
         stretch.is_over(at)
             && !self.awaits_request(entry.since)
-            && !self.early.iter().any(|early| early.source == source)
-            && !self.held.iter().any(|held| held.source == source)
+            && !self
+                .early
+                .iter()
+                .any(|early| early.source == source && entry.is_open(early.digest, &self.log))
+            && !self.held.iter().any(|held| held.source == source && is_open(held))
     }
 
     pub(super) fn prune(&mut self, now: Instant) {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Instant;
 
+use super::muddle::Stir;
 use super::{Merge, Out};
 
 /// Lost sources, by the number of their confirmation: the entries that were taken for what they brought.
@@ -23,6 +24,12 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
     /// Enters an event as the last one.
     pub(super) fn append(&mut self, digest: u64, now: Instant) -> u64 {
         self.last = Some(digest);
+        for at in 0..self.open.len() {
+            if let Some(source) = self.open.get(at).copied() {
+                self.stir(source, digest, now);
+                self.stirred(source, digest, Stir::Delivered);
+            }
+        }
         self.log.push(digest, now, self.placed)
     }
 

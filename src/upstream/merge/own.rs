@@ -4,6 +4,7 @@ use std::hash::Hash;
 use std::time::Instant;
 
 use super::ghosts::Ghosts;
+use super::muddle::Stir;
 use super::source::Source;
 use super::{Merge, Out, Verdict};
 
@@ -97,6 +98,7 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
             && self.sources.get(&source).is_some_and(|source| source.since == since)
         {
             self.bring(source, number);
+            self.stirred(source, digest, Stir::Brought);
         }
         if self.confirmed > flight.since {
             let late = |source: &Source| source.since > flight.since && source.is_placed();
@@ -105,7 +107,10 @@ impl<S: Copy + Eq + Hash, E> Merge<S, E> {
             for source in late {
                 self.bring(source, number);
                 let stretch = self.sources.get_mut(&source).and_then(|source| source.stretch.as_mut());
-                stretch.into_iter().for_each(|stretch| stretch.doubt(number, now));
+                if let Some(stretch) = stretch {
+                    stretch.doubt(number, now);
+                    stretch.muddles.spoil(digest);
+                }
             }
         }
     }

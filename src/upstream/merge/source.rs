@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::log::{Log, Position};
+use super::muddle::Muddles;
 
 #[derive(Clone, Debug)]
 pub(super) struct Source {
@@ -23,9 +24,10 @@ pub(super) struct Stretch {
     pub(super) until: Option<(u64, Instant)>,
     /// Those that it has brought, by bits: bit 0 is `from`.
     pub(super) taken: Vec<u64>,
-    /// When the last entry behind the end was delivered that it brought, though it may have been one of these, still
-    /// open and equal.
+    /// When what was let go was passed last: which entries it was is not known.
     pub(super) crossed: Option<Instant>,
+    /// Digests of entries behind the end that it brought, though each may have been one of these, still open and equal.
+    pub(super) muddles: Muddles,
     /// Own messages behind the end whose requests began before the source was confirmed: it may bring them, or not.
     pub(super) own: Vec<u64>,
     /// There was no room for something that it brought: when, and whether certain sources have passed that.
@@ -35,7 +37,7 @@ pub(super) struct Stretch {
 
 impl Stretch {
     /// From this entry on; nobody knows the end yet.
-    pub(super) const fn begin(from: u64, confirmed: Instant) -> Self {
+    pub(super) fn begin(from: u64, confirmed: Instant) -> Self {
         Self {
             confirmed,
             decided: confirmed,
@@ -43,6 +45,7 @@ impl Stretch {
             until: None,
             taken: Vec::new(),
             crossed: None,
+            muddles: Muddles::default(),
             own: Vec::new(),
             let_go: None,
             is_base: false,
@@ -54,6 +57,7 @@ impl Stretch {
     pub(super) fn is_over(&self, at: Instant) -> bool {
         self.until.is_some_and(|(_, found)| found <= at)
             && self.crossed.is_none_or(|crossed| crossed < at)
+            && self.muddles.are_before(at)
             && self.let_go.is_none_or(|(_, is_passed)| is_passed)
     }
 
@@ -120,12 +124,25 @@ impl Source {
         Some(number)
     }
 
+    /// The same, whether it may be one of its stretch or not. `false`: there is none.
+    pub(super) fn bring_next(&mut self, digest: u64, log: &mut Log) -> bool {
+        let number = self.is_placed().then(|| self.position.find(log, digest)).flatten();
+        number.into_iter().for_each(|number| self.position.bring(number, log));
+        number.is_some()
+    }
+
+    /// Whether it may have brought, or may yet bring, an entry of this digest.
+    pub(super) fn is_open(&self, digest: u64, log: &Log) -> bool {
+        let of_stretch = self.stretch.as_ref().and_then(|stretch| stretch.find(log, digest));
+        of_stretch.is_some() || (self.is_placed() && self.position.find(log, digest).is_some())
+    }
+
     /// It has brought this entry, which it was certain to.
     pub(super) fn bring_this(&mut self, number: u64, digest: u64, log: &mut Log) {
         if let Some(stretch) = &mut self.stretch
             && stretch.find(log, digest).is_some()
         {
-            stretch.crossed = stretch.crossed.max(log.at(number));
+            log.at(number).into_iter().for_each(|at| stretch.muddles.crossed(digest, at));
         }
         self.position.bring(number, log);
     }

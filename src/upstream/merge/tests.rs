@@ -1,4 +1,5 @@
 mod cases;
+mod dense;
 mod model;
 
 use super::*;

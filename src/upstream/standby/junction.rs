@@ -2,7 +2,6 @@
 //! to its links it is their only hub.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use crate::upstream::hubs::Hubs;
 use crate::upstream::lane::Item;
 use crate::upstream::link::client_events::ClientEvent;
 use crate::upstream::link::machine::Command;
+use crate::upstream::matching::{Digests, is_of};
 use crate::upstream::merge::{Merge, Out, Times, Verdict};
 use crate::upstream::standby::Result;
 
@@ -63,7 +63,7 @@ pub struct Junction {
     next_flight: u64,
     /// When each side's connection was lost last.
     lost: [Option<Instant>; SIDES],
-    hasher: RandomState,
+    digests: Digests,
     outs: Outs,
 }
 
@@ -106,7 +106,7 @@ impl Junction {
             flights: HashMap::new(),
             next_flight: u64::MAX,
             lost: [None; SIDES],
-            hasher: RandomState::new(),
+            digests: Digests::default(),
             outs: Vec::new(),
         }
     }
@@ -162,7 +162,7 @@ impl Junction {
         }
         let mut merge = Merge::new(self.times);
         for (id, flight) in &self.flights {
-            begin_in(&mut merge, &channel, *id, flight, &self.hasher);
+            self.digests.begin(&mut merge, &channel, *id, &flight.batch, flight.excluded);
         }
         for side in 0..SIDES {
             acts.push(Act::Link(side, Command::Subscribe(channel.clone(), HUB)));
@@ -198,7 +198,7 @@ impl Junction {
             }
             begun.push(&sent.channel);
             if let Some(entry) = self.channels.get_mut(&sent.channel) {
-                begin_in(&mut entry.merge, &sent.channel, id, &flight, &self.hasher);
+                self.digests.begin(&mut entry.merge, &sent.channel, id, &flight.batch, flight.excluded);
             }
         }
         self.flights.insert(id, flight);
@@ -326,7 +326,7 @@ impl Junction {
         if event.origin.is_some() {
             return self.own_client_event(side, &event, now, acts);
         }
-        let digest = digest(&self.hasher, &event.name, &event.data);
+        let digest = self.digests.of(&event);
         let mut outs = std::mem::take(&mut self.outs);
         let verdict = if event.is_replay {
             entry.merge.offer_last(side, digest, event, now, &mut outs)
@@ -344,14 +344,10 @@ impl Junction {
 
     /// A client event was accepted: it goes to the clients of this bridge, and its copy over the other side does not.
     fn own_client_event(&mut self, side: usize, event: &Arc<Event>, now: Instant, acts: &mut Vec<Act>) {
-        let is_its = |sent: &Arc<Sent>| {
-            sent.channel == event.channel
-                && *sent.event == *event.name
-                && Some(sent.origin) == event.origin
-                && *frame::text_json(&sent.data) == *event.data
-        };
         let of = |flight: &Flight| {
-            flight.sides.is_none() && flight.excluded == Some(side) && flight.batch.iter().any(is_its)
+            flight.sides.is_none()
+                && flight.excluded == Some(side)
+                && flight.batch.iter().any(|sent| is_of(event, sent))
         };
         // The first of several that are equal.
         let id = self.flights.iter().filter(|(_, flight)| of(flight)).map(|(id, _)| *id).max();
@@ -395,6 +391,16 @@ impl Junction {
         if gone > 0 && self.channels.values().all(|entry| !entry.merge.is_live()) {
             acts.push(Act::Tell(hubs, Delivery::Down(self.id)));
         }
+    }
+
+    /// Whether the other side is certain of each channel that this one has: if that is left, nothing is missed and nothing
+    /// comes twice. With `twice_at_most` something may come twice.
+    #[must_use]
+    pub fn may_leave(&self, side: usize, twice_at_most: bool) -> bool {
+        let other = 1 - side.min(1);
+        self.channels.values().map(|entry| &entry.merge).all(|merge| {
+            !merge.has(side) || merge.is_certain(other) || (twice_at_most && merge.is_whole(other))
+        })
     }
 
     // ---------------------------------------------------------------------------------------------- the timers
@@ -460,27 +466,6 @@ impl Channel {
         event.expect_hubs(self.hubs.len());
         Act::Tell(self.hubs, Delivery::Event(event))
     }
-}
-
-/// The request's messages on the channel.
-fn begin_in(
-    merge: &mut Merge<usize, Arc<Event>>,
-    channel: &Arc<str>,
-    id: u64,
-    flight: &Flight,
-    hasher: &RandomState,
-) {
-    let messages = flight.batch.iter().filter(|sent| sent.channel == *channel);
-    let digests: Vec<u64> =
-        messages.map(|sent| digest(hasher, &sent.event, &frame::text_json(&sent.data))).collect();
-    if !digests.is_empty() {
-        merge.begin(id, digests, flight.excluded);
-    }
-}
-
-/// By a key of this process's own, so that nobody can make two that are equal.
-fn digest(hasher: &RandomState, name: &str, data: &str) -> u64 {
-    hasher.hash_one((name, data))
 }
 
 #[cfg(test)]

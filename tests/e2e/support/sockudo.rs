@@ -54,6 +54,8 @@ pub struct Sockudo {
     directory: PathBuf,
     address: SocketAddr,
     process: Child,
+    key: String,
+    secret: String,
 }
 
 impl Sockudo {
@@ -70,7 +72,8 @@ impl Sockudo {
         std::fs::write(directory.join("config.toml"), config).unwrap();
         let binary = PathBuf::from(binary);
         let process = spawn(&binary, &directory, address);
-        let mut sockudo = Self { binary, directory, address, process };
+        let (key, secret) = ("test-key".to_owned(), "test-secret".to_owned());
+        let mut sockudo = Self { binary, directory, address, process, key, secret };
         patiently("sockudo", sockudo.up()).await;
         Some(sockudo)
     }
@@ -92,6 +95,16 @@ impl Sockudo {
         patiently("sockudo's end", ended).await;
         self.process = spawn(&self.binary, &self.directory, self.address);
         patiently("sockudo again", self.up()).await;
+    }
+
+    /// From its next start on its app has this key, and no other.
+    pub fn has_key(&mut self, key: &str, secret: &str) {
+        let file = self.directory.join("config.toml");
+        let config = std::fs::read_to_string(&file).unwrap();
+        let (old, old_secret) = (format!("key = \"{}\"", self.key), format!("secret = \"{}\"", self.secret));
+        let config = config.replace(&old, &format!("key = \"{key}\""));
+        std::fs::write(file, config.replace(&old_secret, &format!("secret = \"{secret}\""))).unwrap();
+        (self.key, self.secret) = (key.to_owned(), secret.to_owned());
     }
 
     async fn up(&mut self) {
@@ -123,8 +136,8 @@ impl Pusher for Sockudo {
         App {
             address: self.address,
             id: "1001".into(),
-            key: "test-key".into(),
-            secret: SecretString::from("test-secret"),
+            key: self.key.clone(),
+            secret: SecretString::from(self.secret.clone()),
         }
     }
 }

@@ -23,10 +23,13 @@ impl Machine {
     /// Whether the connection may be replaced now by one that has what this one has: nothing waits for an answer over it.
     /// If clients' events do, no more of them are sent for a moment.
     pub fn may_move(&mut self, now: Instant) -> bool {
+        if !self.is_connected() || self.table.is_subscribing() {
+            return false;
+        }
         if !self.client_events.is_idle() {
             self.client_events.pause(now);
         }
-        self.is_connected() && self.client_events.is_idle() && !self.table.is_subscribing()
+        self.client_events.is_idle()
     }
 
     /// It is replaced by one of this socket id, which has all channels that this one had.

@@ -414,3 +414,39 @@ fn own_messages_do_not_keep_a_channel_in_doubt() {
     assert_eq!(b.junction.doubtful(), 0);
     assert_eq!(b.tells().len(), 60);
 }
+
+#[test]
+fn a_side_may_be_left_when_the_other_is_certain_of_all_that_it_has() {
+    let mut b = Bench::settled(A);
+    assert!(b.junction.may_leave(0, false) && b.junction.may_leave(1, false));
+    b.down(1);
+    b.live(1, A);
+    assert!(!b.junction.may_leave(0, true), "something may be missed");
+    assert!(b.junction.may_leave(1, false), "the other one is certain");
+    b.pass(SETTLE + SETTLE / 4);
+    assert!(b.junction.may_leave(0, true) && !b.junction.may_leave(0, false), "something may come twice");
+    b.pass(SETTLE);
+    assert!(b.junction.may_leave(0, false));
+    b.subscribe("private-b", 0);
+    b.live(0, "private-b");
+    assert!(!b.junction.may_leave(0, true), "it alone has this one");
+    assert!(b.junction.may_leave(1, false));
+}
+
+/// As clients' heartbeats do, say.
+#[test]
+fn equal_events_without_end_do_not_keep_a_channel_in_doubt() {
+    let mut b = Bench::settled(A);
+    b.down(1);
+    b.live(1, A);
+    for _ in 0..200 {
+        b.event(0, A, "1");
+        b.pass(Duration::from_millis(20));
+        b.event(1, A, "1");
+        b.pass(Duration::from_millis(180));
+    }
+    assert_eq!(b.junction.doubtful(), 0);
+    b.down(0);
+    b.event(1, A, "1");
+    assert_eq!(b.tells().len(), 201);
+}
