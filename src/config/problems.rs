@@ -292,6 +292,12 @@ impl<'s> Problems<'s> {
         Some(SecretString::from(secret.to_owned()))
     }
 
+    /// The text of a file that is read at the start, if it can be read: until then it need not be there.
+    pub(super) fn watched(&mut self, path: &std::path::Path) -> Option<std::sync::Arc<str>> {
+        self.files.push(path.to_owned());
+        read(path).ok().map(Into::into)
+    }
+
     /// The text of the file that a `…_file` key names.
     pub(super) fn file(&mut self, raw: &At<String>) -> Option<String> {
         if self.stands_in(&raw.span()) {

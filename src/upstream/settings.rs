@@ -72,6 +72,8 @@ pub struct App {
     pub origin: Option<String>,
     /// PEM file of certificates to trust beside the built-in authorities: of other authorities, or the server's own.
     pub ca_file: Option<PathBuf>,
+    /// What that file said when the configuration was read, if it could be read: by it a change of it is known.
+    pub ca_text: Option<Arc<str>>,
 }
 
 impl App {

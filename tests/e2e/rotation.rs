@@ -225,3 +225,29 @@ async fn users_own_connections_are_made_anew_and_all_of_them_stay_members() {
     assert_eq!(bridge.sandbox.key_uses(OLD), before);
     assert_eq!(bridge.metric("pusher_bridge_upstream_gaps_total"), 0.0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_that_change_are_not_taken_over_and_that_is_told() {
+    let folder = folder("rotation_of_certificates");
+    let own = |name: &str| {
+        let file = format!("{}/tests/routes/fixtures/{name}.pem", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(file).unwrap()
+    };
+    std::fs::write(folder.join("ca.pem"), own("tls-other")).unwrap();
+    let text = routes().replacen("[upstream]\n", "[upstream]\nca_file = \"ca.pem\"\n", 1);
+    let served = Served::start(folder.clone(), &text).await;
+    std::fs::write(folder.join("ca.pem.new"), own("tls")).unwrap();
+    std::fs::rename(folder.join("ca.pem.new"), folder.join("ca.pem")).unwrap();
+    served.until("needs_restart", 1).await;
+    let why = served.ready().await["configuration"]["not_reloaded"]["reason"].clone();
+    assert!(why.as_str().is_some_and(|why| why.contains("upstream.ca_file")), "{why}");
+    // What is as it was is in force again.
+    std::fs::write(folder.join("ca.pem.new"), own("tls-other")).unwrap();
+    std::fs::rename(folder.join("ca.pem.new"), folder.join("ca.pem")).unwrap();
+    patiently("it to be as it was", async {
+        while served.ready().await["configuration"]["not_reloaded"] != Value::Null {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}

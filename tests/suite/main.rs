@@ -26,4 +26,5 @@ mod readme;
 mod rooms;
 mod sandbox;
 mod sandbox_clients;
+mod secrets;
 mod tidy;

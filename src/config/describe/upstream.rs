@@ -24,7 +24,8 @@ pub(super) fn upstream(out: &mut Lines, settings: &Settings) {
         members,
         proxies,
     } = settings;
-    let App { id, key, secret: _, other_keys, encryption_master_key, ws, api, origin, ca_file } = app;
+    let App { id, key, secret: _, other_keys, encryption_master_key, ws, api, origin, ca_file, ca_text: _ } =
+        app;
     let Publish { lanes, queue_messages_max, queue_bytes_max, batch_max, timeout, deadline } = publish;
     let origin = origin.as_ref().map(|origin| format!(" from {origin}")).unwrap_or_default();
     let standby =

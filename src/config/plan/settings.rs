@@ -111,7 +111,7 @@ fn upstream(upstream: &Upstream) -> Vec<Key<'_, When>> {
         members,
         proxies: _, // of the environment, which stays as it is
     } = upstream;
-    let App { id, key, secret, other_keys, encryption_master_key, ws, api, origin, ca_file } = app;
+    let App { id, key, secret, other_keys, encryption_master_key, ws, api, origin, ca_file, ca_text } = app;
     let Publish { lanes, queue_messages_max, queue_bytes_max, batch_max, timeout, deadline } = publish;
     let members::Settings { links_max, dials, observer: members::Observer { user_id, user_info } } = members;
     vec![
@@ -131,6 +131,7 @@ fn upstream(upstream: &Upstream) -> Vec<Key<'_, When>> {
         plain("upstream.api_path", AtRestart, &api.path),
         plain("upstream.origin", AtRestart, origin),
         plain("upstream.ca_file", AtRestart, ca_file),
+        plain("upstream.ca_file", AtRestart, ca_text),
         plain("upstream.connections", AtRestart, connections),
         plain("upstream.standby", AtRestart, standby),
         plain("upstream.connect_timeout", AtRestart, connect_timeout),

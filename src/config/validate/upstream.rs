@@ -174,6 +174,7 @@ fn stand_in() -> App {
         api: nowhere(),
         origin: None,
         ca_file: None,
+        ca_text: None,
     }
 }
 
@@ -199,6 +200,7 @@ fn app(problems: &mut Problems<'_>, at: &At<raw::Upstream>) -> App {
         tls: problems.flag(raw.api_tls.as_ref(), tls),
         path: prefix(problems, raw.api_path.as_ref(), &path),
     };
+    let ca_file = raw.ca_file.as_ref().filter(|f| !f.get().is_empty()).map(|f| problems.resolve(f.get()));
     App {
         id,
         key,
@@ -208,7 +210,8 @@ fn app(problems: &mut Problems<'_>, at: &At<raw::Upstream>) -> App {
         ws,
         api,
         origin: origin(problems, raw.origin.as_ref()),
-        ca_file: raw.ca_file.as_ref().filter(|f| !f.get().is_empty()).map(|f| problems.resolve(f.get())),
+        ca_text: ca_file.as_ref().and_then(|file| problems.watched(file)),
+        ca_file,
     }
 }
 

@@ -15,6 +15,7 @@ pub(in crate::upstream) fn app(there: Endpoint) -> App {
         api: there,
         origin: None,
         ca_file: None,
+        ca_text: None,
     }
 }
 
