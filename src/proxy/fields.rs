@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, Entry, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
+    CONNECTION, CONTENT_LENGTH, Entry, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS,
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use hyper::{StatusCode, Version};
+use hyper::{Method, StatusCode, Version};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -81,6 +81,21 @@ pub fn request(headers: &mut HeaderMap, asked: &Asked<'_>) -> bool {
     forward(headers, asked);
     add_via(headers, asked.version);
     upgrades
+}
+
+/// Counts a server that an OPTIONS or a TRACE passes (RFC 9110 §7.6.2). `false`: this one is to be the last.
+pub fn may_go_further(method: &Method, headers: &mut HeaderMap) -> bool {
+    if !matches!(*method, Method::OPTIONS | Method::TRACE) {
+        return true;
+    }
+    let mut values = headers.get_all(MAX_FORWARDS).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return true };
+    let is_number = !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
+    let Some(digits) = value.to_str().ok().filter(|_| is_number) else { return true };
+    // More than that many are as many.
+    let Some(left) = digits.parse::<u32>().unwrap_or(u32::MAX).checked_sub(1) else { return false };
+    headers.insert(MAX_FORWARDS, HeaderValue::from(left));
+    true
 }
 
 /// What the client wants to speak instead of HTTP, if that is passed on.

@@ -64,6 +64,8 @@ labels! {
         AnswerIdle = "answer_idle",
         /// The client went before the whole answer was there.
         ClientGone = "client_gone",
+        /// The client wants it to go no further than here (`Max-Forwards: 0`).
+        MaxForwards = "max_forwards",
     }
 }
 

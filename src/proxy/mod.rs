@@ -4,6 +4,7 @@
 pub mod body;
 pub mod fields;
 pub mod frames;
+pub mod heads;
 pub mod metrics;
 pub mod pool;
 pub mod routed;

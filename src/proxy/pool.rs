@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::client::conn::http1::{self, SendRequest};
@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::body::Outgoing;
+use super::heads::Heads;
 use crate::http::{BoxError, RESPONSE_HEAD_BYTES_MAX};
 use crate::net::destination::Destination;
 use crate::net::proxies::Proxies;
@@ -26,16 +27,31 @@ use crate::net::reach;
 const HEADERS_MAX: usize = 256;
 
 /// A socket to an upstream.
-pub enum Io {
+pub struct Io {
+    kind: Kind,
+    heads: SharedHeads,
+}
+
+enum Kind {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Between who reads and who sends; both are of one thread, so never contended.
+#[derive(Clone, Default)]
+struct SharedHeads(Arc<Mutex<Heads>>);
+
+impl SharedHeads {
+    fn lock(&self) -> MutexGuard<'_, Heads> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 macro_rules! either {
     ($io:expr, $inner:ident => $call:expr) => {
         match $io {
-            Io::Plain($inner) => $call,
-            Io::Tls($inner) => $call,
+            Kind::Plain($inner) => $call,
+            Kind::Tls($inner) => $call,
         }
     };
 }
@@ -46,21 +62,27 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        either!(&mut *self, inner => Pin::new(inner).poll_read(cx, buffer))
+        let before = buffer.filled().len();
+        ready!(either!(&mut self.kind, inner => Pin::new(inner).poll_read(cx, buffer)))?;
+        let read = buffer.filled().get(before..).unwrap_or(&[]);
+        Poll::Ready(match self.heads.lock().read(read) {
+            true => Ok(()),
+            false => Err(io::Error::new(io::ErrorKind::InvalidData, "a line of a head ends with LF alone")),
+        })
     }
 }
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        either!(&mut *self, inner => Pin::new(inner).poll_write(cx, bytes))
+        either!(&mut self.kind, inner => Pin::new(inner).poll_write(cx, bytes))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(&mut *self, inner => Pin::new(inner).poll_flush(cx))
+        either!(&mut self.kind, inner => Pin::new(inner).poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(&mut *self, inner => Pin::new(inner).poll_shutdown(cx))
+        either!(&mut self.kind, inner => Pin::new(inner).poll_shutdown(cx))
     }
 
     fn poll_write_vectored(
@@ -68,11 +90,11 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        either!(&mut *self, inner => Pin::new(inner).poll_write_vectored(cx, parts))
+        either!(&mut self.kind, inner => Pin::new(inner).poll_write_vectored(cx, parts))
     }
 
     fn is_write_vectored(&self) -> bool {
-        either!(self, inner => inner.is_write_vectored())
+        either!(&self.kind, inner => inner.is_write_vectored())
     }
 }
 
@@ -90,14 +112,14 @@ impl Dialer {
         Self { proxies, tls: Arc::new(tls) }
     }
 
-    async fn dial(&self, to: &Destination) -> Result<Io, BoxError> {
+    async fn dial(&self, to: &Destination) -> Result<Kind, BoxError> {
         let stream = reach(&self.proxies, to.tls, &to.host, to.port).await?;
         if !to.tls {
-            return Ok(Io::Plain(stream));
+            return Ok(Kind::Plain(stream));
         }
         let name = ServerName::try_from(to.host.clone())?;
         let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await?;
-        Ok(Io::Tls(Box::new(stream)))
+        Ok(Kind::Tls(Box::new(stream)))
     }
 }
 
@@ -110,6 +132,7 @@ pub struct Pool {
 
 struct Waiting {
     sender: SendRequest<Outgoing>,
+    heads: SharedHeads,
     until: Instant,
 }
 
@@ -118,6 +141,7 @@ pub struct Lease {
     pub sender: SendRequest<Outgoing>,
     /// It has carried another before: the upstream may be closing it.
     pub was_idle: bool,
+    heads: SharedHeads,
     to: Arc<Destination>,
     pool: Arc<Pool>,
     keep_alive: Duration,
@@ -125,9 +149,20 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// A request is about to be sent.
+    pub fn begin(&self) {
+        self.heads.lock().expect();
+    }
+
+    /// Whether its answer's head has lines that can be read in two ways.
+    #[must_use]
+    pub fn has_wrong_lines(&self) -> bool {
+        self.heads.lock().is_wrong()
+    }
+
     /// The answer was read to its end.
     pub fn give_back(self) {
-        let Self { sender, to, pool, keep_alive, idle_max, .. } = self;
+        let Self { sender, heads, to, pool, keep_alive, idle_max, .. } = self;
         if sender.is_closed() {
             return;
         }
@@ -140,7 +175,7 @@ impl Lease {
             // The one that has waited longest.
             waiting.remove(0);
         }
-        waiting.push(Waiting { sender, until: Instant::now() + keep_alive });
+        waiting.push(Waiting { sender, heads, until: Instant::now() + keep_alive });
     }
 }
 
@@ -180,8 +215,8 @@ impl Pool {
         let waiting = idle.get_mut(to)?;
         waiting.retain(|one| !one.sender.is_closed());
         let last = waiting.iter().rposition(|one| one.sender.is_ready())?;
-        let sender = waiting.remove(last).sender;
-        Some(self.lease(sender, to, like, true))
+        let Waiting { sender, heads, .. } = waiting.remove(last);
+        Some(self.lease((sender, heads), to, like, true))
     }
 
     /// A new one. Only its connection may be kept back by time: whoever waits has the limit.
@@ -190,7 +225,8 @@ impl Pool {
         to: &Arc<Destination>,
         like: &super::settings::Settings,
     ) -> Result<Lease, BoxError> {
-        let io = self.dialer.dial(to).await?;
+        let heads = SharedHeads::default();
+        let io = Io { kind: self.dialer.dial(to).await?, heads: heads.clone() };
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(RESPONSE_HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX)
@@ -199,18 +235,19 @@ impl Pool {
             .await?;
         // What breaks it is told to whoever waits for an answer.
         tokio::spawn(async move { _ = connection.with_upgrades().await });
-        Ok(self.lease(sender, to, like, false))
+        Ok(self.lease((sender, heads), to, like, false))
     }
 
     fn lease(
         self: &Arc<Self>,
-        sender: SendRequest<Outgoing>,
+        (sender, heads): (SendRequest<Outgoing>, SharedHeads),
         to: &Arc<Destination>,
         like: &super::settings::Settings,
         was_idle: bool,
     ) -> Lease {
         Lease {
             sender,
+            heads,
             was_idle,
             to: to.clone(),
             pool: self.clone(),

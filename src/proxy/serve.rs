@@ -11,7 +11,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{EXPECT, HOST, HeaderValue, RETRY_AFTER};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
-use hyper::{Request, Response, StatusCode, Uri, Version};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -163,7 +163,7 @@ pub enum Passed {
 pub async fn pass_on(
     fallback: &Fallback,
     pool: &Arc<Pool>,
-    (head, body): (Parts, Incoming),
+    (mut head, body): (Parts, Incoming),
     from: From,
     progress: &Arc<Progress>,
 ) -> Passed {
@@ -178,10 +178,28 @@ pub async fn pass_on(
         return Passed::Answered(refused);
     }
     let way = Way { settings, to, metrics: &metrics, counts: Some(&fallback.counts) };
+    if !fields::may_go_further(&head.method, &mut head.headers) {
+        metrics.failures.get(Failure::MaxForwards).increment(1);
+        return Passed::Answered(last_stop(&head.method));
+    }
     match exchange(way, pool, (head, body), from, progress).await {
         Ok(passed) => passed,
         Err((failure, why)) => Passed::Answered(refuse(&metrics, to, failure, &why)),
     }
+}
+
+/// The answer to what the client wants to come no further than here (RFC 9110 §7.6.2).
+fn last_stop(method: &Method) -> Answer {
+    let mut answer = if *method == Method::OPTIONS {
+        let mut answer = Response::new(Bytes::new());
+        *answer.status_mut() = StatusCode::NO_CONTENT;
+        answer
+    } else {
+        // What came would be shown to scripts, cookies included.
+        problem(status(Failure::MaxForwards), "requests are not shown to those who send them here")
+    };
+    close(&mut answer);
+    answer.map(full)
 }
 
 /// Why a request is not passed on, and the same in words.
@@ -375,6 +393,7 @@ async fn send(
             None => connect(pool, to, settings, metrics).await?,
         };
         sent.begun();
+        lease.begin();
         let begun = Instant::now();
         let mut sending = std::pin::pin!(lease.sender.try_send_request(request));
         let result = loop {
@@ -399,6 +418,10 @@ async fn send(
             Err(error) => error,
         };
         match error.take_message() {
+            _ if lease.has_wrong_lines() => {
+                let why = "the upstream's answer is malformed: a line of its head ends with LF alone";
+                return Err((Failure::BadAnswer, why.to_owned()));
+            }
             // It is back as it was: its connection was closed before.
             Some(back) if lease.was_idle => request = back,
             _ => return Err(failed(&error.into_error(), sent)),
@@ -483,5 +506,6 @@ const fn status(failure: Failure) -> StatusCode {
         | Failure::AnswerBroken
         | Failure::AnswerIdle
         | Failure::ClientGone => StatusCode::BAD_GATEWAY,
+        Failure::MaxForwards => StatusCode::NOT_IMPLEMENTED,
     }
 }

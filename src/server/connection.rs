@@ -127,6 +127,7 @@ pub(super) async fn serve(
                 end => return end,
             }
             let deadline = Instant::now() + keep_alive.unwrap_or_default();
+            let _parked = worker.door.metrics.parked();
             if timeout_at(deadline, again(&stream)).await.is_err() {
                 return End::Closed;
             }

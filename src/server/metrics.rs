@@ -33,6 +33,7 @@ pub struct Metrics {
     /// Failures to accept.
     pub accept_errors: Counter,
     handshakes: Gauge,
+    parked: Gauge,
     unannounced: Family<Unannounced>,
     http2_connections: Gauge,
     http2_ends: Family<Http2End>,
@@ -75,6 +76,10 @@ impl Metrics {
             accept_errors: registry
                 .declare("pusher_bridge_accept_errors_total", "Failures to accept a connection"),
             handshakes: session.handshakes(),
+            parked: registry.declare(
+                "pusher_bridge_fallback_waiting_connections",
+                "Clients' connections between two requests that are only a socket",
+            ),
             unannounced: registry.declare(
                 "pusher_bridge_proxy_protocol_refusals_total",
                 "Connections closed for want of a PROXY protocol header, by reason",
@@ -122,6 +127,12 @@ impl Metrics {
     #[must_use]
     pub fn handshake(&self) -> GaugeGuard {
         GaugeGuard::new(&self.handshakes, 1.0)
+    }
+
+    /// Counts a connection that is taken down to its socket until the guard is dropped.
+    #[must_use]
+    pub fn parked(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.parked, 1.0)
     }
 
     /// A connection that did not say whose it is as it must.

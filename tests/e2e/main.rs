@@ -23,6 +23,7 @@ mod endpoints;
 mod events;
 mod explain;
 mod fallback;
+mod fallback_edges;
 mod frames;
 mod fronts;
 mod generations;

@@ -56,6 +56,7 @@ const PURE: &[&str] = &[
     "src/proxy/fields",
     "src/proxy/fields.rs",
     "src/proxy/frames.rs",
+    "src/proxy/heads.rs",
     "src/proxy/settings.rs",
     "src/pusher",
     "src/routes/by_channel.rs",

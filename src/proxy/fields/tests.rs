@@ -161,6 +161,21 @@ fn upgrades_pass_but_for_another_http() {
     let mut refused = map(&[("connection", "upgrade"), ("upgrade", "websocket"), ("keep-alive", "x")]);
     answer(&mut refused, Version::HTTP_10, false);
     assert_eq!(shown(&refused), [("via".to_owned(), "1.0 pusher-bridge".to_owned())]);
+    for (method, before, after) in [
+        (Method::OPTIONS, "5", Some("4")),
+        (Method::TRACE, "1", Some("0")),
+        (Method::TRACE, "0", None),
+        (Method::OPTIONS, "000", None),
+        (Method::OPTIONS, "99999999999999999999", Some("4294967294")),
+        (Method::OPTIONS, "-1", Some("-1")),
+        (Method::OPTIONS, "", Some("")),
+        (Method::GET, "0", Some("0")),
+    ] {
+        let mut headers = map(&[("max-forwards", before)]);
+        assert_eq!(may_go_further(&method, &mut headers), after.is_some(), "{method} {before}");
+        assert!(after.is_none_or(|after| headers["max-forwards"] == after), "{method} {before}: {headers:?}");
+    }
+    assert!(may_go_further(&Method::TRACE, &mut map(&[])));
     let mut multiplexed = map(&[]);
     request(&mut multiplexed, &Asked { version: Version::HTTP_2, ..CLIENT });
     assert_eq!(multiplexed["via"], "2.0 pusher-bridge");

@@ -274,6 +274,23 @@ impl Raw {
         code
     }
 
+    /// What comes until this has, or the stream ends.
+    pub async fn until(&mut self, end: &str) -> String {
+        loop {
+            let seen = String::from_utf8_lossy(&self.buffer).into_owned();
+            if seen.contains(end) || !self.more().await {
+                self.buffer.clear();
+                return seen;
+            }
+        }
+    }
+
+    /// Whether nothing has come.
+    pub fn is_silent(&self) -> bool {
+        let read = self.stream.try_read(&mut [0]);
+        self.buffer.is_empty() && read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
     /// Everything to the end of the stream, or its reset.
     pub async fn rest(mut self) -> String {
         while self.more().await {}
