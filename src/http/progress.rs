@@ -143,6 +143,11 @@ impl Progress {
         self.state().strict.as_ref().map_or(usize::MAX, Strict::room)
     }
 
+    /// Whether it is known that more of a body is to come.
+    pub(super) fn is_within_a_body(&self) -> bool {
+        self.state().strict.as_ref().is_some_and(Strict::is_within_a_body)
+    }
+
     /// Whether what is waited for is a head that is larger than it may be.
     pub(super) fn is_too_large(&self) -> bool {
         self.is_waiting() && self.room() == 0

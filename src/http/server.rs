@@ -19,7 +19,7 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 pub use super::progress::{Progress, Warm};
 
@@ -39,6 +39,11 @@ pub type Answer = hyper::Response<Body>;
 
 /// A timeout for what may take as long as it likes.
 pub const NO_TIMEOUT: Duration = Duration::from_secs(86_400 * 365);
+
+/// How long, and for how many bytes, the rest of a body is taken whose request is answered already.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 1 << 20;
+const LINGER_READ_BYTES: usize = 16 * 1024;
 
 /// What a connection may take.
 #[derive(Clone, Debug)]
@@ -210,7 +215,12 @@ where
     };
     match ended {
         Ok(()) if upgraded.load(Ordering::Relaxed) => End::Upgraded(stream, parts.read_buf),
-        Ok(()) => End::Closed,
+        Ok(()) => {
+            if progress.is_within_a_body() {
+                let _ = timeout_at(Instant::now() + LINGER_TIMEOUT, linger(&stream)).await;
+            }
+            End::Closed
+        }
         Err(error) if error.is_parse() && is_preface(&parts.read_buf) => {
             End::Multiplexed(stream, parts.read_buf)
         }
@@ -227,6 +237,21 @@ where
             End::Unreadable(why, error)
         }
         Err(error) => End::Broken(error.into()),
+    }
+}
+
+/// Takes what a client still sends of a body that nobody reads, behind the last answer: what is left unread makes the
+/// kernel reset the connection, by which the answer may be lost (RFC 9112 §9.6).
+async fn linger(stream: &Socket) {
+    stream.shut_write();
+    let (mut buffer, mut left) = (vec![0; LINGER_READ_BYTES], LINGER_BYTES_MAX);
+    while left > 0 && std::future::poll_fn(|cx| stream.poll_read_ready(cx)).await.is_ok() {
+        match stream.try_read(&mut buffer) {
+            Ok(0) => return,
+            Ok(read) => left = left.saturating_sub(read),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
     }
 }
 

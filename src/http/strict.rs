@@ -128,6 +128,12 @@ impl Strict {
         matches!(self.state, State::Head(_)) && self.head_bytes > 0
     }
 
+    /// Whether more of a body is to come.
+    #[must_use]
+    pub const fn is_within_a_body(&self) -> bool {
+        matches!(self.state, State::Body(_) | State::Chunked { .. })
+    }
+
     /// More has come.
     pub fn read(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
