@@ -249,6 +249,7 @@ install_systemd_analyze() {
 
 # Debian's Chromium without a window: the same engine, and half of what it needs.
 find_chromium() {
+    if [[ -z ${CHROMIUM:-} ]] && command -v chromium-headless-shell; then return; fi
     find_packaged "${CHROMIUM:-}" chromium "$CACHE/chromium"
 }
 
