@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use hyper::header::HeaderMap;
 use tokio::time::Instant;
 
-use super::server::{Limits, NO_TIMEOUT};
+use super::server::{LINGER_TIMEOUT, Limits, NO_TIMEOUT};
 use super::strict::{Strict, Wrong};
 
 /// How long a connection without a request is kept as it is; then it is taken down to its socket.
@@ -72,6 +72,16 @@ struct State {
     warm: Option<WarmOne>,
 }
 
+impl State {
+    /// Whether something has come that is not a whole request.
+    fn has_begun(&self) -> bool {
+        match &self.strict {
+            Some(strict) if !strict.is_over() => strict.is_within_a_head() || strict.is_within_a_body(),
+            _ => self.begun,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// For a request's head.
@@ -110,7 +120,7 @@ impl Progress {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let state = self.state();
-        state.phase == Phase::Waiting && state.requests > 0 && !state.begun
+        state.phase == Phase::Waiting && state.requests > 0 && !state.has_begun()
     }
 
     /// Whether a request's head is waited for.
@@ -126,7 +136,7 @@ impl Progress {
     pub(super) fn bytes_read(&self) {
         let mut state = self.state();
         state.warm = None;
-        if self.parks.is_some() && state.phase == Phase::Waiting && !state.begun && state.requests > 0 {
+        if self.parks.is_some() && state.phase == Phase::Waiting && !state.has_begun() && state.requests > 0 {
             state.deadline = Instant::now() + self.head_timeout;
         }
         state.begun = true;
@@ -140,7 +150,13 @@ impl Progress {
 
     /// How many bytes may be read at once; see [`Strict::room`].
     pub(super) fn room(&self) -> usize {
-        self.state().strict.as_ref().map_or(usize::MAX, Strict::room)
+        let state = self.state();
+        match &state.strict {
+            // Of a body that nobody passes on.
+            Some(strict) if strict.is_over() && state.phase != Phase::Waiting => usize::MAX,
+            Some(strict) => strict.room(),
+            None => usize::MAX,
+        }
     }
 
     /// Whether it is known that more of a body is to come.
@@ -151,6 +167,11 @@ impl Progress {
     /// Whether what is waited for is a head that is larger than it may be.
     pub(super) fn is_too_large(&self) -> bool {
         self.is_waiting() && self.room() == 0
+    }
+
+    /// The connection is taken down to its socket.
+    pub(super) fn parked(&self) {
+        self.state().warm = None;
     }
 
     /// This was read.
@@ -230,6 +251,10 @@ impl Progress {
         state.phase = Phase::Answering;
         state.requests += 1;
         state.warm = None;
+        let request = state.requests;
+        if let Some(strict) = &mut state.strict {
+            strict.found(request);
+        }
     }
 
     /// Whether the connection may carry no request behind this one.
@@ -251,10 +276,17 @@ impl Progress {
         if over {
             state.phase = Phase::Waiting;
             // Of the next request something may have come along with the last.
-            state.begun = state.strict.as_ref().is_some_and(Strict::is_within_a_head);
+            state.begun = false;
+            let request = state.requests;
+            if let Some(strict) = &mut state.strict {
+                strict.found(request);
+            }
             let mut timeout = self.head_timeout;
-            if let Some(warm) = &self.parks
-                && !state.begun
+            if state.strict.as_ref().is_some_and(Strict::is_within_a_body) {
+                // It was answered before all of it was there. What is left is no request.
+                timeout = timeout.min(LINGER_TIMEOUT);
+            } else if let Some(warm) = &self.parks
+                && !state.has_begun()
             {
                 state.warm = WarmOne::take(warm);
                 timeout = timeout.min(if state.warm.is_some() { PARKED_AFTER } else { Duration::ZERO });

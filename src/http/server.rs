@@ -41,7 +41,7 @@ pub type Answer = hyper::Response<Body>;
 pub const NO_TIMEOUT: Duration = Duration::from_secs(86_400 * 365);
 
 /// How long, and for how many bytes, the rest of a body is taken whose request is answered already.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 1 << 20;
 const LINGER_READ_BYTES: usize = 16 * 1024;
 
@@ -197,13 +197,22 @@ where
     let ended = ended.await;
     let parts = connection.into_parts();
     let Some(ended) = ended else {
+        if progress.is_waiting() && progress.is_within_a_body() {
+            return match parts.io.into_inner().await {
+                Ok((io, _)) => over(io.into_inner()).await,
+                Err(error) => End::Broken(error.into()),
+            };
+        }
         let nothing_asked = progress.is_idle() && parts.read_buf.is_empty();
         if !nothing_asked {
             return End::TimedOut;
         }
         // Nothing is left to write: the next request is waited for.
         return match parts.io.into_inner().await {
-            Ok((io, _)) if limits.parks.is_some() => End::Parked(io.into_inner()),
+            Ok((io, _)) if limits.parks.is_some() => {
+                progress.parked();
+                End::Parked(io.into_inner())
+            }
             _ => End::Closed,
         };
     };
@@ -215,12 +224,9 @@ where
     };
     match ended {
         Ok(()) if upgraded.load(Ordering::Relaxed) => End::Upgraded(stream, parts.read_buf),
-        Ok(()) => {
-            if progress.is_within_a_body() {
-                let _ = timeout_at(Instant::now() + LINGER_TIMEOUT, linger(&stream)).await;
-            }
-            End::Closed
-        }
+        // Where its end is not known, more of a body may come as well.
+        Ok(()) if progress.is_within_a_body() || progress.wrong().is_some() => over(stream).await,
+        Ok(()) => End::Closed,
         Err(error) if error.is_parse() && is_preface(&parts.read_buf) => {
             End::Multiplexed(stream, parts.read_buf)
         }
@@ -238,6 +244,12 @@ where
         }
         Err(error) => End::Broken(error.into()),
     }
+}
+
+/// The last answer was given, and more of a body may come.
+async fn over(stream: Socket) -> End {
+    let _ = timeout_at(Instant::now() + LINGER_TIMEOUT, linger(&stream)).await;
+    End::Closed
 }
 
 /// Takes what a client still sends of a body that nobody reads, behind the last answer: what is left unread makes the

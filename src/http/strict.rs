@@ -47,7 +47,7 @@ pub type Wrong = &'static str;
 pub struct Strict {
     state: State,
     head_bytes_max: usize,
-    /// Of the head that is under way.
+    /// Of the head that is under way; where no more is looked at, of what came since the last one's end was found.
     head_bytes: usize,
     /// Heads that are whole, and not wrong.
     heads: usize,
@@ -115,11 +115,31 @@ impl Strict {
         let of_a_body =
             |left: u64| usize::try_from(left).map_or(BODY_READ_BYTES, |left| left.min(BODY_READ_BYTES));
         match self.state {
-            State::Head(_) => self.head_bytes_max.saturating_sub(self.head_bytes),
+            State::Head(_) | State::Over => self.head_bytes_max.saturating_sub(self.head_bytes),
             State::Body(left) => of_a_body(left),
             State::Chunked { at: Chunk::Data(left), .. } => of_a_body(left).max(self.head_bytes_max),
-            State::Chunked { .. } | State::Over => self.head_bytes_max,
+            State::Chunked { .. } => self.head_bytes_max,
         }
+    }
+
+    /// hyper has read the head of the `request`th, or waits for the next one.
+    pub fn found(&mut self, request: usize) {
+        if let Some(why) = self.wrong(request)
+            && !matches!(self.state, State::Over)
+        {
+            // Where its end is not known here, neither is where the next one begins.
+            self.wrong.get_or_insert((request, why));
+            self.state = State::Over;
+        }
+        if matches!(self.state, State::Over) {
+            self.head_bytes = 0;
+        }
+    }
+
+    /// Whether no more is looked at.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        matches!(self.state, State::Over)
     }
 
     /// Whether something of a head has come, but not all of it.
@@ -152,7 +172,10 @@ impl Strict {
     /// Takes what it can of `bytes`: how many.
     fn step(&mut self, bytes: &[u8]) -> Result<usize, Wrong> {
         match &mut self.state {
-            State::Over => Ok(bytes.len()),
+            State::Over => {
+                self.head_bytes = self.head_bytes.saturating_add(bytes.len());
+                Ok(bytes.len())
+            }
             State::Head(begun) => {
                 let before = begun.len();
                 let framing = if before == 0

@@ -32,6 +32,11 @@ impl Status {
         }
     }
 
+    /// Whether nothing but the end of a line has come.
+    const fn is_empty(self) -> bool {
+        self.1 <= 1
+    }
+
     /// Whether it announces another (RFC 9110 §15.2).
     const fn is_interim(self) -> bool {
         let [.., space, first, second, third] = self.0;
@@ -70,7 +75,8 @@ impl Heads {
             self.first.push(byte);
             return;
         }
-        if !self.after_return {
+        // An empty line before the first is skipped by some, and is the end for others.
+        if !self.after_return || self.line == 0 && self.first.is_empty() {
             self.is_wrong = true;
         } else if self.line == 0 {
             if self.first.is_interim() {
@@ -96,6 +102,13 @@ mod tests {
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 404 Not Found\r\nX: a\rb\r\n\r\nx\n",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n\n\n",
     ];
+
+    #[test]
+    fn no_line_is_empty_before_the_first() {
+        let mut heads = Heads::default();
+        heads.expect();
+        assert!(!heads.read(b"\r\nHTTP/1.1 200 OK\nContent-Length: 5\n\nhello"));
+    }
 
     proptest! {
         #[test]

@@ -257,8 +257,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Pair<C> {
             self.inwards.poll(cx, &mut self.client, &mut self.server)
         };
         let outwards = self.outwards.poll(cx, &mut self.server, &mut self.client);
-        if self.inwards.follows.is_too_big() && inwards.is_ready() {
-            return Step::Over(CloseReason::TooBig);
+        if self.inwards.follows.is_too_big() {
+            if inwards.is_ready() {
+                return Step::Over(CloseReason::TooBig);
+            }
+            // The old server takes nothing more: that is waited for no longer than for a goodbye.
+            if outwards.is_pending() {
+                return Step::Ending(CloseReason::TooBig);
+            }
         }
         match (inwards, outwards) {
             (Poll::Ready(Err(Broken::Source(_))), _) | (_, Poll::Ready(Err(Broken::Sink(_)))) => {

@@ -39,7 +39,7 @@ where
     (without_dates.collect(), end)
 }
 
-async fn hello(_: Request<Incoming>) -> Result<Answer, Infallible> {
+async fn hello<B>(_: Request<B>) -> Result<Answer, Infallible> {
     Ok(Answer::new(full("hello")))
 }
 
@@ -216,4 +216,69 @@ async fn a_request_whose_beginning_came_with_the_one_before_has_its_time() {
     };
     let (end, ()) = tokio::join!(serving, asking);
     assert!(matches!(end, End::Parked(_)), "{end:?}");
+}
+
+/// What is left of a body is no request, however long that takes.
+#[tokio::test]
+async fn a_body_that_is_answered_before_its_end_is_never_read_as_requests() {
+    let limits =
+        Limits { strict: true, head_timeout: SOON, parks: Some(Arc::default()), ..Limits::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for length in ["Content-Length: 100000", "Transfer-Encoding: chunked"] {
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let head = format!("POST /a HTTP/1.1\r\nHost: h\r\n{length}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        let progress = Progress::new(Instant::now() + limits.head_timeout, &limits);
+        // Held by somebody who reads no further.
+        let held = std::sync::Mutex::new(Vec::new());
+        let service = async |request: Request<Incoming>| {
+            held.lock().unwrap().push(request.into_body());
+            hello(Request::new(())).await
+        };
+        let asking = async {
+            let mut answer = [0; 4096];
+            let read = client.read(&mut answer).await.unwrap();
+            assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
+            let mut rest = Vec::new();
+            for _ in 0..4 {
+                // An error: it is over.
+                let _ = client.write_all(REQUEST.as_bytes()).await;
+                tokio::time::sleep(SOON).await;
+            }
+            let _ = client.shutdown().await;
+            let _ = client.read_to_end(&mut rest).await;
+            rest
+        };
+        let (end, rest) = tokio::join!(serve(stream.into(), &progress, &limits, service, explain), asking);
+        assert!(matches!(end, End::Closed), "{length}: {end:?}");
+        assert!(rest.is_empty(), "{length}: {}", String::from_utf8_lossy(&rest));
+        assert_eq!(held.lock().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn who_is_parked_leaves_room_for_others_to_be_kept() {
+    let limits = Limits { strict: true, parks: Some(Arc::default()), ..Limits::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut all = Vec::new();
+    for turn in 0..70 {
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        client.write_all(REQUEST.as_bytes()).await.unwrap();
+        let progress = Progress::new(Instant::now() + limits.head_timeout, &limits);
+        all.push((client, progress.clone()));
+        if turn < 69 {
+            tokio::spawn({
+                let limits = limits.clone();
+                async move { serve(stream.into(), &progress, &limits, hello, explain).await }
+            });
+            continue;
+        }
+        // All the others are parked by then.
+        tokio::time::sleep(3 * SOON).await;
+        let began = Instant::now();
+        let end = serve(stream.into(), &progress, &limits, hello, explain).await;
+        assert!(matches!(end, End::Parked(_)) && began.elapsed() > SOON / 2, "{:?}", began.elapsed());
+    }
 }

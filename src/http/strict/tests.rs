@@ -200,6 +200,27 @@ fn who_reads_no_more_than_there_is_room_for_lets_no_head_become_too_large() {
 }
 
 #[test]
+fn where_no_more_is_looked_at_heads_have_their_limit_all_the_same() {
+    let mut strict = Strict::new(2_000);
+    let broken = format!("GET /a HTTP/1.1\r\nHost: h\r\nX: b\nY: {}", "y".repeat(1_500));
+    strict.read(broken.as_bytes());
+    assert!(strict.is_over() && strict.room() < 600, "{}", strict.room());
+    strict.read(&vec![b'y'; strict.room()]);
+    assert_eq!(strict.room(), 0);
+    strict.found(1);
+    assert_eq!(strict.room(), 2_000, "it was no head's");
+    // hyper finds an end where there is none: each head by itself is small enough.
+    let mut strict = Strict::new(100);
+    for request in 1..10 {
+        strict.read(b"GET /a HTTP/1.1\nHost: h\n\n");
+        assert!(strict.wrong(request).is_some());
+        strict.found(request);
+        assert!(!strict.is_within_a_head());
+        assert_eq!(strict.room(), 100);
+    }
+}
+
+#[test]
 fn much_of_a_body_is_read_at_once_and_nothing_behind_it() {
     let mut strict = Strict::new(100);
     strict.read(post("Content-Length: 65540\r\n", "").as_bytes());
