@@ -6,7 +6,7 @@
 //!     cargo test --test hostile                       # all of them
 //!     cargo test --test hostile fragments             # those with `fragments` in their name
 //!     cargo test --release --test hostile -- --list   # their names
-//!     cargo test --test hostile -- --fallback         # with requests passed on: nothing may get worse by that
+//!     cargo test --test hostile -- --fallback         # with requests passed on: nothing may get worse by that; and three attacks more
 //!     cargo test --test hostile -- --tls              # by TLS, and two attacks more: on handshakes, and by records
 
 #![allow(
@@ -25,6 +25,7 @@
 mod support;
 
 mod attacker;
+mod behind;
 mod bystanders;
 mod frames;
 mod handshakes;
@@ -77,6 +78,10 @@ const ATTACKS: &[Attack] = attacks![
 /// Every attack above makes sense over TLS, too. These make none without.
 const BY_TLS: &[Attack] = attacks![handshakes::unfinished_handshakes, handshakes::tiny_records];
 
+/// And these where nothing is passed on.
+const PASSED_ON: &[Attack] =
+    attacks![behind::bodies_not_taken, behind::answers_not_read, behind::echoes_behind_not_read];
+
 fn main() -> ExitCode {
-    runner::run(ATTACKS, BY_TLS)
+    runner::run(ATTACKS, BY_TLS, PASSED_ON)
 }

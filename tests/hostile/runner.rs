@@ -75,12 +75,13 @@ impl Arguments {
     }
 }
 
-/// Runs what is asked for: of `attacks`, and of those `by_tls` where that is spoken.
-pub fn run(attacks: &[Attack], by_tls: &[Attack]) -> ExitCode {
+/// Runs what is asked for: of `attacks`, of those `by_tls` where that is spoken, and of those on what is `passed_on`.
+pub fn run(attacks: &[Attack], by_tls: &[Attack], passed_on: &[Attack]) -> ExitCode {
     let arguments = Arguments::read();
     let by_tls = if arguments.tls { by_tls } else { &[] };
+    let passed_on = if arguments.fallback { passed_on } else { &[] };
     let wanted: Vec<&Attack> =
-        attacks.iter().chain(by_tls).filter(|attack| arguments.want(attack.name)).collect();
+        attacks.iter().chain(by_tls).chain(passed_on).filter(|attack| arguments.want(attack.name)).collect();
     if arguments.list {
         wanted.iter().for_each(|attack| println!("{}: test", attack.name));
         return ExitCode::SUCCESS;

@@ -27,6 +27,8 @@ const LASTS_MIN: Duration = Duration::from_secs(2);
 /// how they are read is the other way, which is stricter and keeps connections longer.
 pub static FALLBACK: AtomicBool = AtomicBool::new(false);
 const PASSED_ON: &str = "[fallback]\nrules = [{ path = \"/behind/*\", to = \"http://127.0.0.1:9\" }]\n\n";
+/// What stands behind, unless an attack says otherwise.
+pub const NOBODY: &str = "127.0.0.1:9";
 
 /// What encryption may cost beside: so many connections by TLS have a mebibyte more than without. One that waits holds
 /// some 8 KiB, and for a handshake or a record it is more.
