@@ -15,9 +15,9 @@ use crate::support::raw::{TEXT, frame, upgrade};
 use crate::support::tls::{Authority, serve};
 use crate::support::{Bridge, Raw, patiently, temporary_directory};
 
-const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const WAITING: &str = "pusher_bridge_fallback_waiting_connections";
-const CUT: Duration = Duration::from_millis(200);
+pub const CUT: Duration = Duration::from_millis(200);
 
 /// What stands behind, as a plain socket.
 pub struct Upstream {
@@ -346,7 +346,6 @@ async fn who_is_slow_ends_and_limits_hold() {
     let (bridge, upstream) = start_with(|settings| {
         settings.idle_timeout = CUT;
         settings.limits.requests_per_address = 1;
-        settings.limits.tunnels_per_address = 1;
         settings.limits.body_bytes_max = Some(10);
     })
     .await;
