@@ -8,6 +8,10 @@ use serde_json::{Value, json};
 use crate::contender::Contender;
 use crate::scenario::Scenario;
 
+/// Who the others are compared with.
+const BASES: [Contender; 5] =
+    [Contender::Floor, Contender::FloorMt, Contender::Node, Contender::Haproxy, Contender::Nginx];
+
 /// One figure of one round.
 #[derive(Clone, Debug)]
 pub(crate) struct Measure {
@@ -71,28 +75,29 @@ impl Report {
         for (name, fact) in facts {
             let _ = writeln!(text, "- {name}: {fact}");
         }
-        text.push_str(
-            "\n| what | unit | contender | median | lowest–highest | × floor | × floor-mt | × node |\n",
-        );
-        text.push_str("|---|---|---|--:|--:|--:|--:|--:|\n");
+        // Beside whom it is shown: those that any figure has.
+        let is_there = |base: &Contender| self.rows.iter().any(|row| row.values.contains_key(base));
+        let bases: Vec<Contender> = BASES.into_iter().filter(is_there).collect();
+        let titles: String = bases.iter().map(|base| format!(" × {base} |")).collect();
+        let _ = writeln!(text, "\n| what | unit | contender | median | lowest–highest |{titles}");
+        let _ = writeln!(text, "|---|---|---|--:|--:|{}", "--:|".repeat(bases.len()));
         for row in &self.rows {
             for (contender, values) in &row.values {
                 let (middle, low, high) = spread(values);
-                let ratio = |other| {
-                    row.ratio(*contender, other).map_or("–".to_owned(), |ratio| format!("{ratio:.2}"))
+                let ratio = |other: &Contender| {
+                    row.ratio(*contender, *other)
+                        .map_or(" – |".to_owned(), |ratio| format!(" {ratio:.2} |"))
                 };
                 let _ = writeln!(
                     text,
-                    "| {}: {} | {} | {contender} | {} | {}–{} | {} | {} | {} |",
+                    "| {}: {} | {} | {contender} | {} | {}–{} |{}",
                     row.scenario,
                     row.name,
                     row.unit,
                     figure(middle),
                     figure(low),
                     figure(high),
-                    ratio(Contender::Floor),
-                    ratio(Contender::FloorMt),
-                    ratio(Contender::Node),
+                    bases.iter().map(ratio).collect::<String>(),
                 );
             }
         }
@@ -118,6 +123,8 @@ impl Report {
                         "to_floor": row.ratio(*contender, Contender::Floor),
                         "to_floor_mt": row.ratio(*contender, Contender::FloorMt),
                         "to_node": row.ratio(*contender, Contender::Node),
+                        "to_haproxy": row.ratio(*contender, Contender::Haproxy),
+                        "to_nginx": row.ratio(*contender, Contender::Nginx),
                     })
                 })
             })

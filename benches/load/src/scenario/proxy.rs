@@ -19,6 +19,9 @@ const SMALL_BYTES: usize = 1 << 10;
 const LARGE_BYTES: usize = 1 << 20;
 /// Connections of what is asked, and of what is echoed. Many pass on more at once than there are kept connections.
 const CONNECTIONS: u32 = 30;
+/// What is passed on as bytes, and what a route has with `mode = "tunnel"`.
+const UNROUTED: &str = "/live";
+const ROUTED: &str = "/ws/live";
 /// Bytes of an echoed message.
 const ECHO_BYTES: usize = 300;
 /// The warm-up is a tenth of what is measured.
@@ -59,11 +62,10 @@ fn passed_on(context: &Context<'_>, stage: &Stage) -> Result<Vec<Measure>> {
         measures.push(Measure::new(format!("CPU, {what}"), "µs per request", cpu));
         measures.push(Measure::new(format!("rate, {what}"), "requests a second", rate));
     }
-    measures.push(Measure::new(
-        "CPU, WebSocket messages",
-        "µs per message and its echo",
-        echoes(stage, args.echoes)?,
-    ));
+    for (what, path) in [("WebSocket messages", UNROUTED), ("WebSocket messages of a route", ROUTED)] {
+        let cpu = echoes(stage, path, args.echoes)?;
+        measures.push(Measure::new(format!("CPU, {what}"), "µs per message and its echo", cpu));
+    }
     Ok(measures)
 }
 
@@ -104,8 +106,9 @@ fn idle_kept(context: &Context<'_>, stage: &Stage) -> Result<Vec<Measure>> {
 fn idle_upgraded(context: &Context<'_>, stage: &Stage) -> Result<Vec<Measure>> {
     let connections = context.args.idle_connections;
     let before = procfs::resident_kib(stage.pid())?;
-    let sockets: Vec<_> =
-        (0..connections as usize).map(|client| upgrade(stage.target, client)).collect::<Result<_>>()?;
+    let sockets: Vec<_> = (0..connections as usize)
+        .map(|client| upgrade(stage.target, UNROUTED, client))
+        .collect::<Result<_>>()?;
     std::thread::sleep(4 * SETTLE);
     let after = procfs::resident_kib(stage.pid())?;
     drop(sockets);
@@ -117,9 +120,9 @@ fn idle_upgraded(context: &Context<'_>, stage: &Stage) -> Result<Vec<Measure>> {
 }
 
 /// CPU of a message to the old API and of its echo, µs.
-fn echoes(stage: &Stage, messages: u32) -> Result<f64> {
+fn echoes(stage: &Stage, path: &str, messages: u32) -> Result<f64> {
     let mut sockets: Vec<_> =
-        (0..CONNECTIONS as usize).map(|client| upgrade(stage.target, client)).collect::<Result<_>>()?;
+        (0..CONNECTIONS as usize).map(|client| upgrade(stage.target, path, client)).collect::<Result<_>>()?;
     let message = ws::masked(ws::TEXT, &[b'x'; ECHO_BYTES]);
     let echo = ws::unmasked(ws::TEXT, &[b'x'; ECHO_BYTES]);
     let mut round = |rounds: u32| -> Result<()> {
@@ -169,14 +172,14 @@ fn post(bytes: usize) -> Vec<u8> {
     request
 }
 
-fn upgrade(target: SocketAddr, client: usize) -> Result<TcpStream> {
+fn upgrade(target: SocketAddr, path: &str, client: usize) -> Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     socket.bind(&SocketAddr::from((script::source(client), 0)).into())?;
     socket.connect(&target.into())?;
     let mut socket = TcpStream::from(socket);
     socket.set_read_timeout(Some(TIMEOUT))?;
-    socket.write_all(ws::upgrade_request("api.example", "/live", &[]).as_bytes())?;
+    socket.write_all(ws::upgrade_request("api.example", path, &[]).as_bytes())?;
     let mut head = Vec::new();
     let mut byte = [0];
     while ws::head_end(&head).is_none() {

@@ -18,6 +18,8 @@ use crate::{Result, process, procfs};
 const RELOADS: u32 = 50;
 /// Memory is compared after the first so many, and after so many.
 const FEW: u32 = 10;
+/// What a thousand reloads may leave behind, KiB: less than a kibibyte each would be a leak that a year brings to light.
+const LEFT_KIB_MAX: f64 = 2_048.0;
 
 pub(super) fn run(context: &Context<'_>, contender: Contender) -> Result<Vec<Measure>> {
     let args = context.args;
@@ -61,6 +63,9 @@ fn measure(context: &Context<'_>, stage: &Stage, file: &File) -> Result<Vec<Meas
     std::thread::sleep(2 * SETTLE);
     let many = procfs::resident_kib(stage.pid())?;
     swarm.check()?;
+    if many > few + LEFT_KIB_MAX {
+        return Err(format!("{few} KiB have become {many} by {} reloads", args.reloads - FEW).into());
+    }
     let (calm, changed) = (quantile(&calm, 0.99), quantile(&changed, 0.99));
     Ok(vec![
         Measure::new("99th percentile, calm", "ms", milliseconds(calm)),
