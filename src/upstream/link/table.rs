@@ -458,6 +458,33 @@ impl LinkTable {
         (entry.hubs.is_empty() && entry.state == State::Live).then(|| name.clone())
     }
 
+    /// Whether any channel is subscribed and no more wanted, and yet needed.
+    #[must_use]
+    pub fn is_needed(&self, needed: impl Fn(&str) -> bool) -> bool {
+        let lingers = |entry: &Entry| entry.hubs.is_empty() && entry.state == State::Live;
+        self.counts.lingering > 0 && self.channels.iter().any(|(name, entry)| lingers(entry) && needed(name))
+    }
+
+    /// Another connection takes the place of the one that there is, with what is subscribed and wanted, and nothing else.
+    pub fn moved(&mut self, out: &mut Vec<Op>) {
+        if self.counts.lingering == 0 {
+            return;
+        }
+        let (counts, timers) = (&mut self.counts, &mut self.timers);
+        self.channels.retain(|channel, entry| {
+            let stays = !entry.hubs.is_empty() || entry.state != State::Live;
+            if !stays {
+                counts.leave(entry);
+                for timer in [entry.linger.take(), entry.attempt.take()].into_iter().flatten() {
+                    timers.remove(&timer);
+                }
+                // It may be there yet: it was left a moment ago.
+                out.push(Op::Unsubscribe(channel.clone()));
+            }
+            stays
+        });
+    }
+
     /// The hubs that want `channel`, whether it is subscribed or not: they have the receivers of what this
     /// bridge publishes itself.
     #[must_use]

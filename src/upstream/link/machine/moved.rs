@@ -23,7 +23,10 @@ impl Machine {
     /// Whether the connection may be replaced now by one that has what this one has: nothing waits for an answer over it.
     /// If clients' events do, no more of them are sent for a moment.
     pub fn may_move(&mut self, now: Instant) -> bool {
-        if !self.is_connected() || self.table.is_subscribing() {
+        let client_events = &self.client_events;
+        // A channel that nobody wants any more goes with the connection: its clients' last events leave before.
+        let is_needed = || self.table.is_needed(|channel| client_events.has(channel));
+        if !self.is_connected() || self.table.is_subscribing() || is_needed() {
             return false;
         }
         if !self.client_events.is_idle() {
@@ -32,7 +35,8 @@ impl Machine {
         self.client_events.is_idle()
     }
 
-    /// It is replaced by one of this socket id, which has all channels that this one had.
+    /// It is replaced by one of this socket id, which has all channels that are wanted. Those that linger end with the one
+    /// before: whoever comes back subscribes anew.
     pub fn moved(
         &mut self,
         socket_id: &str,
@@ -51,6 +55,7 @@ impl Machine {
         self.flights.lock().moved(socket_id);
         self.cache.moved();
         self.client_events.moved();
+        self.table.moved(&mut self.ops);
         self.carry_over(now, out);
     }
 

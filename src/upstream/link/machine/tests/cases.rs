@@ -302,3 +302,26 @@ fn who_comes_while_a_channel_lingers_gets_its_last_event() {
         assert_eq!(cached(&b.subscribe(CACHE)), Some("2"));
     }
 }
+
+/// What is not wanted at that moment is not subscribed on the connection that takes over.
+#[test]
+fn a_channel_that_lingers_when_the_connection_is_replaced_is_subscribed_anew() {
+    let mut b = Bench::connected();
+    for channel in ["a", "b"] {
+        assert!(subscribes(&b.subscribe(channel), channel));
+        b.confirmed(channel);
+    }
+    b.unsubscribe("a");
+    assert!(b.machine.may_move(b.now));
+    let actions = b.act(|machine, now, out| machine.moved("2.7", None, now, out));
+    let leaves = |action: &Action| matches!(action, Action::Send(Frame::Unsubscribe(name)) if **name == *"a");
+    assert!(actions.iter().any(leaves), "it may be there yet: {actions:?}");
+    let counts = b.machine.table().counts();
+    assert_eq!((counts.pending, counts.live, counts.lingering), (0, 1, 0));
+    let actions = b.subscribe("a");
+    assert!(subscribes(&actions, "a"), "{actions:?}");
+    let live = |action: &Action| matches!(action, Action::Tell(_, Delivery::Live { .. }));
+    assert!(!actions.iter().any(live), "it is not confirmed: {actions:?}");
+    assert!(b.confirmed("a").iter().any(live));
+    assert!(b.subscribe("b").iter().any(live), "what was wanted is there");
+}
