@@ -368,9 +368,12 @@ impl Link {
             }
             self.line.flush().await;
             if let Some(end) = self.line.broken.take() {
-                self.machine.ended(end, now(), &mut actions);
+                self.machine.ended(end, now(), &mut self.actions);
             }
-            self.actions = actions;
+            // What was added meanwhile is next.
+            if self.actions.is_empty() {
+                self.actions = actions;
+            }
         }
     }
 
@@ -387,7 +390,7 @@ impl Link {
                 self.line.feed(frame, &self.shared.settings.app).await;
             }
             Action::Settle(event, fate) => {
-                self.note_settled(&event.sent);
+                self.note_settled(&event.sent).await;
                 event.settle(fate);
             }
             Action::Note(note) => self.note(note),

@@ -457,12 +457,12 @@ impl Link {
         }
     }
 
-    pub(super) fn note_settled(&mut self, sent: &Arc<Sent>) {
+    pub(super) async fn note_settled(&mut self, sent: &Arc<Sent>) {
         let mut outs = Outs::new();
         if let Some(moving) = &mut self.moving {
             moving.handover.settled(sent, now(), &mut outs);
         }
-        self.push(outs);
+        self.hand_on(outs).await;
     }
 
     /// Tells the hubs, unless it is a copy of what they were told.
@@ -492,6 +492,11 @@ impl Link {
             }
             delivery => self.tell(hubs, delivery).await,
         }
+        self.hand_on(outs).await;
+    }
+
+    /// What was brought once goes to the hubs before anything else does.
+    async fn hand_on(&mut self, outs: Outs) {
         self.count_doubtful(&outs);
         for out in outs {
             self.deliver(out.event).await;
