@@ -120,6 +120,12 @@ impl Flights {
         self.socket_id = None;
     }
 
+    /// Whether there is a connection.
+    #[must_use]
+    pub const fn is_connected(&self) -> bool {
+        self.socket_id.is_some()
+    }
+
     /// The connection is being replaced, or not any more; which of both requests exclude.
     pub const fn replacing(&mut self, side: Option<usize>) {
         self.side = side;

@@ -181,7 +181,7 @@ async fn keep(shared: Arc<Shared>, end: LinkEnd, status: Shown, source: Option<S
     loop {
         link.carry_out().await;
         // What was accepted of clients leaves first.
-        if !is_wanted && !link.machine.has_client_events() {
+        if !is_wanted && !link.has_client_events() {
             return link.close().await;
         }
         link.gauges.count(link.machine.table().counts());

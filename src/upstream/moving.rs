@@ -1,6 +1,8 @@
 //! A shared link's connection is replaced by one of other credentials: a second link takes all its channels, and gives its
 //! connection away when it is certain of them.
 
+mod waiting;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use self::waiting::Waiting;
 use super::link::handover::{Handover, NEW, OLD, Outs};
 use super::link::machine::{Action, Command, Frame, Note};
 use super::link::{Line, Link, Shared, now, run_spare};
@@ -64,16 +67,18 @@ pub struct Leaving {
 /// A connection that is being replaced.
 pub struct Moving {
     handover: Handover,
-    /// Of the second link; `None`: its connection has been taken.
+    /// Of the second link; `None`: its connection has been taken, or is not waited for any more.
     spare: Option<Spare>,
     to: Box<Move>,
     /// Said while it is decided who is read from, and done behind that.
-    waiting: Vec<Command>,
+    waiting: Waiting,
 }
 
 struct Spare {
     handle: LinkHandle,
     inbox: mpsc::Receiver<Delivery>,
+    /// They show whether it is connected.
+    flights: SharedFlights,
     yields: Option<oneshot::Receiver<Box<Line>>>,
     /// Ends with this.
     _task: JoinSet<()>,
@@ -145,13 +150,10 @@ impl Link {
     /// Connects by other credentials as soon as nothing stands against it.
     pub(super) fn is_to_move(&mut self, to: Box<Move>) {
         match &self.moving {
-            // The new one is read from already: it is replaced when that is over.
-            Some(moving) if moving.spare.is_none() || self.is_yielding() => self.next = Some(to),
-            _ => {
-                let waiting = self.moving.take().map(|moving| moving.waiting).unwrap_or_default();
-                self.begin_to_move(to);
-                self.do_what_waits(waiting);
-            }
+            Some(moving) if moving.spare.is_some() && !self.is_yielding() => self.gives_up(to),
+            // It is replaced when that is over.
+            Some(_) => self.next = Some(to),
+            None => self.begin_to_move(to),
         }
     }
 
@@ -205,7 +207,8 @@ impl Link {
         settings.standby = true;
         settings.times.linger = Duration::ZERO;
         shared.settings = Arc::new(settings);
-        let (handle, end) = LinkHandle::of(self.id, SharedFlights::default());
+        let flights = SharedFlights::default();
+        let (handle, end) = LinkHandle::of(self.id, flights.clone());
         let mut task = JoinSet::new();
         task.spawn(run_spare(Arc::new(shared), end));
         let under_way = self.machine.flights().lock().numbers();
@@ -213,9 +216,10 @@ impl Link {
         let confirm = self.shared.settings.times.subscribe_timeout;
         let handover = Handover::begin(channels, under_way, confirm, now());
         self.machine_flights(Some(OLD));
-        let spare = Spare { handle, inbox, yields: None, _task: task };
+        let spare = Spare { handle, inbox, flights, yields: None, _task: task };
         tracing::info!(link = self.id.0, "a second connection is made, by the new key");
-        self.moving = Some(Box::new(Moving { handover, spare: Some(spare), to, waiting: Vec::new() }));
+        let waiting = Waiting::default();
+        self.moving = Some(Box::new(Moving { handover, spare: Some(spare), to, waiting }));
     }
 
     fn machine_flights(&self, side: Option<usize>) {
@@ -226,7 +230,7 @@ impl Link {
     pub(super) fn give_up_moving(&mut self) {
         let Some(mut moving) = self.moving.take() else { return };
         self.machine_flights(None);
-        let waiting = std::mem::take(&mut moving.waiting);
+        let waiting = moving.waiting.take();
         if moving.spare.is_some() {
             self.shared = Arc::new(shared_by(&self.shared, &moving.to));
         }
@@ -240,6 +244,12 @@ impl Link {
     pub(super) fn is_yielding(&self) -> bool {
         let spare = self.moving.as_ref().and_then(|moving| moving.spare.as_ref());
         spare.is_some_and(|spare| spare.yields.is_some())
+    }
+
+    /// Whether clients' events wait, which leave over a connection or are given up.
+    pub(super) fn has_client_events(&self) -> bool {
+        let waits = self.moving.as_ref().is_some_and(|moving| moving.waiting.has_client_events());
+        waits || self.machine.has_client_events()
     }
 
     pub(super) fn deadline(&self) -> Instant {
@@ -280,14 +290,19 @@ impl Link {
         let Some(moving) = &mut self.moving else { return };
         let at = now();
         match &mut moving.spare {
+            Some(spare) if spare.yields.is_some() => {}
             Some(spare) => {
                 for channel in moving.handover.subscribe(at) {
                     spare.handle.subscribe(&channel, THE_LINK);
                 }
-                if spare.yields.is_none() && moving.handover.may_move() && self.machine.may_move(at) {
+                let is_connected = spare.flights.lock().is_connected();
+                if moving.handover.may_move() && is_connected && self.machine.may_move(at) {
                     let (taker, line) = oneshot::channel();
                     spare.handle.order(Order::Yield(taker));
                     spare.yields = Some(line);
+                } else if !moving.waiting.is_empty() && !moving.handover.have_others_wait(at) {
+                    let waiting = moving.waiting.take();
+                    self.do_what_waits(waiting);
                 }
             }
             None if moving.handover.is_over(at) => {
@@ -324,27 +339,42 @@ impl Link {
                     left.push(delivery);
                 }
                 left.into_iter().for_each(|delivery| self.came(delivery));
+                let is_certain = self.moving.as_ref().is_some_and(|moving| moving.handover.may_move());
                 match line {
-                    Some(line) => self.moves(line),
-                    None => self.spare_has_ended(),
+                    Some(line) if is_certain => self.moves(line),
+                    // By what came last it may have missed something.
+                    line => self.does_not_move(line.is_some()),
                 }
-                let waiting = self.moving.as_mut().map(|moving| std::mem::take(&mut moving.waiting));
+                let waiting = self.moving.as_mut().map(|moving| moving.waiting.take());
                 self.do_what_waits(waiting.unwrap_or_default());
             }
         }
     }
 
-    /// The second link cannot give anything away. It ends by a defect only, or goes on.
-    fn spare_has_ended(&mut self) {
+    /// The second link has nothing to give away just now, or has `ended`.
+    fn does_not_move(&mut self, ended: bool) {
         let Some(moving) = &mut self.moving else { return };
-        let Some(spare) = &moving.spare else { return };
-        if spare.inbox.is_closed() {
-            let to = moving.to.clone();
-            let waiting = std::mem::take(&mut moving.waiting);
-            self.moving = None;
-            self.begin_to_move(to);
-            self.do_what_waits(waiting);
+        moving.handover.does_not_move();
+        let has_ended = ended || moving.spare.as_ref().is_some_and(|spare| spare.inbox.is_closed());
+        let again = has_ended.then(|| moving.to.clone());
+        if let Some(to) = self.next.take().or(again) {
+            self.gives_up(to);
         }
+    }
+
+    /// The second link is not waited for any more. Another is made, by these credentials, when nothing can come any more that
+    /// this one has brought.
+    fn gives_up(&mut self, to: Box<Move>) {
+        self.next = Some(to);
+        let Some(moving) = &mut self.moving else { return };
+        let mut outs = Outs::new();
+        moving.spare = None;
+        moving.handover.gives_up(now(), &mut outs);
+        // Its sender is dropped: that is not done any more.
+        (moving.to.done, _) = mpsc::channel(1);
+        let waiting = moving.waiting.take();
+        self.push(outs);
+        self.do_what_waits(waiting);
     }
 
     /// From now on this link's connection is the other's.
@@ -393,17 +423,17 @@ impl Link {
         let Some(moving) = &mut self.moving else {
             return self.machine.command(command, at, &mut self.actions);
         };
-        let others_wait = || moving.handover.have_others_wait(now());
+        let yields = moving.spare.as_ref().is_some_and(|spare| spare.yields.is_some());
+        let (handover, waiting) = (&moving.handover, &moving.waiting);
         let waits = match &command {
-            Command::Begun { .. } | Command::Ended { .. } => false,
-            Command::Subscribe(channel, _) if !moving.handover.has(channel) => {
-                moving.spare.as_ref().is_some_and(|spare| spare.yields.is_some()) || others_wait()
+            Command::Subscribe(channel, _) => {
+                let is_other = || !handover.has(channel) && self.machine.table().hubs(channel).is_empty();
+                yields || waiting.has(channel) || (handover.have_others_wait(now()) && is_other())
             }
             // Behind its subscription.
-            _ => {
-                moving.spare.as_ref().is_some_and(|spare| spare.yields.is_some())
-                    || !moving.waiting.is_empty()
-            }
+            Command::Unsubscribe(channel, _) => yields || waiting.has(channel),
+            Command::ClientEvent(item) => yields || waiting.has(&item.channel),
+            _ => false,
         };
         if waits {
             moving.waiting.push(command);

@@ -112,6 +112,7 @@ const PURE: &[&str] = &[
     "src/upstream/merge",
     "src/upstream/merge.rs",
     "src/upstream/misconfigured.rs",
+    "src/upstream/moving/waiting.rs",
     "src/upstream/refused.rs",
     "src/upstream/occupancy.rs",
     "src/upstream/settings.rs",

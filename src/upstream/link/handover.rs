@@ -21,8 +21,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// So long the new connection is waited for at most. Then it takes over all the same where nothing is missed by that: what is
 /// in doubt still comes twice rather than never.
 const DOUBT_MAX: Duration = Duration::from_secs(120);
-/// So long after the new connection was asked for the first channels, others wait: or there would be a new one for ever.
+/// So long others come at any time; then they wait, or there would be a new one for ever.
 const OTHERS_WAIT_AFTER: Duration = Duration::from_secs(30);
+/// So long they wait at most, which the new connection needs to be certain of all that it has. Then they come again.
+const OTHERS_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// Events for the hubs.
 pub type Outs = Vec<Out<usize, Arc<Event>>>;
@@ -44,10 +46,14 @@ pub struct Handover {
     lost: Option<Instant>,
     /// When the old one was left, or a request ended last that it was excluded from.
     left: Option<Instant>,
+    /// The new one is not waited for any more, since then.
+    given_up: Option<Instant>,
     /// When it is looked at next what is certain.
     look: Instant,
     /// What it was when that was looked at last.
     may_lead: bool,
+    /// Whether the new one had all channels then.
+    has_all: bool,
     digests: Digests,
 }
 
@@ -84,8 +90,10 @@ impl Handover {
             next_flight: u64::MAX,
             lost: None,
             left: None,
+            given_up: None,
             look: now,
             may_lead: false,
+            has_all: false,
             digests: Digests::default(),
         };
         let mut outs = Vec::new();
@@ -97,6 +105,9 @@ impl Handover {
 
     /// A request with these messages is about to be sent, which excludes this connection.
     pub fn begun(&mut self, id: u64, batch: Vec<Arc<Sent>>, excluded: Option<usize>) {
+        if self.untold.contains(&id) {
+            return; // It began before: what it excludes is one of two others.
+        }
         self.enter(id, Flight { batch, excluded, is_client_event: false });
     }
 
@@ -111,8 +122,13 @@ impl Handover {
     }
 
     fn enter(&mut self, id: u64, flight: Flight) {
-        for (name, channel) in &mut self.channels {
-            self.digests.begin(&mut channel.merge, name, id, &flight.batch, flight.excluded);
+        let mut names: Vec<&Arc<str>> = flight.batch.iter().map(|sent| &sent.channel).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            if let Some(channel) = self.channels.get_mut(name) {
+                self.digests.begin(&mut channel.merge, name, id, &flight.batch, flight.excluded);
+            }
         }
         self.flights.insert(id, flight);
     }
@@ -201,7 +217,7 @@ impl Handover {
     /// The channels that the new connection is to be asked for now; none before it is known what it may bring.
     pub fn subscribe(&mut self, now: Instant) -> Vec<Arc<str>> {
         let is_time = self.told_since.is_some_and(|at| now >= at + DELIVERY_TIME);
-        if self.subscribed.is_some() || !is_time {
+        if self.subscribed.is_some() || self.given_up.is_some() || !is_time {
             return Vec::new();
         }
         self.subscribed = Some(now);
@@ -217,17 +233,27 @@ impl Handover {
         self.subscribed.is_some()
     }
 
-    /// Whether channels that the old one has not wait until it is left.
+    /// Whether channels that the old one has not wait for a while. They do not for a new one that lacks any itself: nobody
+    /// knows when it will have it.
     #[must_use]
     pub fn have_others_wait(&self, now: Instant) -> bool {
-        self.left.is_none() && self.subscribed.is_some_and(|at| now >= at + OTHERS_WAIT_AFTER)
+        let Some(since) = self.subscribed.filter(|_| self.is_undecided() && self.has_all) else {
+            return false;
+        };
+        let turn = (OTHERS_WAIT_AFTER + OTHERS_WAIT_MAX).as_secs();
+        let elapsed = now.saturating_duration_since(since).as_secs();
+        elapsed.checked_rem(turn).is_some_and(|elapsed| elapsed >= OTHERS_WAIT_AFTER.as_secs())
+    }
+
+    const fn is_undecided(&self) -> bool {
+        self.left.is_none() && self.given_up.is_none()
     }
 
     /// The new connection has this channel; `gap`: once more.
     pub fn new_has(&mut self, name: &str, gap: bool, now: Instant, outs: &mut Outs) {
-        self.may_lead = false;
         let (lost, times) = (self.lost, self.times);
         let Some(channel) = self.channels.get_mut(name) else { return };
+        self.may_lead = false;
         if gap && channel.merge.has(NEW) {
             channel.merge.lost(NEW, now, outs);
         }
@@ -237,7 +263,7 @@ impl Handover {
 
     /// The new connection is lost.
     pub fn new_is_down(&mut self, now: Instant, outs: &mut Outs) {
-        (self.lost, self.may_lead) = (Some(now), false);
+        (self.lost, self.may_lead, self.has_all) = (Some(now), false, false);
         for channel in self.channels.values_mut() {
             channel.merge.lost(NEW, now, outs);
         }
@@ -246,12 +272,24 @@ impl Handover {
     /// Whether the old connection can be left: the new one is certain of all its channels.
     #[must_use]
     pub const fn may_move(&self) -> bool {
-        self.left.is_none() && self.may_lead
+        self.is_undecided() && self.may_lead
+    }
+
+    /// It could not be left. That is looked at again in a while.
+    pub const fn does_not_move(&mut self) {
+        self.may_lead = false;
+    }
+
+    /// The new connection is not waited for any more. What it brought the old one brings as well: it is known for a while.
+    pub fn gives_up(&mut self, now: Instant, outs: &mut Outs) {
+        self.new_is_down(now, outs);
+        self.given_up.get_or_insert(now);
     }
 
     fn look(&mut self, now: Instant) {
         self.look = now + LOOK_EVERY;
         let is_late = self.subscribed.is_some_and(|at| now >= at + DOUBT_MAX);
+        self.has_all = self.channels.values().all(|channel| channel.merge.has(NEW));
         self.may_lead = self.subscribed.is_some()
             && self
                 .channels
@@ -276,8 +314,12 @@ impl Handover {
     /// Whether there is one connection as before: what it brings needs no second look.
     #[must_use]
     pub fn is_over(&self, now: Instant) -> bool {
-        self.left.is_some_and(|left| now >= left + SETTLE)
-            && self.flights.values().all(|flight| flight.excluded == Some(NEW))
+        self.left.or(self.given_up).is_some_and(|alone| now >= alone + SETTLE) && !self.awaits_requests()
+    }
+
+    /// Whether a request is under way that does not exclude the connection that the hubs hear.
+    fn awaits_requests(&self) -> bool {
+        self.flights.values().any(|flight| flight.excluded != Some(self.side()))
     }
 
     /// What a connection brings.
@@ -305,8 +347,7 @@ impl Handover {
     pub fn deadline(&self, now: Instant) -> Instant {
         let begin = self.told_since.filter(|_| self.subscribed.is_none()).map(|at| at + DELIVERY_TIME);
         // A request's end is told.
-        let waits = || self.flights.values().any(|flight| flight.excluded != Some(NEW));
-        let end = self.left.filter(|_| !waits()).map(|left| left + SETTLE);
+        let end = self.left.or(self.given_up).filter(|_| !self.awaits_requests()).map(|alone| alone + SETTLE);
         begin.into_iter().chain(end).filter(|at| *at > now).fold(self.look, Instant::min)
     }
 

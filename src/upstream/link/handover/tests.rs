@@ -118,3 +118,86 @@ fn equal_events_without_a_pause_do_not_keep_the_old_one_for_ever() {
         outs.len()
     );
 }
+
+/// Both have two channels at first; then more come, and the new connection gets some of them.
+#[test]
+fn others_wait_only_for_a_new_connection_that_has_all_and_not_for_ever() {
+    let at = now();
+    let mut handover = Handover::begin(["a".into()], [], CONFIRM, at.mono);
+    let (began, mut outs) = (at.mono + DELIVERY_TIME, Outs::new());
+    assert_eq!(handover.subscribe(began).len(), 1);
+    let late = began + OTHERS_WAIT_AFTER;
+    handover.timer(late, &mut outs);
+    assert!(!handover.have_others_wait(late), "it has none itself");
+    handover.new_has("a", false, late, &mut outs);
+    handover.timer(late + LOOK_EVERY, &mut outs);
+    assert!(!handover.have_others_wait(late - MS) && handover.have_others_wait(late + LOOK_EVERY));
+    let end = late + OTHERS_WAIT_MAX;
+    assert!(handover.have_others_wait(end - MS) && !handover.have_others_wait(end));
+    assert!(handover.have_others_wait(end + OTHERS_WAIT_AFTER), "and again");
+    handover.new_is_down(late + LOOK_EVERY, &mut outs);
+    assert!(!handover.have_others_wait(late + LOOK_EVERY), "nobody knows when it is back");
+}
+
+#[test]
+fn what_could_not_be_done_is_not_tried_at_once_again() {
+    let at = now();
+    let (mut handover, time) = certain(at);
+    handover.does_not_move();
+    assert!(!handover.may_move());
+    let (next, mut outs) = (handover.deadline(time), Outs::new());
+    assert!(next > time && next <= time + LOOK_EVERY);
+    handover.timer(next, &mut outs);
+    assert!(handover.may_move());
+    handover.new_has("b", false, next, &mut outs);
+    assert!(handover.may_move(), "that channel was left");
+    handover.new_has("a", true, next, &mut outs);
+    assert!(!handover.may_move(), "it may have missed something");
+}
+
+#[test]
+fn what_a_connection_brought_that_is_given_up_does_not_come_again() {
+    let at = now();
+    let (mut handover, time) = certain(at);
+    let mut outs = Outs::new();
+    handover.event(NEW, event(at, "1"), time, &mut outs);
+    handover.gives_up(time, &mut outs);
+    for data in ["1", "2"] {
+        handover.event(OLD, event(at, data), time, &mut outs);
+    }
+    assert_eq!(said(&mut outs), ["1", "2"]);
+    assert!(!handover.may_move() && handover.side() == OLD && handover.subscribe(time).is_empty());
+    let end = time + SETTLE;
+    assert!(!handover.is_over(end - MS) && handover.is_over(end));
+    handover.begun(1, vec![sent("3")], Some(OLD));
+    assert!(handover.is_over(end), "no copy of it comes");
+}
+
+#[test]
+fn a_request_that_began_before_is_not_one_that_excludes_the_new_connection() {
+    let at = now();
+    let mut handover = Handover::begin(["a".into()], [3], CONFIRM, at.mono);
+    let mut outs = Outs::new();
+    // Said under the hand-over before, whose new connection is the old one now.
+    handover.begun(3, vec![sent("1")], Some(NEW));
+    handover.event(OLD, event(at, "1"), at.mono, &mut outs);
+    assert_eq!(said(&mut outs), ["1"], "somebody's");
+    handover.ended(3, &[event(at, "1")], at.mono, &mut outs);
+    assert_eq!(said(&mut outs), ["1"]);
+}
+
+/// A request costs what it carries, and each of its channels knows of it once.
+#[test]
+fn a_request_is_known_to_the_channels_that_it_has_messages_on() {
+    let at = now();
+    let mut handover = Handover::begin(["a".into(), "b".into()], [], CONFIRM, at.mono);
+    let mut outs = Outs::new();
+    handover.begun(1, vec![sent("1"), sent("1")], None);
+    for _ in 0..3 {
+        handover.event(OLD, event(at, "1"), at.mono, &mut outs);
+    }
+    assert_eq!(said(&mut outs), ["1"], "two may be its copies");
+    let other = Event::new(LinkId(0), "b".into(), "news", "1", at, None);
+    handover.event(OLD, Arc::new(other), at.mono, &mut outs);
+    assert_eq!(said(&mut outs), ["1"]);
+}
