@@ -9,6 +9,9 @@ const TRAILER_BYTES_MAX: usize = 8 * 1024;
 /// Digits of a chunk's size: what a `u64` holds.
 const SIZE_DIGITS_MAX: u8 = 16;
 const END: &[u8] = b"\r\n\r\n";
+/// Bytes of a head that are read at once. hyper gives a larger buffer to who fills its first one, of 8 KiB, and what has
+/// begun a large head and sends no more is to cost no more than that.
+const HEAD_READ_BYTES_MAX: usize = 8 * 1024 - 1;
 /// Bytes of a body that are read at once: with fewer, a large one costs three times the system calls.
 pub const BODY_READ_BYTES: usize = 64 * 1024;
 /// Bytes of a part of a head, beyond which what is known to be harmless is not kept: hyper has it, too.
@@ -115,7 +118,9 @@ impl Strict {
         let of_a_body =
             |left: u64| usize::try_from(left).map_or(BODY_READ_BYTES, |left| left.min(BODY_READ_BYTES));
         match self.state {
-            State::Head(_) | State::Over => self.head_bytes_max.saturating_sub(self.head_bytes),
+            State::Head(_) | State::Over => {
+                self.head_bytes_max.saturating_sub(self.head_bytes).min(HEAD_READ_BYTES_MAX)
+            }
             State::Body(left) => of_a_body(left),
             State::Chunked { at: Chunk::Data(left), .. } => of_a_body(left).max(self.head_bytes_max),
             State::Chunked { .. } => self.head_bytes_max,
