@@ -141,7 +141,7 @@ pub async fn run(
             () = rolling::left(&mut rolling) => {}
             Some(order) = order(&mut orders) => {
                 if let Order::Move(to) = order {
-                    rolling = Some(Rolling::new(to));
+                    rolling = Some(Rolling::new(to, rolling.take()));
                 }
             }
             Ok(()) = first.connected.changed() => {}

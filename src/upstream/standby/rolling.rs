@@ -29,9 +29,10 @@ pub(super) struct Rolling {
 }
 
 impl Rolling {
-    pub(super) fn new(to: Box<Move>) -> Self {
-        let now = now();
-        Self { to, remaining: vec![HUB, 1], leaves: None, look: now, since: now }
+    /// `before` is not gone on with; but a connection that it has left is back before another is.
+    pub(super) fn new(to: Box<Move>, before: Option<Self>) -> Self {
+        let (now, leaves) = (now(), before.and_then(|before| before.leaves));
+        Self { to, remaining: vec![HUB, 1], leaves, look: now, since: now }
     }
 
     /// When it is to be looked at again.
@@ -81,4 +82,54 @@ pub(super) async fn left(rolling: &mut Option<Rolling>) {
     let _ = receiver.await;
     *leaves = None;
     (*since, *look) = (now(), now());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::LinkId;
+    use crate::upstream::api::tests::app;
+    use crate::upstream::flights::SharedFlights;
+    use crate::upstream::settings::Endpoint;
+
+    fn to(key: &str) -> Box<Move> {
+        let there = Endpoint { host: "localhost".into(), port: None, tls: false, path: String::new() };
+        let mut app = app(there);
+        app.key = key.into();
+        let (done, _) = tokio::sync::mpsc::channel(1);
+        Box::new(Move { app, tls: crate::tls::client_config(None).unwrap(), done })
+    }
+
+    #[tokio::test]
+    async fn a_side_that_is_leaving_is_waited_for_also_when_the_key_changes_again() {
+        let of = || LinkHandle::of(LinkId(7), SharedFlights::default());
+        let ((first, mut first_end), (second, mut second_end)) = (of(), of());
+        let mut told = |side: usize| {
+            let end = if side == HUB { &mut first_end } else { &mut second_end };
+            match end.orders.as_mut().and_then(|orders| orders.try_recv().ok()) {
+                Some(Order::Reconnect(to, left)) => Some((to.app.key, left)),
+                _ => None,
+            }
+        };
+        let junction = Junction::new(LinkId(7), Duration::from_secs(10), Duration::from_secs(1));
+        let mut rolling = Rolling::new(to("1"), None);
+        assert!(!rolling.go_on([&first, &second], [true; SIDES], &junction));
+        let (key, left) = told(1).unwrap();
+        assert_eq!(key, "1");
+        let mut rolling = Some(Rolling::new(to("2"), Some(rolling)));
+        let go_on = |rolling: &mut Option<Rolling>, is_connected| {
+            rolling.as_mut().unwrap().go_on([&first, &second], is_connected, &junction)
+        };
+        assert!(!go_on(&mut rolling, [true; SIDES]));
+        assert!(told(HUB).is_none() && told(1).is_none(), "one of the two is away");
+        left.send(()).unwrap();
+        super::left(&mut rolling).await;
+        assert!(!go_on(&mut rolling, [true; SIDES]));
+        let (key, left) = told(1).unwrap();
+        assert_eq!(key, "2");
+        left.send(()).unwrap();
+        super::left(&mut rolling).await;
+        assert!(!go_on(&mut rolling, [true, false]));
+        assert!(told(HUB).is_none(), "the other is not back");
+    }
 }
