@@ -198,7 +198,6 @@ pub async fn start_from(config: Config, file: Option<File>, passed: Passed) -> R
         api: api.clone(),
         links: links.clone(),
         members: members.clone(),
-        connected: connected.clone(),
         findings: metrics.credentials.clone(),
         results: metrics.links.rotations.clone(),
         timeout: config.upstream.publish.timeout,

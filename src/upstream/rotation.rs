@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::api::{Api, Checked, Pair};
@@ -20,7 +20,8 @@ use crate::metrics::Family;
 const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// Until it is tried again when no answer said anything.
 const UNKNOWN_AGAIN_AFTER: Duration = Duration::from_secs(2);
-/// So often, while links are connected: not every server answers such a question. The connections then show what is right.
+/// So often: not every server answers such a question. The connections then show what is right, and where there are none
+/// the old key may be what stands in their way.
 const UNKNOWN_MAX: u32 = 5;
 
 /// What has to be told of new credentials.
@@ -28,8 +29,6 @@ pub struct Rotation {
     pub api: Arc<Api>,
     pub links: Links,
     pub members: Members,
-    /// Whether each link is connected.
-    pub connected: Vec<watch::Receiver<bool>>,
     pub findings: Arc<Findings>,
     pub results: Family<RotationResult>,
     /// How long one question to the API may take.
@@ -80,7 +79,7 @@ impl Rotation {
                     sleep(REFUSED_AGAIN_AFTER).await;
                 }
                 Checked::Unknown => {
-                    unknown += u32::from(self.connected.iter().any(|connected| *connected.borrow()));
+                    unknown += 1;
                     if unknown >= UNKNOWN_MAX {
                         return false;
                     }
