@@ -1,7 +1,7 @@
 //! The pool's driver: one task, which carries out what the pool decides. Each link is a task of its own, on the same
 //! thread.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinSet;
 
 use super::metrics::Metrics;
+use super::pool::rounds::{Rounds, Turn};
 use super::pool::{Action, FromLink, Note, Pool};
 use super::source::{Common, Source};
 use super::{Command, MembersEnd};
@@ -46,9 +47,7 @@ struct Driver {
 /// Links that are connecting by other credentials: those first that others are there for.
 struct Rolling {
     _to: Box<Move>,
-    rounds: VecDeque<Vec<u64>>,
-    /// Links that have been told, and have not left their connection yet.
-    awaited: HashSet<u64>,
+    rounds: Rounds,
 }
 
 /// Keeps the links of users as long as anybody has a handle of the pool.
@@ -88,7 +87,8 @@ pub async fn run(shared: &link::Shared, end: MembersEnd, metrics: Arc<Metrics>) 
         driver.carry_out().await;
         driver.metrics.show(driver.pool.counts());
         driver.roll();
-        let deadline = driver.pool.deadline();
+        let look = driver.rolling.as_ref().map(|rolling| rolling.rounds.deadline());
+        let deadline = driver.pool.deadline().into_iter().chain(look).min();
         tokio::select! {
             biased;
             taken = commands.recv_many(&mut said, PER_TURN_MAX) => {
@@ -141,26 +141,25 @@ impl Driver {
     fn is_to_move(&mut self, to: Box<Move>) {
         self.shared = Arc::new(shared_by(&self.shared, &to));
         self.common.connect_by(self.shared.clone());
-        self.rolling = Some(Rolling { _to: to, rounds: self.pool.rounds().into(), awaited: HashSet::new() });
+        self.rolling = Some(Rolling { _to: to, rounds: Rounds::of(&self.pool, Now::read().mono) });
     }
 
     /// Has the next links connect anew, when those before them are back and certain.
     fn roll(&mut self) {
-        let Some(rolling) = &mut self.rolling else { return };
-        // Whoever has no link any more.
-        rolling.awaited.retain(|source| self.links.contains_key(source));
-        while rolling.awaited.is_empty() && self.pool.is_settled() {
-            let Some(round) = rolling.rounds.pop_front() else {
+        while let Some(rolling) = &mut self.rolling
+            && let Some(Turn { links, is_late }) = rolling.rounds.next(&self.pool, Now::read().mono)
+        {
+            if is_late {
+                tracing::warn!(
+                    "users' connections by the new key do not have all their channels: others go on"
+                );
+            }
+            let Some(links) = links else {
                 self.rolling = None;
                 return;
             };
-            for source in round {
-                if let Some(link) = self.links.get(&source) {
-                    if self.pool.is_live(source) {
-                        rolling.awaited.insert(source);
-                    }
-                    link.tell(LinkCommand::Reconnect);
-                }
+            for link in links.iter().filter_map(|source| self.links.get(source)) {
+                link.tell(LinkCommand::Reconnect);
             }
         }
     }
@@ -169,7 +168,7 @@ impl Driver {
         if let Some(rolling) = &mut self.rolling
             && matches!(what, FromLink::Told(Delivery::Down(_)))
         {
-            rolling.awaited.remove(&source);
+            rolling.rounds.left(source);
         }
     }
 

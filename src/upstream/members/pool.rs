@@ -3,7 +3,7 @@
 
 mod dials;
 mod heard;
-mod rounds;
+pub mod rounds;
 #[cfg(test)]
 mod tests;
 mod users;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::world::{LINGER, World, member, observer, user};
 use crate::limits::rate::Rate;
+use crate::upstream::members::pool::rounds::{Rounds, Turn};
 use crate::upstream::members::pool::{Counts, Note};
 use crate::upstream::refused::Refused;
 
@@ -298,4 +299,60 @@ fn what_clients_publish_comes_once_whether_its_copies_or_the_answer_come_first()
         world.pass(SECOND * 2);
         world.hubs.iter().for_each(|hub| hub.assert_complete());
     }
+}
+
+/// The next turn, and how long it took. All the while somebody comes to a channel of his own.
+fn next_turn(world: &mut World, rounds: &mut Rounds) -> (Turn, Duration) {
+    let began = world.now;
+    loop {
+        if let Some(turn) = rounds.next(&world.pool, world.now) {
+            return (turn, world.now - began);
+        }
+        assert!(world.now < began + SECOND * 100, "{rounds:?}");
+        let newcomer = world.sources().len().to_string();
+        world.join(0, &format!("presence-{newcomer}"), &member(&newcomer));
+        world.pass(SECOND);
+    }
+}
+
+#[test]
+fn links_that_connect_anew_are_waited_for_and_not_whoever_comes_meanwhile() {
+    let mut world = World::with(7, 1000, quick());
+    for id in ["a", "b", "c"] {
+        world.join(0, ROOM, &member(id));
+    }
+    world.pass(SECOND * 20);
+    let mut rounds = Rounds::of(&world.pool, world.now);
+    let mut told = Vec::new();
+    for count in [2, 1] {
+        let (Turn { links, is_late }, took) = next_turn(&mut world, &mut rounds);
+        let links = links.unwrap();
+        assert!(links.len() == count && !is_late && took < SECOND * 30, "{links:?}, {took:?}");
+        for source in &links {
+            world.cut(*source);
+            rounds.left(*source);
+        }
+        told.extend(links);
+        // They are lost first.
+        world.pass(SECOND / 5);
+    }
+    told.sort_unstable();
+    assert_eq!(told.len(), 3);
+    let (turn, took) = next_turn(&mut world, &mut rounds);
+    assert_eq!(turn, Turn { links: None, is_late: false });
+    assert!(took >= SECOND && world.on(ROOM).len() == 3, "they are waited for: {took:?}");
+}
+
+#[test]
+fn a_link_that_does_not_leave_its_connection_holds_the_others_up_for_a_minute() {
+    let mut world = World::new(8);
+    for id in ["a", "b"] {
+        world.join(0, ROOM, &member(id));
+    }
+    world.pass(SECOND * 20);
+    let mut rounds = Rounds::of(&world.pool, world.now);
+    assert!(!next_turn(&mut world, &mut rounds).0.is_late);
+    let (turn, took) = next_turn(&mut world, &mut rounds);
+    assert!(turn.is_late && turn.links.is_some_and(|links| links.len() == 1), "the other one");
+    assert!(took >= SECOND * 60 && took <= SECOND * 61, "{took:?}");
 }
