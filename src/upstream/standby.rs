@@ -94,13 +94,13 @@ pub async fn run(
             let before = std::mem::replace(connected, is_connected != [false; SIDES]);
             before != *connected
         });
-        for act in acts.drain(..) {
-            carry_out(act, &shared, [&first, &second]).await;
-        }
         if let Some(going_on) = &mut rolling
-            && going_on.go_on([&first.handle, &second.handle], is_connected, &junction)
+            && going_on.go_on([&first.handle, &second.handle], is_connected, &mut junction, &mut acts)
         {
             rolling = None;
+        }
+        for act in acts.drain(..) {
+            carry_out(act, &shared, [&first, &second]).await;
         }
         let look = rolling.as_ref().and_then(Rolling::deadline);
         let deadline = junction.deadline().into_iter().chain(look).min();

@@ -1,7 +1,7 @@
 //! What a junction decides: two links carry the same channels, and each event goes on once. To the hubs it is one link,
 //! to its links it is their only hub.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -63,6 +63,10 @@ pub struct Junction {
     next_flight: u64,
     /// When each side's connection was lost last.
     lost: [Option<Instant>; SIDES],
+    /// A side that is not asked for new channels just now, as it is about to be left.
+    spared: Option<usize>,
+    /// Those that it was not asked for.
+    not_asked: BTreeSet<Arc<str>>,
     digests: Digests,
     outs: Outs,
 }
@@ -106,6 +110,8 @@ impl Junction {
             flights: HashMap::new(),
             next_flight: u64::MAX,
             lost: [None; SIDES],
+            spared: None,
+            not_asked: BTreeSet::new(),
             digests: Digests::default(),
             outs: Vec::new(),
         }
@@ -165,7 +171,11 @@ impl Junction {
             self.digests.begin(&mut merge, &channel, *id, &flight.batch, flight.excluded);
         }
         for side in 0..SIDES {
-            acts.push(Act::Link(side, Command::Subscribe(channel.clone(), HUB)));
+            if self.spared == Some(side) {
+                self.not_asked.insert(channel.clone());
+            } else {
+                acts.push(Act::Link(side, Command::Subscribe(channel.clone(), HUB)));
+            }
         }
         let entry = Channel {
             hubs: hub,
@@ -241,6 +251,10 @@ impl Junction {
         now: Instant,
         acts: &mut Vec<Act>,
     ) {
+        if matches!(delivery, Delivery::Down(_) | Delivery::Refused { .. }) && self.spared != Some(side) {
+            // The other one does not carry what is new.
+            self.spare(None, acts);
+        }
         match delivery {
             Delivery::Event(event) => self.event(side, event, now, acts),
             Delivery::Live { channel, gap, cached, .. } => self.live(side, &channel, gap, cached, now, acts),
@@ -401,6 +415,20 @@ impl Junction {
         self.channels.values().map(|entry| &entry.merge).all(|merge| {
             !merge.has(side) || merge.is_certain(other) || (twice_at_most && merge.is_whole(other))
         })
+    }
+
+    /// From now on this side is not asked for new channels, so that the other becomes certain of all that it has; `None`: both
+    /// are, and what one of them was not asked for it is.
+    pub fn spare(&mut self, side: Option<usize>, acts: &mut Vec<Act>) {
+        if self.spared == side {
+            return;
+        }
+        let before = std::mem::replace(&mut self.spared, side);
+        for channel in std::mem::take(&mut self.not_asked) {
+            if let Some(before) = before.filter(|_| self.channels.contains_key(&channel)) {
+                acts.push(Act::Link(before, Command::Subscribe(channel, HUB)));
+            }
+        }
     }
 
     // ---------------------------------------------------------------------------------------------- the timers

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::junction::{HUB, Junction, SIDES};
+use super::junction::{Act, HUB, Junction, SIDES};
 use crate::upstream::link::now;
 use crate::upstream::links::LinkHandle;
 use crate::upstream::moving::{Move, Order};
@@ -15,6 +15,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// So long one waits at most until nothing that the other brings is in doubt. Then it is left all the same, where nothing is
 /// missed by that: what is in doubt still comes twice rather than never.
 const DOUBT_MAX: Duration = Duration::from_secs(120);
+/// So long one that is to be left is asked for new channels as ever. Then it is not, or there would be a new one for ever.
+const SPARED_AFTER: Duration = Duration::from_secs(30);
+/// So long at most, for meanwhile the other carries them alone. Then it is asked again.
+const SPARED_MAX: Duration = Duration::from_secs(20);
 
 /// What is to be done yet.
 pub(super) struct Rolling {
@@ -45,13 +49,17 @@ impl Rolling {
         &mut self,
         links: [&LinkHandle; SIDES],
         is_connected: [bool; SIDES],
-        junction: &Junction,
+        junction: &mut Junction,
+        acts: &mut Vec<Act>,
     ) -> bool {
         let now = now();
         if self.leaves.is_some() {
             return false;
         }
-        let Some(side) = self.remaining.last().copied() else { return true };
+        let Some(side) = self.remaining.last().copied() else {
+            junction.spare(None, acts);
+            return true;
+        };
         if now < self.look {
             return false;
         }
@@ -60,6 +68,8 @@ impl Rolling {
         let is_late = now >= self.since + DOUBT_MAX;
         let other = 1 - side.min(1);
         if is_there(side) && !(is_there(other) && junction.may_leave(side, is_late)) {
+            let is_spared = is_there(other) && self.is_spared(now);
+            junction.spare(is_spared.then_some(side), acts);
             return false;
         }
         if let Some(link) = links.get(side) {
@@ -72,6 +82,12 @@ impl Rolling {
         }
         self.remaining.pop();
         false
+    }
+
+    fn is_spared(&self, now: Instant) -> bool {
+        let turn = (SPARED_AFTER + SPARED_MAX).as_secs();
+        let elapsed = now.saturating_duration_since(self.since).as_secs().checked_rem(turn);
+        elapsed.is_some_and(|elapsed| elapsed >= SPARED_AFTER.as_secs())
     }
 }
 
@@ -111,14 +127,15 @@ mod tests {
                 _ => None,
             }
         };
-        let junction = Junction::new(LinkId(7), Duration::from_secs(10), Duration::from_secs(1));
+        let (mut junction, mut acts) =
+            (Junction::new(LinkId(7), Duration::from_secs(10), Duration::from_secs(1)), Vec::new());
         let mut rolling = Rolling::new(to("1"), None);
-        assert!(!rolling.go_on([&first, &second], [true; SIDES], &junction));
+        assert!(!rolling.go_on([&first, &second], [true; SIDES], &mut junction, &mut acts));
         let (key, left) = told(1).unwrap();
         assert_eq!(key, "1");
         let mut rolling = Some(Rolling::new(to("2"), Some(rolling)));
-        let go_on = |rolling: &mut Option<Rolling>, is_connected| {
-            rolling.as_mut().unwrap().go_on([&first, &second], is_connected, &junction)
+        let mut go_on = |rolling: &mut Option<Rolling>, is_connected| {
+            rolling.as_mut().unwrap().go_on([&first, &second], is_connected, &mut junction, &mut acts)
         };
         assert!(!go_on(&mut rolling, [true; SIDES]));
         assert!(told(HUB).is_none() && told(1).is_none(), "one of the two is away");
@@ -131,5 +148,13 @@ mod tests {
         super::left(&mut rolling).await;
         assert!(!go_on(&mut rolling, [true, false]));
         assert!(told(HUB).is_none(), "the other is not back");
+    }
+
+    #[test]
+    fn one_is_spared_for_a_while_and_then_asked_again() {
+        let (rolling, second) = (Rolling::new(to("1"), None), Duration::from_secs(1));
+        let spared = |seconds: u32| rolling.is_spared(rolling.since + second * seconds);
+        let times = [0, 29, 30, 49, 50, 79, 80, 99];
+        assert_eq!(times.map(spared), [false, false, true, true, false, false, true, true]);
     }
 }

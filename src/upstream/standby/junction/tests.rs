@@ -450,3 +450,52 @@ fn equal_events_without_end_do_not_keep_a_channel_in_doubt() {
     b.event(1, A, "1");
     assert_eq!(b.tells().len(), 201);
 }
+
+/// What the bench's sides are asked for.
+fn asked(bench: &mut Bench) -> Vec<(usize, Arc<str>)> {
+    let acts = bench.acts.drain(..).filter_map(|act| match act {
+        Act::Link(side, Command::Subscribe(channel, HUB)) => Some((side, channel)),
+        _ => None,
+    });
+    acts.collect()
+}
+
+#[test]
+fn a_side_that_is_about_to_be_left_is_asked_for_new_channels_later() {
+    let mut bench = Bench::settled(A);
+    bench.junction.spare(Some(1), &mut bench.acts);
+    bench.subscribe("b", 0);
+    assert_eq!(asked(&mut bench), [(HUB, "b".into())]);
+    bench.live(HUB, "b");
+    bench.pass(4 * SETTLE);
+    assert!(bench.junction.may_leave(1, false), "it does not have that one");
+    bench.subscribe("c", 0);
+    bench.command(Command::Unsubscribe("c".into(), 0));
+    bench.pass(2 * LINGER);
+    bench.acts.clear();
+    bench.junction.spare(None, &mut bench.acts);
+    assert_eq!(asked(&mut bench), [(1, "b".into())], "what is wanted still");
+    bench.subscribe("d", 0);
+    assert_eq!(asked(&mut bench).len(), SIDES);
+}
+
+#[test]
+fn a_side_is_asked_at_once_for_what_the_other_one_does_not_carry() {
+    for refuses in [false, true] {
+        let mut bench = Bench::settled(A);
+        bench.junction.spare(Some(1), &mut bench.acts);
+        bench.subscribe("b", 0);
+        assert_eq!(asked(&mut bench), [(HUB, "b".into())]);
+        let (link, channel) = (LinkId(7), "b".into());
+        let why = Refused::Unanswered;
+        bench.delivery(
+            HUB,
+            if refuses {
+                Delivery::Refused { link, channel, member: None, why }
+            } else {
+                Delivery::Down(link)
+            },
+        );
+        assert_eq!(asked(&mut bench), [(1, "b".into())]);
+    }
+}
