@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -130,9 +131,20 @@ pub struct Pool {
     idle: Mutex<HashMap<Arc<Destination>, Vec<Waiting>>>,
 }
 
+/// The task that carries a connection's bytes. Without it hyper would wait for ever, with all it holds, for an upstream that
+/// takes nothing of a body that nobody sends any more.
+struct Carrying(AbortHandle);
+
+impl Drop for Carrying {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 struct Waiting {
     sender: SendRequest<Outgoing>,
     heads: SharedHeads,
+    carrying: Carrying,
     until: Instant,
 }
 
@@ -142,6 +154,7 @@ pub struct Lease {
     /// It has carried another before: the upstream may be closing it.
     pub was_idle: bool,
     heads: SharedHeads,
+    carrying: Carrying,
     to: Arc<Destination>,
     pool: Arc<Pool>,
     keep_alive: Duration,
@@ -162,7 +175,7 @@ impl Lease {
 
     /// The answer was read to its end.
     pub fn give_back(self) {
-        let Self { sender, heads, to, pool, keep_alive, idle_max, .. } = self;
+        let Self { sender, heads, carrying, to, pool, keep_alive, idle_max, .. } = self;
         if sender.is_closed() {
             return;
         }
@@ -175,7 +188,7 @@ impl Lease {
             // The one that has waited longest.
             waiting.remove(0);
         }
-        waiting.push(Waiting { sender, heads, until: Instant::now() + keep_alive });
+        waiting.push(Waiting { sender, heads, carrying, until: Instant::now() + keep_alive });
     }
 }
 
@@ -215,8 +228,8 @@ impl Pool {
         let waiting = idle.get_mut(to)?;
         waiting.retain(|one| !one.sender.is_closed());
         let last = waiting.iter().rposition(|one| one.sender.is_ready())?;
-        let Waiting { sender, heads, .. } = waiting.remove(last);
-        Some(self.lease((sender, heads), to, like, true))
+        let Waiting { sender, heads, carrying, .. } = waiting.remove(last);
+        Some(self.lease((sender, heads, carrying), to, like, true))
     }
 
     /// A new one. Only its connection may be kept back by time: whoever waits has the limit.
@@ -234,13 +247,13 @@ impl Pool {
             .handshake(TokioIo::new(io))
             .await?;
         // What breaks it is told to whoever waits for an answer.
-        tokio::spawn(async move { _ = connection.with_upgrades().await });
-        Ok(self.lease((sender, heads), to, like, false))
+        let carrying = tokio::spawn(async move { _ = connection.with_upgrades().await });
+        Ok(self.lease((sender, heads, Carrying(carrying.abort_handle())), to, like, false))
     }
 
     fn lease(
         self: &Arc<Self>,
-        (sender, heads): (SendRequest<Outgoing>, SharedHeads),
+        (sender, heads, carrying): (SendRequest<Outgoing>, SharedHeads, Carrying),
         to: &Arc<Destination>,
         like: &super::settings::Settings,
         was_idle: bool,
@@ -248,6 +261,7 @@ impl Pool {
         Lease {
             sender,
             heads,
+            carrying,
             was_idle,
             to: to.clone(),
             pool: self.clone(),
