@@ -157,6 +157,26 @@ async fn channels_come_and_go_while_the_connection_is_replaced() {
     }
 }
 
+/// Its subscription was kept for whoever might come back, by a connection that is not there any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_back_to_a_channel_after_the_connection_was_replaced_hears_it() {
+    let linger = |config: &mut Config| config.upstream.times.linger = std::time::Duration::from_secs(600);
+    let bridge = Bridge::with(&routes(), linger).await;
+    bridge.sandbox.add_key(NEW.0, NEW.1);
+    let gone = in_service(&bridge, "/still/2", "still", 1.0).await;
+    bridge.becomes(r#"pusher_bridge_subscriptions{state="live"}"#, 1.0).await;
+    drop(gone);
+    bridge.becomes(r#"pusher_bridge_subscriptions{state="lingering"}"#, 1.0).await;
+    bridge.reload(with_key(&bridge, &routes(), NEW)).await;
+    bridge.becomes(DONE, 1.0).await;
+    patiently("the old one to go", bridge.sandbox.wait_for(|view| view.connections() == 1)).await;
+    let mut back = in_service(&bridge, "/still/2", "still", 1.0).await;
+    bridge.becomes(r#"pusher_bridge_subscriptions{state="live"}"#, 1.0).await;
+    patiently("it", bridge.sandbox.wait_for(|view| view.subscribed("private-still-2") == 1)).await;
+    bridge.sandbox.trigger("private-still-2", "news", "1");
+    assert_eq!(back.json().await["data"], 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_in_a_file_is_rotated_when_the_file_changes() {
     let folder = folder("a_secret_in_a_file_is_rotated");
