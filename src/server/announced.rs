@@ -113,12 +113,14 @@ fn text(bytes: &[u8]) -> Step {
         };
     }
     match v1::Header::try_from(bytes) {
-        // The crate stops at the first carriage return.
-        Ok(header) if header.header.len() == bytes.len() => match header.addresses {
-            v1::Addresses::Tcp4(of) => client(of.source_address.into(), of.source_port),
-            v1::Addresses::Tcp6(of) => client(of.source_address.into(), of.source_port),
-            v1::Addresses::Unknown => Step::Done(Announced::Unknown),
-        },
+        // The crate stops at the first carriage return, and behind `UNKNOWN` takes a space for one.
+        Ok(header) if header.header.len() == bytes.len() && bytes.ends_with(b"\r\n") => {
+            match header.addresses {
+                v1::Addresses::Tcp4(of) => client(of.source_address.into(), of.source_port),
+                v1::Addresses::Tcp6(of) => client(of.source_address.into(), of.source_port),
+                v1::Addresses::Unknown => Step::Done(Announced::Unknown),
+            }
+        }
         _ => Step::Refused(Unannounced::Malformed),
     }
 }

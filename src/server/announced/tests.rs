@@ -50,6 +50,7 @@ fn text_headers_are_taken_and_told_from_what_is_wrong() {
         ("PROXY TCP4 192.0.2.1 192.0.2.2 12345 80\r\n", of("192.0.2.1:12345")),
         ("PROXY TCP6 2001:db8::1 2001:db8::2 1 65535\r\n", of("[2001:db8::1]:1")),
         ("PROXY UNKNOWN\r\n", Step::Done(Announced::Unknown)),
+        ("PROXY UNKNOWN  \n", Step::Refused(Unannounced::Malformed)),
         ("PROXY UNKNOWN ffff:f...f:ffff x 65535 \r\n", Step::Done(Announced::Unknown)),
         ("PROXY TCP4 192.0.2.1 192.0.2.2 12345 80\n", refused(Unannounced::Malformed)),
         ("PROXY TCP4 192.0.2.1 192.0.2.2 12345 80\rx\r\n", refused(Unannounced::Malformed)),
