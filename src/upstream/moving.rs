@@ -91,6 +91,12 @@ pub(super) enum Stirred {
     Yielded(Option<Box<Line>>),
 }
 
+impl Spare {
+    fn is_down(&self) -> bool {
+        !self.flights.lock().is_connected()
+    }
+}
+
 /// Waits for something of the second link, if there is one.
 pub(super) async fn stirred(moving: &mut Option<Box<Moving>>) -> Stirred {
     let Some(Spare { inbox, yields, .. }) = moving.as_mut().and_then(|moving| moving.spare.as_mut()) else {
@@ -150,8 +156,10 @@ impl Link {
     /// Connects by other credentials as soon as nothing stands against it.
     pub(super) fn is_to_move(&mut self, to: Box<Move>) {
         match &self.moving {
-            Some(moving) if moving.spare.is_some() && !self.is_yielding() => self.gives_up(to),
-            // It is replaced when that is over.
+            Some(moving) if moving.spare.as_ref().is_some_and(Spare::is_down) && !self.is_yielding() => {
+                self.gives_up(to);
+            }
+            // It is replaced when that is over: what one of two has brought the other may still bring.
             Some(_) => self.next = Some(to),
             None => self.begin_to_move(to),
         }
@@ -295,8 +303,10 @@ impl Link {
                 for channel in moving.handover.subscribe(at) {
                     spare.handle.subscribe(&channel, THE_LINK);
                 }
-                let is_connected = spare.flights.lock().is_connected();
-                if moving.handover.may_move() && is_connected && self.machine.may_move(at) {
+                let is_down = spare.is_down();
+                if is_down && let Some(to) = self.next.take() {
+                    self.gives_up(to);
+                } else if moving.handover.may_move() && !is_down && self.machine.may_move(at) {
                     let (taker, line) = oneshot::channel();
                     spare.handle.order(Order::Yield(taker));
                     spare.yields = Some(line);
