@@ -147,6 +147,15 @@ impl Machine {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
+        self.begin_connection(activity_timeout, now);
+        let mut held = self.flights.lock().connected(socket_id, now);
+        self.member_connected(&mut held, now, out);
+        self.table.connected(&held, now, &mut self.ops);
+        self.carry_over(now, out);
+    }
+
+    /// It is judged by itself, whatever was known of the one before.
+    fn begin_connection(&mut self, activity_timeout: Option<Duration>, now: Instant) {
         let live = Liveness::new(activity_timeout, self.times.pong_timeout, now);
         self.phase = Phase::Connected { since: now, live };
         self.own_channel = format!("{OWN_CHANNEL}{:016x}", self.rng.u64(..)).into();
@@ -154,10 +163,6 @@ impl Machine {
         if self.checks.shows_nothing() {
             self.begin_probe(now);
         }
-        let mut held = self.flights.lock().connected(socket_id, now);
-        self.member_connected(&mut held, now, out);
-        self.table.connected(&held, now, &mut self.ops);
-        self.carry_over(now, out);
     }
 
     /// Whether clients' events wait, which leave over this connection or are given up.

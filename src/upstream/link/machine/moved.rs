@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Action, Liveness, Machine, OWN_CHANNEL, Phase};
+use super::{Action, Machine, Phase};
 use crate::upstream::delivery::Event;
 use crate::upstream::flights::SharedFlights;
 
@@ -44,14 +44,8 @@ impl Machine {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let live = Liveness::new(activity_timeout, self.times.pong_timeout, now);
-        self.phase = Phase::Connected { since: now, live };
-        self.own_channel = format!("{OWN_CHANNEL}{:016x}", self.rng.u64(..)).into();
-        self.checks.connected(self.own_channel.clone(), now);
         self.probe.disconnected();
-        if self.checks.shows_nothing() {
-            self.begin_probe(now);
-        }
+        self.begin_connection(activity_timeout, now);
         self.flights.lock().moved(socket_id);
         self.cache.moved();
         self.client_events.moved();
